@@ -1,0 +1,421 @@
+"""The layer: an LSTM with a context that stays the same over time, as ``nn.LSTM`` and ``nn.LSTMCell`` are written."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from tagrank.recurrence import lstm_recurrence
+
+_STATE = tuple[Tensor, Tensor]
+
+
+def _check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
+    for name, size in (("context_size", context_size), ("hidden_size", hidden_size), ("input_size", input_size)):
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+    if hidden_size <= 0:
+        raise ValueError("hidden_size must be greater than zero")
+    if context_size < 0 or input_size < 0 or context_size + input_size == 0:
+        raise ValueError(
+            "context_size and input_size must not be negative, nor both be zero; "
+            f"got context_size={context_size}, input_size={input_size}"
+        )
+
+
+def _check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
+    """As nn.LSTM checks its input: the last dimension, and the dtype unless autocast sees to it."""
+    if tensor.size(-1) != size:
+        raise RuntimeError(f"{name}.size(-1) must be equal to {name}_size. Expected {size}, got {tensor.size(-1)}")
+    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+        raise ValueError(
+            f"ContextLSTM {name} dtype ({tensor.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert {name}: {name}.to({weight.dtype}), or convert model: model.to({tensor.dtype})"
+        )
+
+
+def _add_bias(bias_ih: Tensor | None, bias_hh: Tensor | None) -> Tensor | None:
+    """The two biases of an LSTM enter the gates as their sum."""
+    return None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+
+
+class ContextLSTM(nn.Module):
+    """``nn.LSTM`` over ``cat([x_t, context])`` that never repeats the context's share of the work.
+
+    An LSTM conditioned at each step on something that does not change over the sequence: an image feature, a speaker,
+    a document embedding. Its parameters have the names and shapes of ``nn.LSTM(input_size + context_size,
+    hidden_size)``, the columns of ``weight_ih_l0`` ordered input, then context, so a ``state_dict()`` loads both ways,
+    and the results are those of ``nn.LSTM`` on the context repeated at each step. The product with the context is
+    done once per sequence and the recurrence in fused kernels (:func:`tagrank.lstm_recurrence`).
+
+    With ``input_size=0`` the context is all there is, as in Yan, Wang and Liao (2016), equations (2)-(7); with
+    ``context_size=0`` it is ``nn.LSTM`` itself.
+
+    Args:
+        context_size: number of features ``C`` of the context.
+        hidden_size: number of features ``H`` of the hidden state.
+        input_size: number of features ``I`` of the input at each step; 0 where there is none.
+        num_layers: layers stacked on each other; the context enters the first.
+        bias: whether to have ``bias_ih`` and ``bias_hh``.
+        batch_first: whether input and output are ``[B, T, ...]`` and not ``[T, B, ...]``; states are not affected.
+        dropout: probability of dropout on the output of each layer but the last, in training.
+        backend: of the recurrence: ``"auto"``, ``"eager"``, ``"native"`` or ``"triton"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        bidirectional: not supported.
+        proj_size: not supported.
+
+    Raises:
+        NotImplementedError: for ``bidirectional`` and ``proj_size``.
+        TypeError, ValueError: as ``nn.LSTM``.
+
+    Example:
+        >>> lstm = ContextLSTM(context_size=512, hidden_size=256)
+        >>> output, (h_n, c_n) = lstm(torch.randn(8, 512), steps=10)
+        >>> output.shape
+        torch.Size([10, 8, 256])
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        hidden_size: int,
+        *,
+        input_size: int = 0,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(context_size, hidden_size, input_size)
+        if num_layers <= 0:
+            raise ValueError("num_layers must be greater than zero")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(
+                "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+            )
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=2,
+            )
+        if bidirectional or proj_size:
+            raise NotImplementedError("ContextLSTM: bidirectional and proj_size are not supported")
+        self.context_size = context_size
+        self.hidden_size = hidden_size
+        self.input_size = input_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.backend = backend
+        for layer in range(num_layers):
+            features = input_size + context_size if layer == 0 else hidden_size
+            shapes = {"weight_ih": (4 * hidden_size, features), "weight_hh": (4 * hidden_size, hidden_size)}
+            if bias:
+                shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
+            for name, shape in shapes.items():
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(f"{name}_l{layer}", parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: kept so that code written for nn.LSTM, which packs its weights for cuDNN here, runs."""
+
+    def forward(
+        self,
+        context: Tensor | None,
+        steps: int | None = None,
+        input: Tensor | None = None,
+        hx: _STATE | None = None,
+    ) -> tuple[Tensor, _STATE]:
+        """Run the sequence.
+
+        Args:
+            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` where ``context_size`` is 0.
+            steps: ``T``, required where there is no input; else it has to agree with the input's length.
+            input: ``[T, B, I]``, ``[B, T, I]`` with ``batch_first``, ``[T, I]`` unbatched; ``None`` where
+                ``input_size`` is 0.
+            hx: ``(h_0, c_0)``, each ``[num_layers, B, H]``, unbatched ``[num_layers, H]``; zeros where left out.
+
+        Returns:
+            ``output`` ``[T, B, H]`` (``[B, T, H]`` with ``batch_first``, ``[T, H]`` unbatched), the hidden states of
+            the last layer, and ``(h_n, c_n)``, the last states of each layer, of the shapes of ``hx``.
+
+        Raises:
+            TypeError: an argument is missing or not a tensor.
+            ValueError, RuntimeError: a shape, dtype or ``steps`` does not fit, as nn.LSTM words it.
+        """
+        context, input, batched = self._check_inputs(context, input)
+        if input is not None and batched and self.batch_first:
+            input = input.transpose(0, 1)
+        if context is not None and input is not None and context.shape[0] != input.shape[1]:
+            raise RuntimeError(f"Expected context batch size {input.shape[1]} like input, got {context.shape[0]}")
+        steps = self._check_steps(steps, input)
+        batch = _batch_size(context, input)
+        h_0, c_0 = self._initial_states(hx, batch, batched)
+
+        hidden_states: Tensor | None = None
+        h_n, c_n = [], []
+        for layer in range(self.num_layers):
+            gates_x = self._first_gates(context, input) if hidden_states is None else self._gates(hidden_states, layer)
+            hidden_states, c = lstm_recurrence(
+                gates_x,
+                self._parameter(f"weight_hh_l{layer}"),
+                None if h_0 is None else h_0[layer],
+                None if c_0 is None else c_0[layer],
+                steps=steps,
+                backend=self.backend,
+            )
+            h_n.append(hidden_states[-1])
+            c_n.append(c)
+            if layer < self.num_layers - 1:
+                hidden_states = F.dropout(hidden_states, self.dropout, self.training)
+        assert hidden_states is not None
+        output, h_last, c_last = hidden_states, torch.stack(h_n), torch.stack(c_n)
+        if not batched:
+            return output.squeeze(1), (h_last.squeeze(1), c_last.squeeze(1))
+        return output.transpose(0, 1) if self.batch_first else output, (h_last, c_last)
+
+    def extra_repr(self) -> str:
+        text = f"{self.context_size}, {self.hidden_size}"
+        defaults: dict[str, Any] = {
+            "input_size": 0,
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "backend": "auto",
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)!r}"
+        return text
+
+    def _first_gates(self, context: Tensor | None, input: Tensor | None) -> Tensor:
+        """``[B, 4H]`` where there is no input: the context's share, once per sequence; else ``[T, B, 4H]``."""
+        weight = self._parameter("weight_ih_l0")
+        bias = self._bias(0)
+        if context is None:
+            assert input is not None
+            return F.linear(input, weight, bias)
+        gates_x = F.linear(context, weight[:, self.input_size :], bias)
+        if input is not None:
+            gates_x = F.linear(input, weight[:, : self.input_size]) + gates_x
+        return gates_x
+
+    def _gates(self, input: Tensor, layer: int) -> Tensor:
+        return F.linear(input, self._parameter(f"weight_ih_l{layer}"), self._bias(layer))
+
+    def _parameter(self, name: str) -> Tensor:
+        # Not get_parameter: under functional_call and data-parallel replicas these are plain tensors.
+        parameter: Tensor = getattr(self, name)
+        return parameter
+
+    def _bias(self, layer: int) -> Tensor | None:
+        if not self.bias:
+            return None
+        return _add_bias(self._parameter(f"bias_ih_l{layer}"), self._parameter(f"bias_hh_l{layer}"))
+
+    def _check_inputs(self, context: Tensor | None, input: Tensor | None) -> tuple[Tensor | None, Tensor | None, bool]:
+        """Context and input with a batch dimension each, and whether they came with one."""
+        weight = self._parameter("weight_ih_l0")
+        given = {"context": (context, self.context_size, 1), "input": (input, self.input_size, 2)}
+        batched: bool | None = None
+        for name, (tensor, size, dims) in given.items():
+            if isinstance(tensor, PackedSequence):
+                raise TypeError(f"ContextLSTM: {name} is a PackedSequence, which is not supported; pad it")
+            if tensor is None:
+                if size > 0:
+                    raise TypeError(f"ContextLSTM: {name} is required, as {name}_size is {size}; got None")
+                continue
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"ContextLSTM: {name} should be a Tensor, got {type(tensor).__name__}")
+            if size == 0:
+                raise TypeError(f"ContextLSTM: {name} is not taken, as {name}_size is 0; got {list(tensor.shape)}")
+            if tensor.dim() not in (dims, dims + 1):
+                raise ValueError(
+                    f"ContextLSTM: Expected {name} to be {dims}D or {dims + 1}D, got {tensor.dim()}D instead"
+                )
+            _check_features(tensor, name, size, weight)
+            if batched is not None and batched != (tensor.dim() == dims + 1):
+                raise RuntimeError("ContextLSTM: context and input should both be batched or both be unbatched")
+            batched = tensor.dim() == dims + 1
+        if not batched:
+            context = None if context is None else context.unsqueeze(0)
+            input = None if input is None else input.unsqueeze(1)
+        return context, input, bool(batched)
+
+    def _check_steps(self, steps: int | None, input: Tensor | None) -> int:
+        if input is None:
+            if steps is None:
+                raise TypeError("ContextLSTM: steps is required where there is no input; got None")
+        else:
+            if steps is not None and steps != input.shape[0]:
+                raise ValueError(f"steps: expected {input.shape[0]}, the length of input, or None; got {steps}")
+            steps = input.shape[0]
+        if steps < 1:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        return steps
+
+    def _initial_states(
+        self, hx: _STATE | None, batch: int, batched: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if hx is None:
+            return None, None
+        h_0, c_0 = hx
+        dims, kind = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
+        if h_0.dim() != dims or c_0.dim() != dims:
+            raise RuntimeError(
+                f"For {kind} input, hx and cx should also be {dims}-D but got ({h_0.dim()}-D, {c_0.dim()}-D) tensors"
+            )
+        if not batched:
+            h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
+        expected = (self.num_layers, batch, self.hidden_size)
+        for i, state in enumerate((h_0, c_0)):
+            if state.shape != expected:
+                raise RuntimeError(f"Expected hidden[{i}] size {expected}, got {list(state.shape)}")
+        return h_0, c_0
+
+
+def _batch_size(context: Tensor | None, input: Tensor | None) -> int:
+    if context is not None:
+        return context.shape[0]
+    assert input is not None
+    return input.shape[1]
+
+
+class ContextLSTMCell(nn.Module):
+    """One step of a :class:`ContextLSTM`, for decoders that choose what comes next.
+
+    Parameters as those of ``nn.LSTMCell(input_size + context_size, hidden_size)``, the columns of ``weight_ih``
+    ordered input, then context.
+
+    Args:
+        context_size: number of features ``C`` of the context.
+        hidden_size: number of features ``H`` of the hidden state.
+        input_size: number of features ``I`` of the input at each step; 0 where there is none.
+        bias: whether to have ``bias_ih`` and ``bias_hh``.
+        backend: of the recurrence, as in :class:`ContextLSTM`.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Example:
+        >>> cell = ContextLSTMCell(context_size=512, hidden_size=256, input_size=64)
+        >>> gates = cell.context_gates(image)  # once per sequence
+        >>> h, c = cell(gates, embed(tag), (h, c))  # at each step
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        hidden_size: int,
+        *,
+        input_size: int = 0,
+        bias: bool = True,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(context_size, hidden_size, input_size)
+        if context_size == 0:
+            raise ValueError("context_size must be greater than zero; without a context use nn.LSTMCell")
+        self.context_size = context_size
+        self.hidden_size = hidden_size
+        self.input_size = input_size
+        self.bias = bias
+        self.backend = backend
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.weight_ih = empty(4 * hidden_size, input_size + context_size)
+        self.weight_hh = empty(4 * hidden_size, hidden_size)
+        self.bias_ih = empty(4 * hidden_size) if bias else None
+        self.bias_hh = empty(4 * hidden_size) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def context_gates(self, context: Tensor) -> Tensor:
+        """The context's share of the gates, biases included: computed once, used at each step.
+
+        Args:
+            context: ``[B, C]``, or ``[C]`` unbatched.
+
+        Returns:
+            ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o.
+        """
+        if context.dim() not in (1, 2):
+            raise ValueError(f"ContextLSTMCell: Expected context to be 1D or 2D, got {context.dim()}D instead")
+        _check_features(context, "context", self.context_size, self.weight_ih)
+        return F.linear(context, self.weight_ih[:, self.input_size :], _add_bias(self.bias_ih, self.bias_hh))
+
+    def forward(self, context_gates: Tensor, input: Tensor | None = None, hx: _STATE | None = None) -> _STATE:
+        """One step.
+
+        Args:
+            context_gates: what :meth:`context_gates` returned, ``[B, 4H]`` or ``[4H]``.
+            input: ``[B, I]`` or ``[I]``; ``None`` where ``input_size`` is 0.
+            hx: ``(h, c)``, each ``[B, H]`` or ``[H]``; zeros where left out.
+
+        Returns:
+            ``(h', c')`` of the same shapes.
+        """
+        if context_gates.dim() not in (1, 2) or context_gates.size(-1) != 4 * self.hidden_size:
+            raise ValueError(
+                f"context_gates: expected [B, 4H] or [4H] with 4H = {4 * self.hidden_size}, as context_gates() "
+                f"returns; got {list(context_gates.shape)}"
+            )
+        if (input is None) != (self.input_size == 0):
+            got = "None" if input is None else list(input.shape)
+            raise TypeError(f"ContextLSTMCell: input should fit input_size={self.input_size}, got {got}")
+        batched = context_gates.dim() == 2
+        gates_x = context_gates
+        if input is not None:
+            if input.dim() != context_gates.dim():
+                raise ValueError(
+                    f"ContextLSTMCell: Expected input to be {context_gates.dim()}D like context_gates, "
+                    f"got {input.dim()}D instead"
+                )
+            _check_features(input, "input", self.input_size, self.weight_ih)
+            gates_x = F.linear(input, self.weight_ih[:, : self.input_size]) + gates_x
+        h, c = (None, None) if hx is None else hx
+        if not batched:
+            gates_x = gates_x.unsqueeze(0)
+            h, c = (None if s is None else s.unsqueeze(0) for s in (h, c))
+        for i, state in enumerate((h, c)):
+            if state is not None and state.shape != (gates_x.shape[0], self.hidden_size):
+                raise RuntimeError(
+                    f"Expected hx[{i}] size {(gates_x.shape[0], self.hidden_size)}, got {list(state.shape)}"
+                )
+        output, c_n = lstm_recurrence(gates_x, self.weight_hh, h, c, steps=1, backend=self.backend)
+        return (output[0], c_n) if batched else (output[0, 0], c_n[0])
+
+    def extra_repr(self) -> str:
+        text = f"{self.context_size}, {self.hidden_size}"
+        if self.input_size:
+            text += f", input_size={self.input_size}"
+        return text if self.bias else text + ", bias=False"

@@ -1,0 +1,10 @@
+"""The one operation of the layer, ``lstm_recurrence``, and the backends that run it.
+
+``eager`` is the oracle, ``native`` the C++ of ``csrc/``, ``triton`` the kernels of ``kernels/``; ``backends`` chooses,
+``op`` registers with PyTorch, ``trace`` tells what ran, ``environment`` what could.
+"""
+
+from tagrank.recurrence.op import lstm_recurrence
+from tagrank.recurrence.trace import trace
+
+__all__ = ["lstm_recurrence", "trace"]

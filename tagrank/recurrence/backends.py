@@ -1,0 +1,61 @@
+"""Which backends there are, which of them can run here, and which one serves a call.
+
+A fused backend is a module with
+
+- ``DEVICE``: the type of device on which ``auto`` uses it;
+- ``UNAVAILABLE``: why it cannot run on this machine, or ``None``;
+- ``unsupported(gates_x)``: why it cannot take these tensors, or ``None``;
+- ``forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)``
+  -> ``(output, c_n, gates, cells)``;
+- ``backward(grad_output, grad_c_n, weight_hh, c0, gates, cells, constant)``
+  -> ``(d_gates, d_gates_x, d_h0, d_c0)``.
+
+The shapes are those of ``tagrank.recurrence.op``. To add a backend, write such a module and name it in ``FUSED``.
+"""
+
+from types import ModuleType
+
+from torch import Tensor
+
+from tagrank.recurrence import native, triton
+
+#: In the order in which ``auto`` tries them.
+FUSED: dict[str, ModuleType] = {"native": native, "triton": triton}
+NAMES = ("eager", *FUSED)
+
+
+def unavailable() -> dict[str, str | None]:
+    """For each backend, why it cannot run on this machine, or ``None`` where it can."""
+    return {"eager": None} | {name: module.UNAVAILABLE for name, module in FUSED.items()}
+
+
+def choose(backend: str, gates_x: Tensor) -> str:
+    """The name of the backend that serves these gates.
+
+    Args:
+        backend: ``"auto"``, or a backend by name, which is then an order and not a wish.
+        gates_x: Its device, dtype and shape decide.
+
+    Raises:
+        ValueError: ``backend`` is no backend's name.
+        RuntimeError: the backend asked for by name cannot run here, or not on these tensors.
+    """
+    if backend == "auto":
+        for name, module in FUSED.items():
+            if module.DEVICE == gates_x.device.type and refusal(name, gates_x) is None:
+                return name
+        return "eager"
+    if backend not in NAMES:
+        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
+    reason = refusal(backend, gates_x)
+    if reason is not None:
+        raise RuntimeError(f"backend={backend!r} cannot run this: {reason}")
+    return backend
+
+
+def refusal(name: str, gates_x: Tensor) -> str | None:
+    """Why backend ``name`` cannot serve these gates, or ``None``."""
+    if name == "eager":
+        return None
+    module = FUSED[name]
+    return module.UNAVAILABLE or module.unsupported(gates_x)

@@ -1,0 +1,227 @@
+"""The recurrence as two PyTorch operators: one for a whole sequence forward, one for backward.
+
+One call per sequence and never one per step, as a custom operator costs some 10 microseconds a call. What every
+backend shares is here: validation, autocast, what is saved for backward, and the products after the time loop.
+
+Shapes, for ``T`` steps, batch ``B`` and hidden size ``H``; gates in nn.LSTM's order i, f, g, o:
+
+    gates_x     [B, 4H] (constant over time) or [T, B, 4H]
+    weight_hh   [4H, H]
+    h0, c0      [B, H]
+    output      [T, B, H]
+    gates       [T, B, 4H]  activated gates, saved in the dtype of gates_x
+    cells       [T, B, H]   c_1..c_T, saved in float32 (float64 for float64)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tagrank.recurrence.backends import FUSED, choose
+from tagrank.recurrence.eager import activate, cell_dtype, lstm_loop
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def lstm_recurrence(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    backend: str = "auto",
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run an LSTM whose input's share of the gates is already there.
+
+    Equations (2)-(7) of Yan, Wang and Liao (2016) with ``gates_x`` in the place of ``W I``::
+
+        i, f, g, o = split(gates_x[t] + h[t-1] @ weight_hh.T)
+        c[t] = sigmoid(f) * c[t-1] + sigmoid(i) * tanh(g)
+        h[t] = sigmoid(o) * tanh(c[t])
+
+    Args:
+        gates_x: the input's share of the gates, biases included, ordered i, f, g, o as in :class:`torch.nn.LSTM`:
+            ``[B, 4H]`` where it stays the same over time, ``[T, B, 4H]`` where it does not.
+            float16, bfloat16, float32 or float64; any strides.
+        weight_hh: ``[4H, H]``, as ``nn.LSTM.weight_hh_l0``.
+        h0: ``[B, H]``, the initial hidden state; zeros where left out.
+        c0: ``[B, H]``, the initial cell state; zeros where left out.
+        steps: ``T``. Required where ``gates_x`` is constant; else it has to agree with its length or be left out.
+        backend: ``"auto"``, ``"eager"``, ``"native"`` or ``"triton"``. Only ``"eager"`` has second derivatives.
+        recompute: for backward, keep the cell states alone and compute the gates again: less memory, more time.
+
+    Returns:
+        ``output`` ``[T, B, H]``, the hidden states, and ``c_n`` ``[B, H]``, the last cell state; both in the dtype of
+        ``gates_x``, or in autocast's where it is on.
+
+    Raises:
+        ValueError: a shape, dtype, device, ``steps`` or the name of the backend is wrong.
+        RuntimeError: ``backend`` names one that cannot run here or not on these tensors.
+    """
+    steps = _check(gates_x, weight_hh, steps)
+    batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
+    h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
+    c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
+    gates_x, weight_hh, h0, c0 = _autocast(gates_x, weight_hh, h0, c0)
+    for name, state in (("h0", h0), ("c0", c0)):
+        if state.shape != (batch, hidden):
+            raise ValueError(f"{name}: expected shape [B, H] = [{batch}, {hidden}], got {list(state.shape)}")
+    for name, tensor in (("weight_hh", weight_hh), ("h0", h0), ("c0", c0)):
+        if tensor.dtype != gates_x.dtype or tensor.device != gates_x.device:
+            raise ValueError(
+                f"{name}: expected {gates_x.dtype} on {gates_x.device} like gates_x, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+
+    name = choose(backend, gates_x)
+    if name == "eager":
+        return lstm_loop(gates_x, weight_hh, h0, c0, steps)
+    train = torch.is_grad_enabled() and any(t.requires_grad for t in (gates_x, weight_hh, h0, c0))
+    output, c_n, _, _ = torch.ops.tagrank.lstm_forward(
+        gates_x, weight_hh, h0, c0, steps, name, train and not recompute, train
+    )
+    return output, c_n
+
+
+def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:
+    """The number of steps, once gates_x and weight_hh are known to fit together."""
+    if gates_x.dtype not in DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise ValueError(f"gates_x: expected one of {names}; got {gates_x.dtype}")
+    if weight_hh.dim() != 2 or weight_hh.shape[0] != 4 * weight_hh.shape[1] or weight_hh.shape[1] == 0:
+        raise ValueError(f"weight_hh: expected shape [4H, H] with H > 0, got {list(weight_hh.shape)}")
+    hidden = weight_hh.shape[1]
+    if gates_x.dim() not in (2, 3) or gates_x.shape[-1] != 4 * hidden:
+        raise ValueError(
+            f"gates_x: expected shape [B, 4H] or [T, B, 4H] with 4H = {4 * hidden}, got {list(gates_x.shape)}"
+        )
+    if gates_x.dim() == 3:
+        if steps is not None and steps != gates_x.shape[0]:
+            raise ValueError(f"steps: expected {gates_x.shape[0]}, the length of gates_x, or None; got {steps}")
+        steps = gates_x.shape[0]
+    if steps is None:
+        raise ValueError("steps: expected a number of steps, as gates_x is the same at each of them; got None")
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    return steps
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast, all floating point tensors in its dtype, as nn.LSTM has them; float64 stays as it is."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+@torch.library.custom_op("tagrank::lstm_forward", mutates_args=())
+def _forward(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    steps: int,
+    backend: str,
+    save_gates: bool,
+    save_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(output, c_n, gates, cells)``; what is not saved has no elements."""
+    return FUSED[backend].forward(  # type: ignore[no-any-return]
+        gates_x.contiguous(), weight_hh.contiguous(), h0.contiguous(), c0.contiguous(), steps, save_gates, save_cells
+    )
+
+
+@_forward.register_fake
+def _forward_fake(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    steps: int,
+    backend: str,
+    save_gates: bool,
+    save_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, hidden = h0.shape
+    output = gates_x.new_empty(steps, batch, hidden)
+    c_n = gates_x.new_empty(batch, hidden)
+    gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
+    cells = gates_x.new_empty((steps, batch, hidden) if save_cells else (0,), dtype=cell_dtype(gates_x.dtype))
+    return output, c_n, gates, cells
+
+
+@torch.library.custom_op("tagrank::lstm_backward", mutates_args=())
+def _backward(
+    grad_output: Tensor,
+    grad_c_n: Tensor,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    output: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``. It has no derivative of its own: asking for one is an error."""
+    weight_hh = weight_hh.contiguous()
+    if gates.numel() == 0:
+        h_prev = torch.cat([h0.unsqueeze(0), output[:-1]])
+        gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
+    d_gates, d_gates_x, d_h0, d_c0 = FUSED[backend].backward(
+        grad_output.contiguous(), grad_c_n.contiguous(), weight_hh, c0.contiguous(), gates, cells, gates_x.dim() == 2
+    )
+    # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
+    d_weight_hh = d_gates[0].t() @ h0
+    if d_gates.shape[0] > 1:
+        d_weight_hh = torch.addmm(d_weight_hh, d_gates[1:].flatten(0, 1).t(), output[:-1].flatten(0, 1))
+    return d_gates_x, d_weight_hh, d_h0, d_c0
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad_output: Tensor,
+    grad_c_n: Tensor,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    output: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        gates_x.new_empty(gates_x.shape),
+        weight_hh.new_empty(weight_hh.shape),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    gates_x, weight_hh, h0, c0, _, backend, _, _ = inputs
+    hidden_states, _, gates, cells = output
+    ctx.backend = backend
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(gates, cells)
+    ctx.save_for_backward(gates_x, weight_hh, h0, c0, hidden_states, gates, cells)
+
+
+def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    gates_x, weight_hh, h0, c0, output, gates, cells = ctx.saved_tensors
+    if cells.numel() == 0 and c0.numel() > 0:
+        raise RuntimeError("tagrank::lstm_forward was called with save_cells=False, so it cannot be differentiated")
+    grad_output = torch.zeros_like(output) if grad_output is None else grad_output
+    grad_c_n = torch.zeros_like(c0) if grad_c_n is None else grad_c_n
+    grads = torch.ops.tagrank.lstm_backward(
+        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.backend
+    )
+    return (*grads, None, None, None, None)
+
+
+torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)

@@ -1,0 +1,91 @@
+"""Set up for all tests, and the account of what ran where at the end."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    # Before anything imports triton: its kernels then run in the interpreter, on CPU tensors.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# hypothesis: no deadline (kernels compile at first use) and the same examples each time.
+from hypothesis import settings
+
+settings.register_profile("tagrank", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("tagrank")
+
+from tagrank.recurrence import trace
+from tagrank.recurrence.backends import unavailable
+
+DEVICE = "cuda" if GPU else "cpu"
+_kernels: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True)
+def count_kernels() -> Iterator[None]:
+    """For the summary: each kernel that ran in a test counts once for that test."""
+    with trace() as kernels:
+        yield
+    _kernels.update(set(kernels))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not GPU:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    write = terminalreporter.write_line
+    terminalreporter.section("backends")
+    for name, reason in unavailable().items():
+        where = " in the interpreter" if name == "triton" and not GPU else ""
+        write(f"{name}: {'not here: ' + reason if reason else 'here' + where}")
+    for kernel, tests in sorted(_kernels.items()):
+        write(f"  {tests:5d} tests ran {kernel}")
+    skipped = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, tests in skipped.items():
+        write(f"  {tests:5d} tests {reason.replace('Skipped', 'skipped')}")
+
+
+@pytest.fixture(params=["native", "triton"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each fused backend by name."""
+    name: str = request.param
+    reason = unavailable()[name]
+    if reason is not None:
+        pytest.skip(f"{name}: {reason}")
+    return name
+
+
+@pytest.fixture
+def device(backend: str) -> str:
+    """Where the backend runs: triton on the GPU where there is one, else on CPU tensors in the interpreter."""
+    return DEVICE if backend == "triton" else "cpu"
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill what torch.empty returns with NaN, so that an element no kernel wrote shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(64).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session")
+def flickr8k() -> Path:
+    """The folder of the Flickr8k features and photographs."""
+    here = Path(os.environ.get("TAGRANK_FLICKR8K", Path(__file__).parents[2] / "shared" / "data" / "flickr8k"))
+    if not (here / "train.jsonl").is_file():
+        pytest.skip("the Flickr8k photographs are not here (TAGRANK_FLICKR8K)")
+    return here

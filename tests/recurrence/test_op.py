@@ -1,0 +1,264 @@
+"""What holds for every backend of lstm_recurrence: numbers, gradients, registration, errors."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tagrank import lstm_recurrence
+from tagrank.recurrence import trace
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+NAMES = ("gates_x", "weight_hh", "h0", "c0")
+
+
+def make_inputs(
+    batch: int, hidden: int, steps: int | None, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0
+) -> list[Tensor]:
+    """gates_x (constant where steps is None), weight_hh, h0, c0."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, 4 * hidden) if steps is None else (steps, batch, 4 * hidden)
+    shapes = [shape, (4 * hidden, hidden), (batch, hidden), (batch, hidden)]
+    return [
+        torch.randn(s, generator=generator, dtype=torch.float64).mul(0.7).to(device, dtype).requires_grad_() for s in shapes
+    ]
+
+
+def cell_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The independent reference: nn.LSTMCell whose input is the gates themselves, passed by an identity weight."""
+    cell = nn.LSTMCell(gates_x.shape[-1], h0.shape[-1], bias=False, dtype=gates_x.dtype, device=gates_x.device)
+    identity = torch.eye(gates_x.shape[-1], dtype=gates_x.dtype, device=gates_x.device)
+    h, c, outputs = h0, c0, []
+    for t in range(steps):
+        x = gates_x if gates_x.dim() == 2 else gates_x[t]
+        h, c = torch.func.functional_call(cell, {"weight_ih": identity, "weight_hh": weight_hh}, (x, (h, c)))
+        outputs.append(h)
+    return torch.stack(outputs), c
+
+
+def gradients(output: Tensor, c_n: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Of a scalar in which each output has a weight of its own."""
+    generator = torch.Generator().manual_seed(1)
+    scalar = sum(
+        (t.double() * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)).sum()
+        for t in (output, c_n)
+    )
+    return torch.autograd.grad(scalar, inputs)
+
+
+@pytest.mark.parametrize("backend_name", ["eager", "native", "triton"])
+@given(
+    batch=st.integers(1, 5),
+    hidden=st.integers(1, 20),
+    steps=st.integers(1, 4),
+    constant=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=12)
+def test_agrees_with_an_lstm_cell_loop(
+    backend_name: str, batch: int, hidden: int, steps: int, constant: bool, dtype: torch.dtype
+) -> None:
+    inputs = make_inputs(batch, hidden, None if constant else steps)
+    expected = cell_loop(*inputs, steps)
+    expected_grads = gradients(*expected, inputs)
+
+    ours = [t.detach().to(dtype).requires_grad_() for t in inputs]
+    with trace() as kernels:
+        output, c_n = lstm_recurrence(*ours, steps=steps, backend=backend_name)
+        grads = gradients(output, c_n, ours)
+    assert {kernel.split(".")[0] for kernel in kernels} == {backend_name}
+    assert output.dtype == c_n.dtype == dtype
+    scale = TOLERANCE[dtype]
+    for name, got, want in zip(
+        ("output", "c_n", *NAMES), (output, c_n, *grads), (*expected, *expected_grads), strict=True
+    ):
+        assert got.shape == want.shape, name
+        error = (got.double() - want).abs().max().item()
+        assert error <= scale * max(1.0, want.abs().max().item()), f"{name}: {error}"
+
+
+def test_writes_every_element(backend: str, device: str, poisoned: None) -> None:
+    inputs = make_inputs(3, 17, None, torch.float32, device)
+    output, c_n = lstm_recurrence(*inputs, steps=3, backend=backend)
+    for tensor in (output, c_n, *gradients(output, c_n, inputs)):
+        assert tensor.isfinite().all()
+
+
+def test_non_contiguous_inputs(backend: str, device: str) -> None:
+    inputs = make_inputs(3, 8, 4, torch.float32, device)
+    strided = [t.detach().transpose(-1, -2).contiguous().transpose(-1, -2).requires_grad_() for t in inputs]
+    assert not any(t.is_contiguous() for t in strided)
+    expected = lstm_recurrence(*inputs, backend=backend)
+    got = lstm_recurrence(*strided, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    torch.testing.assert_close(gradients(*got, strided), gradients(*expected, inputs))
+
+
+def test_states_default_to_zeros(backend: str, device: str) -> None:
+    gates_x, weight_hh, h0, c0 = make_inputs(2, 6, None, torch.float32, device)
+    got = lstm_recurrence(gates_x, weight_hh, steps=2, backend=backend)
+    expected = lstm_recurrence(gates_x, weight_hh, h0.detach() * 0, c0.detach() * 0, steps=2, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("used", ["output", "c_n"])
+def test_gradient_through_one_output_alone(backend: str, device: str, used: str) -> None:
+    inputs = make_inputs(2, 5, None, torch.float64, device)
+
+    def pick(result: tuple[Tensor, Tensor]) -> Tensor:
+        return result[0][0].sum() if used == "output" else result[1].pow(2).sum()
+
+    expected = torch.autograd.grad(pick(lstm_recurrence(*inputs, steps=3, backend="eager")), inputs)
+    got = torch.autograd.grad(pick(lstm_recurrence(*inputs, steps=3, backend=backend)), inputs)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_gradcheck(backend: str, device: str, constant: bool) -> None:
+    inputs = make_inputs(2, 3, None if constant else 3, torch.float64, device)
+    assert torch.autograd.gradcheck(
+        lambda *args: lstm_recurrence(*args, steps=3, backend=backend), inputs, nondet_tol=0.0, fast_mode=True
+    )
+
+
+def test_second_derivatives_of_eager() -> None:
+    inputs = make_inputs(2, 3, None)
+    assert torch.autograd.gradgradcheck(
+        lambda *args: lstm_recurrence(*args, steps=3, backend="eager"), inputs, fast_mode=True
+    )
+
+
+def test_second_derivative_of_a_fused_backend_raises(backend: str, device: str) -> None:
+    inputs = make_inputs(2, 3, None, torch.float64, device)
+    output, _ = lstm_recurrence(*inputs, steps=3, backend=backend)
+    grads = torch.autograd.grad(output.pow(2).sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="lstm_backward"):
+        grads[0].sum().backward()
+
+
+def test_backward_twice_gives_the_same(backend: str, device: str) -> None:
+    inputs = make_inputs(2, 7, 3, torch.float32, device)
+    output, _ = lstm_recurrence(*inputs, backend=backend)
+    first = torch.autograd.grad(output.pow(2).sum(), inputs, retain_graph=True)
+    second = torch.autograd.grad(output.pow(2).sum(), inputs)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_recompute_gives_the_same_gradients_and_saves_no_gates(backend: str, device: str, constant: bool) -> None:
+    inputs = make_inputs(3, 6, None if constant else 4, torch.float64, device)
+    saved: list[list[int]] = []
+
+    def run(recompute: bool) -> tuple[Tensor, ...]:
+        saved.clear()
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(list(t.shape)) or t, lambda t: t)
+        with hooks:
+            result = lstm_recurrence(*inputs, steps=4, backend=backend, recompute=recompute)
+        return gradients(*result, inputs)
+
+    plain = run(False)
+    assert saved.count([4, 3, 24]) == (1 if constant else 2)  # gates_x itself is kept where it has this shape
+    torch.testing.assert_close(run(True), plain)
+    assert saved.count([4, 3, 24]) == (0 if constant else 1)
+
+
+def test_without_grad_nothing_is_saved(backend: str, device: str) -> None:
+    inputs = make_inputs(3, 6, None, torch.float32, device)
+    with torch.no_grad():
+        _, _, gates, cells = torch.ops.tagrank.lstm_forward(*inputs, 2, backend, False, False)
+        output, _ = lstm_recurrence(*inputs, steps=2, backend=backend)
+    assert gates.numel() == cells.numel() == 0
+    assert output.grad_fn is None
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("constant", [True, False])
+def test_opcheck(backend: str, device: str, constant: bool, train: bool) -> None:
+    inputs = make_inputs(2, 5, None if constant else 3, torch.float64, device)
+    if not train:
+        inputs = [t.detach() for t in inputs]
+    torch.library.opcheck(torch.ops.tagrank.lstm_forward.default, (*inputs, 3, backend, train, train))
+
+
+def test_opcheck_of_backward(backend: str, device: str) -> None:
+    inputs = [t.detach() for t in make_inputs(2, 5, None, torch.float64, device)]
+    output, c_n, gates, cells = torch.ops.tagrank.lstm_forward(*inputs, 3, backend, True, True)
+    args = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells, backend)
+    torch.library.opcheck(torch.ops.tagrank.lstm_backward.default, args)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_into_one_graph(backend: str, device: str, dynamic: bool) -> None:
+    inputs = make_inputs(3, 6, None, torch.float32, device)
+
+    def step(*args: Any) -> Tensor:
+        output, c_n = lstm_recurrence(*args, steps=3, backend=backend)
+        return output.sum(0).tanh() + c_n
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    with trace() as kernels:
+        got = compiled(*inputs)
+        grads = torch.autograd.grad(got.sum(), inputs)
+    assert {k.split(".")[0] for k in kernels} == {backend}
+    expected = step(*inputs)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), inputs))
+
+
+def test_autocast(backend: str, device: str) -> None:
+    inputs = make_inputs(3, 6, None, torch.float32, device)
+    # The interpreter multiplies bfloat16 wrongly, and CPUs' native kernels do without float16.
+    dtype = torch.bfloat16 if backend == "native" else torch.float16
+    with torch.autocast(device, dtype=dtype):
+        output, c_n = lstm_recurrence(*inputs, steps=3, backend=backend)
+    assert output.dtype == c_n.dtype == dtype
+    expected = cell_loop(*inputs, 3)
+    torch.testing.assert_close(output.float(), expected[0].float(), rtol=0.02, atol=0.02)
+    grads = gradients(output, c_n, inputs)
+    assert [g.dtype for g in grads] == [torch.float32] * 4
+    for got, want in zip(grads, gradients(*expected, inputs), strict=True):
+        assert (got - want).norm() <= 0.03 * want.norm()
+
+
+def bad(**changes: Any) -> dict[str, Any]:
+    gates_x, weight_hh, h0, c0 = (t.detach() for t in make_inputs(2, 3, None, torch.float32))
+    return {"gates_x": gates_x, "weight_hh": weight_hh, "h0": h0, "c0": c0, "steps": 2} | changes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (bad(gates_x=torch.zeros(2, 13)), r"gates_x: expected shape \[B, 4H\] or \[T, B, 4H\] with 4H = 12, got \[2, 13\]"),
+        (bad(gates_x=torch.zeros(12)), "gates_x: expected shape"),
+        (bad(gates_x=torch.zeros(2, 12, dtype=torch.int64)), "gates_x: expected one of float16"),
+        (bad(weight_hh=torch.zeros(12, 4)), r"weight_hh: expected shape \[4H, H\]"),
+        (bad(weight_hh=torch.zeros(12, 3, dtype=torch.float64)), "weight_hh: expected torch.float32 on cpu"),
+        (bad(h0=torch.zeros(1, 3)), r"h0: expected shape \[B, H\] = \[2, 3\], got \[1, 3\]"),
+        (bad(c0=torch.zeros(2, 3, device="meta")), "c0: expected torch.float32 on cpu like gates_x, got .* on meta"),
+        (bad(steps=None), "steps: expected a number of steps"),
+        (bad(steps=0), "steps: expected at least 1, got 0"),
+        (bad(gates_x=torch.zeros(4, 2, 12)), "steps: expected 4, the length of gates_x, or None; got 2"),
+        (bad(backend="cudnn"), "backend: expected one of 'auto', 'eager', 'native', 'triton'; got 'cudnn'"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm_recurrence(**arguments)
+
+
+def test_a_backend_by_name_is_an_order() -> None:
+    arguments = bad()
+    arguments = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    with pytest.raises(RuntimeError, match="backend='native' cannot run this"):
+        lstm_recurrence(**arguments, backend="native")
+
+
+def test_auto_takes_the_native_backend_on_cpus() -> None:
+    with trace() as kernels:
+        lstm_recurrence(**bad())
+    assert kernels == ["native.forward"]

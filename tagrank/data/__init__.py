@@ -1,0 +1,1 @@
+"""From files on disk to tensors: manifests, vocabularies, targets, stored features, photographs, drawn scenes."""

@@ -1,0 +1,341 @@
+"""The feature store: one vector per image, computed once.
+
+A store is a folder::
+
+    index.json                      {"spec": {...}, "dimension": D, "shards": [{"file": ..., "images": [...]}, ...]}
+    features-00000.safetensors      "features", float16 [n, D], in the order of the shard's images
+    ...
+
+The index is the truth: a shard counts once the index names it, and both are replaced as a whole, so a writer may be
+killed at any moment. It loses the rows that were not yet in a shard, at most ``rows_per_shard``.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence, Set
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.errors import InputError
+
+INDEX = "index.json"
+SHARD = re.compile(r"features-\d{5,}\.safetensors")
+TEMPORARY = re.compile(r"\.(index\.json|features-\d{5,}\.safetensors)\.[0-9a-f]+\.tmp")
+
+
+class Features:
+    """Feature vectors by image name. Made by :func:`open_features`.
+
+    Attributes:
+        path: the store or file they come from.
+        names: the images, in stored order.
+        dimension: ``D``, the length of a vector.
+        spec: what computed them (:attr:`tagrank.backbones.Backbone.spec`); None where the file does not say.
+    """
+
+    def __init__(
+        self, path: Path, names: Sequence[str], blocks: Sequence[Tensor], dimension: int, spec: dict[str, str] | None
+    ) -> None:
+        self.path = path
+        self.names = tuple(names)
+        self.dimension = dimension
+        self.spec = spec
+        self._blocks = blocks
+        self._starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
+        self._row = {name: row for row, name in enumerate(self.names)}
+        if len(self._row) < len(self.names):
+            twice = next(name for row, name in enumerate(self.names) if self._row[name] != row)
+            raise InputError(f"{path}: image {twice!r} is there twice")
+
+    def rows(self, names: Sequence[str]) -> Tensor:
+        """The vectors of some images, in the order asked for; an image may be asked for more than once.
+
+        Returns:
+            float32 ``[N, D]``, on the CPU.
+
+        Raises:
+            InputError: an image is not there, or its vector has NaN or infinite elements.
+        """
+        absent = [name for name in names if name not in self._row]
+        if absent:
+            raise InputError(f"{self.path}: no features of {_some(absent)}")
+        rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
+        block_of = torch.searchsorted(self._starts, rows, right=True) - 1
+        output = torch.empty(len(names), self.dimension)
+        for number in sorted(set(block_of.tolist())):
+            here = torch.nonzero(block_of == number).squeeze(1)
+            output[here] = self._blocks[number][rows[here] - self._starts[number]].float()
+        finite = output.isfinite().all(dim=1)
+        if not finite.all():
+            broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
+            raise InputError(f"{self.path}: expected finite features, got NaN or infinity for {_some(broken)}")
+        return output
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._row
+
+
+def open_features(path: str | Path) -> Features:
+    """Open a feature store, or an ``.npz`` file with ``images`` (names) and ``features`` (``[N, D]``, floating point).
+
+    A store is memory-mapped: what is not asked for is not read. An ``.npz`` file is compressed, and is read as a whole.
+
+    Raises:
+        InputError: there is neither at ``path``; the index is damaged; a shard is missing, damaged or does not fit the
+            index; an image is there twice.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _open_npz(path)
+    if not (path / INDEX).exists():
+        raise InputError(f"{path}: expected a feature store, got a folder without {INDEX}")
+    spec, dimension, shards = _read_index(path)
+    blocks = [_open_shard(path / file, len(images), dimension) for file, images in shards]
+    return Features(path, [image for _, images in shards for image in images], blocks, dimension, spec)
+
+
+class FeatureWriter:
+    """Adds features to a store, which it makes where there is none. A context manager; one writer at a time.
+
+    To resume after an interruption, leave out the images in :attr:`done`::
+
+        with FeatureWriter(folder, backbone.spec, backbone.feature_size) as writer:
+            paths = [path for path in paths if str(path) not in writer.done]
+
+    Args:
+        folder: the store: a feature store, an empty folder, or not there yet.
+        spec: what computes the features: backbone, weights, preprocessing.
+        dimension: ``D``, the length of a vector.
+        rows_per_shard: how many images a shard has; also how many are lost if the process is killed.
+
+    Raises:
+        InputError: the store holds features of another ``spec`` or ``dimension``, is damaged, is being written by
+            another process, or the folder has something else in it.
+    """
+
+    def __init__(self, folder: str | Path, spec: dict[str, str], dimension: int, rows_per_shard: int = 1024) -> None:
+        if dimension < 1:
+            raise ValueError(f"dimension: expected at least 1, got {dimension}")
+        if rows_per_shard < 1:
+            raise ValueError(f"rows_per_shard: expected at least 1, got {rows_per_shard}")
+        self.folder = Path(folder)
+        self.dimension = dimension
+        self._spec = dict(spec)
+        self._rows_per_shard = rows_per_shard
+        self._shards: list[tuple[str, list[str]]] = []
+        self._names: list[str] = []
+        self._rows: list[Tensor] = []
+        self._lock = _lock(self.folder)
+        try:
+            self._resume()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._done = {name for _, images in self._shards for name in images}
+
+    @property
+    def done(self) -> Set[str]:
+        """The names of all images that were added, in this run or an earlier one."""
+        return self._done
+
+    def add(self, names: Sequence[str], features: Tensor) -> None:
+        """Add the features of some images. They are on the disk when their shard is full, or at the end.
+
+        Args:
+            names: ``n`` names of images that are not in :attr:`done`.
+            features: floating point ``[n, D]``. They are stored in float16.
+
+        Raises:
+            ValueError: the shape does not fit, or an image is there already.
+            InputError: a vector has elements that are NaN, infinite, or beyond float16's 65,504.
+        """
+        if features.shape != (len(names), self.dimension) or not features.is_floating_point():
+            raise ValueError(
+                f"features: expected floating point [{len(names)}, {self.dimension}], "
+                f"got {features.dtype} {list(features.shape)}"
+            )
+        twice = [name for name in names if name in self._done]
+        if twice or len(set(names)) < len(names):
+            raise ValueError(
+                f"names: expected images that are not in the store yet, each once; got {_some(twice or names)}"
+            )
+        rows = features.detach().to("cpu", torch.float16)
+        finite = rows.isfinite().all(dim=1)
+        if not finite.all():
+            broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
+            raise InputError(f"expected finite features within float16's range, got others for {_some(broken)}")
+        self._names.extend(names)
+        self._rows.append(rows)
+        self._done.update(names)
+        while len(self._names) >= self._rows_per_shard:
+            self._flush(self._rows_per_shard)
+
+    def close(self) -> None:
+        """Write what is left, and let other writers in."""
+        try:
+            if self._names:
+                self._flush(len(self._names))
+        finally:
+            os.close(self._lock)
+
+    def __enter__(self) -> "FeatureWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # After an error too: what was added is good, and took time to compute.
+        self.close()
+
+    def _resume(self) -> None:
+        if (self.folder / INDEX).exists():
+            spec, dimension, self._shards = _read_index(self.folder)
+            if (spec, dimension) != (self._spec, self.dimension):
+                raise InputError(
+                    f"{self.folder}: holds features of {_describe(spec, dimension)}; "
+                    f"cannot add those of {_describe(self._spec, self.dimension)}"
+                )
+            for file, images in self._shards:
+                _open_shard(self.folder / file, len(images), dimension)
+        present = {entry.name for entry in self.folder.iterdir()}
+        # What a killed writer leaves: temporary files, and a shard that the index does not name yet.
+        listed = {file for file, _ in self._shards}
+        stale = {n for n in present if TEMPORARY.fullmatch(n) or (SHARD.fullmatch(n) and n not in listed)}
+        if INDEX not in present:
+            if present - stale or any(SHARD.fullmatch(name) for name in stale):
+                raise InputError(
+                    f"{self.folder}: expected a feature store or an empty folder, got {_some(sorted(present))}"
+                )
+            self._write_index([])
+        for name in stale:
+            (self.folder / name).unlink()
+
+    def _flush(self, count: int) -> None:
+        from safetensors.torch import save
+
+        rows = torch.cat(self._rows)
+        file = f"features-{len(self._shards):05d}.safetensors"
+        write_atomically(self.folder / file, [save({"features": rows[:count].contiguous()})])
+        shards = [*self._shards, (file, self._names[:count])]
+        self._write_index(shards)
+        self._shards = shards
+        self._names = self._names[count:]
+        self._rows = [rows[count:]]
+
+    def _write_index(self, shards: Sequence[tuple[str, list[str]]]) -> None:
+        entries = [{"file": file, "images": images} for file, images in shards]
+        index = {"spec": self._spec, "dimension": self.dimension, "shards": entries}
+        write_atomically(self.folder / INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor of the folder that keeps other writers out until it is closed, or the process dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{folder}: {reason(error)}") from error
+    try:
+        # Some network file systems cannot lock a folder; two writers are then the user's to avoid.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{folder}: another process is writing to it") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, list[str]]]]:
+    path = folder / INDEX
+    index = read_json(path)
+    if not isinstance(index, dict) or index.keys() != {"spec", "dimension", "shards"}:
+        raise InputError(f"{path}: expected the index of a feature store, got {index!r:.60}")
+    spec, dimension, shards = index["spec"], index["dimension"], index["shards"]
+    if not isinstance(spec, dict) or not all(isinstance(value, str) for value in spec.values()):
+        raise InputError(f"{path}: spec: expected names with their texts, got {spec!r:.60}")
+    if type(dimension) is not int or dimension < 1:
+        raise InputError(f"{path}: dimension: expected a number above 0, got {dimension!r:.60}")
+    if not isinstance(shards, list):
+        raise InputError(f"{path}: shards: expected a list, got {shards!r:.60}")
+    return spec, dimension, [_read_shard_entry(path, number, shard) for number, shard in enumerate(shards)]
+
+
+def _read_shard_entry(path: Path, number: int, shard: Any) -> tuple[str, list[str]]:
+    expected = f"features-{number:05d}.safetensors"
+    if not isinstance(shard, dict) or shard.keys() != {"file", "images"} or shard["file"] != expected:
+        raise InputError(f"{path}: shards[{number}]: expected file {expected!r} and its images, got {shard!r:.60}")
+    images = shard["images"]
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        raise InputError(f"{path}: shards[{number}].images: expected a list of names, got {images!r:.60}")
+    return expected, images
+
+
+def _open_shard(path: Path, rows: int, dimension: int) -> Tensor:
+    """The shard's tensor, a view of the mapped file: reading elements reads their pages."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            features: Tensor = file.get_tensor("features")
+    except OSError as error:
+        raise InputError(f"{path}: missing or unreadable shard ({reason(error)})") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged shard ({error})") from error
+    if features.shape != (rows, dimension) or features.dtype != torch.float16:
+        raise InputError(
+            f"{path}: expected float16 [{rows}, {dimension}] by the index, got {features.dtype} {list(features.shape)}"
+        )
+    return features
+
+
+def _open_npz(path: Path) -> Features:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: expected a feature store or an .npz file, got a single array")
+        with archive:
+            missing = [key for key in ("images", "features") if key not in archive]
+            if missing:
+                raise InputError(f"{path}: expected arrays 'images' and 'features', got {_some(list(archive))}")
+            images, features = archive["images"], archive["features"]
+    except InputError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a feature store, and not a readable .npz file ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from error
+    if images.ndim != 1 or images.dtype.kind != "U":
+        raise InputError(f"{path}: images: expected a vector of names, got {images.dtype} {list(images.shape)}")
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != len(images):
+        raise InputError(
+            f"{path}: features: expected floating point [{len(images)}, D], got {features.dtype} {list(features.shape)}"
+        )
+    block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
+    return Features(path, images.tolist(), [block], features.shape[1], None)
+
+
+def _describe(spec: dict[str, str], dimension: int) -> str:
+    return ", ".join([f"{key}={value!r}" for key, value in spec.items()] + [f"dimension={dimension}"])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
+    shown = ", ".join(repr(name) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"

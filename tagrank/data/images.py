@@ -1,0 +1,111 @@
+"""Photographs on disk to RGB images in memory."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tagrank.data.files import reason
+from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The images that some paths stand for.
+
+    A folder stands for the images below it, known by their suffix (:data:`SUFFIXES`, any case), sorted by path; hidden
+    files and folders are left out, links to folders not followed. Anything else stands for itself, whether it is there
+    or not: :func:`read_image` is to say what is wrong with it.
+
+    Raises:
+        InputError: a folder has no images, or cannot be read.
+    """
+    images: list[Path] = []
+    for path in map(Path, paths):
+        images.extend(_images_below(path) if path.is_dir() else [path])
+    return images
+
+
+def _images_below(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {reason(error)}") from error
+
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.extend(Path(root, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    if not found:
+        raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def read_image(path: str | Path) -> "PILImage.Image":
+    """Read an image file as RGB, 8 bits, upright.
+
+    Of an animation this is the first picture. The orientation in the EXIF data is applied; damaged EXIF data is
+    ignored. Transparency is dropped and CMYK converted as ``PIL.Image.convert("RGB")`` does it, which is what
+    torchvision's data sets do; 16-bit grey, which ``convert`` would clip to white, is scaled.
+
+    Safe to call from several threads: no setting of PIL or of the process is touched.
+
+    Raises:
+        InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS`, or has
+            more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise InputError(f"{path}: expected an image file, got a {'folder' if path.is_dir() else 'special file'}")
+        if size == 0:
+            raise InputError(f"{path}: the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                raise Image.DecompressionBombError(f"{pixels:,} pixels")
+            image.load()
+            return _rgb(_upright(image))
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{path}: too large, expected at most {Image.MAX_IMAGE_PIXELS:,} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"{path}: not enough memory to read it") from error
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error) if error.errno else f'damaged image ({error})'}") from error
+    except Exception as error:
+        # PIL's decoders raise almost anything on damaged files: SyntaxError, struct.error, IndexError, ValueError, ...
+        raise InputError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+def _upright(image: "PILImage.Image") -> "PILImage.Image":
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # The pixels are good, and damaged EXIF data is common in photographs; PIL raises almost anything on it.
+        return image
+
+
+def _rgb(image: "PILImage.Image") -> "PILImage.Image":
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif "transparency" in image.info:
+        # Straight from a palette to RGB, PIL warns that the transparency is lost.
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,237 @@
+"""Manifests: which images there are, and what people said about them.
+
+A manifest is a file of JSON lines, one image a line::
+
+    {"image": "a.jpg", "tags": ["dog", "ball"]}
+    {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
+
+``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first; ``lists`` has
+one such list per annotator. One of the two is required; ``split`` is optional.
+"""
+
+import codecs
+import json
+import math
+import posixpath
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tagrank.data.files import parse_json, reason, write_atomically
+from tagrank.errors import InputError
+
+FIELDS = ("image", "tags", "lists", "split")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and the ordered lists of tags that go with it.
+
+    Attributes:
+        image: path relative to the manifest's folder, as written there.
+        tags: one ordered list, most important first.
+        lists: one ordered list per annotator; ``(tags,)`` where the manifest has ``tags`` alone.
+        split: the part of the data it belongs to, where the manifest says so.
+    """
+
+    image: str
+    tags: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The examples of a manifest file, in the order of its lines."""
+
+    path: Path
+    examples: tuple[Example, ...]
+
+    @property
+    def root(self) -> Path:
+        """The folder that image paths are relative to."""
+        return self.path.parent
+
+    def image_path(self, example: Example) -> Path:
+        """Where the image of ``example`` lies. Whether it is there is not checked."""
+        return self.root / example.image
+
+    def select(self, split: str) -> "Manifest":
+        """The examples of one split, in the same order.
+
+        Raises:
+            InputError: no example belongs to ``split``.
+        """
+        examples = tuple(example for example in self.examples if example.split == split)
+        if not examples:
+            names = sorted({example.split for example in self.examples if example.split is not None})
+            raise InputError(f"{self.path}: no example of split {split!r}; splits there: {', '.join(names) or 'none'}")
+        return Manifest(self.path, examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest, strictly: what is not understood is an error, and nothing is repaired or skipped.
+
+    A byte order mark, Windows line ends and blank lines at the end of the file are fine. Where ``tags`` is absent it is
+    :func:`merge_lists` of ``lists``; where ``lists`` is absent it is ``(tags,)``.
+
+    Raises:
+        InputError: ``FILE, line N: reason``. The line is not UTF-8 or not a JSON object, a field is unknown, missing
+            or of the wrong type, a list is empty or has a tag twice, a tag is blank, has white space around it or
+            control characters in it, an image is there twice or its path leaves the manifest's folder.
+            ``FILE: reason`` where the file cannot be read or is empty.
+    """
+    path = Path(path)
+    examples: list[Example] = []
+    line_of: dict[str, int] = {}
+    blank = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank:
+                    raise _error(path, blank, "expected a JSON object, got a blank line")
+                example = _read_line(path, number, line)
+                first = line_of.setdefault(posixpath.normpath(example.image), number)
+                if first != number:
+                    raise _error(path, number, f"image {example.image!r} is already on line {first}")
+                examples.append(example)
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from error
+    if not examples:
+        raise InputError(f"{path}: expected one JSON object a line, the file is empty")
+    return Manifest(path, tuple(examples))
+
+
+def write_manifest(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write a manifest that :func:`read_manifest` reads back as the same examples, replacing the file as a whole.
+
+    Raises:
+        InputError: an example is one that :func:`read_manifest` would refuse, or there is none. The file is then left
+            as it was.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    write_atomically(path, _lines(path, examples))
+
+
+def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """One ordered list out of several: the tags by their mean reciprocal position.
+
+    The score of a tag is the sum over the lists of 1/(its 1-based position), 0 where a list does not have it, divided
+    by the number of lists. Highest first, ties in alphabetical order. Scores are compared exactly: a floating point sum
+    would leave it to rounding, and so to the order of the lists, which of two tied tags comes first.
+    """
+    # 1/p as an integer over the common denominator of all positions.
+    denominator = math.lcm(*range(1, 1 + max((len(tags) for tags in lists), default=0)))
+    scores: defaultdict[str, int] = defaultdict(int)
+    for tags in lists:
+        for position, tag in enumerate(tags, 1):
+            scores[tag] += denominator // position
+    return tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))
+
+
+def _error(path: Path, line: int, why: object) -> InputError:
+    return InputError(f"{path}, line {line}: {why}")
+
+
+def _read_line(path: Path, number: int, line: bytes) -> Example:
+    try:
+        return _example(parse_json(line.rstrip(b"\r\n").decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise _error(path, number, f"not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from error
+    except ValueError as error:
+        raise _error(path, number, error) from error
+
+
+def _lines(path: Path, examples: Iterable[Example]) -> Iterator[bytes]:
+    line_of: dict[str, int] = {}
+    for number, example in enumerate(examples, 1):
+        record: dict[str, Any] = {"image": example.image, "tags": example.tags}
+        if example.lists != (example.tags,):
+            record["lists"] = example.lists
+        if example.split is not None:
+            record["split"] = example.split
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
+        if _read_line(path, number, line) != example:
+            raise _error(path, number, f"expected tuples of strings, got {example!r:.200}")
+        first = line_of.setdefault(posixpath.normpath(example.image), number)
+        if first != number:
+            raise _error(path, number, f"image {example.image!r} is already on line {first}")
+        yield line
+    if not line_of:
+        raise InputError(f"{path}: expected at least one example to write, got none")
+
+
+def _example(record: Any) -> Example:
+    """The example that a decoded line describes; a ValueError with the reason where it describes none."""
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {record!r:.60}")
+    for field in record:
+        if field not in FIELDS:
+            raise ValueError(f"unknown field {field!r:.60}; known: {', '.join(FIELDS)}")
+    if "image" not in record:
+        raise ValueError("the field 'image' is missing")
+    image = _image(record["image"])
+    split = _text("split", record["split"]) if "split" in record else None
+
+    lists: tuple[tuple[str, ...], ...] = ()
+    if "lists" in record:
+        value = record["lists"]
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"lists: expected a list of lists of tags, at least one; got {value!r:.60}")
+        lists = tuple(_tags(f"lists[{index}]", tags) for index, tags in enumerate(value))
+    if "tags" in record:
+        tags = _tags("tags", record["tags"])
+        lists = lists or (tags,)
+    elif lists:
+        tags = merge_lists(lists)
+    else:
+        raise ValueError("expected 'tags' or 'lists', got neither")
+    return Example(image, tags, lists, split)
+
+
+def _image(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"image: expected a path, got {value!r:.60}")
+    if _control(value):
+        raise ValueError(f"image: expected a path without control characters, got {value!r:.200}")
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"image: expected a path to a file inside the manifest's folder, got {value!r:.200}")
+    return value
+
+
+def _tags(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{name}: expected a list of tags, at least one; got {value!r:.60}")
+    tags = tuple(_text(f"{name}[{index}]", tag) for index, tag in enumerate(value))
+    if len(set(tags)) < len(tags):
+        twice = next(tag for tag in tags if tags.count(tag) > 1)
+        raise ValueError(f"{name}: the tag {twice!r:.60} is there twice")
+    return tags
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string, got {value!r:.60}")
+    if not value or value != value.strip() or _control(value):
+        raise ValueError(
+            f"{name}: expected text without white space around it or control characters in it, got {value!r:.60}"
+        )
+    return value
+
+
+def _control(text: str) -> bool:
+    """Whether there are control characters, line separators, or halves of surrogate pairs, which no file can hold."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)

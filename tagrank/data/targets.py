@@ -1,0 +1,70 @@
+"""Lists of tag numbers as tensors that a loss can read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""What fills a row after END: :func:`torch.nn.functional.cross_entropy` skips it by default."""
+
+
+@dataclass(frozen=True)
+class ListTargets:
+    """The classes to predict, one row for each list of each image.
+
+    Attributes:
+        targets: ``[L, S]`` int64: the tags of a list in order, then END, then :data:`IGNORE`.
+        image_index: ``[L]`` int64, the image that a list is about, ascending.
+    """
+
+    targets: Tensor
+    image_index: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ListTargets":
+        """The same targets on a device."""
+        return ListTargets(
+            self.targets.to(device, non_blocking=non_blocking), self.image_index.to(device, non_blocking=non_blocking)
+        )
+
+
+def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, steps: int) -> ListTargets:
+    """Lay out ordered lists as targets for ``steps`` steps.
+
+    A list of ``n`` tags gives ``n`` tags and END; one of ``steps`` tags or more is cut to ``steps`` tags, and has no
+    END. An empty list is END alone: the annotator had nothing to say.
+
+    Args:
+        lists_per_image: for each image its lists of tag numbers in ``[0, end)``. An image may have none.
+        end: the class END, which is the size of the vocabulary.
+        steps: ``S``, the number of steps of the model.
+
+    Raises:
+        ValueError: ``steps`` is below 1, or a tag number is not in ``[0, end)``.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    lists = [tags for image in lists_per_image for tags in image]
+    lists_of = np.array([len(image) for image in lists_per_image], dtype=np.int64)
+    image_index = np.repeat(np.arange(len(lists_per_image), dtype=np.int64), lists_of)
+    lengths = np.array([len(tags) for tags in lists], dtype=np.int64)
+    values = np.fromiter(chain.from_iterable(lists), dtype=np.int64, count=int(lengths.sum()))
+    rows = np.repeat(np.arange(len(lists)), lengths)
+    columns = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+    outside = np.flatnonzero((values < 0) | (values >= end))
+    if outside.size:
+        first = outside[0]
+        raise ValueError(
+            f"lists_per_image: expected tag numbers in [0, {end}), "
+            f"got {values[first]} in a list of image {image_index[rows[first]]}"
+        )
+    targets = np.full((len(lists), steps), IGNORE, dtype=np.int64)
+    kept = columns < steps
+    targets[rows[kept], columns[kept]] = values[kept]
+    ended = np.flatnonzero(lengths < steps)
+    targets[ended, lengths[ended]] = end
+    return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))

@@ -1,0 +1,116 @@
+"""Tags and their numbers."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tagrank.data.files import read_json, write_atomically
+from tagrank.errors import InputError
+
+
+class Vocabulary:
+    """``V`` tags, numbered from 0. The number ``V`` itself is the class END, which closes a list.
+
+    Args:
+        tags: the tags in the order of their numbers.
+
+    Raises:
+        ValueError: there is no tag, one is there twice, blank, or not a string.
+    """
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        if isinstance(tags, str):
+            raise ValueError(f"tags: expected a sequence of tags, got the string {tags!r:.60}")
+        self.tags = tuple(tags)
+        for tag in self.tags:
+            if not isinstance(tag, str) or not tag.strip():
+                raise ValueError(f"tags: expected non-blank strings, got {tag!r:.60}")
+        self._index = {tag: number for number, tag in enumerate(self.tags)}
+        if not self.tags:
+            raise ValueError("tags: expected at least one, got none")
+        if len(self._index) < len(self.tags):
+            twice = Counter(self.tags).most_common(1)[0][0]
+            raise ValueError(f"tags: expected each tag once, got {twice!r} twice")
+
+    @classmethod
+    def build(cls, lists: Iterable[Sequence[str]], min_count: int = 1) -> "Vocabulary":
+        """The vocabulary of some lists: the tag that is on most lists first, ties in alphabetical order.
+
+        Args:
+            lists: ordered lists of tags.
+            min_count: a tag that occurs less often is left out.
+
+        Raises:
+            InputError: no tag occurs ``min_count`` times.
+        """
+        counts = Counter(tag for tags in lists for tag in tags)
+        kept = sorted((tag for tag, count in counts.items() if count >= min_count), key=lambda tag: (-counts[tag], tag))
+        if not kept:
+            raise InputError(f"min_count: expected a tag that occurs {min_count} times, none of {len(counts)} does")
+        return cls(kept)
+
+    @property
+    def end(self) -> int:
+        """The class END, ``V``."""
+        return len(self.tags)
+
+    def index(self, tag: str) -> int:
+        """The number of a tag.
+
+        Raises:
+            ValueError: the vocabulary does not have it.
+        """
+        try:
+            return self._index[tag]
+        except KeyError:
+            raise ValueError(f"tag: {tag!r} is not one of the {len(self)} tags of the vocabulary") from None
+
+    def encode(self, tags: Iterable[str]) -> list[int]:
+        """The numbers of the tags in their order. Tags that the vocabulary does not have are left out."""
+        return [self._index[tag] for tag in tags if tag in self._index]
+
+    def tag(self, index: int) -> str:
+        """The tag with a number.
+
+        Raises:
+            IndexError: ``index`` is not in ``[0, V)``. END, ``V``, is not a tag.
+        """
+        if not 0 <= index < len(self.tags):
+            raise IndexError(f"index: expected a number in [0, {len(self)}), got {index}")
+        return self.tags[index]
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary to a JSON file, ``{"tags": [...]}``, replacing it as a whole."""
+        text = json.dumps({"tags": self.tags}, ensure_ascii=False, indent=0)
+        write_atomically(Path(path), [text.encode(), b"\n"])
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Read a vocabulary that :meth:`save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged, or not a vocabulary.
+        """
+        record = read_json(Path(path))
+        if not isinstance(record, dict) or record.keys() != {"tags"} or not isinstance(record["tags"], list):
+            raise InputError(f'{path}: expected a vocabulary, {{"tags": [...]}}; got {record!r:.60}')
+        try:
+            return cls(record["tags"])
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.tags)
+
+    def __contains__(self, tag: object) -> bool:
+        return tag in self._index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.tags == other.tags
+
+    def __hash__(self) -> int:
+        return hash(self.tags)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} tags: {', '.join(self.tags[:5])}{', ...' if len(self) > 5 else ''})"

@@ -1,0 +1,97 @@
+"""Weights from a local file into a network, with the names of older torchvision files understood."""
+
+import hashlib
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tagrank.data.files import reason
+from tagrank.errors import InputError
+
+# Classifiers beside the main one, which only training uses.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# torchvision's own files of DenseNet weights have names from before dots were forbidden in them: norm.1 for norm1.
+_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+
+
+def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -> str:
+    """Load a state dict from a ``.safetensors`` file, or from any other by ``torch.load(weights_only=True)``.
+
+    Args:
+        name: what the network is called, for messages.
+        network: a torchvision classifier, or another network.
+        path: the file. Its tensors are copied into the dtype of the network's.
+        removed: the prefix of the names of a layer that the network does not have any more.
+
+    Returns:
+        The file's name and the beginning of its SHA-256, which identify the weights.
+
+    Raises:
+        InputError: the file is missing, damaged, not a state dict, of another network, or has NaN or infinite values.
+    """
+    try:
+        digest = _sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}; expected a file with weights of {name}") from error
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # zip, pickle, torch and safetensors raise almost anything on a damaged file.
+        raise InputError(f"{path}: damaged, or not a file of weights alone ({first_line(error)})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: expected a state dict, names to tensors; got {_outline(state)}")
+    _load_state(name, network, state, path, removed)
+    check_finite(network, f"{path}: weights of {name}")
+    return f"{path.name} sha256:{digest[:16]}"
+
+
+def _load_state(name: str, network: nn.Module, state: dict[str, Tensor], path: Path, removed: str) -> None:
+    # The versions of the layers, by which they understand the names of older files. Only .pth files hold them.
+    current: Any = network.state_dict()
+    versions = getattr(state, "_metadata", {"": current._metadata[""]})
+    state = OrderedDict((_DENSENET.sub(r"\1\2", key), value) for key, value in state.items())
+    state._metadata = versions  # type: ignore[attr-defined]
+    try:
+        keys = network.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise InputError(f"{path}: not weights of {name}: {lines[min(1, len(lines) - 1)]:.200}") from error
+    ignored = (removed, *_AUXILIARY) if removed else _AUXILIARY
+    unexpected = [key for key in keys.unexpected_keys if not key.startswith(ignored)]
+    for what, names in (("lack", keys.missing_keys), ("have besides", unexpected)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(f"{path}: not weights of {name}: they {what} {', '.join(names[:3])}{more}")
+
+
+def check_finite(network: nn.Module, what: str) -> None:
+    """Raise an InputError that begins with ``what`` where a parameter or buffer has NaN or infinite elements."""
+    for key, value in network.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(f"{what}: expected finite values, got NaN or infinity in {key}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _outline(state: Any) -> str:
+    return f"a dict with {', '.join(map(repr, list(state)[:4]))}" if isinstance(state, dict) else type(state).__name__
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough to stand inside another message."""
+    return f"{(str(error).splitlines() or [''])[0] or type(error).__name__:.200}"

@@ -1,0 +1,251 @@
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tagrank.data.manifest import Example, Manifest, merge_lists, read_manifest, write_manifest
+from tagrank.errors import InputError
+
+GOOD = b'{"image": "good.jpg", "tags": ["dog", "ball"]}\n'
+
+text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8).filter(
+    lambda text: text == text.strip()
+)
+tag_lists = st.lists(text, min_size=1, max_size=5, unique=True).map(tuple)
+examples = st.lists(
+    st.builds(
+        Example,
+        image=st.from_regex(r"[a-z]{1,3}/[a-z0-9 é]{1,6}\.jpg", fullmatch=True),
+        tags=tag_lists,
+        lists=st.lists(tag_lists, min_size=1, max_size=3).map(tuple),
+        split=st.none() | text,
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda example: example.image,
+)
+
+
+def write(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+def exact_scores(lists: tuple[tuple[str, ...], ...]) -> dict[str, Fraction]:
+    scores: defaultdict[str, Fraction] = defaultdict(Fraction)
+    for tags in lists:
+        for position, tag in enumerate(tags, 1):
+            scores[tag] += Fraction(1, position * len(lists))
+    return scores
+
+
+def test_fields(tmp_path: Path) -> None:
+    manifest = read_manifest(
+        write(
+            tmp_path,
+            b'{"image": "a.jpg", "tags": ["dog", "ball"]}\n'
+            b'{"image": "b/c.jpg", "lists": [["cat"], ["dog", "cat"]], "split": "val"}\n'
+            b'{"image": "d.jpg", "tags": ["x"], "lists": [["y", "x"]], "split": "val"}\n',
+        )
+    )
+    assert manifest.examples == (
+        Example("a.jpg", ("dog", "ball"), (("dog", "ball"),), None),
+        Example("b/c.jpg", ("cat", "dog"), (("cat",), ("dog", "cat")), "val"),
+        Example("d.jpg", ("x",), (("y", "x"),), "val"),
+    )
+    assert len(manifest) == 3
+    assert manifest.root == tmp_path
+    assert manifest.image_path(manifest.examples[1]) == tmp_path / "b" / "c.jpg"
+    assert manifest.select("val") == Manifest(manifest.path, manifest.examples[1:])
+    with pytest.raises(InputError, match=r"no example of split 'test'; splits there: val$"):
+        manifest.select("test")
+
+
+@given(examples=examples)
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "manifest.jsonl"
+    write_manifest(path, examples)
+    assert read_manifest(path).examples == tuple(examples)
+    assert os.listdir(path.parent) == ["manifest.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.rstrip(b"\n"),
+        GOOD.replace(b"\n", b"\r\n"),
+        GOOD + b"\n",
+        GOOD + b" \t\r\n\n",
+    ],
+    ids=["byte order mark", "no line end", "windows", "blank line", "blank lines"],
+)
+def test_forgiven(tmp_path: Path, content: bytes) -> None:
+    assert read_manifest(write(tmp_path, content)).examples == (
+        Example("good.jpg", ("dog", "ball"), (("dog", "ball"),)),
+    )
+
+
+def record(**fields: object) -> bytes:
+    return json.dumps({"image": "a.jpg", **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"image": "a.jpg", "tags": ["x"]', "not valid JSON: Expecting ',' delimiter at column 33"),
+        (b"[" * 100_000, "not valid JSON: nested too deeply"),
+        (b'{"image": "a.jpg", "tags": [NaN]}', "not valid JSON: NaN is not a number there"),
+        (b'{"image": "a.jpg", "tags": ["x"]} {}', "not valid JSON: Extra data at column 35"),
+        (b'{"image": "a.jpg", "tags": ["\xff"]}', "not UTF-8: byte 0xff at 30"),
+        (b'{"image": "a.jpg", "tags": ["x"], "tags": ["y"]}', "the key 'tags' is there twice"),
+        (b'["a.jpg"]', "expected a JSON object, got ['a.jpg']"),
+        (b"", "expected a JSON object, got a blank line"),
+        (record(), "expected 'tags' or 'lists', got neither"),
+        (b'{"tags": ["x"]}', "the field 'image' is missing"),
+        (record(tags=["x"], tag="x"), "unknown field 'tag'; known: image, tags, lists, split"),
+        (record(tags=[]), "tags: expected a list of tags, at least one; got []"),
+        (record(tags="dog"), "tags: expected a list of tags, at least one; got 'dog'"),
+        (record(tags=None), "tags: expected a list of tags, at least one; got None"),
+        (record(tags=["x", 3]), "tags[1]: expected a string, got 3"),
+        (record(tags=["x", "y", "x"]), "tags: the tag 'x' is there twice"),
+        (record(tags=["x", " "]), "tags[1]: expected text without white space around it"),
+        (record(tags=[""]), "tags[0]: expected text without white space around it"),
+        (record(tags=[" x"]), "tags[0]: expected text without white space around it"),
+        (record(tags=["x\u00a0"]), "tags[0]: expected text without white space around it"),
+        (record(tags=["x\ny"]), "control characters in it, got 'x\\ny'"),
+        (record(tags=["x\x7fy"]), "control characters in it"),
+        (record(tags=["\ud800"]), "control characters in it"),
+        (record(lists=[]), "lists: expected a list of lists of tags, at least one; got []"),
+        (record(lists=[["x"], []]), "lists[1]: expected a list of tags, at least one; got []"),
+        (record(lists=["x"]), "lists[0]: expected a list of tags, at least one; got 'x'"),
+        (record(lists=[["x"], ["y", "y"]]), "lists[1]: the tag 'y' is there twice"),
+        (record(lists=[["x", ["y"]]]), "lists[0][1]: expected a string, got ['y']"),
+        (record(tags=["x"], split=""), "split: expected text"),
+        (record(tags=["x"], split=None), "split: expected a string, got None"),
+        (record(tags=["x"], image=""), "image: expected a path, got ''"),
+        (record(tags=["x"], image=7), "image: expected a path, got 7"),
+        (record(tags=["x"], image="/etc/passwd"), "inside the manifest's folder, got '/etc/passwd'"),
+        (record(tags=["x"], image="../a.jpg"), "inside the manifest's folder, got '../a.jpg'"),
+        (record(tags=["x"], image="b/../../a.jpg"), "inside the manifest's folder"),
+        (record(tags=["x"], image="."), "inside the manifest's folder, got '.'"),
+        (record(tags=["x"], image="a\0.jpg"), "image: expected a path without control characters"),
+        (record(tags=["x"], image="good.jpg"), "image 'good.jpg' is already on line 1"),
+        (record(tags=["x"], image="./good.jpg"), "image './good.jpg' is already on line 1"),
+    ],
+)
+def test_bad_line(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = write(tmp_path, GOOD + line + b"\n" + record(tags=["x"], image="last.jpg"))
+    with pytest.raises(InputError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 2: ")
+    assert reason in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_empty_file(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(InputError) as caught:
+        read_manifest(path)
+    assert str(caught.value) == f"{path}: expected one JSON object a line, the file is empty"
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file or directory$"):
+        read_manifest(tmp_path / "nowhere.jsonl")
+    with pytest.raises(InputError, match=r"is a directory$"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("example", "reason"),
+    [
+        (Example("../a.jpg", ("x",), (("x",),)), "inside the manifest's folder"),
+        (Example("a.jpg", (), ((),)), "tags: expected a list of tags"),
+        (Example("a.jpg", ("x",), ()), "lists: expected a list of lists"),
+        (Example("a.jpg", ("\ud800",), (("\ud800",),)), "not UTF-8"),
+        (Example("a.jpg", ["x"], (("x",),)), "expected tuples of strings"),  # type: ignore[arg-type]
+        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is already on line 1"),
+    ],
+)
+def test_write_refuses_what_read_would(tmp_path: Path, example: Example, reason: str) -> None:
+    path = write(tmp_path, GOOD)
+    with pytest.raises(InputError) as caught:
+        write_manifest(path, [*read_manifest(path).examples, example])
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+    assert reason in str(caught.value)
+    assert path.read_bytes() == GOOD
+    assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_write_interrupted(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+
+    def endless() -> Iterator[Example]:
+        yield Example("a.jpg", ("x",), (("x",),))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, endless())
+    with pytest.raises(InputError, match="at least one example to write"):
+        write_manifest(path, [])
+    assert path.read_bytes() == GOOD
+    assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_write_keeps_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_manifest(tmp_path / "manifest.jsonl", [Example("a.jpg", ("x",), (("x",),))])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "manifest.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_merge_lists() -> None:
+    # dog 1 + 1/2, ball 1/2 + 1, cat 1/3: a tie that the alphabet decides.
+    assert merge_lists([["dog", "ball", "cat"], ["ball", "dog"]]) == ("ball", "dog", "cat")
+    # One first place outweighs two third places: 1 against 2/3.
+    assert merge_lists([["a"], ["b", "c", "d"], ["c", "b", "d"]]) == ("b", "c", "a", "d")
+    assert merge_lists([]) == ()
+
+
+@given(
+    lists=st.lists(st.lists(st.sampled_from("abcdefghij"), min_size=1, unique=True).map(tuple), max_size=5).map(tuple)
+)
+def test_merge_lists_is_exact(lists: tuple[tuple[str, ...], ...]) -> None:
+    scores = exact_scores(lists)
+    assert merge_lists(lists) == tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))
+    assert len({merge_lists(order) for order in itertools.permutations(lists)}) == 1
+
+
+@pytest.mark.photographs
+@pytest.mark.parametrize(("name", "images"), [("train.jsonl", 6009), ("val.jsonl", 1052)])
+def test_merge_lists_gives_the_order_of_real_lists(flickr8k: Path, name: str, images: int) -> None:
+    manifest = read_manifest(flickr8k / name)
+    assert len(manifest) == images
+    tied = 0
+    for example in manifest.examples:
+        merged = merge_lists(example.lists)
+        scores = exact_scores(example.lists)
+        # The same scores from first to last, so the two orders differ at most among tags with one and the same score.
+        assert [scores[tag] for tag in merged] == [scores[tag] for tag in example.tags]
+        assert set(merged) == set(example.tags)
+        tied += merged != example.tags
+        # There the set was made with floating point sums, in which some ties are none.
+        rounded: defaultdict[str, float] = defaultdict(float)
+        for tags in example.lists:
+            for position, tag in enumerate(tags, 1):
+                rounded[tag] += 1 / position / len(example.lists)
+        assert example.tags == tuple(sorted(rounded, key=lambda tag: (-rounded[tag], tag)))
+    assert tied < 0.02 * images

@@ -1,0 +1,57 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tagrank.data.targets import IGNORE, encode_lists
+
+END = 7
+lists = st.lists(st.lists(st.lists(st.integers(0, END - 1), max_size=6), max_size=4), max_size=5)
+
+
+@given(lists_per_image=lists, steps=st.integers(1, 6))
+def test_against_a_loop(lists_per_image: list[list[list[int]]], steps: int) -> None:
+    rows, images = [], []
+    for image, of_image in enumerate(lists_per_image):
+        for tags in of_image:
+            rows.append(([*tags, END] + [IGNORE] * steps)[:steps])
+            images.append(image)
+    targets = encode_lists(lists_per_image, END, steps)
+    assert targets.targets.dtype == targets.image_index.dtype == torch.int64
+    assert targets.targets.shape == (len(rows), steps)
+    assert targets.targets.tolist() == rows
+    assert targets.image_index.tolist() == images
+
+
+def test_by_hand() -> None:
+    targets = encode_lists([[[2, 0], [1]], [], [[0, 1, 2], [0, 1, 2, 3]]], end=4, steps=3)
+    assert targets.targets.tolist() == [[2, 0, 4], [1, 4, IGNORE], [0, 1, 2], [0, 1, 2]]
+    assert targets.image_index.tolist() == [0, 0, 2, 2]
+    moved = targets.to("meta")
+    assert moved.targets.device.type == moved.image_index.device.type == "meta"
+
+
+def test_the_loss_skips_what_follows_the_end() -> None:
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        encode_lists([[[0]]], end=4, steps=0)
+    for number in (4, -1):
+        with pytest.raises(ValueError, match=rf"tag numbers in \[0, 4\), got {number} in a list of image 1"):
+            encode_lists([[[0], [1]], [[2, number]]], end=4, steps=3)
+
+
+def test_thirty_thousand_lists_are_quick() -> None:
+    generator = np.random.default_rng(0)
+    lists_per_image = [
+        [generator.permutation(124)[: generator.integers(1, 9)].tolist() for _ in range(5)] for _ in range(6000)
+    ]
+    start = time.process_time()
+    targets = encode_lists(lists_per_image, end=124, steps=14)
+    assert time.process_time() - start < 1.0
+    assert len(targets.targets) == 30_000

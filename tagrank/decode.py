@@ -1,0 +1,169 @@
+"""From the distributions of each position to one ranked list of distinct tags.
+
+Notation: ``p_t(v)`` is the probability of tag ``v`` at position ``t``; class ``V`` is END; a list *reaches* position
+``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties always go to the tag that is first in the vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Array = npt.NDArray[np.float64]
+
+
+class RankedTag(NamedTuple):
+    """A tag, its 1-based rank, and its score: the probability that the tag is on a person's list."""
+
+    tag: str
+    rank: int
+    score: float
+
+
+class Ranking(NamedTuple):
+    """Distinct tags of one image by index, the most important first, and the probability that each is on a list."""
+
+    tags: list[int]
+    scores: list[float]
+
+
+def decode(
+    probabilities: Tensor, decoder: str = "expected_gain", *, top_k: int | None = None, threshold: float | None = None
+) -> list[Ranking]:
+    """Choose a ranked list for each image.
+
+    Args:
+        probabilities: ``[B, S, V + 1]``, from :meth:`tagrank.TagRanker.predict`.
+        decoder:
+            ``"greedy"``: at each position the most likely tag not yet used; ends where END is more likely.
+            ``"assignment"``: the most likely list of distinct tags, END included, exactly, as a linear sum assignment.
+            ``"expected_gain"``: tags by ``sum_t w_t P(list reaches t) p_t(v)``, ``w_t = 1/log2(1+t)``, which is
+            Bayes-optimal under DCG where positions are independent; as many as the expected length, rounded.
+        top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
+            last one's distribution.
+        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"``; ``top_k`` where given), keep those
+            whose score is at least this.
+
+    Returns:
+        A :class:`Ranking` for each image.
+
+    Raises:
+        ValueError: an argument is out of range, or ``probabilities`` are not that.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder: expected one of {', '.join(map(repr, DECODERS))}; got {decoder!r}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: expected at least 1, got {top_k}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold}")
+    p = _check(probabilities)
+    steps, num_tags = p.shape[1], p.shape[2] - 1
+    length = top_k
+    if length is None and threshold is not None:
+        length = num_tags if decoder == "expected_gain" else steps
+    if length is not None:
+        length = min(length, num_tags)
+    scores = on_list(p)
+    rankings = []
+    for row, tags in enumerate(DECODERS[decoder](p, length)):
+        kept = [v for v in tags if threshold is None or scores[row, v] >= threshold]
+        rankings.append(Ranking(kept, [float(scores[row, v]) for v in kept]))
+    return rankings
+
+
+def on_list(p: Array) -> Array:
+    """The probability that a tag is on the list, ``[B, V]``, where positions are independent of each other.
+
+    A tag comes first at ``t`` if neither it nor END came before:
+    ``sum_t p_t(v) prod_{s<t} (1 - p_s(v) - p_s(END))``.
+    """
+    tags, end = p[..., :-1], p[..., -1:]
+    neither = np.clip(1.0 - tags - end, 0.0, 1.0)
+    before = np.cumprod(np.concatenate([np.ones_like(neither[:, :1]), neither[:, :-1]], axis=1), axis=1)
+    total: Array = (before * tags).sum(axis=1)
+    return np.clip(total, 0.0, 1.0)
+
+
+def reach(p: Array) -> Array:
+    """The probability that the list reaches each position, ``[B, S]``."""
+    ends = p[..., -1]
+    return np.cumprod(np.concatenate([np.ones_like(ends[:, :1]), 1.0 - ends[:, :-1]], axis=1), axis=1)
+
+
+def _greedy(p: Array, length: int | None) -> list[list[int]]:
+    count = min(p.shape[1], p.shape[2] - 1) if length is None else length
+    p = _extend(p, count)
+    rows = np.arange(len(p))
+    used = np.zeros((len(p), p.shape[2] - 1), dtype=bool)
+    open_ = np.ones(len(p), dtype=bool)
+    lists: list[list[int]] = [[] for _ in rows]
+    for t in range(count):
+        unused = np.where(used, -1.0, p[:, t, :-1])
+        best = unused.argmax(axis=1)
+        if length is None and t > 0:
+            open_ &= unused[rows, best] >= p[:, t, -1]
+        for row in np.flatnonzero(open_):
+            lists[row].append(int(best[row]))
+        used[rows, best] = True
+    return lists
+
+
+def _assignment(p: Array, length: int | None) -> list[list[int]]:
+    from scipy.optimize import linear_sum_assignment
+
+    steps, num_tags = p.shape[1], p.shape[2] - 1
+    p = _extend(p, 2 if length is None else length)
+    cost = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    # A list of S tags leaves no position for END, so the longest that can be weighed has S - 1 of them.
+    lengths = range(1, max(1, min(steps - 1, num_tags)) + 1) if length is None else [length]
+    lists = []
+    for image in cost:
+        best, best_cost = [0], np.inf
+        for n in lengths:
+            _, tags = linear_sum_assignment(image[:n, :-1])
+            total = image[np.arange(n), tags].sum()
+            if length is None:
+                total += image[n, -1]
+            if total < best_cost:
+                best, best_cost = [int(v) for v in tags], total
+        lists.append(best)
+    return lists
+
+
+def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
+    weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
+    gain = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
+    order = np.argsort(-gain, axis=1, kind="stable")
+    if length is None:
+        # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the
+        # list is not END.
+        expected = (reach(p) * (1.0 - p[..., -1])).sum(axis=1)
+        counts = np.clip(np.floor(expected + 0.5), 1, gain.shape[1]).astype(int)
+    else:
+        counts = np.full(len(p), length)
+    return [[int(v) for v in row[:n]] for row, n in zip(order, counts, strict=True)]
+
+
+#: Decoders by name: distributions and a length (``None``: the model's own) to tags.
+DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
+    "expected_gain": _expected_gain,
+    "greedy": _greedy,
+    "assignment": _assignment,
+}
+
+
+def _extend(p: Array, steps: int) -> Array:
+    """The distributions of at least ``steps`` positions, the last one repeated."""
+    missing = steps - p.shape[1]
+    return p if missing <= 0 else np.concatenate([p, np.repeat(p[:, -1:], missing, axis=1)], axis=1)
+
+
+def _check(probabilities: Tensor) -> Array:
+    if probabilities.dim() != 3 or probabilities.shape[1] < 1 or probabilities.shape[2] < 2:
+        raise ValueError(f"probabilities: expected shape [B, S, V + 1], got {list(probabilities.shape)}")
+    p: Array = probabilities.detach().double().cpu().numpy()
+    if not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(-1) - 1.0) > 1e-2).any():
+        raise ValueError("probabilities: expected finite, non-negative values that sum to 1 over the last dimension")
+    return p

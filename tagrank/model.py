@@ -1,0 +1,225 @@
+"""TagRanker: an image feature in, a distribution over tags for each position of the list out.
+
+Yan, Wang and Liao (2016), "LSTM for Image Annotation with Relative Visual Importance"; equation numbers are theirs.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tagrank.data.targets import IGNORE, ListTargets
+from tagrank.nn import ContextLSTM
+
+Conditioning = Literal["every_step", "initial"]
+
+
+class TagRanker(nn.Module):
+    """Ranks tags by running an LSTM over the positions of the list.
+
+    Equation (1) embeds the feature, (2)-(7) are a :class:`tagrank.ContextLSTM`, (8) and (9) classify each hidden
+    state into one of ``V`` tags or END, which follows the last tag. In the paper's model
+    (``conditioning="every_step"``) the embedding enters the gates at each step and the previous tag does not, so that
+    the distributions are known before any tag is chosen. ``feedback=True`` adds the previous tag as an input.
+    ``conditioning="initial"`` is what the paper compares with, the captioning LSTM: the embedding starts the state in
+    a step of its own, and each later step reads the previous tag.
+
+    Args:
+        feature_size: number of features ``D`` of an image.
+        num_tags: size ``V`` of the vocabulary.
+        max_length: the longest list the model can write, in tags; it runs ``S = max_length + 1`` steps.
+        embedding_size: size ``d`` of the embedding, of images and of tags.
+        hidden_size: size ``H`` of the hidden state.
+        conditioning: ``"every_step"`` or ``"initial"``.
+        feedback: whether the previous tag is an input; always so with ``conditioning="initial"``.
+        bias: whether the gates have biases; the paper's (2)-(5) have none.
+        activation: of the embedding: ``None``, as in (1), or ``"relu"``.
+        dropout: probability of dropout on the embedding and on the hidden states, in training.
+        backend: of the recurrence, as in :class:`tagrank.ContextLSTM`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        num_tags: int,
+        *,
+        max_length: int,
+        embedding_size: int = 512,
+        hidden_size: int = 512,
+        conditioning: Conditioning = "every_step",
+        feedback: bool = False,
+        bias: bool = False,
+        activation: Literal["relu"] | None = None,
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "feature_size": feature_size,
+            "num_tags": num_tags,
+            "max_length": max_length,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+        }
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name}: expected a positive int, got {size!r}")
+        if conditioning not in ("every_step", "initial"):
+            raise ValueError(f"conditioning: expected 'every_step' or 'initial', got {conditioning!r}")
+        if activation not in (None, "relu"):
+            raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout!r}")
+        self.feature_size = feature_size
+        self.num_tags = num_tags
+        self.max_length = max_length
+        self.conditioning = conditioning
+        self.feedback = feedback or conditioning == "initial"
+        self.activation = activation
+        self.dropout = dropout
+
+        self.embedding = nn.Linear(feature_size, embedding_size)
+        self.lstm = ContextLSTM(
+            embedding_size if conditioning == "every_step" else 0,
+            hidden_size,
+            input_size=embedding_size if self.feedback else 0,
+            bias=bias,
+            backend=backend,
+        )
+        self.classifier = nn.Linear(hidden_size, num_tags + 1)
+        if self.feedback:
+            # END's row is what the first position reads: before the first tag there is none.
+            self.tag_embedding = nn.Embedding(num_tags + 1, embedding_size)
+
+    @property
+    def steps(self) -> int:
+        """``S``: the positions of the longest list, and one for the END after it."""
+        return self.max_length + 1
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this model again."""
+        return {
+            "feature_size": self.feature_size,
+            "num_tags": self.num_tags,
+            "max_length": self.max_length,
+            "embedding_size": self.embedding.out_features,
+            "hidden_size": self.lstm.hidden_size,
+            "conditioning": self.conditioning,
+            "feedback": self.feedback,
+            "bias": self.lstm.bias,
+            "activation": self.activation,
+            "dropout": self.dropout,
+        }
+
+    def forward(self, features: Tensor, tags: Tensor | None = None) -> Tensor:
+        """Equations (1)-(8): the logits of each position.
+
+        Args:
+            features: ``[B, D]``.
+            tags: int64 ``[B, S - 1]``, the tags of the positions before the last, for models with feedback alone.
+
+        Returns:
+            ``[B, S, V + 1]``; class ``V`` is END.
+
+        Raises:
+            ValueError: ``features`` is not ``[B, D]``, or ``tags`` are given or missing where they should not be.
+        """
+        self._check_features(features)
+        if (tags is None) == self.feedback:
+            raise ValueError(
+                f"tags: expected {'the previous tags' if self.feedback else 'None'} as feedback={self.feedback}, "
+                f"got {'None' if tags is None else list(tags.shape)}"
+            )
+        return self._logits(self._embed(features), tags)
+
+    def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        """Equation (10): the negative log-likelihood of people's lists, END included.
+
+        Without feedback the recurrence runs once per image, however many lists an image has.
+
+        Args:
+            features: ``[B, D]``.
+            lists: the lists of these images, ``image_index`` being rows of ``features``.
+            reduction: ``"sum"`` over all lists, as the paper; ``"mean"`` divides by their number.
+
+        Returns:
+            A scalar, in nats.
+        """
+        self._check_features(features)
+        embedded = self._embed(features)
+        if self.feedback:
+            previous = lists.targets[:, :-1].clamp(min=0)
+            log_p = self._logits(embedded[lists.image_index], previous).log_softmax(-1)
+            rows = torch.arange(len(lists.targets), device=log_p.device)
+        else:
+            log_p = self._logits(embedded).log_softmax(-1)
+            rows = lists.image_index
+        positions = torch.arange(self.steps, device=log_p.device)
+        picked = log_p[rows.unsqueeze(1), positions, lists.targets.clamp(min=0)]
+        total = -(picked * (lists.targets != IGNORE)).sum()
+        return total if reduction == "sum" else total / len(lists.targets)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Tensor:
+        """Equation (9): the distribution over tags and END at each position.
+
+        For a model with feedback, along the greedy list: each position reads the most likely tag not yet used.
+
+        Args:
+            features: ``[B, D]``.
+
+        Returns:
+            Probabilities ``[B, S, V + 1]``.
+        """
+        self._check_features(features)
+        embedded = self._embed(features)
+        if not self.feedback:
+            return self._logits(embedded).softmax(-1)
+        context, state = self._start(embedded)
+        tag = torch.full((len(features),), self.num_tags, device=features.device)
+        used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
+        probabilities = []
+        for _ in range(self.steps):
+            output, state = self.lstm(context, input=self.tag_embedding(tag).unsqueeze(0), hx=state)
+            p = self.classifier(output[0]).softmax(-1)
+            probabilities.append(p)
+            # Where more positions than tags are asked for, the used ones come round again.
+            tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
+            used[torch.arange(len(tag)), tag] = True
+        return torch.stack(probabilities, dim=1)
+
+    def _embed(self, features: Tensor) -> Tensor:
+        """Equation (1)."""
+        embedded = self.embedding(features)
+        if self.activation == "relu":
+            embedded = embedded.relu()
+        return F.dropout(embedded, self.dropout, self.training)
+
+    def _start(self, embedded: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """The context and the initial state of the recurrence."""
+        if self.conditioning == "every_step":
+            return embedded, None
+        return None, self.lstm(None, input=embedded.unsqueeze(0))[1]
+
+    def _logits(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
+        """Equations (2)-(8)."""
+        context, state = self._start(embedded)
+        if tags is None:
+            output, _ = self.lstm(context, steps=self.steps)
+        else:
+            first = tags.new_full((len(tags), 1), self.num_tags)
+            read = self.tag_embedding(torch.cat([first, tags], dim=1))
+            output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
+        output = F.dropout(output.transpose(0, 1), self.dropout, self.training)
+        logits: Tensor = self.classifier(output)
+        return logits
+
+    def _check_features(self, features: Tensor) -> None:
+        if features.dim() != 2 or features.shape[1] != self.feature_size:
+            raise ValueError(
+                f"features: expected shape [B, D] with D = {self.feature_size}, got {list(features.shape)}"
+            )

@@ -1,0 +1,247 @@
+"""What training leaves and annotation uses: a ranker, its vocabulary and the backbone its features come from.
+
+A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary.json``. Nothing in it is unpickled.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tagrank.backbones import Backbone, extract_features, load_backbone
+from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.decode import RankedTag, Ranking, decode
+from tagrank.errors import InputError
+from tagrank.model import TagRanker
+
+FORMAT = 1
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
+
+
+class Annotator:
+    """A trained ranker that speaks in tags.
+
+    Args:
+        ranker: the model.
+        vocabulary: its tags.
+        backbone_spec: ``Backbone.spec`` of what its features come from; ``None`` where that is not known.
+        backbone: the backbone itself where it was trained with the ranker, so that it is saved with it.
+        training: how it was trained, for the record.
+
+    Raises:
+        ValueError: the vocabulary has another size than the ranker.
+    """
+
+    def __init__(
+        self,
+        ranker: TagRanker,
+        vocabulary: Vocabulary,
+        backbone_spec: Mapping[str, str] | None = None,
+        *,
+        backbone: Backbone | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        if len(vocabulary) != ranker.num_tags:
+            raise ValueError(f"vocabulary: expected {ranker.num_tags} tags like the ranker, got {len(vocabulary)}")
+        self.ranker = ranker.eval()
+        self.vocabulary = vocabulary
+        self.backbone_spec = dict(backbone_spec) if backbone_spec else None
+        self.training = dict(training or {})
+        self._trained = None if backbone is None else backbone.requires_grad_(False).eval()
+        self._backbone = self._trained
+
+    @property
+    def default_decoder(self) -> str:
+        """``expected_gain``; for a model with feedback, whose positions are not independent, ``greedy``."""
+        return "greedy" if self.ranker.feedback else "expected_gain"
+
+    def backbone(self, weights: str | Path | None = None) -> Backbone:
+        """The backbone of the model's features, loaded on first use.
+
+        Args:
+            weights: as for :func:`tagrank.backbones.load_backbone`, where the model was trained with a local file.
+
+        Raises:
+            InputError: the backbone is not known, cannot be loaded, or is not the one the model was trained with.
+        """
+        if self._backbone is None:
+            spec = self.backbone_spec
+            if spec is None:
+                raise InputError(
+                    "the model was trained on features of an unknown backbone: it can rank features, not photographs; "
+                    "name the backbone when training (--backbone)"
+                )
+            backbone = load_backbone(spec["backbone"], weights)
+            if any(backbone.spec.get(key) != value for key, value in spec.items()):
+                raise InputError(
+                    f"the model was trained on features of {_describe(spec)}, the backbone loaded is "
+                    f"{_describe(backbone.spec)}; give the weights it was trained with (--weights)"
+                )
+            self._backbone = backbone.eval()
+        return self._backbone
+
+    def probabilities(self, features: Tensor, batch_size: int = 256) -> Tensor:
+        """Equation (9) for features ``[N, D]``: ``[N, S, V + 1]``, on the ranker's device a batch at a time.
+
+        Raises:
+            InputError: the features have another size than the model takes.
+        """
+        if features.dim() != 2 or features.shape[1] != self.ranker.feature_size:
+            raise InputError(
+                f"features: the model takes {self.ranker.feature_size} per image, got shape {list(features.shape)}"
+            )
+        weight = next(self.ranker.parameters())
+        batches = features.split(batch_size)
+        return torch.cat([self.ranker.predict(b.to(weight.device, weight.dtype)).cpu() for b in batches])
+
+    def rank(
+        self,
+        features: Tensor,
+        *,
+        decoder: str | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> list[Ranking]:
+        """Ranked lists of tag indices for features ``[N, D]``; the options are those of :func:`tagrank.decode.decode`.
+
+        Raises:
+            InputError: the decoder does not exist, or does not go with this model.
+        """
+        decoder = self.check_decoder(decoder)
+        if len(features) == 0:
+            return []
+        return decode(self.probabilities(features), decoder, top_k=top_k, threshold=threshold)
+
+    def check_decoder(self, decoder: str | None) -> str:
+        """The decoder to use, where this one (or, with ``None``, the default) goes with the model."""
+        from tagrank.decode import DECODERS
+
+        if decoder is None:
+            return self.default_decoder
+        if decoder not in DECODERS:
+            raise InputError(f"decoder: expected one of {', '.join(DECODERS)}; got {decoder!r}")
+        if self.ranker.feedback and decoder != "greedy":
+            raise InputError(
+                f"decoder: {decoder!r} needs positions that do not depend on each other; "
+                "this model reads its own tags, so it takes 'greedy' alone"
+            )
+        return decoder
+
+    def annotate(
+        self, paths: Sequence[Path], *, batch_size: int = 32, **options: Any
+    ) -> Iterator[tuple[Path, list[RankedTag] | InputError]]:
+        """Ranked tags for photographs, in the order given.
+
+        Args:
+            paths: image files.
+            batch_size: photographs at a time.
+            **options: ``decoder``, ``top_k``, ``threshold`` of :meth:`rank`.
+
+        Yields:
+            The path and its tags, or the error that tells what is wrong with the file.
+        """
+        self.check_decoder(options.get("decoder"))
+        backbone = self.backbone()
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            errors: dict[Path, InputError] = {}
+            done = list(extract_features(backbone, batch, batch_size=batch_size, on_error=errors.__setitem__))
+            names = {path: i for i, (path, _) in enumerate(done)}
+            rankings = self.rank(torch.stack([row for _, row in done]), **options) if done else []
+            for path in batch:
+                yield path, (errors[path] if path in errors else self.tags(rankings[names[path]]))
+
+    def tags(self, ranking: Ranking) -> list[RankedTag]:
+        """A ranking of indices in words."""
+        return [
+            RankedTag(self.vocabulary.tag(v), rank, score)
+            for rank, (v, score) in enumerate(zip(ranking.tags, ranking.scores, strict=True), start=1)
+        ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder, each file as a whole; the configuration last, so that a folder with one is complete.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        tensors = {f"ranker.{name}": t for name, t in self.ranker.state_dict().items()}
+        if self._trained is not None:
+            tensors |= {f"backbone.{name}": t for name, t in self._trained.state_dict().items()}
+        config = {
+            "format": FORMAT,
+            "ranker": self.ranker.config(),
+            "backbone": self.backbone_spec,
+            "backbone_trained": self._trained is not None,
+            "training": self.training,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / WEIGHTS, [save({k: t.detach().cpu().contiguous() for k, t in tensors.items()})])
+            self.vocabulary.save(folder / VOCABULARY)
+            write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
+        except OSError as error:
+            raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Annotator":
+        """Read a model folder.
+
+        Raises:
+            InputError: a file is missing or damaged, or they do not fit together.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
+        for name in (CONFIG, VOCABULARY, WEIGHTS):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder}: not a model: {name} is missing")
+        config = read_json(folder / CONFIG)
+        try:
+            if config["format"] != FORMAT:
+                raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
+            ranker = TagRanker(**config["ranker"])
+            spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
+            backbone = load_backbone(spec["backbone"], "none") if trained else None
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        modules: dict[str, torch.nn.Module] = {"ranker": ranker}
+        if backbone is not None:
+            modules["backbone"] = backbone
+        _load_weights(folder / WEIGHTS, modules)
+        try:
+            return cls(ranker, vocabulary, spec, backbone=backbone, training=training)
+        except ValueError as error:
+            raise InputError(f"{folder}: {error}") from error
+
+
+def _load_weights(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    for prefix, module in modules.items():
+        own = {k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise InputError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} has values that are not finite")
+
+
+def _describe(spec: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in spec.items())

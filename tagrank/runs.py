@@ -1,0 +1,267 @@
+"""A training run, from a manifest to a model folder: splits, features, vocabulary, model, resumption."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagrank.annotator import CONFIG, Annotator
+from tagrank.backbones import Backbone, load_backbone
+from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.labelled import LabelledImages, load_labelled
+from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
+from tagrank.model import Conditioning, TagRanker
+from tagrank.presets import PRESETS, Preset
+
+VAL_SPLITS = ("val", "validation")
+VAL_SHARE = 0.1
+HISTORY = "history.json"
+
+
+def train(
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    features: str | Path | None = None,
+    val: str | Path | None = None,
+    val_features: str | Path | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    preset: str = "default",
+    conditioning: Conditioning = "every_step",
+    feedback: bool = False,
+    seed: int = 0,
+    epochs: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Annotator:
+    """Train a ranker, and write its model folder.
+
+    Args:
+        manifest: images and lists; those of a split named ``test`` are not touched.
+        out: the model folder; ``out/training`` keeps checkpoints and the history.
+        features: feature store or ``.npz`` of the manifest's images; computed with the backbone where left out.
+        val: a manifest for validation. Where left out, the manifest's split ``val``, else a tenth drawn with the seed.
+        val_features: features of ``val``; ``features`` where left out.
+        backbone: what computes (or computed) the features; ``small_cnn`` is trained with the ranker.
+        weights: of the backbone, as for :func:`tagrank.backbones.load_backbone`.
+        preset: a name in :data:`tagrank.presets.PRESETS`.
+        conditioning: as for :class:`tagrank.TagRanker`.
+        feedback: as for :class:`tagrank.TagRanker`.
+        seed: decides all that is drawn at random.
+        epochs: in place of the preset's.
+        resume: go on where a run with the same settings stopped.
+        overwrite: replace a model that is there.
+        progress: show progress bars, on stderr.
+
+    Returns:
+        The model of the epoch with the best validation NDCG@5.
+
+    Raises:
+        InputError: a file or an option is not what it should be.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}; got {preset!r}")
+    if epochs is not None and epochs < 1:
+        raise InputError(f"epochs: expected at least 1, got {epochs}")
+    chosen = replace(PRESETS[preset], **({} if epochs is None else {"epochs": epochs}))
+    train_manifest, val_manifest = _split(read_manifest(manifest), None if val is None else read_manifest(val), seed)
+    record: dict[str, Any] = {
+        "preset": preset,
+        **asdict(chosen),
+        "conditioning": conditioning,
+        "feedback": feedback,
+        "seed": seed,
+        "data": _digest(train_manifest, val_manifest, features, val_features, backbone, weights),
+    }
+    out = Path(out)
+    training = _prepare(out, record, resume=resume, overwrite=overwrite)
+
+    network = _backbone(backbone, weights, features)
+    val_features = features if val_features is None else val_features
+    images, val_images = (
+        load_labelled(m, features=f, backbone=network, store=out / "features", progress=progress)
+        for m, f in ((train_manifest, features), (val_manifest, val_features))
+    )
+    vocabulary = Vocabulary.build(tags for example in images.examples for tags in example.lists)
+    trained = network if images.inputs.dim() == 4 else None
+    ranker = fit_ranker(
+        images,
+        val_images,
+        vocabulary,
+        chosen,
+        training,
+        backbone=trained,
+        conditioning=conditioning,
+        feedback=feedback,
+        seed=seed,
+        resume=resume,
+        progress=progress,
+    )
+    annotator = Annotator(ranker, vocabulary, _spec(images, backbone, trained), backbone=trained, training=record)
+    annotator.save(out)
+    return annotator
+
+
+def fit_ranker(
+    images: LabelledImages,
+    val_images: LabelledImages,
+    vocabulary: Vocabulary,
+    preset: Preset,
+    folder: Path,
+    *,
+    backbone: Backbone | None = None,
+    conditioning: Conditioning = "every_step",
+    feedback: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+) -> TagRanker:
+    """Build a ranker for these images and train it, and the backbone with it where there is one.
+
+    Args:
+        images: to train on.
+        val_images: to choose the best epoch by.
+        vocabulary: the tags.
+        preset: sizes and schedule.
+        folder: for checkpoints and ``history.json``.
+        backbone: trained too; the inputs of the images are then pixels.
+        conditioning: as for :class:`tagrank.TagRanker`.
+        feedback: as for :class:`tagrank.TagRanker`.
+        seed: decides all that is drawn at random.
+        resume: go on from ``folder/last.ckpt`` where it exists.
+        progress: show a progress bar, on stderr.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
+    from tagrank.training import ListDataset, RankerModule, fit
+
+    lists, val_lists = images.lists(vocabulary), val_images.lists(vocabulary)
+    if not any(val_lists):
+        raise InputError("val: none of its tags is in the training images")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ranker = TagRanker(
+            images.inputs.shape[1] if backbone is None else backbone.feature_size,
+            len(vocabulary),
+            max_length=max(len(tags) for image in lists for tags in image),
+            embedding_size=preset.embedding_size,
+            hidden_size=preset.hidden_size,
+            conditioning=conditioning,
+            feedback=feedback,
+            bias=preset.bias,
+            activation=preset.activation,
+            dropout=preset.dropout,
+        )
+        references = val_images.references(vocabulary)
+        module = RankerModule(ranker, preset, references, seed, backbone)
+        fit(
+            module,
+            ListDataset(images.inputs, lists, vocabulary.end, ranker.steps),
+            ListDataset(val_images.inputs, val_lists, vocabulary.end, ranker.steps),
+            folder,
+            resume=resume,
+            progress=progress,
+        )
+    write_atomically(folder / HISTORY, [json.dumps(module.history, indent=1).encode(), b"\n"])
+    return ranker.eval()
+
+
+def training_part(manifest: Manifest) -> Manifest:
+    """The images of a manifest that may be trained on: all but those of the splits ``test`` and ``val``.
+
+    Raises:
+        InputError: there are none.
+    """
+    examples = tuple(e for e in manifest.examples if e.split not in ("test", *VAL_SPLITS))
+    if not examples:
+        raise InputError(f"{manifest.path}: no images to train on: all are of the splits test and val")
+    return Manifest(manifest.path, examples)
+
+
+def read_history(folder: str | Path) -> list[dict[str, float]]:
+    """The metrics of each epoch of the model in a folder; empty where it has none."""
+    path = Path(folder) / "training" / HISTORY
+    return read_json(path) if path.is_file() else []
+
+
+def _backbone(name: str | None, weights: str | Path | None, features: str | Path | None) -> Backbone | None:
+    """What computes the features, where they are not given; the paper's network where no other is named."""
+    if features is None:
+        with torch.random.fork_rng(devices=[]):
+            return load_backbone(name or "vgg16", weights)
+    if name == "small_cnn":
+        raise InputError("backbone: small_cnn is trained with the ranker, from pixels; it does not go with features")
+    return None
+
+
+def _spec(images: LabelledImages, name: str | None, trained: Backbone | None) -> dict[str, str] | None:
+    """What the model's features come from, as far as it is known."""
+    if trained is not None:
+        return trained.spec | {"weights": "trained with the ranker"}
+    if images.spec is None:
+        return None if name is None else {"backbone": name}
+    if name not in (None, images.spec["backbone"]):
+        raise InputError(f"backbone: the features were computed with {images.spec['backbone']}, got {name!r}")
+    return images.spec
+
+
+def _split(manifest: Manifest, val: Manifest | None, seed: int) -> tuple[Manifest, Manifest]:
+    """Images to train on and images to validate on."""
+    part = training_part(manifest)
+    if val is not None:
+        return part, val
+    held_out = tuple(e for e in manifest.examples if e.split in VAL_SPLITS)
+    if held_out:
+        return part, Manifest(manifest.path, held_out)
+    if len(part) < 2:
+        raise InputError(f"{manifest.path}: expected at least 2 images to train and validate on, got {len(part)}")
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = max(1, round(VAL_SHARE * len(part)))
+    halves = (sorted(order[count:]), sorted(order[:count]))
+    train, drawn = (Manifest(manifest.path, tuple(part.examples[i] for i in half)) for half in halves)
+    return train, drawn
+
+
+def _digest(train: Manifest, val: Manifest, *others: str | Path | None) -> str:
+    """Changes with anything that a resumed run reads, except the contents of features and pictures."""
+    parts = [[asdict(e) for e in m.examples] for m in (train, val)] + [[str(o)] for o in others if o is not None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _prepare(out: Path, record: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
+    """The folder for checkpoints, once it is certain that nothing is lost there and that a resumed run fits."""
+    training = out / "training"
+    settings = training / "settings.json"
+    try:
+        if resume:
+            if not settings.is_file():
+                raise InputError(f"{out}: nothing to resume: {settings} is missing")
+            before = read_json(settings)
+            changed = [key for key in record if before.get(key) != record[key]]
+            if changed:
+                was = ", ".join(f"{key} {before.get(key)!r}, now {record[key]!r}" for key in changed)
+                raise InputError(f"{out}: cannot resume with other settings: was {was}")
+            return training
+        if (out / CONFIG).exists() or settings.exists():
+            if not overwrite:
+                raise InputError(
+                    f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with "
+                    "--overwrite, or choose another folder"
+                )
+            (out / CONFIG).unlink(missing_ok=True)
+            shutil.rmtree(training, ignore_errors=True)
+        training.mkdir(parents=True, exist_ok=True)
+        write_atomically(settings, [json.dumps(record, indent=2).encode(), b"\n"])
+    except OSError as error:
+        raise InputError(f"{out}: cannot be used: {reason(error)}") from error
+    return training

@@ -1,0 +1,213 @@
+"""Training: it learns, it is a function of its seed, it resumes exactly, and Ctrl-C ends it cleanly."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagrank.annotator import Annotator
+from tagrank.data.features import FeatureWriter, open_features
+from tagrank.data.manifest import Example, read_manifest, write_manifest
+from tagrank.errors import InputError
+from tagrank.presets import PRESETS
+from tagrank.runs import train
+from tagrank.training import RankerModule
+
+SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
+TAGS = ("sea", "dog", "boat", "tree", "ball")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = replace(
+        PRESETS["default"], embedding_size=16, hidden_size=16, batch_size=16, epochs=4, weight_decay=0.01, dropout=0.1,
+        learning_rate=0.02,
+    )  # fmt: skip
+    monkeypatch.setitem(PRESETS, "default", preset)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """80 images whose feature tells which of two tags comes first, in a manifest beside a feature store."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(80, 8, generator=generator)
+    examples = []
+    for i, row in enumerate(features.tolist()):
+        first, second = (TAGS[0], TAGS[1]) if row[0] > 0 else (TAGS[1], TAGS[0])
+        lists = ((first, second, TAGS[2]), (first, second))
+        examples.append(Example(f"{i}.png", lists[0], lists, "val" if i % 4 == 0 else None))
+    write_manifest(tmp_path / "images.jsonl", examples)
+    with FeatureWriter(tmp_path / "features", SPEC, 8) as writer:
+        writer.add([e.image for e in examples], features)
+    return tmp_path
+
+
+def run(data: Path, out: str, **options: Any) -> Annotator:
+    return train(data / "images.jsonl", data / out, features=data / "features", progress=False, **options)
+
+
+def test_learns_the_order_and_writes_a_model(data: Path) -> None:
+    annotator = run(data, "out", epochs=40)
+    manifest = read_manifest(data / "images.jsonl").select("val")
+    features = open_features(data / "features").rows([e.image for e in manifest.examples])
+    loaded = Annotator.load(data / "out")
+    rankings = loaded.rank(features)
+    right = [loaded.tags(r)[0].tag == e.tags[0] for r, e in zip(rankings, manifest.examples, strict=True)]
+    assert sum(right) >= 0.9 * len(right)
+    assert rankings == annotator.rank(features)
+    assert loaded.backbone_spec == SPEC
+    history = json.loads((data / "out" / "training" / "history.json").read_text())
+    assert [h["epoch"] for h in history] == list(range(1, 41))
+    assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
+    assert max(h["val_ndcg@5"] for h in history) > 0.98
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_is_a_function_of_the_seed(data: Path) -> None:
+    before = torch.get_rng_state()
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(data, out, seed=seed, epochs=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(weights(data / "a"), weights(data / "b"))
+    assert not same(weights(data / "a"), weights(data / "c"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], preset: str) -> None:
+    options: dict[str, Any] = {"preset": preset, "epochs": 4, "seed": 3}
+    run(data, "whole", **options)
+
+    original = RankerModule.training_step
+
+    def stop_in_the_third_epoch(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 2 and index == 1:
+            raise error("stop")
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "training_step", stop_in_the_third_epoch)
+        with pytest.raises(error):
+            run(data, "halves", **options)
+    assert not (data / "halves" / "config.json").exists()
+    torch.manual_seed(12345)  # what else the process draws at random plays no part
+    run(data, "halves", resume=True, **options)
+    assert same(weights(data / "whole"), weights(data / "halves"))
+    histories = [(data / out / "training" / "history.json").read_text() for out in ("whole", "halves")]
+    assert histories[0] == histories[1]
+
+
+def test_does_not_lose_a_model(data: Path) -> None:
+    run(data, "out", epochs=1)
+    with pytest.raises(InputError, match="there is a model or an unfinished run already"):
+        run(data, "out", epochs=1)
+    with pytest.raises(InputError, match="cannot resume with other settings: was epochs 1, now 2"):
+        run(data, "out", epochs=2, resume=True)
+    before = weights(data / "out")
+    run(data, "out", epochs=1, resume=True)  # finished already
+    assert same(before, weights(data / "out"))
+    run(data, "out", epochs=1, seed=5, overwrite=True)
+    assert not same(before, weights(data / "out"))
+    with pytest.raises(InputError, match="nothing to resume"):
+        run(data, "other", resume=True)
+
+
+def test_stops_early(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = replace(PRESETS["default"], learning_rate=1e-12, schedule="constant", patience=2, epochs=50)
+    monkeypatch.setitem(PRESETS, "default", preset)
+    run(data, "out")
+    assert len(json.loads((data / "out" / "training" / "history.json").read_text())) == 3
+
+
+@pytest.mark.parametrize("options", [{"feedback": True}, {"conditioning": "initial"}])
+def test_other_models_train_too(data: Path, options: dict[str, Any]) -> None:
+    annotator = run(data, "out", epochs=8, **options)
+    rows = open_features(data / "features").rows(["0.png", "1.png"])
+    assert annotator.check_decoder(None) == "greedy"
+    assert all(len(set(r.tags)) == len(r.tags) > 0 for r in annotator.rank(rows))
+    with pytest.raises(InputError, match="reads its own tags"):
+        annotator.rank(rows, decoder="assignment")
+
+
+def test_without_a_val_split_a_tenth_is_drawn(data: Path) -> None:
+    examples = [replace(e, split=None) for e in read_manifest(data / "images.jsonl").examples]
+    write_manifest(data / "images.jsonl", examples)
+    run(data, "out", epochs=1)
+    assert (data / "out" / "config.json").is_file()
+
+
+def test_bad_input(data: Path) -> None:
+    with pytest.raises(InputError, match="preset: expected one of default, paper, scenes; got 'best'"):
+        run(data, "out", preset="best")
+    with pytest.raises(InputError, match="epochs: expected at least 1, got 0"):
+        run(data, "out", epochs=0)
+    with pytest.raises(InputError, match="the features were computed with efficientnet_lite0, got 'vgg16'"):
+        run(data, "out", backbone="vgg16", epochs=1)
+    with pytest.raises(InputError, match="small_cnn is trained with the ranker"):
+        run(data, "out2", backbone="small_cnn", epochs=1)
+    assert not (data / "out" / "config.json").exists()
+
+
+@pytest.fixture
+def model(data: Path) -> Path:
+    run(data, "out", epochs=1)
+    return data / "out"
+
+
+def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
+    for name in ("config.json", "vocabulary.json", "model.safetensors"):
+        kept = (model / name).read_bytes()
+        (model / name).unlink()
+        with pytest.raises(InputError, match=f"not a model: {name} is missing"):
+            Annotator.load(model)
+        (model / name).write_bytes(kept[: len(kept) // 2])
+        with pytest.raises(InputError, match=name):
+            Annotator.load(model)
+        (model / name).write_bytes(kept)
+    with pytest.raises(InputError, match="it is not a folder"):
+        Annotator.load(model / "config.json")
+    config = json.loads((model / "config.json").read_text())
+    for change, message in (
+        ({"format": 2}, "expected format 1, got 2"),
+        ({"ranker": {**config["ranker"], "hidden_size": 17}}, "does not fit config.json"),
+        ({"ranker": {"sizes": 3}}, "not the configuration of a model"),
+        ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
+    ):
+        (model / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=message):
+            Annotator.load(model)
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "vocabulary.json").write_text('{"tags": ["sea"]}')
+    with pytest.raises(InputError, match="vocabulary: expected 3 tags like the ranker, got 1"):
+        Annotator.load(model)
+
+
+def test_weights_that_are_not_finite(model: Path) -> None:
+    tensors = weights(model)
+    tensors["ranker.classifier.bias"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(InputError, match=r"ranker.classifier.bias has values that are not finite"):
+        Annotator.load(model)
+
+
+def test_features_of_another_size(model: Path) -> None:
+    with pytest.raises(InputError, match=r"the model takes 8 per image, got shape \[2, 9\]"):
+        Annotator.load(model).rank(torch.zeros(2, 9))
+
+
+def test_a_model_without_a_known_backbone(model: Path) -> None:
+    annotator = Annotator.load(model)
+    nameless = Annotator(annotator.ranker, annotator.vocabulary)
+    with pytest.raises(InputError, match="features of an unknown backbone"):
+        nameless.backbone()

@@ -275,9 +275,7 @@ class ContextLSTM(nn.Module):
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         return steps
 
-    def _initial_states(
-        self, hx: _STATE | None, batch: int, batched: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _initial_states(self, hx: _STATE | None, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None]:
         if hx is None:
             return None, None
         h_0, c_0 = hx

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 GPU = torch.cuda.is_available()
+# The tests' problems are tiny: a second thread would cost more in waiting than it saves.
+torch.set_num_threads(1)
 if not GPU:
     # Before anything imports triton: its kernels then run in the interpreter, on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -27,11 +29,16 @@ _kernels: Counter[str] = Counter()
 
 
 @pytest.fixture(autouse=True)
-def count_kernels() -> Iterator[None]:
+def count_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """For the summary: each kernel that ran in a test counts once for that test."""
     with trace() as kernels:
         yield
-    _kernels.update(set(kernels))
+    request.node.user_properties.append(("kernels", sorted(set(kernels))))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        _kernels.update(kernel for name, kernels in report.user_properties if name == "kernels" for kernel in kernels)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -186,7 +186,12 @@ STATE = torch.zeros(1, 2, 5)
 @pytest.mark.parametrize(
     ("input_size", "arguments", "error", "message"),
     [
-        (0, {"context": torch.zeros(2, 4), "steps": 2}, RuntimeError, "must be equal to context_size. Expected 3, got 4"),
+        (
+            0,
+            {"context": torch.zeros(2, 4), "steps": 2},
+            RuntimeError,
+            "must be equal to context_size. Expected 3, got 4",
+        ),
         (0, {"context": torch.zeros(2, 2, 3), "steps": 2}, ValueError, "Expected context to be 1D or 2D, got 3D"),
         (0, {"context": torch.zeros(2, 3)}, TypeError, "steps is required"),
         (0, {"context": None, "steps": 2}, TypeError, "context is required"),

@@ -42,7 +42,7 @@ def choose(backend: str, gates_x: Tensor) -> str:
     """
     if backend == "auto":
         for name, module in FUSED.items():
-            if module.DEVICE == gates_x.device.type and refusal(name, gates_x) is None:
+            if gates_x.device.type == module.DEVICE and refusal(name, gates_x) is None:
                 return name
         return "eager"
     if backend not in NAMES:

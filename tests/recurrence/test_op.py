@@ -23,7 +23,8 @@ def make_inputs(
     shape = (batch, 4 * hidden) if steps is None else (steps, batch, 4 * hidden)
     shapes = [shape, (4 * hidden, hidden), (batch, hidden), (batch, hidden)]
     return [
-        torch.randn(s, generator=generator, dtype=torch.float64).mul(0.7).to(device, dtype).requires_grad_() for s in shapes
+        torch.randn(s, generator=generator, dtype=torch.float64).mul(0.7).to(device, dtype).requires_grad_()
+        for s in shapes
     ]
 
 
@@ -233,7 +234,10 @@ def bad(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (bad(gates_x=torch.zeros(2, 13)), r"gates_x: expected shape \[B, 4H\] or \[T, B, 4H\] with 4H = 12, got \[2, 13\]"),
+        (
+            bad(gates_x=torch.zeros(2, 13)),
+            r"gates_x: expected shape \[B, 4H\] or \[T, B, 4H\] with 4H = 12, got \[2, 13\]",
+        ),
         (bad(gates_x=torch.zeros(12)), "gates_x: expected shape"),
         (bad(gates_x=torch.zeros(2, 12, dtype=torch.int64)), "gates_x: expected one of float16"),
         (bad(weight_hh=torch.zeros(12, 4)), r"weight_hh: expected shape \[4H, H\]"),

@@ -1,0 +1,49 @@
+# Everything starts from a fresh clone: the first target that needs the environment makes it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
+
+.PHONY: help demo test lint bench gpu wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## Train on drawn scenes, compare with baselines, write runs/demo/report.html.
+	$(BIN)/tagrank demo --out runs/demo
+
+test: $(STAMP)  ## Run the tests; the end of the output tells what ran on which backend.
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## Check style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/typecheck
+	TAGRANK_BUILD_EXT=0 $(BIN)/pip install -q --no-build-isolation --no-deps --no-compile --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p tagrank
+
+bench: $(STAMP)  ## Compare the recurrence with its peers on this machine.
+	$(BIN)/python -m benchmarks.recurrence
+
+gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): GPU tests, then the comparison.
+	$(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
+	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m benchmarks.recurrence --device cuda --json benchmarks/results/gpu.json
+
+wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
+	TAGRANK_BUILD_EXT=1 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+
+clean:  ## Remove what was built, but not the environment or runs/.
+	rm -rf build dist *.egg-info tagrank/_C.so
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: building csrc/ needs it, and pip's build isolation would hide it.
+$(STAMP): $(SOURCES) | $(BIN)/python
+	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
+	TAGRANK_BUILD_EXT=$${TAGRANK_BUILD_EXT:-1} $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
+	@touch $@

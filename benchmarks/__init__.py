@@ -1,0 +1,1 @@
+"""Measurements. Run from the repository: ``python -m benchmarks.recurrence``."""

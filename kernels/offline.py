@@ -1,0 +1,151 @@
+"""Compile all that the table can select, without a GPU, and say what it costs: ``python -m tagrank.kernels.offline``.
+
+Prints one JSON object a line: the launch (``kernel``, ``capability``, ``dtype``, variant and tile sizes, flags), and
+what the compiler made of it: ``registers`` a thread; ``spilled``, the bytes of stack and local memory a thread;
+``shared_memory``, the bytes a block, with its ``shared_limit``; ``matrix_instructions``, the kinds found in the PTX.
+Exits with 1 where a kernel spills or needs more shared memory than its rule says.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from tagrank.kernels.backward import lstm_backward
+from tagrank.kernels.choice import RULES, Kernel, Rule, shared_memory
+from tagrank.kernels.forward import lstm_forward
+
+CAPABILITIES = ((8, 0), (9, 0))
+
+_FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
+_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+_STATE = ("cells", "carry_c", "carry_x")  # arguments in the dtype of the cell state
+_SIZES = ("t0", "steps", "length", "batch", "hidden", "cell_slots")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compilation: a rule, for one capability and dtype, with the kernel's flags."""
+
+    kernel: Kernel
+    capability: tuple[int, int]
+    dtype: str
+    rule: Rule
+    flags: dict[str, Any]
+
+
+def cases(capability: tuple[int, int]) -> Iterator[Case]:
+    """What the table can select on this capability, each with the flags that make different code of it."""
+    for kernel, rules in RULES.items():
+        for rule in rules:
+            if rule.shared > shared_memory(capability):
+                continue
+            for dtype, flags in itertools.product(rule.dtypes, _flags(kernel, rule.variant.resident)):
+                for precision in ("tf32", "ieee") if dtype == "float32" else ("ieee",):
+                    yield Case(kernel, capability, dtype, rule, {**flags, "PRECISION": precision})
+
+
+def _flags(kernel: Kernel, resident: bool) -> list[dict[str, bool]]:
+    constant = [{"CONSTANT": True}, {"CONSTANT": False}]
+    if kernel == "backward":
+        # In the step variant a varying input only leaves out part of what a constant one does.
+        return constant if resident else constant[:1]
+    if not resident:
+        # The same goes for a constant input, and for not saving; c is written in any case.
+        return [{"CONSTANT": False, "SAVE_GATES": True, "SAVE_CELLS": True}]
+    return [{**c, "SAVE_GATES": save, "SAVE_CELLS": save} for c in constant for save in (True, False)]
+
+
+def compile_case(case: Case) -> CompiledKernel:
+    """Compile as a launch would: for T > 1 and 16-byte aligned tensors."""
+    function, variant = _FUNCTIONS[case.kernel], case.rule.variant
+    values = {
+        **case.flags,
+        "RESIDENT": variant.resident,
+        "BLOCK_B": variant.block_b,
+        "BLOCK_H": variant.block_h,
+        "BLOCK_K": variant.block_k,
+    }
+    if not variant.resident:
+        values["steps"] = 1  # as the launcher passes it, and Triton then takes it for a constant
+    signature = dict.fromkeys(function.arg_names, "*" + _TYPES[case.dtype])
+    signature |= dict.fromkeys(_STATE, "*fp64" if case.dtype == "float64" else "*fp32")
+    signature |= dict.fromkeys(_SIZES, "i32") | dict.fromkeys(values, "constexpr")
+    signature = {name: signature[name] for name in function.arg_names}
+    divisible = [name for name, kind in signature.items() if kind.startswith("*") or name == "hidden"]
+    if not case.rule.aligned:
+        divisible.remove("hidden")
+    attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible}
+    major, minor = case.capability
+    return triton.compile(
+        ASTSource(function, signature, values, attributes),
+        target=GPUTarget("cuda", 10 * major + minor, 32),
+        options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+    )
+
+
+def report(case: Case) -> dict[str, Any]:
+    """Compile, and describe the launch and the result as the module says."""
+    compiled = compile_case(case)
+    registers, spilled = _resources(compiled.asm["cubin"])
+    matrix = re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", compiled.asm["ptx"])
+    return {
+        "kernel": case.kernel,
+        "capability": ".".join(map(str, case.capability)),
+        "dtype": case.dtype,
+        **asdict(case.rule.variant),
+        "aligned": case.rule.aligned,
+        **{name.lower(): value for name, value in case.flags.items()},
+        "registers": registers,
+        "spilled": spilled,
+        "shared_memory": compiled.metadata.shared,
+        "shared_limit": case.rule.shared,
+        "matrix_instructions": sorted(set(matrix)),
+    }
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of stack and local memory, of the one kernel in ``cubin``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump -res-usage: expected a line with REG, STACK and LOCAL, got {text!r}")
+    registers, stack, local = map(int, found.groups())
+    return registers, stack + local
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tagrank.kernels.offline", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "capabilities", nargs="*", default=[f"{a}.{b}" for a, b in CAPABILITIES], help="such as 8.0; default: 8.0 9.0"
+    )
+    names = parser.parse_args().capabilities
+    if not isinstance(lstm_forward, triton.JITFunction):
+        parser.error("TRITON_INTERPRET is set, so that there is nothing to compile: unset it")
+    capabilities = [(int(name.split(".")[0]), int(name.split(".")[1])) for name in names]
+    failed = False
+    with ProcessPoolExecutor() as pool:
+        for result in pool.map(report, [case for c in capabilities for case in cases(c)]):
+            print(json.dumps(result), flush=True)
+            failed |= result["spilled"] > 0 or result["shared_memory"] > result["shared_limit"]
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

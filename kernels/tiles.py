@@ -1,0 +1,40 @@
+"""Loads and stores of tiles that both kernels share. What lies outside the mask is zero, and stays unwritten."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_gates(pointers, hidden, mask):
+    """The tiles of i, f, g and o, where ``pointers`` are those of i and the gates lie ``hidden`` apart."""
+    i = tl.load(pointers, mask=mask, other=0.0)
+    f = tl.load(pointers + hidden, mask=mask, other=0.0)
+    g = tl.load(pointers + 2 * hidden, mask=mask, other=0.0)
+    o = tl.load(pointers + 3 * hidden, mask=mask, other=0.0)
+    return i, f, g, o
+
+
+@triton.jit
+def store_gates(pointers, i, f, g, o, hidden, mask):
+    """The counterpart of :func:`load_gates`; rounds to the dtype that the pointers point to."""
+    dtype = pointers.dtype.element_ty
+    tl.store(pointers, i.to(dtype), mask=mask)
+    tl.store(pointers + hidden, f.to(dtype), mask=mask)
+    tl.store(pointers + 2 * hidden, g.to(dtype), mask=mask)
+    tl.store(pointers + 3 * hidden, o.to(dtype), mask=mask)
+
+
+@triton.jit
+def load_weights(weight_hh, k, units, end, hidden):
+    """``weight_hh[k, units]`` for ``k`` below ``end``, as a ``[k, units]`` tile: ``U``, for products with gates."""
+    pointers = weight_hh + k.to(tl.int64)[:, None] * hidden + units[None, :]
+    return tl.load(pointers, mask=(k < end)[:, None] & (units < hidden)[None, :], other=0.0)
+
+
+@triton.jit
+def load_transposed(weight_hh, gate, units, k, hidden):
+    """``weight_hh[gate * hidden + units, k]`` as a ``[k, units]`` tile: one gate of ``U.T``, for products with h."""
+    pointers = weight_hh + (gate * hidden + units.to(tl.int64))[None, :] * hidden + k[:, None]
+    return tl.load(pointers, mask=(k < hidden)[:, None] & (units < hidden)[None, :], other=0.0)

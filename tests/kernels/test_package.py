@@ -1,0 +1,33 @@
+"""The package answers to one name, and costs nothing until it is used."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tagrank.kernels
+
+
+def test_refuses_another_name() -> None:
+    path = Path(tagrank.kernels.__file__)
+    spec = importlib.util.spec_from_file_location("kernels", path)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError, match=r"tagrank\.kernels and was imported as 'kernels'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_knows_nothing_of_torch_or_of_the_rest() -> None:
+    for path in Path(tagrank.kernels.__file__).parent.glob("*.py"):
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if words[:1] in (["import"], ["from"]):
+                assert words[1].split(".")[0] != "torch", f"{path.name}: {line}"
+                assert not words[1].startswith("tagrank") or words[1].startswith("tagrank.kernels"), line
+
+
+def test_importing_tagrank_leaves_triton_alone() -> None:
+    code = "import sys, tagrank; sys.exit('triton is loaded' if 'triton' in sys.modules else 0)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

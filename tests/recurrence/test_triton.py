@@ -1,0 +1,389 @@
+"""The Triton backend: both variants, in the interpreter where there is no GPU, against the oracle in float64.
+
+What holds for every backend is in ``test_op.py``; here are tiles, launches, and what is particular to Triton.
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tagrank import lstm_recurrence
+from tagrank.kernels.choice import RULES, Kernel, Rule, Variant, shared_memory
+from tagrank.recurrence import trace
+from tagrank.recurrence import triton as backend
+from tagrank.recurrence.eager import lstm_loop
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+#: Of the norm of the reference, for results and gradients. In 16 bit, h and the gates are rounded at each step.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+NAMES = ("output", "c_n", "gates_x", "weight_hh", "h0", "c0")
+
+RESIDENT = Variant("resident", 16, 32, 32, 4, 1)
+STEP = Variant("step", 16, 16, 16, 4, 2)
+VARIANTS = {"resident": RESIDENT, "step": STEP}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty returns NaN, so that what a kernel reads before it is written, or never writes, shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(64, device=DEVICE).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make_inputs(batch: int, hidden: int, steps: int | None, dtype: torch.dtype) -> Inputs:
+    """gates_x (constant where steps is None), weight_hh, h0, c0; the spread of U keeps gradients from exploding."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 4 * hidden) if steps is None else (steps, batch, 4 * hidden)
+
+    def normal(*size: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(size, generator=generator) * scale).to(DEVICE, dtype).requires_grad_()
+
+    return (
+        normal(*shape),
+        normal(4 * hidden, hidden, scale=hidden**-0.5),
+        normal(batch, hidden),
+        normal(batch, hidden),
+    )
+
+
+def results(output: Tensor, c_n: Tensor, inputs: Inputs) -> list[Tensor]:
+    """Both outputs, and the gradients of a sum in which each of their elements has a weight of its own."""
+    generator = torch.Generator().manual_seed(1)
+    # Short mantissas, so that the weights are the same in every dtype.
+    weights = [torch.randn(t.shape, generator=generator).bfloat16().to(t.device, t.dtype) for t in (output, c_n)]
+    return [output, c_n, *torch.autograd.grad([output, c_n], inputs, weights)]
+
+
+def assert_matches_the_oracle(got: list[Tensor], inputs: Inputs, steps: int, tolerance: float) -> None:
+    gates_x, weight_hh, h0, c0 = (t.detach().double().requires_grad_() for t in inputs)
+    exact = gates_x, weight_hh, h0, c0
+    for name, result, want in zip(NAMES, got, results(*lstm_loop(*exact, steps), exact), strict=True):
+        assert result.shape == want.shape, name
+        assert result.dtype == inputs[0].dtype, name
+        error = ((result.double() - want).norm() / want.norm()).item()
+        assert error <= tolerance, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@given(
+    batch=st.integers(1, 36),
+    hidden=st.integers(1, 32),
+    steps=st.integers(1, 4),
+    constant=st.booleans(),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+)
+@settings(max_examples=12)
+def test_matches_the_oracle(name: str, batch: int, hidden: int, steps: int, constant: bool, dtype: torch.dtype) -> None:
+    inputs = make_inputs(batch, hidden, None if constant else steps, dtype)
+    with backend.forced(forward=VARIANTS[name], backward=VARIANTS[name]), trace() as kernels:
+        got = results(*lstm_recurrence(*inputs, steps=steps, backend="triton"), inputs)
+    assert kernels == [f"triton.forward.{name}", f"triton.backward.{name}"]
+    assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("variant", "grid"),
+    [
+        (Variant("resident", 16, 64, 64, 4, 1), (2, 1)),
+        (Variant("step", 16, 16, 16, 4, 2), (2, 3)),
+        (Variant("step", 32, 16, 64, 4, 4), (1, 3)),
+        (Variant("step", 16, 32, 32, 4, 3), (2, 2)),
+    ],
+)
+def test_many_programs(variant: Variant, grid: tuple[int, int], dtype: torch.dtype, constant: bool) -> None:
+    """Three steps, so that what one launch hands to the next is read and written more than once."""
+    batch, hidden, steps = 21, 40, 3
+    assert variant.grid(batch, hidden) == grid
+    inputs = make_inputs(batch, hidden, None if constant else steps, dtype)
+    with backend.forced(forward=variant, backward=variant), trace() as kernels:
+        got = results(*lstm_recurrence(*inputs, steps=steps, backend="triton"), inputs)
+    assert kernels == [f"triton.forward.{variant.name}", f"triton.backward.{variant.name}"]
+    assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("first", "second"), [(RESIDENT, STEP), (STEP, RESIDENT)])
+def test_one_variant_reads_what_the_other_saved(first: Variant, second: Variant) -> None:
+    inputs = make_inputs(18, 20, None, torch.float32)
+    with backend.forced(forward=first, backward=second):
+        got = results(*lstm_recurrence(*inputs, steps=3, backend="triton"), inputs)
+    assert_matches_the_oracle(got, inputs, 3, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("save_gates", [True, False])
+@pytest.mark.parametrize("save_cells", [True, False])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_saves_what_is_asked_for(name: str, save_gates: bool, save_cells: bool) -> None:
+    steps, batch, hidden = 3, 17, 9
+    inputs = make_inputs(batch, hidden, None, torch.float32)
+    before = [t.detach().clone() for t in inputs]
+    with backend.forced(forward=VARIANTS[name]):
+        output, c_n, gates, cells = backend.forward(*inputs, steps, save_gates, save_cells)
+    gates_x, weight_hh, h0, c0 = (t.detach() for t in inputs)
+    expected, expected_c = lstm_loop(gates_x.double(), weight_hh.double(), h0.double(), c0.double(), steps)
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(c_n.double(), expected_c, rtol=0, atol=1e-6)
+    assert gates.shape == ((steps, batch, 4 * hidden) if save_gates else (0,))
+    assert cells.shape == ((steps, batch, hidden) if save_cells else (0,))
+    if save_cells:
+        assert torch.equal(cells[-1], c_n)
+    if save_gates and save_cells:
+        i, f, g, o = gates.chunk(4, dim=-1)
+        torch.testing.assert_close(f * torch.cat([c0[None], cells[:-1]]) + i * g, cells)
+        torch.testing.assert_close(o * cells.tanh(), output)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_backward_leaves_what_was_saved(name: str, constant: bool) -> None:
+    inputs = make_inputs(17, 9, None if constant else 3, torch.float32)
+    _, weight_hh, _, c0 = inputs
+    with backend.forced(forward=VARIANTS[name], backward=VARIANTS[name]):
+        output, c_n, gates, cells = backend.forward(*inputs, 3, True, True)
+        arguments = (torch.ones_like(output), torch.ones_like(c_n), weight_hh, c0, gates, cells)
+        before = [t.clone() for t in arguments]
+        first = backend.backward(*arguments, constant)
+        second = backend.backward(*arguments, constant)
+    assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert (first[0] is first[1]) != constant
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_retain_graph(name: str) -> None:
+    inputs = make_inputs(17, 20, None, torch.float32)
+    with backend.forced(forward=VARIANTS[name], backward=VARIANTS[name]):
+        output, _ = lstm_recurrence(*inputs, steps=3, backend="triton")
+        first = torch.autograd.grad(output.sum(), inputs, retain_graph=True)
+        second = torch.autograd.grad(output.sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_recompute(name: str) -> None:
+    inputs = make_inputs(17, 20, None, torch.float64)
+    with backend.forced(forward=VARIANTS[name], backward=VARIANTS[name]):
+        got = results(*lstm_recurrence(*inputs, steps=3, backend="triton", recompute=True), inputs)
+    assert_matches_the_oracle(got, inputs, 3, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_sum_over_time_is_taken_before_rounding(name: str) -> None:
+    """32 pairs of gradients 1 + 2^-12 and -1, which float16 rounds to 1 and -1: rounded first, the sum would be 0."""
+    pairs, hidden = 32, 16
+    zeros = torch.zeros(1, hidden, device=DEVICE, dtype=torch.float16)
+    weight_hh = torch.zeros(4 * hidden, hidden, device=DEVICE, dtype=torch.float16)
+    # With o = 1/2 and no way through c, the gradient of o is grad_output * tanh(c) / 4.
+    gates = torch.zeros(2 * pairs, 1, 4 * hidden, device=DEVICE, dtype=torch.float16)
+    gates[..., 3 * hidden :] = 0.5
+    cells = torch.tensor([0.5 + 2**-13, 0.5]).atanh().repeat(pairs).to(DEVICE)[:, None, None].expand(-1, 1, hidden)
+    grad_output = torch.tensor([8.0, -8.0]).repeat(pairs).to(zeros)[:, None, None].expand(-1, 1, hidden)
+    with backend.forced(backward=VARIANTS[name]):
+        d_gates, d_gates_x, _, _ = backend.backward(
+            grad_output.contiguous(), zeros, weight_hh, zeros, gates, cells.contiguous(), True
+        )
+    assert set(d_gates[..., 3 * hidden :].flatten().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(
+        d_gates_x[0, 3 * hidden :].float(), torch.full((hidden,), 2**-7, device=DEVICE), rtol=1e-3, atol=0
+    )
+
+
+def test_an_empty_batch() -> None:
+    inputs = make_inputs(0, 5, None, torch.float32)
+    output, c_n = lstm_recurrence(*inputs, steps=3, backend="triton")
+    assert output.shape == (3, 0, 5)
+    grads = torch.autograd.grad(output.sum() + c_n.sum(), inputs)
+    assert torch.equal(grads[1], torch.zeros_like(inputs[1]))
+
+
+def test_the_table_chooses_the_step_variant_until_more_is_verified() -> None:
+    inputs = make_inputs(2, 16, None, torch.float16)
+    with trace() as kernels:
+        lstm_recurrence(*inputs, steps=2, backend="triton")
+    assert kernels == ["triton.forward.step"]
+
+
+def test_forced_ends_with_its_block() -> None:
+    inputs = make_inputs(2, 16, None, torch.float32)
+    with trace() as kernels:
+        with backend.forced(forward=RESIDENT):
+            with backend.forced(forward=STEP):
+                lstm_recurrence(*inputs, steps=1, backend="triton")
+            lstm_recurrence(*inputs, steps=1, backend="triton")
+        lstm_recurrence(*inputs, steps=1, backend="triton")
+    assert [kernel.split(".")[-1] for kernel in kernels] == ["step", "resident", "step"]
+
+
+@pytest.mark.skipif(GPU, reason="on a GPU nothing is interpreted")
+def test_the_interpreter_refuses_bfloat16() -> None:
+    inputs = make_inputs(2, 4, None, torch.bfloat16)
+    with pytest.raises(
+        RuntimeError, match="backend='triton' cannot run this: Triton's interpreter multiplies bfloat16"
+    ):
+        lstm_recurrence(*inputs, steps=1, backend="triton")
+
+
+def test_refuses_cpu_tensors_where_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_interpreted", lambda: False)
+    reason = backend.unsupported(torch.zeros(2, 16))
+    assert reason is not None
+    assert "TRITON_INTERPRET=1" in reason
+    assert "gates_x is on cpu" in reason
+
+
+def test_refuses_other_devices() -> None:
+    assert backend.unsupported(torch.zeros(2, 16, device="meta")) == "it runs on NVIDIA GPUs, and gates_x is on meta"
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"),
+    [((7, 5), "it needs compute capability 8.0, and cuda:0 has 7.5"), ((8, 0), None), ((9, 0), None), ((12, 0), None)],
+)
+def test_gpus_by_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], reason: str | None) -> None:
+    monkeypatch.setattr(backend, "_interpreted", lambda: False)
+    monkeypatch.setattr(backend, "_capability", lambda tensor: capability)
+    with FakeTensorMode():
+        assert backend.unsupported(torch.empty(2, 16, device="cuda:0")) == reason
+
+
+def test_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason() -> str:
+        return backend.UNAVAILABLE or "available"
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert reason() == "available"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert reason() == "available"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reason().startswith("no NVIDIA GPU")
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "AMD" in reason()
+    monkeypatch.setattr(backend, "_INSTALLED", False)
+    assert reason() == "triton is not installed"
+
+
+LAUNCH_WITHOUT_A_GPU = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+
+class Driver:
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+
+compiled = []
+run = triton.JITFunction.run
+
+def compile_only(self, *args, warmup, **options):
+    compiled.append(run(self, *args, warmup=True, **options))
+
+triton.runtime.driver.set_active(Driver())
+triton.JITFunction.run = compile_only
+
+from tagrank.kernels.offline import cases, compile_case
+from tagrank.recurrence import triton as backend
+
+B, H, T = 40, 128, 3
+state = torch.zeros(B, H, dtype=torch.float16)
+weight_hh = torch.zeros(4 * H, H, dtype=torch.float16)
+seen = set()
+for case in cases((9, 0)):
+    variant, flags = case.rule.variant, case.flags
+    kind = (case.kernel, variant.name, *flags.values())
+    if kind in seen or case.dtype != "float16" or (variant.resident and variant.block_h < H):
+        continue
+    seen.add(kind)
+    compiled.clear()
+    gates = torch.zeros(T, B, 4 * H, dtype=torch.float16)
+    with backend.forced(forward=variant, backward=variant):
+        if case.kernel == "forward":
+            gates_x = gates[0] if flags["CONSTANT"] else gates
+            backend.forward(gates_x, weight_hh, state, state, T, flags["SAVE_GATES"], flags["SAVE_CELLS"])
+        else:
+            output, cells = torch.zeros(T, B, H, dtype=torch.float16), torch.zeros(T, B, H)
+            backend.backward(output, state, weight_hh, state, gates, cells, flags["CONSTANT"])
+    assert len(compiled) == (1 if variant.resident else T), compiled
+    expected = compile_case(case).asm["cubin"]
+    assert all(kernel.asm["cubin"] == expected for kernel in compiled), case
+    print(case.kernel, variant.name)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_what_is_launched_is_what_is_compiled_offline() -> None:
+    """With a driver that only compiles, launches give bit for bit the code of ``offline``, the same at each step."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", LAUNCH_WITHOUT_A_GPU], capture_output=True, text=True, env=environment, timeout=500
+    )
+    assert result.returncode == 0, result.stderr
+    lines = Counter(result.stdout.splitlines())
+    assert set(lines) == {f"{kernel} {name}" for kernel in ("forward", "backward") for name in VARIANTS}
+
+
+def gpu_cases() -> list[object]:
+    """Each entry of the table in each of its dtypes; float32 with TF32 and without."""
+    found: list[object] = []
+    for kernel, rules in RULES.items():
+        for rule in rules:
+            for dtype in rule.dtypes:
+                for precision in ("highest", "high") if dtype == "float32" else ("highest",):
+                    v = rule.variant
+                    name = f"{kernel}-{v.name}-{v.block_b}x{v.block_h}x{v.block_k}-{dtype}-{precision}"
+                    found.append(pytest.param(kernel, rule, getattr(torch, dtype), precision, id=name))
+    return found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+@pytest.mark.parametrize(("kernel", "rule", "dtype", "precision"), gpu_cases())
+def test_every_entry_on_a_gpu(kernel: Kernel, rule: Rule, dtype: torch.dtype, precision: str, constant: bool) -> None:
+    if rule.shared > shared_memory(torch.cuda.get_device_capability()):
+        pytest.skip("this GPU has too little shared memory for it")
+    steps = 20
+    widths = (rule.max_hidden - 16, rule.max_hidden) if rule.max_hidden else (144, 512) if rule.aligned else (1, 100)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        for batch, hidden in product((1, 70), widths):
+            inputs = make_inputs(batch, hidden, None if constant else steps, dtype)
+            variants = {kernel: rule.variant}
+            with backend.forced(**variants), trace() as kernels:
+                got = results(*lstm_recurrence(*inputs, steps=steps, backend="triton"), inputs)
+            assert f"triton.{kernel}.{rule.variant.name}" in kernels
+            assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype] if precision == "highest" else 2e-3)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", VARIANTS)
+def test_captured_in_a_cuda_graph(name: str) -> None:
+    inputs = make_inputs(20, 32, None, torch.float16)
+    with backend.forced(forward=VARIANTS[name]), torch.no_grad():
+        expected, _ = lstm_recurrence(*inputs, steps=5, backend="triton")  # compiles
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output, _ = lstm_recurrence(*inputs, steps=5, backend="triton")
+    for _ in range(2):
+        output.zero_()
+        graph.replay()
+        assert torch.equal(output, expected)

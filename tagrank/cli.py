@@ -200,7 +200,7 @@ def train(
             backbone=backbone,
             weights=weights,
             preset=preset.value,
-            conditioning=conditioning.value,  # type: ignore[arg-type]
+            conditioning=conditioning.value,
             feedback=feedback,
             seed=seed,
             epochs=epochs,

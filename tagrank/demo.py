@@ -9,8 +9,10 @@ from tagrank.data.images import read_image
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.evaluation import Row, evaluate, evaluate_baselines, per_image_ndcg
+from tagrank.evaluation import Row, evaluate, evaluate_baselines
+from tagrank.metrics import evaluate_rankings
 from tagrank.runs import read_history, train, training_part
+from tagrank.tables import COLUMNS
 
 
 def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:
@@ -77,7 +79,8 @@ def write_model_report(
     cards = []
     if len(shown):
         rankings = annotator.rank(shown.inputs, decoder=decoder)
-        scores = per_image_ndcg(annotator, shown, decoder)
+        references = shown.references(annotator.vocabulary)
+        scores = evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].tolist()
         for example, ranking, ndcg in zip(shown.examples, rankings, scores, strict=True):
             image = read_image(root / example.image)
             cards.append(
@@ -91,4 +94,5 @@ def write_model_report(
         "vocabulary": f"{len(annotator.vocabulary)} tags",
         "judged by": f"{len(images)} images",
     }
-    write_report(path, title="Ranked tags", summary=summary, rows=rows, history=history, examples=cards)
+    columns = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in rows]
+    write_report(path, title="Ranked tags", summary=summary, rows=columns, history=history, examples=cards)

@@ -17,8 +17,6 @@ from tagrank.runs import fit_ranker
 
 KS = (1, 3, 5, 10)
 WATCHED = 256
-#: What the tables on a terminal and in a report show, of all that a row has.
-COLUMNS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag", "precision@5", "recall@5", "f1@5", "nll")
 
 Row = dict[str, Any]
 
@@ -38,18 +36,9 @@ def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None =
     """
     decoder = annotator.check_decoder(decoder)
     rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS))]
-    row = {"name": f"{name}, {decoder}", **_scores(rankings, images, annotator)}
+    row = {"name": f"{name}, {decoder.replace('_', ' ')}", **_scores(rankings, images, annotator)}
     nll = _negative_log_likelihood(annotator, images)
     return row if nll is None else row | {"nll": nll}
-
-
-def per_image_ndcg(annotator: Annotator, images: LabelledImages, decoder: str | None = None, k: int = 5) -> list[float]:
-    """NDCG@k of each image."""
-    rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=k)]
-    scores: list[float] = evaluate_rankings(rankings, images.references(annotator.vocabulary), (k,))[
-        f"ndcg@{k}"
-    ].tolist()
-    return scores
 
 
 def evaluate_baselines(

@@ -122,7 +122,10 @@ class ContextLSTM(nn.Module):
         self.backend = backend
         for layer in range(num_layers):
             features = input_size + context_size if layer == 0 else hidden_size
-            shapes = {"weight_ih": (4 * hidden_size, features), "weight_hh": (4 * hidden_size, hidden_size)}
+            shapes: dict[str, tuple[int, ...]] = {
+                "weight_ih": (4 * hidden_size, features),
+                "weight_hh": (4 * hidden_size, hidden_size),
+            }
             if bias:
                 shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
             for name, shape in shapes.items():

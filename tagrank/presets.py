@@ -66,9 +66,9 @@ PRESETS: dict[str, Preset] = {
         hidden_size=128,
         dropout=0.2,
         weight_decay=0.05,
-        batch_size=64,
-        epochs=12,
-        patience=12,
+        batch_size=32,
+        epochs=16,
+        patience=16,
         flip=True,
     ),
 }

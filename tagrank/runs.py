@@ -72,7 +72,7 @@ def train(
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}; got {preset!r}")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs: expected at least 1, got {epochs}")
-    chosen = replace(PRESETS[preset], **({} if epochs is None else {"epochs": epochs}))
+    chosen = PRESETS[preset] if epochs is None else replace(PRESETS[preset], epochs=epochs)
     train_manifest, val_manifest = _split(read_manifest(manifest), None if val is None else read_manifest(val), seed)
     record: dict[str, Any] = {
         "preset": preset,

@@ -30,11 +30,11 @@ METRICS = ("train_loss", "val_loss", MONITOR)
 
 
 class Batch(NamedTuple):
-    """Images (as features ``[B, D]`` or pixels ``[B, 3, h, w]``), their lists, and which images they are ``[B]``."""
+    """Images (as features ``[B, D]`` or pixels ``[B, 3, h, w]``), their lists, and their numbers ``[B]``."""
 
     inputs: Tensor
     lists: ListTargets
-    index: Tensor
+    numbers: Tensor
 
 
 class ListDataset(Dataset[int]):
@@ -62,8 +62,8 @@ class ListDataset(Dataset[int]):
     def collate(self, indices: Sequence[int]) -> Batch:
         """The images of a batch with their lists laid out as targets."""
         lists = encode_lists([self.lists[i] for i in indices], self.end, self.steps)
-        index = torch.tensor(indices)
-        return Batch(self.inputs[index].float(), lists, index)
+        numbers = torch.tensor(indices)
+        return Batch(self.inputs[numbers].float(), lists, numbers)
 
 
 class EpochSampler(Sampler[int]):
@@ -135,7 +135,7 @@ class RankerModule(L.LightningModule):
         self.log("val_loss", self.ranker.loss(features, batch.lists), batch_size=lists)
         decoder = "greedy" if self.ranker.feedback else "expected_gain"
         rankings = [r.tags for r in decode(probabilities, decoder, top_k=5)]
-        scores = evaluate_rankings(rankings, [self.references[i] for i in batch.index.tolist()], ks=(5,))
+        scores = evaluate_rankings(rankings, [self.references[i] for i in batch.numbers.tolist()], ks=(5,))
         self.log(MONITOR, float(scores["ndcg@5"].mean()), batch_size=len(rankings), prog_bar=True)
 
     def on_train_epoch_end(self) -> None:

@@ -135,7 +135,7 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["name"] for row in rows] == [
-        "tagrank, expected_gain",
+        "tagrank, expected gain",
         "frequency prior",
         "nearest neighbours",
         "linear classifier",
@@ -157,7 +157,7 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     assert result.stdout == f"{out}\n"
     page = out.read_text()
     assert page.count("data:image/jpeg") == 4
-    assert "tagrank, expected_gain" in page
+    assert "tagrank, expected gain" in page
 
 
 def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Path) -> None:

@@ -58,4 +58,5 @@ def refusal(name: str, gates_x: Tensor) -> str | None:
     if name == "eager":
         return None
     module = FUSED[name]
-    return module.UNAVAILABLE or module.unsupported(gates_x)
+    reason: str | None = module.UNAVAILABLE or module.unsupported(gates_x)
+    return reason

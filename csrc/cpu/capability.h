@@ -1,0 +1,22 @@
+// Which instruction set the kernels use on this CPU.
+#pragma once
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define TAGRANK_X86 1
+// One function of a file compiled for a wider instruction set than the rest of it.
+#define TAGRANK_AVX2 __attribute__((target("avx2,fma")))
+#define TAGRANK_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#endif
+
+namespace tagrank::cpu {
+
+enum class Capability { portable, avx2, avx512 };
+
+// The widest that the CPU has, or the one that the environment variable TAGRANK_CPU_CAPABILITY names; read once.
+// Throws std::runtime_error where it names none, or one that the CPU lacks.
+Capability capability();
+
+// "portable", "avx2" or "avx512".
+const char* name(Capability capability);
+
+}  // namespace tagrank::cpu

@@ -1,0 +1,27 @@
+"""Loads the C++ library, or can say why not."""
+
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).parent.parent / "_C.so"
+_REMEDY = "where torch and a C++ compiler are, TAGRANK_BUILD_EXT=1 pip install --no-build-isolation builds it"
+
+
+def load() -> str | None:
+    """Register the library's operators: ``torch.ops.tagrank.native_forward``, ``native_backward``, ``cpu_capability``.
+
+    Returns:
+        ``None``, or where they cannot be had one sentence that says why and what helps.
+    """
+    if not LIBRARY.exists():
+        return f"tagrank was installed without its C++ library {LIBRARY.name}; {_REMEDY}"
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"torch {torch.__version__} cannot load {LIBRARY} ({error}); {_REMEDY}"
+    try:
+        torch.ops.tagrank.cpu_capability()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None

@@ -1,0 +1,290 @@
+"""The C++ backend against the eager loop in float64."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tagrank.recurrence import _lib, lstm_recurrence, native, trace
+
+pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(native.UNAVAILABLE))
+
+#: Greatest error, relative to the greatest value of the oracle's result (or to 1 where that is less).
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 5e-6, torch.bfloat16: 3e-2}
+CAPABILITIES = ("portable", "avx2", "avx512")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """New memory is full of NaN, so that reading what was never written shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(100).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def arguments(B: int, H: int, T: int, constant: bool, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    """``gates_x, weight_hh, h0, c0``."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(B, 4 * H) if constant else (T, B, 4 * H), (4 * H, H), (B, H), (B, H)]
+    scales = [1.0, H**-0.5, 1.0, 1.0]
+    pairs = zip(shapes, scales, strict=True)
+    return [(torch.randn(shape, generator=generator, dtype=torch.float64) * s).to(dtype) for shape, s in pairs]
+
+
+def run(args: list[Tensor], T: int, backend: str) -> list[Tensor]:
+    """``output, c_n`` and the four gradients, for a loss that weighs each element of both differently."""
+    leaves = [arg.clone().requires_grad_() for arg in args]
+    output, c_n = lstm_recurrence(*leaves, steps=T, backend=backend)
+    weights = [torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(torch.bfloat16) for out in (output, c_n)]
+    grads = torch.autograd.grad([output, c_n], leaves, [w.to(output.dtype) for w in weights])
+    return [output.detach(), c_n.detach(), *grads]
+
+
+def assert_matches_oracle(args: list[Tensor], T: int, packed: bool = False) -> None:
+    with pytest.MonkeyPatch.context() as patch, trace() as kernels:
+        patch.setattr(native, "packs", lambda *_: packed)
+        actual = run(args, T, "native")
+    assert kernels == ["native.forward", "native.backward"]
+    expected = run([arg.double() for arg in args], T, "eager")
+    names = ("output", "c_n", "gates_x", "weight_hh", "h0", "c0")
+    for name, a, e in zip(names, actual, expected, strict=True):
+        assert a.dtype == args[0].dtype
+        assert a.shape == e.shape
+        error = (a.double() - e).abs().max() / e.abs().max().clamp(min=1)
+        assert error <= TOLERANCES[a.dtype], f"{name}: {error:.2e}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    B=st.integers(1, 9),
+    H=st.integers(1, 70),
+    T=st.integers(1, 6),
+    constant=st.booleans(),
+    product=st.sampled_from(
+        [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False), (torch.float64, False)]
+    ),
+    seed=st.integers(0, 2**31),
+)
+def test_matches_oracle(B: int, H: int, T: int, constant: bool, product: tuple[torch.dtype, bool], seed: int) -> None:
+    dtype, packed = product
+    assert_matches_oracle(arguments(B, H, T, constant, dtype, seed), T, packed)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_threads_share_a_pass_at_any_column(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_matches_oracle(arguments(16, 701, 2, True, torch.float32), 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
+    args = arguments(2, 8, 400, True, torch.bfloat16)
+    gates_x, weight_hh, h0, c0 = args
+    weight_hh.zero_()
+    _, _, gates, cells = native.forward(gates_x, weight_hh, h0, c0, 400, True, True)
+    ones, zeros = torch.ones(400, 2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, dtype=torch.bfloat16)
+    d_gates, d_gates_x, _, _ = native.backward(ones, zeros, weight_hh, c0, gates, cells, True)
+    torch.testing.assert_close(d_gates_x.double(), d_gates.double().sum(0), rtol=2**-7, atol=2**-9)
+
+
+def test_empty_batch() -> None:
+    output, c_n, *grads = run(arguments(0, 5, 3, True, torch.float32), 3, "native")
+    assert output.shape == (3, 0, 5)
+    assert c_n.shape == (0, 5)
+    assert [list(grad.shape) for grad in grads] == [[0, 20], [20, 5], [0, 5], [0, 5]]
+    assert grads[1].count_nonzero() == 0
+
+
+def activations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``sigmoid(x)`` and ``tanh(x)`` of all of ``x``, as the cell computes them."""
+    H = 64
+    padded = torch.nn.functional.pad(x, (0, -len(x) % H)).view(-1, H)
+    zeros = padded.new_zeros(padded.shape)
+    gates = native.forward(padded.repeat(1, 4), x.new_zeros(4 * H, H), zeros, zeros, 1, True, False)[2]
+    i, f, g, o = (gate.flatten()[: len(x)] for gate in gates[0].chunk(4, dim=-1))
+    for other in (f, o):
+        torch.testing.assert_close(i, other, rtol=0, atol=0, equal_nan=True)
+    return i, g
+
+
+def test_activations_are_accurate_over_all_float32() -> None:
+    every = torch.arange(-(2**31), 2**31, 20011).to(torch.int32).view(torch.float32)  # all exponents, both signs, NaN
+    x = torch.cat([every, torch.linspace(-105, 105, 200_001), torch.linspace(-2, 2, 200_001)])
+    tiny = torch.finfo(torch.float32).tiny
+    for actual, exact in zip(activations(x), (x.double().sigmoid(), x.double().tanh()), strict=True):
+        assert torch.equal(actual.isnan(), x.isnan())
+        # In units in the last place, of the smallest normal number for what may be flushed to zero below it.
+        unit = torch.exp2(exact.abs().clamp(min=tiny).log2().floor()) * torch.where(exact.abs() < tiny, 1, 2**-23)
+        assert ((actual.double() - exact).abs() / unit).nan_to_num(0).max() <= 3
+
+
+def test_activations_at_special_values() -> None:
+    inf, nan = float("inf"), float("nan")
+    sigmoid, tanh = activations(torch.tensor([inf, -inf, 3e38, -3e38, 0.0, 1e-45, nan]))
+    assert sigmoid[:-1].tolist() == [1.0, 0.0, 1.0, 0.0, 0.5, 0.5]
+    assert tanh[:-1].tolist() == [1.0, -1.0, 1.0, -1.0, 0.0, torch.tensor(1e-45).item()]
+    assert sigmoid[-1].isnan()
+    assert tanh[-1].isnan()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_nan_stays_where_it_is(dtype: torch.dtype) -> None:
+    gates_x, weight_hh, h0, c0 = arguments(3, 40, 1, True, dtype)
+    gates_x[1, 7] = float("nan")
+    output, c_n, _, _ = native.forward(gates_x, weight_hh, h0, c0, 1, False, False)
+    expected = torch.zeros(3, 40, dtype=torch.bool)
+    expected[1, 7] = True
+    assert torch.equal(output[0].isnan(), expected)
+    assert torch.equal(c_n.isnan(), expected)
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    gates_x, weight_hh, h0, c0 = arguments(50, 64, 1, True, torch.bfloat16)
+    weight_hh.zero_()
+    rounded = native.forward(gates_x, weight_hh, h0, c0, 1, True, True)
+    exact = native.forward(gates_x.float(), weight_hh.float(), h0.float(), c0.float(), 1, True, True)
+    assert rounded[3].dtype == torch.float32
+    assert torch.equal(rounded[3], exact[3])
+    for r, e in zip(rounded[:3], exact[:3], strict=True):
+        assert torch.equal(r, e.to(torch.bfloat16))
+
+
+def test_bfloat16_ties_and_nan_payloads() -> None:
+    """With i = 1/2 and f = o = 0 the gradient of i is c's, times g / 4: 16 significant bits, so one in 256 is a tie."""
+    generator = torch.Generator().manual_seed(0)
+    g, grad_c_n = torch.randn(2, 64, 512, generator=generator).to(torch.bfloat16)
+    zeros, cells = torch.zeros_like(g), torch.zeros(1, 64, 512)
+    gates = torch.cat([zeros + 0.5, zeros, g, zeros], dim=-1).unsqueeze(0)
+    weight_hh = zeros.new_zeros(2048, 512)
+    inputs = zeros.unsqueeze(0), grad_c_n, weight_hh, zeros, gates, cells
+    exact = grad_c_n.float() * g.float() / 4
+    assert (exact.view(torch.int32) & 0xFFFF == 0x8000).sum() > 50
+    assert torch.equal(native.backward(*inputs, False)[0][0, :, :512], exact.to(torch.bfloat16))
+    cells.view(torch.int32)[0, 3, 7] = 0x7FFFFFFF
+    d_gates = native.backward(*inputs, False)[0][0]
+    assert d_gates[3, 7::512].isnan().all()
+    assert d_gates.isnan().sum() == 4
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_saves_what_it_is_told_to(dtype: torch.dtype) -> None:
+    args = arguments(3, 20, 4, False, dtype)
+    everything = native.forward(*args, 4, True, True)
+    for save_gates in (False, True):
+        for save_cells in (False, True):
+            output, c_n, gates, cells = native.forward(*args, 4, save_gates, save_cells)
+            assert gates.shape == ((4, 3, 80) if save_gates else (0,))
+            assert cells.shape == ((4, 3, 20) if save_cells else (0,))
+            assert torch.equal(output, everything[0])
+            assert torch.equal(c_n, everything[1])
+
+
+def test_saves_nothing_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    monkeypatch.setattr(native, "forward", lambda *args, real=native.forward: saved.append(args[-2:]) or real(*args))
+    leaves = [arg.requires_grad_() for arg in arguments(2, 8, 3, True, torch.float32)]
+    lstm_recurrence(*leaves, steps=3, backend="native")
+    lstm_recurrence(*leaves, steps=3, backend="native", recompute=True)
+    with torch.no_grad():
+        lstm_recurrence(*leaves, steps=3, backend="native")
+    assert saved == [(True, True), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_inputs_are_never_written_to(constant: bool, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "packs", lambda *_: packed)
+    args = arguments(3, 20, 4, constant, torch.float32)
+    copies = [arg.clone() for arg in args]
+    output, c_n, gates, cells = native.forward(*args, 4, True, True)
+    inputs = [output, c_n, args[1], args[3], gates, cells]
+    copies += [tensor.clone() for tensor in inputs]
+    first = native.backward(*inputs, constant)
+    second = native.backward(*inputs, constant)
+    for before, after in zip(copies, [*args, *inputs], strict=True):
+        assert torch.equal(before, after)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_backward_twice_gives_the_same() -> None:
+    leaves = [arg.requires_grad_() for arg in arguments(3, 20, 4, True, torch.float32)]
+    output, c_n = lstm_recurrence(*leaves, steps=4, backend="native")
+    loss = output.square().sum() + c_n.sum()
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, leaves), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_packs_where_it_pays() -> None:
+    def packs(batch: int, hidden: int, steps: int, dtype: torch.dtype = torch.float32) -> bool:
+        return native.packs(torch.empty(batch, hidden, dtype=dtype), steps, 5)
+
+    assert packs(16, 512, 5) == torch.backends.mkldnn.is_available()
+    assert not packs(16, 512, 4)
+    assert not packs(1, 512, 5)
+    assert not packs(16, 256, 5)
+    assert not packs(16, 512, 5, torch.float64)
+
+
+def test_unsupported_says_why() -> None:
+    assert native.unsupported(torch.empty(1, 4)) is None
+    assert "float16" in str(native.unsupported(torch.empty(1, 4, dtype=torch.float16)))
+    assert "meta" in str(native.unsupported(torch.empty(1, 4, device="meta")))
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_operator_refuses_what_would_be_read_out_of_bounds(position: int) -> None:
+    args = arguments(3, 20, 4, True, torch.float32)
+    args[position] = args[position][..., :-1].contiguous()
+    with pytest.raises(RuntimeError, match="shape"):
+        native.forward(*args, 4, False, False)
+
+
+def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_lib, "LIBRARY", tmp_path / "_C.so")
+    assert "TAGRANK_BUILD_EXT=1" in str(_lib.load())
+    (tmp_path / "_C.so").write_bytes(b"no library")
+    assert "cannot load" in str(_lib.load())
+    assert "TAGRANK_BUILD_EXT=1" in str(_lib.load())
+
+
+def test_reason_names_an_unknown_capability() -> None:
+    code = "from tagrank.recurrence import native; print(native.UNAVAILABLE)"
+    environment = os.environ | {"TAGRANK_CPU_CAPABILITY": "sse9"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "TAGRANK_CPU_CAPABILITY" in done.stdout
+    assert "'sse9'" in done.stdout
+
+
+@pytest.mark.skipif("TAGRANK_CPU_CAPABILITY" in os.environ, reason="already held to one instruction set")
+@pytest.mark.parametrize("capability", CAPABILITIES[:-1])
+def test_narrower_instruction_sets(capability: str) -> None:
+    """The tests that check numbers, once more, in a process that is held to ``capability``."""
+    best = torch.ops.tagrank.cpu_capability()
+    if CAPABILITIES.index(capability) >= CAPABILITIES.index(best):
+        pytest.skip(f"the other tests ran on {best}, which is no wider than {capability}")
+    numbers = "matches_oracle or activations or nan_stays or bfloat16 or capability_is"
+    done = subprocess.run(
+        [Path(sys.executable).parent / "pytest", __file__, "-q", "-k", numbers, "-p", "no:cacheprovider"],
+        env=os.environ | {"TAGRANK_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_capability_is_the_one_asked_for() -> None:
+    asked = os.environ.get("TAGRANK_CPU_CAPABILITY")
+    assert torch.ops.tagrank.cpu_capability() in ((asked,) if asked else CAPABILITIES)

@@ -1,0 +1,102 @@
+"""What ``pip`` makes of the source: a pure-Python wheel without torch, a platform wheel with it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("csrc", "kernels", "tagrank", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of what a wheel is built from, without what earlier builds have left there."""
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for part in PARTS:
+        path = ROOT / part
+        if path.is_dir():
+            shutil.copytree(path, copy / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(path, copy)
+    return copy
+
+
+def build(source: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``pip wheel`` into ``source/dist``."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", *options, "."]
+    clean = {name: value for name, value in os.environ.items() if name != "TAGRANK_BUILD_EXT"}
+    return subprocess.run(command, cwd=source, env=clean | environment, capture_output=True, text=True)
+
+
+def wheel(source: Path) -> tuple[str, list[str]]:
+    """The tag of the one wheel that was built, and the files in it."""
+    (path,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return path.stem.split("-", 2)[2], archive.namelist()
+
+
+def has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "c++").split()[0]) is not None
+
+
+def test_isolated_build_is_pure_python(source: Path) -> None:
+    done = build(source)
+    if "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("no package index to fetch setuptools from")
+    assert done.returncode == 0, done.stderr
+    tag, files = wheel(source)
+    assert tag == "py3-none-any"
+    assert {"tagrank/__init__.py", "tagrank/kernels/__init__.py", "tagrank/py.typed"} <= set(files)
+    assert not [name for name in files if name.endswith((".so", ".cpp", ".h")) or name.startswith(("csrc", "kernels"))]
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_build_beside_torch_has_the_library(source: Path) -> None:
+    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", CFLAGS="-Werror")
+    assert done.returncode == 0, done.stderr
+    tag, files = wheel(source)
+    assert tag.startswith("py3-none-")
+    assert tag != "py3-none-any"
+    assert [name for name in files if name.endswith(".so")] == ["tagrank/_C.so"]
+    with zipfile.ZipFile(next((source / "dist").glob("*.whl"))) as archive:
+        library = archive.extract("tagrank/_C.so", source / "unpacked")
+    code = f"import torch; torch.ops.load_library({library!r}); print(torch.ops.tagrank.cpu_capability())"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=source.parent, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() in ("portable", "avx2", "avx512")
+
+
+@pytest.mark.parametrize("wish", ["0", "auto", "1"])
+def test_compiler_that_fails(source: Path, wish: str) -> None:
+    done = build(source, "--no-build-isolation", "-v", TAGRANK_BUILD_EXT=wish, CC="false", CXX="false")
+    output = done.stdout + done.stderr
+    assert ("csrc/bindings.cpp" in output) == (wish != "0")
+    assert ('building extension "tagrank._C" failed' in output) == (wish == "auto")
+    if wish == "1":
+        assert done.returncode != 0
+    else:
+        assert done.returncode == 0, output
+        tag, files = wheel(source)
+        assert tag == "py3-none-any"
+        assert "tagrank/__init__.py" in files
+
+
+def test_library_required_without_torch(source: Path) -> None:
+    (source / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
+    environment = os.environ | {"TAGRANK_BUILD_EXT": "1", "PYTHONPATH": str(source)}
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "no torch in this build environment" in done.stderr
+    assert "--no-build-isolation" in done.stderr
+
+
+def test_unknown_wish(source: Path) -> None:
+    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="yes")
+    assert done.returncode != 0
+    assert "TAGRANK_BUILD_EXT: expected auto, 1 or 0; got 'yes'" in done.stderr

@@ -289,17 +289,18 @@ def test_small_cnn_learns_size_and_place() -> None:
     torch.manual_seed(0)
     backbone = load_backbone("small_cnn")
     head = nn.Linear(256, 3)
-    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=2e-3)
-    grid = torch.linspace(0, 1, 64)
+    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=1e-3)
+    grid = torch.linspace(-1, 1, 64)
 
     def discs(count: int) -> tuple[Tensor, Tensor]:
-        target = torch.rand(count, 3) * torch.tensor([0.6, 0.6, 0.2]) + torch.tensor([0.2, 0.2, 0.05])
-        x, y, radius = (target[:, k, None, None] for k in range(3))
-        inside = (grid - x) ** 2 + (grid[:, None] - y) ** 2 < radius**2
-        color = torch.rand(count, 3, 1, 1) * 2 - 1
-        return torch.where(inside[:, None], color, torch.rand(count, 3, 1, 1) * 2 - 1), target
+        """Discs of any colour before any colour, with their x, y and radius, scaled to a variance of 1."""
+        target = (torch.rand(count, 3) - 0.5) * 12**0.5
+        x, y, radius = (0.35 * target[:, 0], 0.35 * target[:, 1], 0.12 * target[:, 2] + 0.32)
+        inside = (grid - x[:, None, None]) ** 2 + (grid[:, None] - y[:, None, None]) ** 2 < radius[:, None, None] ** 2
+        colors = torch.rand(2, count, 3, 1, 1) * 2 - 1
+        return torch.where(inside.unsqueeze(1), colors[0], colors[1]), target
 
-    for _ in range(150):
+    for _ in range(200):
         images, target = discs(32)
         loss = F.mse_loss(head(backbone(images)), target)
         optimizer.zero_grad()
@@ -308,9 +309,8 @@ def test_small_cnn_learns_size_and_place() -> None:
     backbone.eval()
     images, target = discs(200)
     with torch.no_grad():
-        error = (head(backbone(images)) - target).square().mean(dim=0)
-    # Of the variance, a constant guess explains none.
-    assert (error / target.var(dim=0) < 0.35).all()
+        unexplained = (head(backbone(images)) - target).square().mean(dim=0)
+    assert (unexplained < 0.5).all(), unexplained
 
 
 def test_efficientnet_lite0(capfd: pytest.CaptureFixture[str]) -> None:

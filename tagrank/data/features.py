@@ -161,7 +161,7 @@ class FeatureWriter:
 
         Raises:
             ValueError: the shape does not fit, or an image is there already.
-            InputError: a vector has elements that are NaN, infinite, or beyond float16's 65,504.
+            InputError: a vector has elements that are NaN, infinite, or beyond float16's 65,504, or the disk is full.
         """
         if features.shape != (len(names), self.dimension) or not features.is_floating_point():
             raise ValueError(
@@ -229,7 +229,7 @@ class FeatureWriter:
 
         rows = torch.cat(self._rows)
         file = f"features-{len(self._shards):05d}.safetensors"
-        write_atomically(self.folder / file, [save({"features": rows[:count].contiguous()})])
+        self._write(file, [save({"features": rows[:count].contiguous()})])
         shards = [*self._shards, (file, self._names[:count])]
         self._write_index(shards)
         self._shards = shards
@@ -239,7 +239,13 @@ class FeatureWriter:
     def _write_index(self, shards: Sequence[tuple[str, list[str]]]) -> None:
         entries = [{"file": file, "images": images} for file, images in shards]
         index = {"spec": self._spec, "dimension": self.dimension, "shards": entries}
-        write_atomically(self.folder / INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
+        self._write(INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
+
+    def _write(self, name: str, chunks: list[bytes]) -> None:
+        try:
+            write_atomically(self.folder / name, chunks)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {reason(error)}") from error
 
 
 def _lock(folder: Path) -> int:

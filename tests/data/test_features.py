@@ -178,7 +178,7 @@ def test_a_full_disk_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pyte
 
     writer = FeatureWriter(tmp_path, SPEC, 2, rows_per_shard=2)
     monkeypatch.setattr(os, "replace", full_once)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"cannot be written: no space left on device$"):
         writer.add(["a", "b", "c"], torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
     writer.close()
     features = open_features(tmp_path)

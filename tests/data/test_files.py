@@ -1,0 +1,52 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tagrank.data.files import parse_json, read_json, write_atomically
+from tagrank.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' is there twice"),
+        ("[1, -Infinity]", "not valid JSON: -Infinity is not a number there"),
+        ("[1,\n 2 3]", "not valid JSON: Expecting ',' delimiter at line 2 column 4"),
+        ("", "not valid JSON: Expecting value at column 1"),
+        ("[" * 100_000, "not valid JSON: nested too deeply"),
+    ],
+)
+def test_parse_json(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON|twice") as caught:
+        parse_json(text)
+    assert str(caught.value) == reason
+
+
+def test_read_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xa9"]}\n')
+    assert read_json(path) == {"a": [1, "é"]}
+    path.write_bytes(b'{"a": \xff}')
+    with pytest.raises(InputError, match=r"a\.json: not UTF-8 at byte 7$"):
+        read_json(path)
+    with pytest.raises(InputError, match=r"b\.json: no such file or directory$"):
+        read_json(tmp_path / "b.json")
+
+
+def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, [b"old"])
+    write_atomically(path, iter([b"new", b"er"]))
+    assert path.read_bytes() == b"newer"
+    assert not path.stat().st_mode & stat.S_IXUSR
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, [b"newest"])
+    assert path.read_bytes() == b"newer"
+    assert os.listdir(tmp_path) == ["file"]

@@ -5,6 +5,7 @@ A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +147,17 @@ class Annotator:
         """
         self.check_decoder(options.get("decoder"))
         backbone = self.backbone()
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            errors: dict[Path, InputError] = {}
-            done = list(extract_features(backbone, batch, batch_size=batch_size, on_error=errors.__setitem__))
-            names = {path: i for i, (path, _) in enumerate(done)}
-            rankings = self.rank(torch.stack([row for _, row in done]), **options) if done else []
-            for path in batch:
-                yield path, (errors[path] if path in errors else self.tags(rankings[names[path]]))
+        errors: dict[Path, InputError] = {}
+        rows = extract_features(backbone, paths, batch_size=batch_size, on_error=errors.__setitem__)
+        waiting = iter(paths)
+        while batch := list(islice(rows, batch_size)):
+            rankings = self.rank(torch.stack([row for _, row in batch]), **options)
+            for (path, _), ranking in zip(batch, rankings, strict=True):
+                while (before := next(waiting)) != path:
+                    yield before, errors[before]
+                yield path, self.tags(ranking)
+        for path in waiting:
+            yield path, errors[path]
 
     def tags(self, ranking: Ranking) -> list[RankedTag]:
         """A ranking of indices in words."""

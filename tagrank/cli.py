@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -93,6 +94,8 @@ SeedOption = Annotated[int, typer.Option(help="Decides all that is drawn at rand
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
+    # Pillow warns of pictures that are merely large; those that are too large are errors.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=Warning)
     try:
         yield
     except InputError as error:

@@ -82,7 +82,7 @@ def evaluate_baselines(
             Path(folder),
             conditioning="initial",
             seed=seed,
-            progress=progress,
+            progress="captioning LSTM" if progress else None,
         )
     rows.append(evaluate(Annotator(ranker, vocabulary), images, name="captioning LSTM"))
     return rows

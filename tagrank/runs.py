@@ -104,7 +104,7 @@ def train(
         feedback=feedback,
         seed=seed,
         resume=resume,
-        progress=progress,
+        progress="training" if progress else None,
     )
     annotator = Annotator(ranker, vocabulary, _spec(images, backbone, trained), backbone=trained, training=record)
     annotator.save(out)
@@ -123,7 +123,7 @@ def fit_ranker(
     feedback: bool = False,
     seed: int = 0,
     resume: bool = False,
-    progress: bool = True,
+    progress: str | None = None,
 ) -> TagRanker:
     """Build a ranker for these images and train it, and the backbone with it where there is one.
 
@@ -138,7 +138,7 @@ def fit_ranker(
         feedback: as for :class:`tagrank.TagRanker`.
         seed: decides all that is drawn at random.
         resume: go on from ``folder/last.ckpt`` where it exists.
-        progress: show a progress bar, on stderr.
+        progress: show progress on stderr, under this name.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.

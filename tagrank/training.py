@@ -184,7 +184,7 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
-    progress: bool = True,
+    progress: str | None = None,
 ) -> None:
     """Train the module and leave it with the weights of its best epoch.
 
@@ -194,7 +194,7 @@ def fit(
         val: images for validation.
         folder: ``best.ckpt`` and ``last.ckpt`` are kept there.
         resume: continue from ``last.ckpt`` where it exists.
-        progress: show a progress bar, on stderr.
+        progress: show progress on stderr, under this name.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
@@ -210,7 +210,7 @@ def fit(
     with _quiet():
         trainer = L.Trainer(
             max_epochs=preset.epochs,
-            callbacks=[best, newest, stopping, *([_Progress()] if progress else [])],
+            callbacks=[best, newest, stopping, *([_Progress(progress)] if progress else [])],
             default_root_dir=folder,
             logger=False,
             enable_model_summary=False,
@@ -241,9 +241,12 @@ def fit(
 class _Progress(Callback):
     """A bar over the whole run and a line for each epoch, on stderr."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
     def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         self.bar = progress_bar()
-        self.task = self.bar.add_task("training", total=int(trainer.estimated_stepping_batches))
+        self.task = self.bar.add_task(self.name, total=int(trainer.estimated_stepping_batches))
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -251,7 +254,8 @@ class _Progress(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         values = ", ".join(f"{name.replace('_', ' ')} {trainer.callback_metrics[name]:.4f}" for name in METRICS)
-        self.bar.console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values}", highlight=False)
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.bar.console.print(f"{self.name}, epoch {epoch}: {values}", highlight=False, soft_wrap=True)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if hasattr(self, "bar"):

@@ -213,6 +213,17 @@ def test_bad_options(world: Path, tmp_path: Path) -> None:
     )
 
 
+def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, epochs=2)
+    monkeypatch.setitem(PRESETS, "scenes", small)
+    first, second = (tagrank("demo", "--out", tmp_path, "--scenes", 100) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+    assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert "frequency prior" in first.stdout
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 10
+
+
 def test_env() -> None:
     described = json.loads(tagrank("env").stdout)
     assert described["backends"]["eager"] is None

@@ -25,7 +25,7 @@ TAGS = ("sea", "dog", "boat", "tree", "ball")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     preset = replace(
         PRESETS["default"], embedding_size=16, hidden_size=16, batch_size=16, epochs=4, weight_decay=0.01, dropout=0.1,
-        learning_rate=0.02,
+        learning_rate=0.02, patience=100,
     )  # fmt: skip
     monkeypatch.setitem(PRESETS, "default", preset)
 

@@ -30,8 +30,9 @@ bench: $(STAMP)  ## Compare the recurrence with its peers on this machine.
 
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): GPU tests, then the comparison.
 	$(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
-	$(PYTHON) -m pytest -m gpu tests
-	$(PYTHON) -m benchmarks.recurrence --device cuda --json benchmarks/results/gpu.json
+	$(PYTHON) -m pytest tests/recurrence tests/kernels tests/test_nn.py
+	$(PYTHON) -m benchmarks.recurrence --device cuda --dtype bfloat16 --json benchmarks/results/gpu-bfloat16.json
+	$(PYTHON) -m benchmarks.recurrence --device cuda --json benchmarks/results/gpu-float32.json
 
 wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
 	TAGRANK_BUILD_EXT=1 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

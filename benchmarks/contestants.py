@@ -4,7 +4,7 @@ Each contestant computes the same thing from the same parameters: the hidden sta
 ``[B, D]`` repeated at each of ``T`` steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +64,9 @@ def contestants(case: Case, lstm: nn.LSTM) -> list[Contestant]:
     return runs
 
 
-def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states ``[T, B, H]`` and the gradient of their sum with respect to the context, in float64."""
-    weights = {name: p.detach().double() for name, p in lstm.named_parameters()}
+def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Hidden states ``[T, B, H]``, and the gradients of their sum: of the context, then of each parameter; float64."""
+    weights = {name: p.detach().double().requires_grad_() for name, p in lstm.named_parameters()}
     leaf = context.detach().double().requires_grad_()
     gates_x = F.linear(leaf, weights["weight_ih_l0"], weights["bias_ih_l0"] + weights["bias_hh_l0"])
     h = c = torch.zeros_like(leaf)
@@ -77,13 +77,12 @@ def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, Tensor]:
         h = o.sigmoid() * c.tanh()
         states.append(h)
     output = torch.stack(states)
-    (gradient,) = torch.autograd.grad(output.sum(), leaf)
-    return output.detach(), gradient
+    return output.detach(), list(torch.autograd.grad(output.sum(), [leaf, *weights.values()]))
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    """Relative error in the norm."""
-    return float((got.double() - want).norm() / want.norm())
+def error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
+    """The largest relative error, in the norm, of some tensors."""
+    return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, want, strict=True))
 
 
 def _ours(module: ContextLSTM, steps: int) -> Forward:

@@ -9,7 +9,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ BATCHES, HIDDEN, STEPS = (1, 16, 64, 256), (256, 512, 1024), (10, 20)
 def measure(case: Case, seconds: float) -> list[dict[str, Any]]:
     """A row for each contestant and pass: median and quartiles in milliseconds, and whether it was right."""
     lstm, context = case.make()
-    want, want_gradient = oracle(case, lstm, context)
+    want, want_gradients = oracle(case, lstm, context)
     rows = []
     for mode in ("inference", "training"):
         runs: dict[str, tuple[Contestant, Callable[[], Any]]] = {}
@@ -32,7 +32,7 @@ def measure(case: Case, seconds: float) -> list[dict[str, Any]]:
         for contestant in contestants(case, lstm):
             leaf = context.clone().requires_grad_(mode == "training")
             run = _inference(contestant, leaf) if mode == "inference" else _training(contestant, leaf)
-            errors[contestant.name] = error(run(), want if mode == "inference" else want_gradient)
+            errors[contestant.name] = error(run(), [want] if mode == "inference" else want_gradients)
             runs[contestant.name] = (contestant, run)
         times = _interleave({name: run for name, (_, run) in runs.items()}, case.device, seconds)
         right = {name: e <= TOLERANCE[case.dtype] for name, e in errors.items()}
@@ -59,19 +59,19 @@ def measure(case: Case, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _inference(contestant: Contestant, context: torch.Tensor) -> Callable[[], torch.Tensor]:
-    def run() -> torch.Tensor:
+def _inference(contestant: Contestant, context: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
+    def run() -> Sequence[torch.Tensor]:
         with torch.no_grad():
-            return contestant.forward(context)
+            return [contestant.forward(context)]
 
     return run
 
 
-def _training(contestant: Contestant, context: torch.Tensor) -> Callable[[], torch.Tensor]:
+def _training(contestant: Contestant, context: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
     leaves = [context, *contestant.module.parameters()]
 
-    def run() -> torch.Tensor:
-        return torch.autograd.grad(contestant.forward(context).sum(), leaves)[0]
+    def run() -> Sequence[torch.Tensor]:
+        return torch.autograd.grad(contestant.forward(context).sum(), leaves)
 
     return run
 
@@ -129,6 +129,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each case and pass (default: 2)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
+    # float32 means float32, for everyone: cuDNN would take TF32 by default, and fail the check.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
     rows = []
     print(f"{'B':>4} {'H':>5} {'T':>3} {'pass':9} {'contestant':18} {'ms':>9} {'speedup':>8}  error")
@@ -148,7 +151,7 @@ def main() -> None:
     print(*summary(rows), sep="\n")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"environment": env(), "commit": _commit(), "rows": rows}
+        result = {"environment": env(), "commit": _commit(), "summary": summary(rows), "rows": rows}
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

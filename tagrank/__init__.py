@@ -1,9 +1,33 @@
 """A fast context-conditioned LSTM for PyTorch, and a ranked image annotator built on it."""
 
-from tagrank.model import TagRanker
-from tagrank.nn import ContextLSTM, ContextLSTMCell
-from tagrank.recurrence import lstm_recurrence
-from tagrank.recurrence.environment import env
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tagrank.model import TagRanker
+    from tagrank.nn import ContextLSTM, ContextLSTMCell
+    from tagrank.recurrence import lstm_recurrence
+    from tagrank.recurrence.environment import env
 
 __version__ = "0.1.0"
 __all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "env", "lstm_recurrence"]
+
+_HOME = {
+    "ContextLSTM": "tagrank.nn",
+    "ContextLSTMCell": "tagrank.nn",
+    "TagRanker": "tagrank.model",
+    "env": "tagrank.recurrence.environment",
+    "lstm_recurrence": "tagrank.recurrence",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: torch takes a second to import, which `tagrank --help` should not.
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,10 +1,18 @@
 """``tagrank`` and ``python -m tagrank``."""
 
+import io
 import sys
 
 
 def main() -> None:
     """Run the command line, or say what it lacks."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _main() -> None:
     try:
         from tagrank.cli import app
     except ModuleNotFoundError as error:
@@ -13,6 +21,10 @@ def main() -> None:
         sys.exit(
             f"tagrank: the command line needs {error.name}, which is not installed: pip install 'tagrank[annotate]'"
         )
+    # File names are bytes, and need not be UTF-8: they go out as they came in.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     app()
 
 

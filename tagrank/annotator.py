@@ -53,6 +53,8 @@ class Annotator:
         self.backbone_spec = dict(backbone_spec) if backbone_spec else None
         self.training = dict(training or {})
         self._trained = None if backbone is None else backbone.requires_grad_(False).eval()
+        if self._trained is not None and self.backbone_spec is not None:
+            self._trained.spec = self.backbone_spec
         self._backbone = self._trained
 
     @property

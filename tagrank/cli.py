@@ -89,7 +89,7 @@ BackboneOption = Annotated[
 WeightsOption = Annotated[
     str | None, typer.Option(help="Of the backbone: a .pth or .safetensors file, or a name of torchvision's.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Decides all that is drawn at random.", min=0)]
+SeedOption = Annotated[int, typer.Option(help="Decides all that is drawn at random.", min=0, max=2**32 - 1)]
 
 
 @contextmanager
@@ -108,6 +108,9 @@ def _exit_codes() -> Iterator[None]:
         # Whoever read our output has had enough. Python would complain once more when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+    except OSError as error:
+        typer.echo(f"tagrank: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 def _command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -236,9 +239,10 @@ def evaluate(
     from tagrank.tables import print_rows, write_rows
 
     judged = _Judged(model, manifest, features, images, split, weights)
-    print_rows(rows := judged.rows(decoder, baselines, train, train_features, seed))
+    rows = judged.rows(decoder, baselines, train, train_features, seed)
     if json_file is not None:
         write_rows(json_file, rows)
+    print_rows(rows)
 
 
 @_command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
@@ -304,13 +308,16 @@ def report(
     from tagrank.runs import read_history
 
     judged = _Judged(model, manifest, features, images, split, weights)
+    root = images or manifest.parent
+    if not any((root / example.image).is_file() for example in judged.images.examples):
+        typer.echo(f"tagrank: no photograph is in {root}, so none is shown (--images)", err=True)
     write_model_report(
         out,
         judged.annotator,
         judged.images,
         judged.rows(decoder, baselines, train, train_features, seed),
         read_history(model),
-        root=images or manifest.parent,
+        root=root,
         decoder=decoder and decoder.value,
         examples=examples,
     )
@@ -343,10 +350,12 @@ class _Judged:
         self.annotator: Annotator = Annotator.load(model)
         self.weights, self.features, self.root = weights, features, images
         self.manifest: Manifest = read_manifest(manifest)
-        splits = {example.split for example in self.manifest.examples}
-        self.split = split or ("test" if "test" in splits else None)
-        judged = self.manifest if self.split is None else self.manifest.select(self.split)
-        self.images: LabelledImages = self._load(judged, features, images)
+        splits = {example.split for example in self.manifest.examples if example.split is not None}
+        if split is None and splits and "test" not in splits:
+            raise InputError(f"{manifest}: has the splits {', '.join(sorted(splits))}: say which to judge by (--split)")
+        self.split = split or ("test" if splits else None)
+        self.judged = self.manifest if self.split is None else self.manifest.select(self.split)
+        self.images: LabelledImages = self._load(self.judged, features, images)
 
     def rows(
         self, decoder: Decoder | None, baselines: bool, train: Path | None, train_features: Path | None, seed: int
@@ -365,19 +374,23 @@ class _Judged:
 
     def _train_images(self, train: Path | None, features: Path | None) -> "LabelledImages":
         from tagrank.data.manifest import read_manifest
-        from tagrank.runs import training_part
+        from tagrank.runs import check_apart, training_part
 
-        if train is not None:
-            return self._load(training_part(read_manifest(train)), features, None)
-        if self.split is None:
+        if train is None and self.split is None:
             raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
-        return self._load(training_part(self.manifest), features or self.features, self.root)
+        part = training_part(self.manifest if train is None else read_manifest(train))
+        check_apart(part, self.judged)
+        if train is None:
+            return self._load(part, features or self.features, self.root)
+        return self._load(part, features, None)
 
     def _load(self, manifest: "Manifest", features: Path | None, images: Path | None) -> "LabelledImages":
         from tagrank.data.labelled import load_labelled
 
         backbone = None if features is not None else self.annotator.backbone(self.weights)
-        return load_labelled(manifest, features=features, backbone=backbone, images=images)
+        labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
+        labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
+        return labelled
 
 
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
@@ -386,7 +399,7 @@ def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
         return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
     if format is Format.jsonl:
         return lambda path, tags: print(
-            json.dumps({"image": str(path), "tags": [_rounded(t) for t in tags]}, ensure_ascii=False), flush=True
+            json.dumps({"image": str(path), "tags": [_rounded(t) for t in tags]}), flush=True
         )
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["image", "rank", "tag", "score"])

@@ -1,7 +1,9 @@
 """From the distributions of each position to one ranked list of distinct tags.
 
 Notation: ``p_t(v)`` is the probability of tag ``v`` at position ``t``; class ``V`` is END; a list *reaches* position
-``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties always go to the tag that is first in the vocabulary.
+``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties go to the tag that is
+first in the vocabulary, but for ``assignment``, which has the solver's choice among equally likely lists: the same one
+each time.
 """
 
 from collections.abc import Callable

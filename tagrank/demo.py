@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from tagrank.annotator import Annotator
-from tagrank.data.images import read_image
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
@@ -82,7 +81,7 @@ def write_model_report(
         references = shown.references(annotator.vocabulary)
         scores = evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].tolist()
         for example, ranking, ndcg in zip(shown.examples, rankings, scores, strict=True):
-            image = read_image(root / example.image)
+            image = root / example.image
             cards.append(
                 ReportExample(example.image, image, annotator.tags(ranking), example.tags, example.lists, ndcg)
             )

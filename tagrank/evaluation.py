@@ -13,10 +13,9 @@ from tagrank.data.labelled import LabelledImages
 from tagrank.data.targets import encode_lists
 from tagrank.metrics import evaluate_rankings, negative_log_likelihood, summarise
 from tagrank.presets import PRESETS, Preset
-from tagrank.runs import fit_ranker
+from tagrank.runs import fit_ranker, hold_out
 
 KS = (1, 3, 5, 10)
-WATCHED = 256
 
 Row = dict[str, Any]
 
@@ -64,19 +63,19 @@ def evaluate_baselines(
     vocabulary = annotator.vocabulary
     lists = train_images.lists(vocabulary)
     kept = [i for i, image in enumerate(lists) if image]
-    features, lists = train_images.inputs[kept], [lists[i] for i in kept]
+    train_images, lists = train_images.take(kept), [lists[i] for i in kept]
     baselines: list[Baseline] = [FrequencyPrior(), NearestNeighbours(), LinearClassifier(), MLPClassifier()]
     rows = []
     for baseline in baselines:
-        baseline.fit(features, lists, len(vocabulary), seed)
+        baseline.fit(train_images.inputs, lists, len(vocabulary), seed)
         rankings = baseline.rank(images.inputs, max(KS))
         rows.append({"name": baseline.name, **_scores(rankings, images, annotator)})
 
     with tempfile.TemporaryDirectory() as folder:
-        # It learns from all the images that the others learn from, so it is watched on some of the same.
+        kept, held_out = hold_out(len(train_images), seed)
         ranker = fit_ranker(
-            train_images,
-            train_images.take(range(min(WATCHED, len(train_images)))),
+            train_images.take(kept),
+            train_images.take(held_out),
             vocabulary,
             _preset(annotator),
             Path(folder),
@@ -99,11 +98,14 @@ def _scores(rankings: Sequence[Sequence[int]], images: LabelledImages, annotator
 
 
 def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> float | None:
-    """``None`` for a model with feedback, whose distributions :meth:`TagRanker.predict` gives along one list alone."""
+    """``None`` where no list has a tag that the model knows, and for a model with feedback, whose distributions
+    :meth:`TagRanker.predict` gives along one list alone."""
     if annotator.ranker.feedback:
         return None
     lists = images.lists(annotator.vocabulary)
     kept = [i for i, image in enumerate(lists) if image]
+    if not kept:
+        return None
     probabilities = annotator.probabilities(images.inputs[kept])
     targets = encode_lists([lists[i] for i in kept], annotator.vocabulary.end, annotator.ranker.steps)
     log_p = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tagrank.data.targets import IGNORE, ListTargets
 from tagrank.nn import ContextLSTM
+from tagrank.recurrence import lstm_recurrence
 
 Conditioning = Literal["every_step", "initial"]
 
@@ -101,7 +102,7 @@ class TagRanker(nn.Module):
         return self.max_length + 1
 
     def config(self) -> dict[str, Any]:
-        """The arguments that build this model again."""
+        """The arguments that build this model again, but for the backend, which is the machine's affair."""
         return {
             "feature_size": self.feature_size,
             "num_tags": self.num_tags,
@@ -134,6 +135,10 @@ class TagRanker(nn.Module):
                 f"tags: expected {'the previous tags' if self.feedback else 'None'} as feedback={self.feedback}, "
                 f"got {'None' if tags is None else list(tags.shape)}"
             )
+        if tags is not None and tags.shape != (len(features), self.steps - 1):
+            raise ValueError(
+                f"tags: expected shape [B, S - 1] = [{len(features)}, {self.steps - 1}], got {list(tags.shape)}"
+            )
         return self._logits(self._embed(features), tags)
 
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
@@ -148,8 +153,16 @@ class TagRanker(nn.Module):
 
         Returns:
             A scalar, in nats.
+
+        Raises:
+            ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list, or lists for another ``S``.
         """
         self._check_features(features)
+        if len(lists.targets) == 0 or lists.targets.shape[1] != self.steps:
+            raise ValueError(
+                f"lists: expected targets of shape [L, S] with L > 0 and S = {self.steps}, "
+                f"got {list(lists.targets.shape)}"
+            )
         embedded = self._embed(features)
         if self.feedback:
             previous = lists.targets[:, :-1].clamp(min=0)
@@ -167,7 +180,8 @@ class TagRanker(nn.Module):
     def predict(self, features: Tensor) -> Tensor:
         """Equation (9): the distribution over tags and END at each position.
 
-        For a model with feedback, along the greedy list: each position reads the most likely tag not yet used.
+        For a model with feedback, along the greedy list: each position reads the most likely tag not yet used. Without
+        dropout in evaluation mode alone (``model.eval()``).
 
         Args:
             features: ``[B, D]``.
@@ -180,12 +194,16 @@ class TagRanker(nn.Module):
         if not self.feedback:
             return self._logits(embedded).softmax(-1)
         context, state = self._start(embedded)
+        h, c = (None, None) if state is None else (state[0][0], state[1][0])
+        context_gates = self.lstm.context_gates(context)
         tag = torch.full((len(features),), self.num_tags, device=features.device)
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
         probabilities = []
         for _ in range(self.steps):
-            output, state = self.lstm(context, input=self.tag_embedding(tag).unsqueeze(0), hx=state)
-            p = self.classifier(output[0]).softmax(-1)
+            gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + context_gates
+            output, c = lstm_recurrence(gates_x, self.lstm.weight_hh_l0, h, c, steps=1, backend=self.lstm.backend)
+            h = output[0]
+            p = self.classifier(h).softmax(-1)
             probabilities.append(p)
             # Where more positions than tags are asked for, the used ones come round again.
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.recurrence import lstm_recurrence
+from tagrank.recurrence.backends import NAMES
 
 _STATE = tuple[Tensor, Tensor]
 
@@ -25,6 +26,12 @@ def _check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
             "context_size and input_size must not be negative, nor both be zero; "
             f"got context_size={context_size}, input_size={input_size}"
         )
+
+
+def _check_backend(backend: str) -> str:
+    if backend not in ("auto", *NAMES):
+        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
+    return backend
 
 
 def _check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
@@ -119,7 +126,10 @@ class ContextLSTM(nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
-        self.backend = backend
+        self.backend = _check_backend(backend)
+        # Code written for nn.LSTM asks.
+        self.bidirectional = False
+        self.proj_size = 0
         for layer in range(num_layers):
             features = input_size + context_size if layer == 0 else hidden_size
             shapes: dict[str, tuple[int, ...]] = {
@@ -138,6 +148,12 @@ class ContextLSTM(nn.Module):
         bound = 1.0 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """For each layer its parameters, in the order of nn.LSTM."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        return [[self.get_parameter(f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
 
     def flatten_parameters(self) -> None:
         """Does nothing: kept so that code written for nn.LSTM, which packs its weights for cuDNN here, runs."""
@@ -212,17 +228,30 @@ class ContextLSTM(nn.Module):
                 text += f", {name}={getattr(self, name)!r}"
         return text
 
+    def context_gates(self, context: Tensor | None) -> Tensor:
+        """The context's share of the first layer's gates, biases included.
+
+        Args:
+            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` where ``context_size`` is 0.
+
+        Returns:
+            ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o; without a context what is left, ``[4H]``.
+        """
+        weight, bias = self._parameter("weight_ih_l0"), self._bias(0)
+        if context is None:
+            return weight.new_zeros(4 * self.hidden_size) if bias is None else bias
+        return F.linear(context, weight[:, self.input_size :], bias)
+
+    def input_gates(self, input: Tensor) -> Tensor:
+        """The input's share of the first layer's gates, without biases: ``[..., I]`` to ``[..., 4H]``."""
+        return F.linear(input, self._parameter("weight_ih_l0")[:, : self.input_size])
+
     def _first_gates(self, context: Tensor | None, input: Tensor | None) -> Tensor:
         """``[B, 4H]`` where there is no input: the context's share, once per sequence; else ``[T, B, 4H]``."""
-        weight = self._parameter("weight_ih_l0")
-        bias = self._bias(0)
-        if context is None:
-            assert input is not None
-            return F.linear(input, weight, bias)
-        gates_x = F.linear(context, weight[:, self.input_size :], bias)
-        if input is not None:
-            gates_x = F.linear(input, weight[:, : self.input_size]) + gates_x
-        return gates_x
+        if context is None and input is not None:
+            return self._gates(input, 0)  # one product, as in any later layer
+        gates_x = self.context_gates(context)
+        return gates_x if input is None else self.input_gates(input) + gates_x
 
     def _gates(self, input: Tensor, layer: int) -> Tensor:
         return F.linear(input, self._parameter(f"weight_ih_l{layer}"), self._bias(layer))
@@ -343,7 +372,7 @@ class ContextLSTMCell(nn.Module):
         self.hidden_size = hidden_size
         self.input_size = input_size
         self.bias = bias
-        self.backend = backend
+        self.backend = _check_backend(backend)
 
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

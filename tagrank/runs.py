@@ -20,8 +20,10 @@ from tagrank.model import Conditioning, TagRanker
 from tagrank.presets import PRESETS, Preset
 
 VAL_SPLITS = ("val", "validation")
+SPLITS = (None, "train", "test", *VAL_SPLITS)
 VAL_SHARE = 0.1
 HISTORY = "history.json"
+SETTINGS = "settings.json"
 
 
 def train(
@@ -83,16 +85,23 @@ def train(
         "data": _digest(train_manifest, val_manifest, features, val_features, backbone, weights),
     }
     out = Path(out)
-    training = _prepare(out, record, resume=resume, overwrite=overwrite)
-
-    network = _backbone(backbone, weights, features)
+    _check_folder(out, record, resume=resume, overwrite=overwrite)
+    network = _backbone(backbone, weights, features, seed)
+    if overwrite and features is None:
+        shutil.rmtree(out / "features", ignore_errors=True)  # of other images, perhaps, under the same names
     val_features = features if val_features is None else val_features
     images, val_images = (
-        load_labelled(m, features=f, backbone=network, store=out / "features", progress=progress)
-        for m, f in ((train_manifest, features), (val_manifest, val_features))
+        load_labelled(m, features=f, backbone=network, store=out / "features" / part, progress=progress)
+        for m, f, part in ((train_manifest, features, "train"), (val_manifest, val_features, "val"))
     )
+    spec = _spec(images, backbone)
+    val_images.check(images.inputs.shape[1], spec)
     vocabulary = Vocabulary.build(tags for example in images.examples for tags in example.lists)
     trained = network if images.inputs.dim() == 4 else None
+    if trained is not None:
+        spec = trained.spec | {"weights": "trained with the ranker"}
+    # Nothing of a model that is there is touched before all input is known to be good.
+    training = out / "training" if resume else _claim_folder(out, record)
     ranker = fit_ranker(
         images,
         val_images,
@@ -106,7 +115,7 @@ def train(
         resume=resume,
         progress="training" if progress else None,
     )
-    annotator = Annotator(ranker, vocabulary, _spec(images, backbone, trained), backbone=trained, training=record)
+    annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=record)
     annotator.save(out)
     return annotator
 
@@ -148,6 +157,9 @@ def fit_ranker(
     lists, val_lists = images.lists(vocabulary), val_images.lists(vocabulary)
     if not any(val_lists):
         raise InputError("val: none of its tags is in the training images")
+    if backbone is not None and len(images) < 2:
+        raise InputError(f"a backbone is trained on at least 2 images, got {len(images)}")
+    history = folder / HISTORY
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = TagRanker(
@@ -170,9 +182,11 @@ def fit_ranker(
             ListDataset(val_images.inputs, val_lists, vocabulary.end, ranker.steps),
             folder,
             resume=resume,
+            finished=resume and history.is_file(),
             progress=progress,
         )
-    write_atomically(folder / HISTORY, [json.dumps(module.history, indent=1).encode(), b"\n"])
+    if not (resume and history.is_file()):
+        write_atomically(history, [json.dumps(module.history, indent=1, allow_nan=False).encode(), b"\n"])
     return ranker.eval()
 
 
@@ -180,12 +194,35 @@ def training_part(manifest: Manifest) -> Manifest:
     """The images of a manifest that may be trained on: all but those of the splits ``test`` and ``val``.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or a split has another name, whose meaning can only be guessed.
     """
+    for example in manifest.examples:
+        if example.split not in SPLITS:
+            expected = ", ".join(split for split in SPLITS if split)
+            raise InputError(f"{manifest.path}: split: expected one of {expected}; got {example.split!r}")
     examples = tuple(e for e in manifest.examples if e.split not in ("test", *VAL_SPLITS))
     if not examples:
         raise InputError(f"{manifest.path}: no images to train on: all are of the splits test and val")
     return Manifest(manifest.path, examples)
+
+
+def check_apart(train: Manifest, judged: Manifest) -> None:
+    """Make sure that no image is both trained on and judged by.
+
+    Raises:
+        InputError: one is.
+    """
+    trained = {(train.root / example.image).resolve() for example in train.examples}
+    for example in judged.examples:
+        if (judged.root / example.image).resolve() in trained:
+            raise InputError(f"{judged.path}: {example.image} is among the images to train on, in {train.path}")
+
+
+def hold_out(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers below ``count`` in two parts, each ascending: most of them, and a tenth drawn with the seed."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    share = max(1, round(VAL_SHARE * count))
+    return sorted(order[share:]), sorted(order[:share])
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
@@ -194,20 +231,19 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
     return read_json(path) if path.is_file() else []
 
 
-def _backbone(name: str | None, weights: str | Path | None, features: str | Path | None) -> Backbone | None:
+def _backbone(name: str | None, weights: str | Path | None, features: str | Path | None, seed: int) -> Backbone | None:
     """What computes the features, where they are not given; the paper's network where no other is named."""
     if features is None:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             return load_backbone(name or "vgg16", weights)
     if name == "small_cnn":
         raise InputError("backbone: small_cnn is trained with the ranker, from pixels; it does not go with features")
     return None
 
 
-def _spec(images: LabelledImages, name: str | None, trained: Backbone | None) -> dict[str, str] | None:
-    """What the model's features come from, as far as it is known."""
-    if trained is not None:
-        return trained.spec | {"weights": "trained with the ranker"}
+def _spec(images: LabelledImages, name: str | None) -> dict[str, str] | None:
+    """What the features come from, as far as it is known."""
     if images.spec is None:
         return None if name is None else {"backbone": name}
     if name not in (None, images.spec["backbone"]):
@@ -218,17 +254,17 @@ def _spec(images: LabelledImages, name: str | None, trained: Backbone | None) ->
 def _split(manifest: Manifest, val: Manifest | None, seed: int) -> tuple[Manifest, Manifest]:
     """Images to train on and images to validate on."""
     part = training_part(manifest)
-    if val is not None:
-        return part, val
-    held_out = tuple(e for e in manifest.examples if e.split in VAL_SPLITS)
-    if held_out:
-        return part, Manifest(manifest.path, held_out)
+    held_out = tuple(e for e in (val or manifest).examples if e.split in VAL_SPLITS)
+    if val is not None or held_out:
+        source = val or manifest
+        chosen = Manifest(source.path, held_out or source.examples)
+        check_apart(part, chosen)
+        return part, chosen
     if len(part) < 2:
         raise InputError(f"{manifest.path}: expected at least 2 images to train and validate on, got {len(part)}")
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = max(1, round(VAL_SHARE * len(part)))
-    halves = (sorted(order[count:]), sorted(order[:count]))
-    train, drawn = (Manifest(manifest.path, tuple(part.examples[i] for i in half)) for half in halves)
+    train, drawn = (
+        Manifest(manifest.path, tuple(part.examples[i] for i in half)) for half in hold_out(len(part), seed)
+    )
     return train, drawn
 
 
@@ -238,30 +274,33 @@ def _digest(train: Manifest, val: Manifest, *others: str | Path | None) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _prepare(out: Path, record: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
-    """The folder for checkpoints, once it is certain that nothing is lost there and that a resumed run fits."""
+def _check_folder(out: Path, record: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make sure that nothing would be lost there, and that a resumed run has the settings it began with."""
+    settings = out / "training" / SETTINGS
+    if resume:
+        if not settings.is_file():
+            raise InputError(f"{out}: nothing to resume: {settings} is missing")
+        before = read_json(settings)
+        changed = [key for key in record if before.get(key) != record[key]]
+        if changed:
+            was = ", ".join(f"{key} {before.get(key)!r}, now {record[key]!r}" for key in changed)
+            raise InputError(f"{out}: cannot resume with other settings: was {was}")
+    elif not overwrite and ((out / CONFIG).exists() or settings.exists()):
+        raise InputError(
+            f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with --overwrite, "
+            "or choose another folder"
+        )
+
+
+def _claim_folder(out: Path, record: dict[str, Any]) -> Path:
+    """The folder for checkpoints, empty but for the settings of the run."""
     training = out / "training"
-    settings = training / "settings.json"
     try:
-        if resume:
-            if not settings.is_file():
-                raise InputError(f"{out}: nothing to resume: {settings} is missing")
-            before = read_json(settings)
-            changed = [key for key in record if before.get(key) != record[key]]
-            if changed:
-                was = ", ".join(f"{key} {before.get(key)!r}, now {record[key]!r}" for key in changed)
-                raise InputError(f"{out}: cannot resume with other settings: was {was}")
-            return training
-        if (out / CONFIG).exists() or settings.exists():
-            if not overwrite:
-                raise InputError(
-                    f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with "
-                    "--overwrite, or choose another folder"
-                )
-            (out / CONFIG).unlink(missing_ok=True)
-            shutil.rmtree(training, ignore_errors=True)
-        training.mkdir(parents=True, exist_ok=True)
-        write_atomically(settings, [json.dumps(record, indent=2).encode(), b"\n"])
+        (out / CONFIG).unlink(missing_ok=True)
+        if training.exists():
+            shutil.rmtree(training)
+        training.mkdir(parents=True)
+        write_atomically(training / SETTINGS, [json.dumps(record, indent=2).encode(), b"\n"])
     except OSError as error:
         raise InputError(f"{out}: cannot be used: {reason(error)}") from error
     return training

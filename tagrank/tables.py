@@ -23,6 +23,7 @@ COLUMNS = {
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table on stdout; what a row does not have is a dash."""
+    import typer
     from rich.console import Console
     from rich.table import Table
 
@@ -35,7 +36,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(row["name"], *cells)
     # A pipe or a file has no width that a table should be cut to.
     console = Console()
-    Console(width=None if console.is_terminal else 140).print(table)
+    with (wide := Console(width=None if console.is_terminal else 140)).capture() as text:
+        wide.print(table)
+    typer.echo(text.get(), nl=False)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -45,6 +48,6 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         InputError: the file cannot be written.
     """
     try:
-        write_atomically(path, [json.dumps({"rows": list(rows)}, indent=2).encode(), b"\n"])
+        write_atomically(path, [json.dumps({"rows": list(rows)}, indent=2, allow_nan=False).encode(), b"\n"])
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tagrank.data.targets import ListTargets, encode_lists
 from tagrank.decode import decode
+from tagrank.errors import InputError
 from tagrank.metrics import evaluate_rankings
 from tagrank.model import TagRanker
 from tagrank.presets import Preset
@@ -132,7 +134,8 @@ class RankerModule(L.LightningModule):
         features = self._features(batch.inputs)
         probabilities = self.ranker.predict(features)
         lists = len(batch.lists.targets)
-        self.log("val_loss", self.ranker.loss(features, batch.lists), batch_size=lists)
+        if lists:  # images whose tags are all unknown have none
+            self.log("val_loss", self.ranker.loss(features, batch.lists), batch_size=lists)
         decoder = "greedy" if self.ranker.feedback else "expected_gain"
         rankings = [r.tags for r in decode(probabilities, decoder, top_k=5)]
         scores = evaluate_rankings(rankings, [self.references[i] for i in batch.numbers.tolist()], ks=(5,))
@@ -184,6 +187,7 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
+    finished: bool = False,
     progress: str | None = None,
 ) -> None:
     """Train the module and leave it with the weights of its best epoch.
@@ -194,17 +198,27 @@ def fit(
         val: images for validation.
         folder: ``best.ckpt`` and ``last.ckpt`` are kept there.
         resume: continue from ``last.ckpt`` where it exists.
+        finished: the run to resume has come to its end; take its best epoch.
         progress: show progress on stderr, under this name.
 
     Raises:
+        InputError: a checkpoint is damaged.
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
     preset = module.preset
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(folder, "best", monitor=MONITOR, mode="max", **options)
-    newest = ModelCheckpoint(folder, "last", **options)
-    stopping = EarlyStopping(MONITOR, mode="max", patience=preset.patience, check_on_train_epoch_end=True)
+    if finished:
+        module.load_state_dict(_load(folder / "best.ckpt")["state_dict"])
+        return
     last = folder / "last.ckpt"
+    resume = resume and last.is_file()
+    if resume:
+        _load(last)  # damaged, it is better found here than in Lightning
+    best = _Checkpoint(folder, "best", monitor=MONITOR, mode="max", **options)
+    newest = _Checkpoint(folder, "last", **options)
+    stopping = EarlyStopping(MONITOR, mode="max", patience=preset.patience, check_on_train_epoch_end=True)
+    # A batch of one has no variance for a backbone to normalise by.
+    drop_last = module.backbone is not None and len(train) % preset.batch_size == 1
     # Lightning ends the process on Ctrl-C, and leaves it deaf to the next one.
     on_interrupt = signal.getsignal(signal.SIGINT)
     with _quiet():
@@ -221,10 +235,14 @@ def fit(
             trainer.fit(
                 module,
                 DataLoader(
-                    train, preset.batch_size, sampler=EpochSampler(train, module.seed), collate_fn=train.collate
+                    train,
+                    preset.batch_size,
+                    sampler=EpochSampler(train, module.seed),
+                    collate_fn=train.collate,
+                    drop_last=drop_last,
                 ),
                 DataLoader(val, preset.batch_size, collate_fn=val.collate),
-                ckpt_path=last if resume and last.is_file() else None,
+                ckpt_path=last if resume else None,
                 weights_only=True,
             )
         except SystemExit:
@@ -234,8 +252,22 @@ def fit(
         finally:
             if on_interrupt is not None:
                 signal.signal(signal.SIGINT, on_interrupt)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    module.load_state_dict(_load(folder / "best.ckpt")["state_dict"])
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{checkpoint}: not a checkpoint, or a damaged one; start anew with --overwrite") from error
+    return state
+
+
+class _Checkpoint(ModelCheckpoint):
+    """One that goes on where its folder was moved to."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
 
 
 class _Progress(Callback):

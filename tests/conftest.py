@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ settings.register_profile("tagrank", deadline=None, derandomize=True, print_blob
 settings.load_profile("tagrank")
 
 from tagrank.recurrence import trace
-from tagrank.recurrence.backends import unavailable
+from tagrank.recurrence.backends import FUSED, NAMES, unavailable
 
 DEVICE = "cuda" if GPU else "cpu"
 _kernels: Counter[str] = Counter()
@@ -61,20 +61,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         write(f"  {tests:5d} tests {reason.replace('Skipped', 'skipped')}")
 
 
-@pytest.fixture(params=["native", "triton"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each fused backend by name."""
-    name: str = request.param
+def _available(name: str) -> str:
     reason = unavailable()[name]
     if reason is not None:
         pytest.skip(f"{name}: {reason}")
     return name
 
 
-@pytest.fixture
-def device(backend: str) -> str:
-    """Where the backend runs: triton on the GPU where there is one, else on CPU tensors in the interpreter."""
-    return DEVICE if backend == "triton" else "cpu"
+@pytest.fixture(scope="session", params=list(FUSED))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each fused backend by name."""
+    return _available(request.param)
+
+
+@pytest.fixture(scope="session", params=list(NAMES))
+def any_backend(request: pytest.FixtureRequest) -> str:
+    """Each backend by name, eager among them."""
+    return _available(request.param)
+
+
+@pytest.fixture(scope="session")
+def device_of() -> Callable[[str], str]:
+    """Where a backend runs: triton on the GPU where there is one, else on CPU tensors in the interpreter."""
+    return lambda name: DEVICE if name == "triton" else "cpu"
+
+
+@pytest.fixture(scope="session")
+def device(backend: str, device_of: Callable[[str], str]) -> str:
+    """Where ``backend`` runs."""
+    return device_of(backend)
 
 
 @pytest.fixture

@@ -122,6 +122,22 @@ def test_annotate_reports_broken_files_and_goes_on(world: Path, photos: list[Pat
         assert line.startswith(f"tagrank: {path}: ")
 
 
+def test_file_names_that_are_not_utf8(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes(photos[0].read_bytes())
+    command = [sys.executable, "-m", "tagrank", "annotate", str(world / "model"), "-", "--format"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    for form in ("text", "jsonl", "csv"):
+        result = subprocess.run([*command, form], input=name + b"\n", capture_output=True, env=environment, check=False)
+        assert result.returncode == 0, result.stderr
+        if form == "jsonl":
+            assert json.loads(result.stdout)["image"] == os.fsdecode(name)
+        else:
+            assert name in result.stdout
+    line = fails("features", tmp_path, "--backbone", "efficientnet_lite0", "--out", tmp_path / "store")
+    assert "its name is not UTF-8" in line
+
+
 def test_a_broken_model_folder(world: Path, photos: list[Path], tmp_path: Path) -> None:
     assert "not a model: config.json is missing" in fails("annotate", tmp_path, photos[0])
     assert "it is not a folder" in fails("annotate", tmp_path / "nothing", photos[0])
@@ -208,6 +224,13 @@ def test_bad_options(world: Path, tmp_path: Path) -> None:
     assert tagrank("annotate", world / "model", manifest, "--top-k", 0).exit_code == 2
     examples = [replace(e, split=None) for e in read_manifest(manifest).examples]
     write_manifest(world / "scenes" / "plain.jsonl", examples)
+    assert "say which to judge by (--split)" in fails(
+        "evaluate", world / "model", write_scenes(tmp_path / "s", 20, seed=1, splits={"train": 0.5, "val": 0.5})
+    )
+    assert "is among the images to train on" in fails(
+        "evaluate", world / "model", manifest, "--split", "train", "--baselines"
+    )
+    assert fails("demo", "--out", "/dev/null/x").startswith("tagrank: ")
     assert "--baselines needs --train" in fails(
         "evaluate", world / "model", world / "scenes" / "plain.jsonl", "--baselines"
     )
@@ -244,9 +267,8 @@ def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) ->
         str(tmp_path / "m"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "--epochs", "200"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    command += ["--epochs", "12"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     last = tmp_path / "m" / "training" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
@@ -259,9 +281,15 @@ def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) ->
     assert "tagrank: interrupted; the same command with --resume goes on" in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "m" / "config.json").exists()
-    result = tagrank("train", manifest, "--backbone", "small_cnn", "--out", tmp_path / "m", "--epochs", 3, "--resume")
-    assert result.exit_code == 2
-    assert "cannot resume with other settings: was epochs 200, now 3" in result.stderr
+    arguments = ("train", manifest, "--backbone", "small_cnn", "--out", tmp_path / "m", "--resume")
+    line = fails(*arguments, "--epochs", 3)
+    assert "cannot resume with other settings: was epochs 12, now 3" in line
+    result = tagrank(*arguments, "--epochs", 12)
+    assert result.exit_code == 0, result.output
+    assert "epoch 12/12" in result.stderr
+    assert "epoch 1/12" not in result.stderr
+    history = json.loads((tmp_path / "m" / "training" / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 13))
 
 
 def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:

@@ -164,6 +164,13 @@ def test_bad_construction(options: dict[str, Any], message: str) -> None:
 
 
 def test_bad_features() -> None:
+    model = make()
+    with pytest.raises(ValueError, match=r"lists: expected targets of shape .* S = 5, got \[6, 1\]"):
+        model.loss(features(), encode_lists(LISTS, 5, 1))
+    with pytest.raises(ValueError, match=r"lists: .* got \[0, 5\]"):
+        model.loss(features(), encode_lists([[], [], []], 5, 5))
+    with pytest.raises(ValueError, match=r"tags: expected shape \[B, S - 1\] = \[3, 4\], got \[3, 9\]"):
+        make(feedback=True)(features(), torch.zeros(3, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"features: expected shape \[B, D\] with D = 8, got \[3, 9\]"):
         make().predict(torch.zeros(3, 9))
     with pytest.raises(ValueError, match="tags: expected the previous tags as feedback=True, got None"):

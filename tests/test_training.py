@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tagrank.annotator import Annotator
 from tagrank.data.features import FeatureWriter, open_features
 from tagrank.data.manifest import Example, read_manifest, write_manifest
+from tagrank.data.scenes import write_scenes
 from tagrank.errors import InputError
 from tagrank.presets import PRESETS
 from tagrank.runs import train
@@ -123,10 +124,105 @@ def test_does_not_lose_a_model(data: Path) -> None:
         run(data, "other", resume=True)
 
 
+def test_a_failed_run_touches_no_model(data: Path) -> None:
+    run(data, "out", epochs=1)
+    before = weights(data / "out")
+    with pytest.raises(InputError, match=r"typo\.npz"):
+        train(data / "images.jsonl", data / "out", features=data / "typo.npz", overwrite=True, progress=False)
+    Annotator.load(data / "out")
+    assert same(before, weights(data / "out"))
+    with pytest.raises(InputError, match="backbone: expected"):
+        train(data / "images.jsonl", data / "new", backbone="vgg17", progress=False)
+    run(data, "new", epochs=1)
+
+
+def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "whole")
+    original = RankerModule.training_step
+
+    def stop(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 2:
+            raise RuntimeError("stop")
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "training_step", stop)
+        with pytest.raises(RuntimeError, match="stop"):
+            run(data, "here")
+    (data / "here").rename(data / "there")
+    run(data, "there", resume=True)
+    assert same(weights(data / "whole"), weights(data / "there"))
+    assert not (data / "here").exists()
+
+
+def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=2)
+    training = data / "out" / "training"
+    (training / "history.json").unlink()
+    checkpoint = training / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last.ckpt: not a checkpoint, or a damaged one"):
+        run(data, "out", epochs=2, resume=True)
+
+
+def test_validation_images_are_not_trained_on(data: Path) -> None:
+    examples = read_manifest(data / "images.jsonl").examples
+    write_manifest(data / "images.jsonl", [replace(e, split=None) for e in examples])
+    with pytest.raises(InputError, match="is among the images to train on"):
+        run(data, "out", val=data / "images.jsonl")
+    write_manifest(data / "images.jsonl", [replace(e, split="dev") for e in examples])
+    with pytest.raises(InputError, match="split: expected one of train, test, val, validation; got 'dev'"):
+        run(data, "out")
+
+
+def test_validation_features_of_another_size(data: Path) -> None:
+    write_manifest(data / "val.jsonl", [Example("v.png", ("sea",), (("sea",),))])
+    with FeatureWriter(data / "other", SPEC, 9) as writer:
+        writer.add(["v.png"], torch.zeros(1, 9))
+    with pytest.raises(InputError, match="features: expected 8 per image, got 9"):
+        run(data, "out", val=data / "val.jsonl", val_features=data / "other")
+    with FeatureWriter(data / "third", SPEC | {"weights": "others"}, 8) as writer:
+        writer.add(["v.png"], torch.zeros(1, 8))
+    with pytest.raises(InputError, match="features: expected those of weights 'none at all', got 'others'"):
+        run(data, "out", val=data / "val.jsonl", val_features=data / "third")
+
+
+def test_validation_images_of_unknown_tags_alone(data: Path) -> None:
+    known = [Example(f"{i}.png", ("sea",), (("sea",),)) for i in range(0, 64, 4)]
+    write_manifest(data / "val.jsonl", [*known, Example("64.png", ("kite",), (("kite",),))])
+    examples = read_manifest(data / "images.jsonl").examples
+    write_manifest(data / "images.jsonl", [e for e in examples if e.split is None])
+    run(data, "out", val=data / "val.jsonl", epochs=1)
+    (epoch,) = json.loads((data / "out" / "training" / "history.json").read_text())
+    assert 0 < epoch["val_loss"] < 10
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_scenes(tmp_path / "scenes", 33, seed=0, splits={"train": 0.99, "val": 0.01})
+
+
+def test_a_backbone_is_trained_from_the_seed(pictures: Path, tmp_path: Path) -> None:
+    for out, seed, noise in (("a", 1, 0), ("b", 1, 1), ("c", 2, 0)):
+        torch.manual_seed(noise)
+        train(pictures, tmp_path / out, backbone="small_cnn", seed=seed, epochs=1, progress=False)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    key = "backbone.network.head.0.weight"
+    assert not torch.equal(weights(tmp_path / "a")[key], weights(tmp_path / "c")[key])
+    assert Annotator.load(tmp_path / "a").backbone().spec["backbone"] == "small_cnn"
+
+
+def test_a_last_batch_of_one_picture(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = len([e for e in read_manifest(pictures).examples if e.split == "train"])
+    monkeypatch.setitem(PRESETS, "default", replace(PRESETS["default"], batch_size=images - 1))
+    train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, progress=False)
+
+
 def test_stops_early(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = replace(PRESETS["default"], learning_rate=1e-12, schedule="constant", patience=2, epochs=50)
     monkeypatch.setitem(PRESETS, "default", preset)
     run(data, "out")
+    run(data, "out", resume=True)  # finished, though not at its last epoch
     assert len(json.loads((data / "out" / "training" / "history.json").read_text())) == 3
 
 

@@ -27,8 +27,15 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """
     images: list[Path] = []
     for path in map(Path, paths):
-        images.extend(_images_below(path) if path.is_dir() else [path])
+        images.extend(_images_below(path) if _is_folder(path) else [path])
     return images
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for the file system, which read_image will report
+        return False
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -33,6 +33,23 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def check(self, dimension: int, spec: Mapping[str, str] | None) -> None:
+        """Make sure that the features are of the kind a model was trained on.
+
+        Args:
+            dimension: their length, ``D``.
+            spec: what computed them, as far as it is known.
+
+        Raises:
+            InputError: they have another length, or another backbone computed them.
+        """
+        if self.inputs.shape[1] != dimension:
+            raise InputError(f"features: expected {dimension} per image, got {self.inputs.shape[1]}")
+        for key, value in (spec or {}).items():
+            got = (self.spec or {}).get(key, value)
+            if got != value:
+                raise InputError(f"features: expected those of {key} {value!r}, got {got!r}")
+
     def take(self, indices: Sequence[int]) -> "LabelledImages":
         """Some of the images, by number."""
         return LabelledImages([self.examples[i] for i in indices], self.inputs[list(indices)], self.spec)
@@ -116,6 +133,8 @@ def named_images(paths: Sequence[Path]) -> dict[str, Path]:
         else:
             named = {path.name: path}
         for name, image in named.items():
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise InputError(f"{image}: its name is not UTF-8, which a store's index is; rename it")
             if images.setdefault(name, image) != image:
                 raise InputError(f"{images[name]} and {image} would both be stored as {name!r}; use two stores")
     return images
@@ -145,10 +164,13 @@ def write_features(
         InputError: the store has features of another backbone, or an image cannot be read and there is no ``on_error``.
     """
     with FeatureWriter(store, backbone.spec, backbone.feature_size) as writer:
-        names = {path: name for name, path in images.items() if name not in writer.done}
+        names: dict[Path, list[str]] = {}
+        for name, path in images.items():
+            if name not in writer.done:
+                names.setdefault(path, []).append(name)
         rows = extract_features(backbone, list(names), on_error=on_error)
         computed = 0
         for path, row in track(rows, "computing features", progress, len(names)):
-            writer.add([names[path]], row.unsqueeze(0))
-            computed += 1
+            writer.add(names[path], row.expand(len(names[path]), -1))
+            computed += len(names[path])
     return computed

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +44,8 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     Raises:
         ValueError: ``steps`` is below 1, or a tag number is not in ``[0, end)``.
     """
+    import numpy as np
+
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     lists = [tags for image in lists_per_image for tags in image]

@@ -15,7 +15,9 @@ The shapes are those of ``tagrank.recurrence.op``. To add a backend, write such 
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tagrank.recurrence import native, triton
 
@@ -40,14 +42,16 @@ def choose(backend: str, gates_x: Tensor) -> str:
         ValueError: ``backend`` is no backend's name.
         RuntimeError: the backend asked for by name cannot run here, or not on these tensors.
     """
-    if backend == "auto":
+    if backend not in ("auto", *NAMES):
+        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
+    transformed = _transformed()
+    if backend == "auto" and transformed is None:
         for name, module in FUSED.items():
             if gates_x.device.type == module.DEVICE and refusal(name, gates_x) is None:
                 return name
+    if backend in ("auto", "eager"):
         return "eager"
-    if backend not in NAMES:
-        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
-    reason = refusal(backend, gates_x)
+    reason = transformed or refusal(backend, gates_x)
     if reason is not None:
         raise RuntimeError(f"backend={backend!r} cannot run this: {reason}")
     return backend
@@ -60,3 +64,16 @@ def refusal(name: str, gates_x: Tensor) -> str | None:
     module = FUSED[name]
     reason: str | None = module.UNAVAILABLE or module.unsupported(gates_x)
     return reason
+
+
+def _transformed() -> str | None:
+    """Why no fused backend can be used where PyTorch transforms the computation, or ``None`` where it does not.
+
+    A fused operator has a reverse-mode derivative alone: forward mode would take its tangent for zero, in silence, and
+    torch.func cannot see through it.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func sees through backend='eager' alone"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives go through backend='eager' alone"
+    return None

@@ -13,6 +13,7 @@ Shapes, for ``T`` steps, batch ``B`` and hidden size ``H``; gates in nn.LSTM's o
     cells       [T, B, H]   c_1..c_T, saved in float32 (float64 for float64)
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ def lstm_recurrence(
         h0: ``[B, H]``, the initial hidden state; zeros where left out.
         c0: ``[B, H]``, the initial cell state; zeros where left out.
         steps: ``T``. Required where ``gates_x`` is constant; else it has to agree with its length or be left out.
-        backend: ``"auto"``, ``"eager"``, ``"native"`` or ``"triton"``. Only ``"eager"`` has second derivatives.
+        backend: ``"auto"``, ``"eager"``, ``"native"`` or ``"triton"``. Only ``"eager"`` has second and forward-mode
+            derivatives and goes through ``torch.func``, where ``"auto"`` takes it by itself.
         recompute: for backward, keep the cell states alone and compute the gates again: less memory, more time.
 
     Returns:
@@ -165,21 +167,31 @@ def _backward(
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
+    constant: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``. It has no derivative of its own: asking for one is an error."""
+    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; one of ``gates`` and ``gates_x`` has no elements.
+
+    It has no derivative of its own: asking for one is an error.
+    """
     weight_hh = weight_hh.contiguous()
-    if gates.numel() == 0:
-        h_prev = torch.cat([h0.unsqueeze(0), output[:-1]])
-        gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
-    d_gates, d_gates_x, d_h0, d_c0 = FUSED[backend].backward(
-        grad_output.contiguous(), grad_c_n.contiguous(), weight_hh, c0.contiguous(), gates, cells, gates_x.dim() == 2
-    )
-    # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
-    d_weight_hh = d_gates[0].t() @ h0
-    if d_gates.shape[0] > 1:
-        d_weight_hh = torch.addmm(d_weight_hh, d_gates[1:].flatten(0, 1).t(), output[:-1].flatten(0, 1))
+    # A caller's autocast is for the forward pass: the gradients are those of what was computed there.
+    with _no_autocast(gates_x.device.type):
+        if gates.numel() == 0:
+            h_prev = torch.cat([h0.unsqueeze(0), output[:-1]])
+            gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
+        d_gates, d_gates_x, d_h0, d_c0 = FUSED[backend].backward(
+            grad_output.contiguous(), grad_c_n.contiguous(), weight_hh, c0.contiguous(), gates, cells, constant
+        )
+        # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
+        d_weight_hh = d_gates[0].t() @ h0
+        if d_gates.shape[0] > 1:
+            d_weight_hh = torch.addmm(d_weight_hh, d_gates[1:].flatten(0, 1).t(), output[:-1].flatten(0, 1))
     return d_gates_x, d_weight_hh, d_h0, d_c0
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @_backward.register_fake
@@ -193,10 +205,12 @@ def _backward_fake(
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
+    constant: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, hidden = h0.shape
     return (
-        gates_x.new_empty(gates_x.shape),
+        h0.new_empty((batch, 4 * hidden) if constant else (output.shape[0], batch, 4 * hidden)),
         weight_hh.new_empty(weight_hh.shape),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
@@ -207,9 +221,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     gates_x, weight_hh, h0, c0, _, backend, _, _ = inputs
     hidden_states, _, gates, cells = output
     ctx.backend = backend
+    ctx.constant = gates_x.dim() == 2
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(gates, cells)
-    ctx.save_for_backward(gates_x, weight_hh, h0, c0, hidden_states, gates, cells)
+    # The gates before their activation are read where those after it were not saved, and only there.
+    saved = gates_x.new_empty(0) if gates.numel() else gates_x
+    ctx.save_for_backward(saved, weight_hh, h0, c0, hidden_states, gates, cells)
 
 
 def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -219,7 +236,7 @@ def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_:
     grad_output = torch.zeros_like(output) if grad_output is None else grad_output
     grad_c_n = torch.zeros_like(c0) if grad_c_n is None else grad_c_n
     grads = torch.ops.tagrank.lstm_backward(
-        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.backend
+        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.constant, ctx.backend
     )
     return (*grads, None, None, None, None)
 

@@ -44,7 +44,16 @@ def _unavailable() -> str | None:
         return "only NVIDIA GPUs are supported, and this PyTorch is built for AMD's"
     if not torch.cuda.is_available():
         return "no NVIDIA GPU (TRITON_INTERPRET=1, set before triton is imported, runs its kernels on CPUs, slowly)"
-    return None
+    newest = max((torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())), default=OLDEST)
+    return (
+        None
+        if newest >= OLDEST
+        else f"it needs compute capability {_dotted(OLDEST)}, and the GPU has {_dotted(newest)}"
+    )
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def unsupported(gates_x: Tensor) -> str | None:
@@ -61,8 +70,7 @@ def unsupported(gates_x: Tensor) -> str | None:
         )
     capability = _capability(gates_x)
     if capability < OLDEST:
-        have, need = (".".join(map(str, pair)) for pair in (capability, OLDEST))
-        return f"it needs compute capability {need}, and {gates_x.device} has {have}"
+        return f"it needs compute capability {_dotted(OLDEST)}, and {gates_x.device} has {_dotted(capability)}"
     return None
 
 
@@ -214,9 +222,9 @@ def _launches(variant: "Variant", steps: int) -> list[tuple[int, int]]:
 
 
 def _options(variant: "Variant") -> dict[str, Any]:
-    exact = torch.get_float32_matmul_precision() == "highest"
+    # What torch.set_float32_matmul_precision sets too; its getter raises where the setting was made here.
     return {
-        "PRECISION": "ieee" if exact else "tf32",
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,
         "BLOCK_K": variant.block_k,

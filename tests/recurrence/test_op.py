@@ -1,5 +1,7 @@
 """What holds for every backend of lstm_recurrence: numbers, gradients, registration, errors."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tagrank import lstm_recurrence
 from tagrank.recurrence import trace
+from tagrank.recurrence.backends import FUSED
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 NAMES = ("gates_x", "weight_hh", "h0", "c0")
@@ -50,7 +54,6 @@ def gradients(output: Tensor, c_n: Tensor, inputs: list[Tensor]) -> tuple[Tensor
     return torch.autograd.grad(scalar, inputs)
 
 
-@pytest.mark.parametrize("backend_name", ["eager", "native", "triton"])
 @given(
     batch=st.integers(1, 5),
     hidden=st.integers(1, 20),
@@ -60,17 +63,23 @@ def gradients(output: Tensor, c_n: Tensor, inputs: list[Tensor]) -> tuple[Tensor
 )
 @settings(max_examples=12)
 def test_agrees_with_an_lstm_cell_loop(
-    backend_name: str, batch: int, hidden: int, steps: int, constant: bool, dtype: torch.dtype
+    any_backend: str,
+    device_of: Callable[[str], str],
+    batch: int,
+    hidden: int,
+    steps: int,
+    constant: bool,
+    dtype: torch.dtype,
 ) -> None:
-    inputs = make_inputs(batch, hidden, None if constant else steps)
+    inputs = make_inputs(batch, hidden, None if constant else steps, device=device_of(any_backend))
     expected = cell_loop(*inputs, steps)
     expected_grads = gradients(*expected, inputs)
 
     ours = [t.detach().to(dtype).requires_grad_() for t in inputs]
     with trace() as kernels:
-        output, c_n = lstm_recurrence(*ours, steps=steps, backend=backend_name)
+        output, c_n = lstm_recurrence(*ours, steps=steps, backend=any_backend)
         grads = gradients(output, c_n, ours)
-    assert {kernel.split(".")[0] for kernel in kernels} == {backend_name}
+    assert {kernel.split(".")[0] for kernel in kernels} == {any_backend}
     assert output.dtype == c_n.dtype == dtype
     scale = TOLERANCE[dtype]
     for name, got, want in zip(
@@ -162,33 +171,43 @@ def test_recompute_gives_the_same_gradients_and_saves_no_gates(backend: str, dev
         return gradients(*result, inputs)
 
     plain = run(False)
-    assert saved.count([4, 3, 24]) == (1 if constant else 2)  # gates_x itself is kept where it has this shape
+    assert saved.count([4, 3, 24]) == 1  # the activated gates, and not gates_x, which may have this shape too
     torch.testing.assert_close(run(True), plain)
-    assert saved.count([4, 3, 24]) == (0 if constant else 1)
+    assert saved.count([4, 3, 24]) == (0 if constant else 1)  # gates_x
 
 
-def test_without_grad_nothing_is_saved(backend: str, device: str) -> None:
+def test_without_grad_nothing_is_saved(backend: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(3, 6, None, torch.float32, device)
+    results: list[tuple[Tensor, ...]] = []
+    original = FUSED[backend].forward
+
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        results.append(original(*args))
+        return results[-1]
+
+    monkeypatch.setattr(FUSED[backend], "forward", forward)
     with torch.no_grad():
-        _, _, gates, cells = torch.ops.tagrank.lstm_forward(*inputs, 2, backend, False, False)
-        output, _ = lstm_recurrence(*inputs, steps=2, backend=backend)
-    assert gates.numel() == cells.numel() == 0
-    assert output.grad_fn is None
+        lstm_recurrence(*inputs, steps=2, backend=backend)
+    lstm_recurrence(*(t.detach() for t in inputs), steps=2, backend=backend)
+    lstm_recurrence(*inputs, steps=2, backend=backend)
+    saved = [(gates.numel(), cells.numel()) for _, _, gates, cells in results]
+    assert saved == [(0, 0), (0, 0), (2 * 3 * 24, 2 * 3 * 6)]
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("mode", ["training", "recompute", "inference"])
 @pytest.mark.parametrize("constant", [True, False])
-def test_opcheck(backend: str, device: str, constant: bool, train: bool) -> None:
+def test_opcheck(backend: str, device: str, constant: bool, mode: str) -> None:
     inputs = make_inputs(2, 5, None if constant else 3, torch.float64, device)
-    if not train:
+    if mode == "inference":
         inputs = [t.detach() for t in inputs]
-    torch.library.opcheck(torch.ops.tagrank.lstm_forward.default, (*inputs, 3, backend, train, train))
+    saves = (mode == "training", mode != "inference")
+    torch.library.opcheck(torch.ops.tagrank.lstm_forward.default, (*inputs, 3, backend, *saves))
 
 
 def test_opcheck_of_backward(backend: str, device: str) -> None:
     inputs = [t.detach() for t in make_inputs(2, 5, None, torch.float64, device)]
     output, c_n, gates, cells = torch.ops.tagrank.lstm_forward(*inputs, 3, backend, True, True)
-    args = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells, backend)
+    args = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells, True, backend)
     torch.library.opcheck(torch.ops.tagrank.lstm_backward.default, args)
 
 
@@ -206,9 +225,60 @@ def test_compiles_into_one_graph(backend: str, device: str, dynamic: bool) -> No
         got = compiled(*inputs)
         grads = torch.autograd.grad(got.sum(), inputs)
     assert {k.split(".")[0] for k in kernels} == {backend}
+    if dynamic:
+        other = make_inputs(5, 6, None, torch.float32, device, seed=2)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            torch.testing.assert_close(compiled(*other), step(*other))
     expected = step(*inputs)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), inputs))
+
+
+def test_autocast_around_backward_changes_nothing(backend: str, device: str) -> None:
+    inputs = make_inputs(3, 6, None, torch.float32, device)
+    for recompute in (False, True):
+        result = lstm_recurrence(*inputs, steps=3, backend=backend, recompute=recompute)
+        expected = torch.autograd.grad(result[0].sum(), inputs, retain_graph=True)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            got = torch.autograd.grad(result[0].sum(), inputs)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_forward_mode_is_exact_or_refused(backend: str, device: str) -> None:
+    inputs = [t.detach() for t in make_inputs(2, 5, None, torch.float64, device)]
+    tangents = [torch.ones_like(t) for t in inputs]
+
+    def run(*args: Tensor, name: str) -> Tensor:
+        return lstm_recurrence(*args, steps=3, backend=name)[0].pow(2).sum()
+
+    _, auto = torch.func.jvp(partial(run, name="auto"), tuple(inputs), tuple(tangents))
+    step = 1e-6
+    ahead, behind = (
+        run(*(t + sign * step * d for t, d in zip(inputs, tangents, strict=True)), name="eager") for sign in (1, -1)
+    )
+    assert auto.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=1e-6)
+    with pytest.raises(RuntimeError, match="backend='eager' alone"):
+        torch.func.jvp(partial(run, name=backend), tuple(inputs), tuple(tangents))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backend='eager' alone"):
+        run(forward_ad.make_dual(inputs[0], tangents[0]), *inputs[1:], name=backend)
+
+
+def test_torch_func_takes_the_eager_loop() -> None:
+    inputs = [t.detach() for t in make_inputs(2, 5, None)]
+    gradient = torch.func.grad(lambda gates_x: lstm_recurrence(gates_x, *inputs[1:], steps=3)[0].pow(2).sum())(
+        inputs[0]
+    )
+    leaf = inputs[0].clone().requires_grad_()
+    expected = torch.autograd.grad(lstm_recurrence(leaf, *inputs[1:], steps=3)[0].pow(2).sum(), leaf)[0]
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_an_empty_batch(backend: str, device: str) -> None:
+    inputs = make_inputs(0, 4, None, torch.float32, device)
+    output, c_n = lstm_recurrence(*inputs, steps=3, backend=backend)
+    assert (output.shape, c_n.shape) == ((3, 0, 4), (0, 4))
+    grads = gradients(output, c_n, inputs)
+    assert torch.equal(grads[1], torch.zeros_like(inputs[1]))
 
 
 def test_autocast(backend: str, device: str) -> None:

@@ -196,12 +196,13 @@ class TagRanker(nn.Module):
         context, state = self._start(embedded)
         h, c = (None, None) if state is None else (state[0][0], state[1][0])
         context_gates = self.lstm.context_gates(context)
+        weight_hh = self.lstm.get_parameter("weight_hh_l0")
         tag = torch.full((len(features),), self.num_tags, device=features.device)
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
         probabilities = []
         for _ in range(self.steps):
             gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + context_gates
-            output, c = lstm_recurrence(gates_x, self.lstm.weight_hh_l0, h, c, steps=1, backend=self.lstm.backend)
+            output, c = lstm_recurrence(gates_x, weight_hh, h, c, steps=1, backend=self.lstm.backend)
             h = output[0]
             p = self.classifier(h).softmax(-1)
             probabilities.append(p)

@@ -28,6 +28,13 @@ def test_knows_nothing_of_torch_or_of_the_rest() -> None:
                 assert not words[1].startswith("tagrank") or words[1].startswith("tagrank.kernels"), line
 
 
-def test_importing_tagrank_leaves_triton_alone() -> None:
-    code = "import sys, tagrank; sys.exit('triton is loaded' if 'triton' in sys.modules else 0)"
+def test_importing_tagrank_needs_torch_alone() -> None:
+    code = """
+import sys, tagrank
+assert "torch" not in sys.modules, "tagrank --help should not wait for torch"
+public = [getattr(tagrank, name) for name in tagrank.__all__]
+assert "torch" in sys.modules and len(public) == 5
+loaded = {"triton", "torchvision", "scipy", "lightning", "PIL", "rich", "typer"} & sys.modules.keys()
+sys.exit(f"loaded: {loaded}" if loaded else 0)
+"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

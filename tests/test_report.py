@@ -283,6 +283,11 @@ def test_nan_in_the_history_leaves_a_gap(path: Path) -> None:
     assert "nan" not in loss.text.lower()
 
 
+def test_one_row_is_not_compared(path: Path) -> None:
+    root = write(path, rows=ROWS[:1])
+    assert next(root.all("h2")).text == "Scores"
+
+
 @pytest.mark.parametrize("history", [[], [{"epoch": 1}], [{"epoch": 1, "train_loss": math.nan, "val_loss": math.inf}]])
 def test_no_learning_curves_without_numbers(path: Path, history: list[dict[str, float]]) -> None:
     root = write(path, history=history)

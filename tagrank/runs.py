@@ -219,7 +219,13 @@ def check_apart(train: Manifest, judged: Manifest) -> None:
 
 
 def hold_out(count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers below ``count`` in two parts, each ascending: most of them, and a tenth drawn with the seed."""
+    """Numbers below ``count`` in two parts, each ascending: most of them, and a tenth drawn with the seed.
+
+    Raises:
+        InputError: ``count`` is below 2, so that one part would be empty.
+    """
+    if count < 2:
+        raise InputError(f"expected at least 2 images to train and validate on, got {count}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     share = max(1, round(VAL_SHARE * count))
     return sorted(order[share:]), sorted(order[:share])
@@ -260,8 +266,6 @@ def _split(manifest: Manifest, val: Manifest | None, seed: int) -> tuple[Manifes
         chosen = Manifest(source.path, held_out or source.examples)
         check_apart(part, chosen)
         return part, chosen
-    if len(part) < 2:
-        raise InputError(f"{manifest.path}: expected at least 2 images to train and validate on, got {len(part)}")
     train, drawn = (
         Manifest(manifest.path, tuple(part.examples[i] for i in half)) for half in hold_out(len(part), seed)
     )

@@ -206,7 +206,6 @@ def fit(
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
     preset = module.preset
-    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     if finished:
         module.load_state_dict(_load(folder / "best.ckpt")["state_dict"])
         return
@@ -214,6 +213,7 @@ def fit(
     resume = resume and last.is_file()
     if resume:
         _load(last)  # damaged, it is better found here than in Lightning
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = _Checkpoint(folder, "best", monitor=MONITOR, mode="max", **options)
     newest = _Checkpoint(folder, "last", **options)
     stopping = EarlyStopping(MONITOR, mode="max", patience=preset.patience, check_on_train_epoch_end=True)

@@ -252,6 +252,9 @@ def test_bad_input(data: Path) -> None:
         run(data, "out", backbone="vgg16", epochs=1)
     with pytest.raises(InputError, match="small_cnn is trained with the ranker"):
         run(data, "out2", backbone="small_cnn", epochs=1)
+    write_manifest(data / "images.jsonl", [Example("1.png", ("sea",), (("sea",),))])
+    with pytest.raises(InputError, match="expected at least 2 images to train and validate on, got 1"):
+        run(data, "out")
     assert not (data / "out" / "config.json").exists()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import RankedTag, Ranking, decode
+from tagrank.decode import DECODERS, RankedTag, Ranking, decode
 from tagrank.errors import InputError
 from tagrank.model import TagRanker
 
@@ -121,8 +121,6 @@ class Annotator:
 
     def check_decoder(self, decoder: str | None) -> str:
         """The decoder to use, where this one (or, with ``None``, the default) goes with the model."""
-        from tagrank.decode import DECODERS
-
         if decoder is None:
             return self.default_decoder
         if decoder not in DECODERS:

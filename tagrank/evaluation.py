@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tagrank.annotator import Annotator
 from tagrank.baselines import Baseline, FrequencyPrior, LinearClassifier, MLPClassifier, NearestNeighbours
 from tagrank.data.labelled import LabelledImages
 from tagrank.data.targets import encode_lists
+from tagrank.decode import decode
 from tagrank.metrics import evaluate_rankings, negative_log_likelihood, summarise
 from tagrank.presets import PRESETS, Preset
 from tagrank.runs import fit_ranker, hold_out
@@ -34,9 +36,10 @@ def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None =
         negative log-likelihood of a list in nats (lists that no tag of the vocabulary is on do not count).
     """
     decoder = annotator.check_decoder(decoder)
-    rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS))]
+    probabilities = annotator.probabilities(images.inputs)
+    rankings = [r.tags for r in decode(probabilities, decoder, top_k=max(KS))]
     row = {"name": f"{name}, {decoder.replace('_', ' ')}", **_scores(rankings, images, annotator)}
-    nll = _negative_log_likelihood(annotator, images)
+    nll = _negative_log_likelihood(annotator, images, probabilities)
     return row if nll is None else row | {"nll": nll}
 
 
@@ -97,7 +100,7 @@ def _scores(rankings: Sequence[Sequence[int]], images: LabelledImages, annotator
     return summarise(evaluate_rankings(rankings, images.references(annotator.vocabulary), KS))
 
 
-def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> float | None:
+def _negative_log_likelihood(annotator: Annotator, images: LabelledImages, probabilities: Tensor) -> float | None:
     """``None`` where no list has a tag that the model knows, and for a model with feedback, whose distributions
     :meth:`TagRanker.predict` gives along one list alone."""
     if annotator.ranker.feedback:
@@ -106,7 +109,7 @@ def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> fl
     kept = [i for i, image in enumerate(lists) if image]
     if not kept:
         return None
-    probabilities = annotator.probabilities(images.inputs[kept])
+    probabilities = probabilities[kept]
     targets = encode_lists([lists[i] for i in kept], annotator.vocabulary.end, annotator.ranker.steps)
     log_p = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
     return float(negative_log_likelihood(log_p, targets).mean())

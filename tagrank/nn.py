@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.recurrence import lstm_recurrence
-from tagrank.recurrence.backends import NAMES
+from tagrank.recurrence.backends import check_name
 
 _STATE = tuple[Tensor, Tensor]
 
@@ -26,12 +26,6 @@ def _check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
             "context_size and input_size must not be negative, nor both be zero; "
             f"got context_size={context_size}, input_size={input_size}"
         )
-
-
-def _check_backend(backend: str) -> str:
-    if backend not in ("auto", *NAMES):
-        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
-    return backend
 
 
 def _check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
@@ -126,7 +120,7 @@ class ContextLSTM(nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
-        self.backend = _check_backend(backend)
+        self.backend = check_name(backend)
         # Code written for nn.LSTM asks.
         self.bidirectional = False
         self.proj_size = 0
@@ -372,7 +366,7 @@ class ContextLSTMCell(nn.Module):
         self.hidden_size = hidden_size
         self.input_size = input_size
         self.bias = bias
-        self.backend = _check_backend(backend)
+        self.backend = check_name(backend)
 
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

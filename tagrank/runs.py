@@ -160,6 +160,7 @@ def fit_ranker(
     if backbone is not None and len(images) < 2:
         raise InputError(f"a backbone is trained on at least 2 images, got {len(images)}")
     history = folder / HISTORY
+    finished = resume and history.is_file()  # it is written last
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = TagRanker(
@@ -182,10 +183,10 @@ def fit_ranker(
             ListDataset(val_images.inputs, val_lists, vocabulary.end, ranker.steps),
             folder,
             resume=resume,
-            finished=resume and history.is_file(),
+            finished=finished,
             progress=progress,
         )
-    if not (resume and history.is_file()):
+    if not finished:
         write_atomically(history, [json.dumps(module.history, indent=1, allow_nan=False).encode(), b"\n"])
     return ranker.eval()
 

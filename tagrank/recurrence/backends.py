@@ -31,6 +31,17 @@ def unavailable() -> dict[str, str | None]:
     return {"eager": None} | {name: module.UNAVAILABLE for name, module in FUSED.items()}
 
 
+def check_name(backend: str) -> str:
+    """``backend``, where it is ``"auto"`` or a backend's name.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if backend not in ("auto", *NAMES):
+        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
+    return backend
+
+
 def choose(backend: str, gates_x: Tensor) -> str:
     """The name of the backend that serves these gates.
 
@@ -42,8 +53,7 @@ def choose(backend: str, gates_x: Tensor) -> str:
         ValueError: ``backend`` is no backend's name.
         RuntimeError: the backend asked for by name cannot run here, or not on these tensors.
     """
-    if backend not in ("auto", *NAMES):
-        raise ValueError(f"backend: expected one of 'auto', {', '.join(map(repr, NAMES))}; got {backend!r}")
+    check_name(backend)
     transformed = _transformed()
     if backend == "auto" and transformed is None:
         for name, module in FUSED.items():

@@ -3,9 +3,6 @@
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #define TAGRANK_X86 1
-// One function of a file compiled for a wider instruction set than the rest of it.
-#define TAGRANK_AVX2 __attribute__((target("avx2,fma")))
-#define TAGRANK_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #endif
 
 namespace tagrank::cpu {

@@ -1,7 +1,7 @@
 """The recurrence as two PyTorch operators: one for a whole sequence forward, one for backward.
 
 One call per sequence and never one per step, as a custom operator costs some 10 microseconds a call. What every
-backend shares is here: validation, autocast, what is saved for backward, and the products after the time loop.
+backend shares is here: validation, autocast, and what is saved for backward.
 
 Shapes, for ``T`` steps, batch ``B`` and hidden size ``H``; gates in nn.LSTM's order i, f, g, o:
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tagrank.recurrence.backends import FUSED, choose
-from tagrank.recurrence.eager import activate, cell_dtype, lstm_loop
+from tagrank.recurrence.eager import cell_dtype, lstm_loop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -65,14 +65,15 @@ def lstm_recurrence(
     """
     steps = _check(gates_x, weight_hh, steps)
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
-    h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
-    c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
-    gates_x, weight_hh, h0, c0 = _autocast(gates_x, weight_hh, h0, c0)
+    device = gates_x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        gates_x, weight_hh = _autocast(gates_x), _autocast(weight_hh)
+        h0, c0 = (None if state is None else _autocast(state) for state in (h0, c0))
     for name, state in (("h0", h0), ("c0", c0)):
-        if state.shape != (batch, hidden):
+        if state is not None and state.shape != (batch, hidden):
             raise ValueError(f"{name}: expected shape [B, H] = [{batch}, {hidden}], got {list(state.shape)}")
     for name, tensor in (("weight_hh", weight_hh), ("h0", h0), ("c0", c0)):
-        if tensor.dtype != gates_x.dtype or tensor.device != gates_x.device:
+        if tensor is not None and (tensor.dtype != gates_x.dtype or tensor.device != gates_x.device):
             raise ValueError(
                 f"{name}: expected {gates_x.dtype} on {gates_x.device} like gates_x, "
                 f"got {tensor.dtype} on {tensor.device}"
@@ -80,8 +81,11 @@ def lstm_recurrence(
 
     name = choose(backend, gates_x)
     if name == "eager":
+        h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
+        c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
         return lstm_loop(gates_x, weight_hh, h0, c0, steps)
-    train = torch.is_grad_enabled() and any(t.requires_grad for t in (gates_x, weight_hh, h0, c0))
+    inputs = (gates_x, weight_hh, h0, c0)
+    train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     output, c_n, _, _ = torch.ops.tagrank.lstm_forward(
         gates_x, weight_hh, h0, c0, steps, name, train and not recompute, train
     )
@@ -111,29 +115,26 @@ def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:
     return steps
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast, all floating point tensors in its dtype, as nn.LSTM has them; float64 stays as it is."""
-    device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+def _autocast(tensor: Tensor) -> Tensor:
+    """Under autocast, a floating point tensor in its dtype, as nn.LSTM has them; float64 stays as it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
 @torch.library.custom_op("tagrank::lstm_forward", mutates_args=())
 def _forward(
     gates_x: Tensor,
     weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
     steps: int,
     backend: str,
     save_gates: bool,
     save_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(output, c_n, gates, cells)``; what is not saved has no elements."""
+    states = (None if state is None else state.contiguous() for state in (h0, c0))
     return FUSED[backend].forward(  # type: ignore[no-any-return]
-        gates_x.contiguous(), weight_hh.contiguous(), h0.contiguous(), c0.contiguous(), steps, save_gates, save_cells
+        gates_x.contiguous(), weight_hh.contiguous(), *states, steps, save_gates, save_cells
     )
 
 
@@ -141,14 +142,14 @@ def _forward(
 def _forward_fake(
     gates_x: Tensor,
     weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
     steps: int,
     backend: str,
     save_gates: bool,
     save_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, hidden = h0.shape
+    batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
     output = gates_x.new_empty(steps, batch, hidden)
     c_n = gates_x.new_empty(batch, hidden)
     gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
@@ -162,32 +163,32 @@ def _backward(
     grad_c_n: Tensor,
     gates_x: Tensor,
     weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
     constant: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; one of ``gates`` and ``gates_x`` has no elements.
+    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``d_h0`` has no elements without ``h0``, nor has ``d_c0`` without ``c0``.
 
-    It has no derivative of its own: asking for one is an error.
+    One of ``gates`` and ``gates_x`` has no elements. It has no derivative of its own: asking for one is an error.
     """
-    weight_hh = weight_hh.contiguous()
+    states = (None if state is None else state.contiguous() for state in (h0, c0))
     # A caller's autocast is for the forward pass: the gradients are those of what was computed there.
     with _no_autocast(gates_x.device.type):
-        if gates.numel() == 0:
-            h_prev = torch.cat([h0.unsqueeze(0), output[:-1]])
-            gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
-        d_gates, d_gates_x, d_h0, d_c0 = FUSED[backend].backward(
-            grad_output.contiguous(), grad_c_n.contiguous(), weight_hh, c0.contiguous(), gates, cells, constant
+        return FUSED[backend].backward(  # type: ignore[no-any-return]
+            grad_output.contiguous(),
+            grad_c_n.contiguous(),
+            gates_x.contiguous(),
+            weight_hh.contiguous(),
+            *states,
+            output,
+            gates,
+            cells,
+            constant,
         )
-        # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
-        d_weight_hh = d_gates[0].t() @ h0
-        if d_gates.shape[0] > 1:
-            d_weight_hh = torch.addmm(d_weight_hh, d_gates[1:].flatten(0, 1).t(), output[:-1].flatten(0, 1))
-    return d_gates_x, d_weight_hh, d_h0, d_c0
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
@@ -200,20 +201,20 @@ def _backward_fake(
     grad_c_n: Tensor,
     gates_x: Tensor,
     weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
     constant: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, hidden = h0.shape
+    steps, batch, hidden = output.shape
     return (
-        h0.new_empty((batch, 4 * hidden) if constant else (output.shape[0], batch, 4 * hidden)),
+        output.new_empty((batch, 4 * hidden) if constant else (steps, batch, 4 * hidden)),
         weight_hh.new_empty(weight_hh.shape),
-        h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape),
+        output.new_empty((0,) if h0 is None else (batch, hidden)),
+        output.new_empty((0,) if c0 is None else (batch, hidden)),
     )
 
 
@@ -231,14 +232,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
     gates_x, weight_hh, h0, c0, output, gates, cells = ctx.saved_tensors
-    if cells.numel() == 0 and c0.numel() > 0:
+    if cells.numel() == 0 and output.numel() > 0:
         raise RuntimeError("tagrank::lstm_forward was called with save_cells=False, so it cannot be differentiated")
     grad_output = torch.zeros_like(output) if grad_output is None else grad_output
-    grad_c_n = torch.zeros_like(c0) if grad_c_n is None else grad_c_n
-    grads = torch.ops.tagrank.lstm_backward(
+    grad_c_n = output.new_zeros(output.shape[1:]) if grad_c_n is None else grad_c_n
+    d_gates_x, d_weight_hh, d_h0, d_c0 = torch.ops.tagrank.lstm_backward(
         grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.constant, ctx.backend
     )
-    return (*grads, None, None, None, None)
+    d_h0, d_c0 = (None if state is None else d for state, d in ((h0, d_h0), (c0, d_c0)))
+    return d_gates_x, d_weight_hh, d_h0, d_c0, None, None, None, None
 
 
 torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tagrank.recurrence.eager import cell_dtype
+from tagrank.recurrence.eager import activate, cell_dtype
 from tagrank.recurrence.trace import record
 
 if TYPE_CHECKING:
@@ -91,12 +91,20 @@ def forced(*, forward: "Variant | None" = None, backward: "Variant | None" = Non
 
 
 def forward(
-    gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int, save_gates: bool, save_cells: bool
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    save_gates: bool,
+    save_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(output, c_n, gates, cells)``; what is not saved has no elements. Shapes as in ``tagrank.recurrence.op``."""
     from tagrank.kernels.forward import lstm_forward
 
-    batch, hidden = h0.shape
+    batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
+    h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
+    c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
     variant = _variant("forward", h0)
     state = cell_dtype(gates_x.dtype)
     output = gates_x.new_empty(steps, batch, hidden)
@@ -134,24 +142,31 @@ def forward(
 def backward(
     grad_output: Tensor,
     grad_c_n: Tensor,
+    gates_x: Tensor,
     weight_hh: Tensor,
-    c0: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    output: Tensor,
     gates: Tensor,
     cells: Tensor,
     constant: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(d_gates, d_gates_x, d_h0, d_c0)``. Shapes as in ``tagrank.recurrence.op``.
+    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``. Shapes as in ``tagrank.recurrence.op``.
 
     The gradients of ``h`` and ``c`` go from step to step in float32 (float64 for float64), and so does the sum over
     time that is the gradient of a ``constant`` input.
     """
     from tagrank.kernels.backward import lstm_backward
 
-    steps, batch, hidden = grad_output.shape
-    variant = _variant("backward", c0)
+    steps, batch, hidden = output.shape
+    start = output.new_zeros(batch, hidden) if h0 is None or c0 is None else None
+    if gates.numel() == 0:
+        h_prev = torch.cat([(start if h0 is None else h0).unsqueeze(0), output[:-1]])
+        gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
+    variant = _variant("backward", grad_c_n)
     d_gates = torch.empty_like(gates)
     d_gates_x = gates.new_empty((batch, 4 * hidden) if constant else (0,))
-    d_c0 = torch.empty_like(c0)
+    d_c0 = output.new_empty(batch, hidden)
     slots = 0 if variant.resident or steps == 1 else 2
     carry_c = cells.new_empty(slots, batch, hidden)
     carry_x = cells.new_empty((slots, batch, 4 * hidden) if constant else (0,))
@@ -161,7 +176,7 @@ def backward(
                 grad_output,
                 grad_c_n,
                 weight_hh,
-                c0,
+                start if c0 is None else c0,
                 gates,
                 cells,
                 d_gates,
@@ -178,7 +193,12 @@ def backward(
                 RESIDENT=variant.resident,
                 **_options(variant),
             )
-    return d_gates, d_gates_x if constant else d_gates, d_gates[0] @ weight_hh, d_c0
+    # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
+    d_weight_hh = d_gates[1:].flatten(0, 1).t() @ output[:-1].flatten(0, 1)
+    if h0 is not None:
+        d_weight_hh.addmm_(d_gates[0].t(), h0)
+    d_h0 = output.new_empty(0) if h0 is None else d_gates[0] @ weight_hh
+    return d_gates_x if constant else d_gates, d_weight_hh, d_h0, output.new_empty(0) if c0 is None else d_c0
 
 
 def _interpreted() -> bool:

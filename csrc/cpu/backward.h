@@ -1,0 +1,311 @@
+// The backward pass of one instruction set: back in time a chunk of steps at a time, so that the gradient of the weight
+// is taken from what is still in the cache, and neither the gates' gradients nor recomputed gates are kept for longer.
+#pragma once
+
+#include "activations.h"
+#include "product.h"
+#include "recurrence.h"
+#include "scratch.h"
+
+namespace tagrank::cpu::TAGRANK_ISA {
+
+template <typename T>
+class Backward {
+  using C = compute_t<T>;
+  static constexpr int64_t L = kLanes<C>;
+
+ public:
+  Backward(const BackwardCall<T>& call, int64_t threads)
+      : call_(call),
+        recompute_(call.gates == nullptr),
+        blocks_(blocks_of<C>(call.hidden)),
+        panels_((blocks_ + kWidth - 1) / kWidth),
+        grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
+        chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
+        stride_(chunk_ * call.batch * L),
+        weight_(scratch<C>(call.steps > 1 || call.d_h0 != nullptr ? panels_ * panel_size() : 0)),
+        gate_weight_(scratch<C>(recompute_ ? blocks_ * gate_panel_size() : 0)),
+        gates_(scratch<T>(recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0)),
+        hidden_(scratch<C>(blocks_ * stride_)),
+        grad_gates_{scratch<C>(4 * blocks_ * stride_), scratch<C>(4 * blocks_ * stride_)},
+        grad_c_(scratch<C>(call.batch * call.hidden)),
+        own_grad_sum_(scratch<C>(call.constant && !kSame ? call.batch * 4 * call.hidden : 0)),
+        own_grad_weight_(scratch<C>(kSame ? 0 : 4 * call.hidden * call.hidden)),
+        grad_sum_(accumulator(call.d_gates_x, own_grad_sum_)),
+        grad_weight_(accumulator(call.d_weight_hh, own_grad_weight_)),
+        partial_(scratch<C>(grid_.columns * call.batch * kWidth * L)) {}
+
+  void run(const Threads& threads) {
+    Barrier barrier(grid_.workers());
+    threads.run(grid_.workers(), [&](int64_t begin, int64_t end) {
+      const auto each = [&](auto&& phase) {
+        for (int64_t worker = begin; worker < end; ++worker) phase(worker);
+      };
+      const auto meet = [&] { barrier.wait(end - begin); };
+      each([&](int64_t worker) { pack(worker); });
+      meet();
+      for (int64_t last = call_.steps; last > 0; last -= chunk_) {
+        const int64_t first = std::max<int64_t>(last - chunk_, 0);
+        each([&](int64_t worker) { gather(first, last, worker); });
+        if (recompute_) {
+          meet();
+          each([&](int64_t worker) { recompute(first, last, worker); });
+          meet();
+        }
+        for (int64_t t = last - 1; t >= first; --t) {
+          each([&](int64_t worker) { step(t, worker); });
+          if (grid_.columns > 1) meet();
+        }
+        meet();
+        each([&](int64_t worker) { add_to_weight(first, last, worker); });
+        meet();
+      }
+      if (call_.d_h0 != nullptr) each([&](int64_t worker) { step(-1, worker); });
+    });
+  }
+
+ private:
+  static constexpr bool kSame = sizeof(T) == sizeof(C);
+  // The rows of the product that gives the weight's gradient: enough to make reading and writing that gradient cheap.
+  static constexpr int64_t kChunkRows = 256;
+  // The blocks of K that are multiplied at once, so that this much of a panel (256 KB) stays in the cache for all rows.
+  static constexpr int64_t kDepth = 262144 / (L * kWidth * L * sizeof(C));
+  // A tile of the weight's gradient: so many gates by two vectors of hidden units.
+  static constexpr int kTileGates = L < (kRows > 4 ? 8 : 4) ? L : (kRows > 4 ? 8 : 4);
+  static constexpr int kTileVectors = 2;
+
+  // Sums are kept in C: in place where that is what is asked for.
+  static C* accumulator(T* result, const Scratch<C>& own) {
+    if constexpr (kSame) {
+      return result;
+    } else {
+      return own.get();
+    }
+  }
+
+  int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
+  int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
+  // The first step of the chunk that t is in; chunks are counted from the end.
+  int64_t first_of(int64_t t) const {
+    return std::max<int64_t>(call_.steps - ((call_.steps - 1 - t) / chunk_ + 1) * chunk_, 0);
+  }
+  // The gates' gradients of step t, in blocks. Chunks have two buffers in turn, as each begins with the one after it.
+  C* grad_gates(int64_t t) const {
+    const int64_t buffer = (call_.steps - 1 - t) / chunk_ % 2;
+    return grad_gates_[buffer].get() + (t - first_of(t)) * call_.batch * L;
+  }
+  Range part(int64_t parts, int64_t i, Range whole) const {
+    const Range range = share(whole.end - whole.begin, parts, i);
+    return {whole.begin + range.begin, whole.begin + range.end};
+  }
+  static int64_t tiles(Range rows) { return (rows.end - rows.begin + kRows - 1) / kRows; }
+
+  void pack(int64_t worker) {
+    if (call_.steps > 1 || call_.d_h0 != nullptr) {
+      const Range own = share(panels_, grid_.workers(), worker);
+      for (int64_t p = own.begin; p < own.end; ++p) {
+        pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_.get() + p * panel_size());
+      }
+    }
+    if (recompute_) {
+      const Range own = share(blocks_, grid_.workers(), worker);
+      for (int64_t p = own.begin; p < own.end; ++p) {
+        pack_gates(call_.weight_hh, call_.hidden, p * L, gate_weight_.get() + p * gate_panel_size());
+      }
+    }
+    const Range rows = grid_.row_share(worker, call_.batch);
+    const Range panels = grid_.column_share(worker, panels_);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      for (int64_t p = panels.begin * kWidth; p < std::min(panels.end * kWidth, blocks_); ++p) {
+        const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
+        store(grad_c_.get() + at, load(call_.grad_c_n + at, count), count);
+      }
+    }
+  }
+
+  // The hidden states before the steps [first, last), in blocks.
+  void gather(int64_t first, int64_t last, int64_t worker) {
+    const int64_t H = call_.hidden, B = call_.batch;
+    const Range rows = grid_.row_share(worker, (last - first) * B), own = grid_.column_share(worker, blocks_);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t before = (first - 1) * B + row;
+      const T* h = before >= 0 ? call_.output + before * H : call_.h0 != nullptr ? call_.h0 + (before + B) * H : nullptr;
+      for (int64_t p = own.begin; p < own.end; ++p) {
+        store(hidden_.get() + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
+      }
+    }
+  }
+
+  void recompute(int64_t first, int64_t last, int64_t worker) {
+    const Range rows = grid_.row_share(worker, (last - first) * call_.batch), own = grid_.column_share(worker, blocks_);
+    for (int64_t p = own.begin; p < own.end; ++p) {
+      for (int64_t i = 0; i < tiles(rows); ++i) gate_tile<kRows>(first, p, part(tiles(rows), i, rows));
+    }
+  }
+
+  template <int M>
+  void gate_tile(int64_t first, int64_t p, Range rows) {
+    if constexpr (M > 1) {
+      if (rows.end - rows.begin < M) return gate_tile<M - 1>(first, p, rows);
+    }
+    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L;
+    Vector<C> gates[M][kWidth];
+    for (int m = 0; m < M; ++m) {
+      const int64_t row = rows.begin + m;
+      const T* gates_x = call_.gates_x + (call_.constant ? row % B : first * B + row) * 4 * H + p * L;
+      for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] = load(gates_x + gate * H, count);
+    }
+    multiply<M>(gates, hidden_.get() + rows.begin * L, stride_, gate_weight_.get() + p * gate_panel_size(), blocks_);
+    for (int m = 0; m < M; ++m) {
+      T* to = gates_.get() + (rows.begin + m) * 4 * H + p * L;
+      store(to, sigmoid(gates[m][0]), count);
+      store(to + H, sigmoid(gates[m][1]), count);
+      store(to + 2 * H, tanh(gates[m][2]), count);
+      store(to + 3 * H, sigmoid(gates[m][3]), count);
+    }
+  }
+
+  // From the gates' gradients of step t + 1 to those of step t, or for t = -1 to the gradient of h0.
+  void step(int64_t t, int64_t worker) {
+    const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
+    const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = tiles(rows) > 1 ? kDepth : all;
+    C* partial = partial_.get() + worker % grid_.columns * call_.batch * kWidth * L;
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      Range k{0, std::min(depth, all)};
+      while (true) {
+        for (int64_t i = 0; i < tiles(rows); ++i) {
+          const Range own = part(tiles(rows), i, rows);
+          tile<kRows>(t, p, own, k, k.end == all, partial + own.begin * kWidth * L);
+        }
+        if (k.end == all) break;
+        k = {k.end, std::min(k.end + depth, all)};
+      }
+    }
+  }
+
+  template <int M>
+  void tile(int64_t t, int64_t p, Range rows, Range k, bool complete, C* partial) {
+    if constexpr (M > 1) {
+      if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, k, complete, partial);
+    }
+    Vector<C> grad_h[M][kWidth] = {};
+    if (k.begin > 0) {
+      for (int64_t i = 0; i < M * kWidth; ++i) grad_h[i / kWidth][i % kWidth] = load(partial + i * L);
+    }
+    if (k.end > k.begin) {
+      multiply<M>(grad_h, grad_gates(t + 1) + k.begin * stride_ + rows.begin * L, stride_,
+                  weight_.get() + p * panel_size() + k.begin * L * kWidth * L, k.end - k.begin);
+    }
+    if (!complete) {
+      for (int64_t i = 0; i < M * kWidth; ++i) store(partial + i * L, grad_h[i / kWidth][i % kWidth]);
+      return;
+    }
+    for (int m = 0; m < M; ++m) {
+      for (int64_t v = 0; v < std::min(kWidth, blocks_ - p * kWidth); ++v) {
+        cell(t, p * kWidth + v, rows.begin + m, grad_h[m][v]);
+      }
+    }
+  }
+
+  // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
+  // of one row; grad_h is the gradient of h_t as the state of step t + 1.
+  TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
+    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
+    if (t < 0) return store(call_.d_h0 + at, grad_h, count);
+    const T* gates = (recompute_ ? gates_.get() + (t - first_of(t)) * B * 4 * H : call_.gates + t * B * 4 * H) +
+                     row * 4 * H + p * L;
+    const Vector<C> i = load(gates, count), f = load(gates + H, count);
+    const Vector<C> g = load(gates + 2 * H, count), o = load(gates + 3 * H, count);
+    const C* c = call_.cells + t * B * H + at;
+    Vector<C> c_prev{};
+    if (t > 0) {
+      c_prev = load(c - B * H, count);
+    } else if (call_.c0 != nullptr) {
+      c_prev = load(call_.c0 + at, count);
+    }
+    const Vector<C> tanh_c = tanh(load(c, count));
+    const Vector<C> dh = load(call_.grad_output + t * B * H + at, count) + grad_h;
+    const Vector<C> dc = load(grad_c_.get() + at, count) + dh * o * (1 - tanh_c * tanh_c);
+    const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
+                                     dh * tanh_c * o * (1 - o)};
+    store(grad_c_.get() + at, dc * f, count);
+    if (t == 0 && call_.d_c0 != nullptr) store(call_.d_c0 + at, dc * f, count);
+    C* blocks = grad_gates(t) + p * stride_ + row * L;
+    T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
+    for (int64_t gate = 0; gate < kWidth; ++gate) {
+      store(blocks + gate * blocks_ * stride_, grads[gate]);
+      if (!call_.constant) {
+        store(d_gates_x + gate * H, grads[gate], count);
+        continue;
+      }
+      C* sum = grad_sum_ + row * 4 * H + gate * H + p * L;
+      const Vector<C> total = t == call_.steps - 1 ? grads[gate] : load(sum, count) + grads[gate];
+      if (t > 0) {
+        store(sum, total, count);
+      } else {
+        store(d_gates_x + gate * H, total, count);
+      }
+    }
+  }
+
+  // The chunk's part of the weight's gradient: the sum over steps and rows of gates' gradients times hidden states.
+  void add_to_weight(int64_t first, int64_t last, int64_t worker) {
+    const int64_t pairs = (blocks_ + kTileVectors - 1) / kTileVectors;
+    const Range own = share(pairs * 4 * blocks_, grid_.workers(), worker);
+    // Before the first step there is no hidden state where h0 is left out.
+    const int64_t begin = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
+    for (int64_t row = begin; row == begin || row < end; row += kChunkRows) {
+      const Range rows{row, std::min(row + kChunkRows, end)};
+      const bool fresh = last == call_.steps && row == begin, complete = first == 0 && row + kChunkRows >= end;
+      for (int64_t tile = own.begin; tile < own.end; ++tile) {
+        const int64_t pair = tile / (4 * blocks_), block = tile % (4 * blocks_);
+        if (blocks_ - pair * kTileVectors >= kTileVectors) {
+          weight_tile<kTileVectors>(grad_gates(first), rows, block, pair * kTileVectors, fresh, complete);
+        } else {
+          weight_tile<1>(grad_gates(first), rows, block, pair * kTileVectors, fresh, complete);
+        }
+      }
+    }
+  }
+
+  template <int N>
+  void weight_tile(const C* grad_gates, Range rows, int64_t block, int64_t column, bool fresh, bool complete) {
+    const int64_t H = call_.hidden, gate = block / blocks_, unit = block % blocks_ * L;
+    for (int64_t r = 0; r < L && unit + r < H; r += kTileGates) {
+      const int64_t there = std::min<int64_t>(kTileGates, H - unit - r), at = (gate * H + unit + r) * H + column * L;
+      Vector<C> tile[kTileGates][N] = {};
+      multiply_transposed<kTileGates, N>(tile, grad_gates + block * stride_ + rows.begin * L + r,
+                                         hidden_.get() + column * stride_ + rows.begin * L, stride_,
+                                         rows.end - rows.begin);
+      for (int64_t i = 0; i < there; ++i) {
+        for (int64_t n = 0; n < N; ++n) {
+          const int64_t to = at + i * H + n * L, count = H - (column + n) * L;
+          const Vector<C> sum = fresh ? tile[i][n] : load(grad_weight_ + to, count) + tile[i][n];
+          if (complete) {
+            store(call_.d_weight_hh + to, sum, count);
+          } else {
+            store(grad_weight_ + to, sum, count);
+          }
+        }
+      }
+    }
+  }
+
+  const BackwardCall<T> call_;
+  const bool recompute_;
+  const int64_t blocks_, panels_;
+  const Grid grid_;
+  const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
+  const Scratch<C> weight_;            // [panels][4 K][4][L]
+  const Scratch<C> gate_weight_;       // [blocks][K][4][L]
+  const Scratch<T> gates_;             // [chunk, B, 4H]
+  const Scratch<C> hidden_;            // [blocks][chunk * B][L]
+  const Scratch<C> grad_gates_[2];     // [4 blocks][chunk * B][L]
+  const Scratch<C> grad_c_;            // [B, H]
+  const Scratch<C> own_grad_sum_, own_grad_weight_;
+  C* const grad_sum_;                  // [B, 4H]
+  C* const grad_weight_;               // [4H, H]
+  const Scratch<C> partial_;           // [columns of the grid][B][4][L]
+};
+
+}  // namespace tagrank::cpu::TAGRANK_ISA

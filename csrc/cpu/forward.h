@@ -1,0 +1,143 @@
+// The forward pass of one instruction set.
+#pragma once
+
+#include "activations.h"
+#include "product.h"
+#include "recurrence.h"
+#include "scratch.h"
+
+namespace tagrank::cpu::TAGRANK_ISA {
+
+template <typename T>
+class Forward {
+  using C = compute_t<T>;
+  static constexpr int64_t L = kLanes<C>;
+
+ public:
+  Forward(const ForwardCall<T>& call, int64_t threads)
+      : call_(call),
+        panels_(blocks_of<C>(call.hidden)),
+        grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
+        packed_(call.batch * call.steps > kUnpackedRows),
+        weight_(scratch<C>(packed_ ? panels_ * panel_size() : 0)),
+        cells_(scratch<C>(call.cells == nullptr ? call.batch * call.hidden : 0)) {
+    for (auto& hidden : hidden_) hidden = scratch<C>(panels_ * call.batch * L);
+  }
+
+  void run(const Threads& threads) {
+    Barrier barrier(grid_.workers());
+    threads.run(grid_.workers(), [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) prepare(worker);
+      barrier.wait(end - begin);
+      for (int64_t t = 0; t < call_.steps; ++t) {
+        for (int64_t worker = begin; worker < end; ++worker) step(t, worker);
+        if (grid_.columns > 1) barrier.wait(end - begin);
+      }
+    });
+  }
+
+ private:
+  // Packing the weight costs about as much as this many products of it with a vector.
+  static constexpr int64_t kUnpackedRows = 24;
+
+  int64_t panel_size() const { return panels_ * L * kWidth * L; }
+  bool has_product(int64_t t) const { return t > 0 || call_.h0 != nullptr; }
+
+  void prepare(int64_t worker) {
+    if (packed_) {
+      const Range own = share(panels_, grid_.workers(), worker);
+      for (int64_t p = own.begin; p < own.end; ++p) {
+        pack_gates(call_.weight_hh, call_.hidden, p * L, weight_.get() + p * panel_size());
+      }
+    }
+    if (call_.h0 == nullptr) return;
+    const Range rows = share(call_.batch, grid_.workers(), worker);
+    for (int64_t p = 0; p < panels_; ++p) {
+      for (int64_t row = rows.begin; row < rows.end; ++row) {
+        store(hidden_[0].get() + (p * call_.batch + row) * L,
+              load(call_.h0 + row * call_.hidden + p * L, call_.hidden - p * L));
+      }
+    }
+  }
+
+  void step(int64_t t, int64_t worker) {
+    const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
+    // Tiles of equal height, rather than a low one at the end.
+    const int64_t tiles = (rows.end - rows.begin + kRows - 1) / kRows;
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      for (int64_t i = 0; i < tiles; ++i) {
+        const Range part = share(rows.end - rows.begin, tiles, i);
+        tile<kRows>(t, p, rows.begin + part.begin, part.end - part.begin);
+      }
+    }
+  }
+
+  template <int M>
+  void tile(int64_t t, int64_t p, int64_t row, int64_t rows) {
+    if constexpr (M > 1) {
+      if (rows < M) return tile<M - 1>(t, p, row, rows);
+    }
+    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L;
+    Vector<C> gates[M][kWidth];
+    const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
+    for (int m = 0; m < M; ++m) {
+      for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] = load(gates_x + (m * 4 + gate) * H, count);
+    }
+    if (has_product(t)) {
+      const C* h = hidden_[t % 2].get() + row * L;
+      if (packed_) {
+        multiply<M>(gates, h, B * L, weight_.get() + p * panel_size(), panels_);
+      } else {
+        add_dots<M>(gates, h, p);
+      }
+    }
+    for (int m = 0; m < M; ++m) cell(t, p, row + m, gates[m]);
+  }
+
+  template <int M>
+  TAGRANK_INLINE void add_dots(Vector<C> (&gates)[M][kWidth], const C* h, int64_t p) {
+    const int64_t H = call_.hidden, unit = p * L;
+    for (int m = 0; m < M; ++m) {
+      for (int64_t gate = 0; gate < kWidth; ++gate) {
+        const T* weight = call_.weight_hh + (gate * H + unit) * H;
+        gates[m][gate] += dot(h + m * L, call_.batch * L, weight, H, H - unit);
+      }
+    }
+  }
+
+  // Equations (2)-(7) of Yan, Wang and Liao (2016) for L hidden units of one row, from the gates before activation.
+  TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, const Vector<C> (&gates)[kWidth]) {
+    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
+    const Vector<C> i = sigmoid(gates[0]), f = sigmoid(gates[1]), g = tanh(gates[2]), o = sigmoid(gates[3]);
+    C* kept = call_.cells == nullptr ? cells_.get() + at : call_.cells + t * B * H + at;
+    Vector<C> c_prev{};
+    if (t > 0) {
+      c_prev = load(call_.cells == nullptr ? kept : kept - B * H, count);
+    } else if (call_.c0 != nullptr) {
+      c_prev = load(call_.c0 + at, count);
+    }
+    const Vector<C> c = f * c_prev + i * g;
+    const Vector<C> h = rounded<T>(o * tanh(c));
+    store(kept, c, count);
+    if (t == call_.steps - 1) store(call_.c_n + at, c, count);
+    store(call_.output + t * B * H + at, h, count);
+    store(hidden_[(t + 1) % 2].get() + (p * B + row) * L, h);
+    if (call_.gates != nullptr) {
+      T* saved = call_.gates + (t * B + row) * 4 * H + p * L;
+      store(saved, i, count);
+      store(saved + H, f, count);
+      store(saved + 2 * H, g, count);
+      store(saved + 3 * H, o, count);
+    }
+  }
+
+  const ForwardCall<T> call_;
+  const int64_t panels_;
+  const Grid grid_;
+  const bool packed_;
+  const Scratch<C> weight_;   // [panels][K][4][L]
+  const Scratch<C> cells_;    // [B, H], where the cell states are not kept
+  Scratch<C> hidden_[2];      // h_{t-1} and h_t in blocks, in turn
+};
+
+}  // namespace tagrank::cpu::TAGRANK_ISA

@@ -1,0 +1,109 @@
+// The matrix products of the recurrence, a register tile at a time, and the layout of their operands.
+//
+// With L lanes, a matrix [rows, K] is kept in blocks [ceil(K / L)][rows][L], the last one filled up with zeros, so that
+// what a tile reads lies together whatever K is; blocks are `stride` elements apart. The weight is kept in panels of
+// 4 L columns, [K][4][L], in which the four vectors that a tile has to itself at each k are one after another.
+#pragma once
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace tagrank::cpu::TAGRANK_ISA {
+
+// The vectors of a row of a tile; in the forward pass one for each gate.
+constexpr int64_t kWidth = 4;
+// The rows of the largest tile that the registers hold, beside what it is made from.
+constexpr int64_t kRows = TAGRANK_ROWS;
+
+template <typename C>
+constexpr int64_t blocks_of(int64_t columns) {
+  return (columns + kLanes<C> - 1) / kLanes<C>;
+}
+
+// tile += a b, for M rows of a and one panel of b, over `blocks` blocks of K.
+template <int M, typename C>
+TAGRANK_INLINE void multiply(Vector<C> (&tile)[M][kWidth], const C* a, int64_t stride, const C* b, int64_t blocks) {
+  constexpr int64_t L = kLanes<C>;
+  for (int64_t block = 0; block < blocks; ++block, a += stride) {
+    TAGRANK_UNROLL for (int m = 0; m < M; ++m) __builtin_prefetch(a + stride + m * L);
+    for (int64_t k = 0; k < L; ++k, b += kWidth * L) {
+      Vector<C> row[kWidth];
+      TAGRANK_UNROLL for (int64_t v = 0; v < kWidth; ++v) row[v] = load(b + v * L);
+      TAGRANK_UNROLL for (int m = 0; m < M; ++m) {
+        const Vector<C> scalar = splat(a[m * L + k]);
+        TAGRANK_UNROLL for (int64_t v = 0; v < kWidth; ++v) tile[m][v] += scalar * row[v];
+      }
+    }
+  }
+}
+
+// tile += a^T b over `rows` rows, for R columns of the block at a and the N blocks at b.
+template <int R, int N, typename C>
+TAGRANK_INLINE void multiply_transposed(Vector<C> (&tile)[R][N], const C* a, const C* b, int64_t stride, int64_t rows) {
+  constexpr int64_t L = kLanes<C>;
+  for (int64_t row = 0; row < rows; ++row, a += L, b += L) {
+    Vector<C> right[N];
+    TAGRANK_UNROLL for (int n = 0; n < N; ++n) right[n] = load(b + n * stride);
+    TAGRANK_UNROLL for (int r = 0; r < R; ++r) {
+      const Vector<C> scalar = splat(a[r]);
+      TAGRANK_UNROLL for (int n = 0; n < N; ++n) tile[r][n] += scalar * right[n];
+    }
+  }
+}
+
+// The products of one row of a blocked matrix with L rows of weight [rows, K] as it is, of which `rows` are there.
+template <typename T, typename C>
+TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_t columns, int64_t rows) {
+  constexpr int64_t L = kLanes<C>;
+  Vector<C> partial[L] = {};
+  int64_t k = 0;
+  if (rows >= L) {
+    for (; k + L <= columns; k += L, a += stride) {
+      const Vector<C> part = load(a);
+      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) partial[l] += part * load(weight + l * columns + k);
+    }
+  }
+  for (; k < columns; k += L, a += stride) {
+    const Vector<C> part = load(a);
+    for (int64_t l = 0; l < std::min(L, rows); ++l) partial[l] += part * load(weight + l * columns + k, columns - k);
+  }
+  return sums<C>(partial);
+}
+
+// The panel of the forward product for the hidden units [unit, unit + L): of weight [4H, H] the rows of their four
+// gates, transposed.
+template <typename T, typename C>
+TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C* panel) {
+  constexpr int64_t L = kLanes<C>;
+  for (int64_t k = 0; k < hidden; k += L) {
+    for (int64_t gate = 0; gate < kWidth; ++gate) {
+      Vector<C> square[L];
+      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
+        const T* row = weight + (gate * hidden + unit + l) * hidden + k;
+        square[l] = unit + l < hidden ? load(row, hidden - k) : Vector<C>{};
+      }
+      transpose<C>(square);
+      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) store(panel + ((k + l) * kWidth + gate) * L, square[l]);
+    }
+  }
+}
+
+// The panel of the backward product for the columns [column, column + 4 L) of weight [4H, H]. Its K runs over the gates
+// in blocks, each gate's last one filled up.
+template <typename T, typename C>
+TAGRANK_INLINE void pack_columns(const T* weight, int64_t hidden, int64_t column, C* panel) {
+  constexpr int64_t L = kLanes<C>;
+  const int64_t padded = blocks_of<C>(hidden) * L;
+  for (int64_t gate = 0; gate < kWidth; ++gate) {
+    for (int64_t unit = 0; unit < padded; ++unit, panel += kWidth * L) {
+      const T* row = weight + (gate * hidden + unit) * hidden + column;
+      for (int64_t v = 0; v < kWidth; ++v) {
+        const int64_t count = unit < hidden ? hidden - column - v * L : 0;
+        store(panel + v * L, count > 0 ? load(row + v * L, count) : Vector<C>{});
+      }
+    }
+  }
+}
+
+}  // namespace tagrank::cpu::TAGRANK_ISA

@@ -1,0 +1,51 @@
+// The LSTM recurrence over a whole sequence, on CPUs. Plain pointers and sizes; every array is contiguous, with H the
+// innermost dimension. A row of gates is i, f, g, o, each of H columns.
+#pragma once
+
+#include <cstdint>
+
+#include "dtypes.h"
+#include "team.h"
+
+namespace tagrank::cpu {
+
+// T is float, double or bfloat16.
+template <typename T>
+struct ForwardCall {
+  int64_t batch, hidden, steps;  // B, H, T
+  bool constant;                 // whether gates_x is the same at each step
+  const T* gates_x;              // [B, 4H] or [T, B, 4H], the input's share of the gates
+  const T* weight_hh;            // [4H, H]
+  const T* h0;                   // [B, H], or null for zeros
+  const T* c0;                   // [B, H], or null for zeros
+  T* output;                     // [T, B, H]  h_1..h_T
+  T* c_n;                        // [B, H]     c_T
+  T* gates;                      // [T, B, 4H] the activated gates, or null where they are not kept
+  compute_t<T>* cells;           // [T, B, H]  c_1..c_T, or null where they are not kept
+};
+
+template <typename T>
+struct BackwardCall {
+  int64_t batch, hidden, steps;
+  bool constant;
+  const T* grad_output;         // [T, B, H]
+  const T* grad_c_n;            // [B, H]
+  const T* gates_x;             // as in ForwardCall; read where gates is null
+  const T* weight_hh;           // [4H, H]
+  const T* h0;                  // [B, H], or null for zeros
+  const T* c0;                  // [B, H], or null for zeros
+  const T* output;              // [T, B, H]
+  const T* gates;               // [T, B, 4H], or null: they are computed again, some steps at a time
+  const compute_t<T>* cells;    // [T, B, H]
+  T* d_gates_x;                 // [B, 4H], the sum over time, or [T, B, 4H]
+  T* d_weight_hh;               // [4H, H]
+  T* d_h0;                      // [B, H], or null where it is not wanted
+  T* d_c0;                      // [B, H], or null where it is not wanted
+};
+
+template <typename T>
+void forward(const ForwardCall<T>& call, const Threads& threads);
+template <typename T>
+void backward(const BackwardCall<T>& call, const Threads& threads);
+
+}  // namespace tagrank::cpu

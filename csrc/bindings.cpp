@@ -16,6 +16,7 @@
 
 #include "cpu/capability.h"
 #include "cpu/recurrence.h"
+#include "cpu/workspace.h"
 
 namespace {
 
@@ -48,6 +49,13 @@ T* write(const Tensor& tensor) {
   return tensor.numel() == 0 ? nullptr : static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// A new tensor like `like`, for results that may be large: one page fault for 2 MB, not for 4 KB.
+Tensor large_empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
+  const Tensor tensor = new_empty(like, shape, dtype);
+  tagrank::cpu::prefer_large_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
+  return tensor;
+}
+
 // torch's threads, or this one alone where they may not run at the same time.
 Threads torch_threads(bool concurrent) {
   return {concurrent ? static_cast<int64_t>(torch::stable::get_num_threads()) : 1,
@@ -60,9 +68,11 @@ template <typename T>
 Four forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
              int64_t steps, bool save_gates, bool save_cells, bool concurrent, ScalarType cell_dtype) {
   const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
-  const Tensor output = new_empty(gates_x, {steps, B, H}), c_n = new_empty(gates_x, {B, H});
-  const Tensor gates = save_gates ? new_empty(gates_x, {steps, B, 4 * H}) : new_empty(gates_x, {0});
-  const Tensor cells = save_cells ? new_empty(gates_x, {steps, B, H}, cell_dtype) : new_empty(gates_x, {0}, cell_dtype);
+  const ScalarType dtype = gates_x.scalar_type();
+  const std::vector<int64_t> nothing{0};
+  const Tensor output = large_empty(gates_x, {steps, B, H}, dtype), c_n = new_empty(gates_x, {B, H});
+  const Tensor gates = large_empty(gates_x, save_gates ? std::vector{steps, B, 4 * H} : nothing, dtype);
+  const Tensor cells = large_empty(gates_x, save_cells ? std::vector{steps, B, H} : nothing, cell_dtype);
   ForwardCall<T> call{};
   call.batch = B;
   call.hidden = H;
@@ -85,8 +95,10 @@ Four backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& g
               const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& gates,
               const Tensor& cells, bool constant, bool concurrent) {
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
-  const Tensor d_gates_x = constant ? new_empty(output, {B, 4 * H}) : new_empty(output, {steps, B, 4 * H});
-  const Tensor d_weight_hh = B > 0 ? new_empty(weight_hh, {4 * H, H}) : new_zeros(weight_hh, {4 * H, H});
+  const ScalarType dtype = output.scalar_type();
+  const Tensor d_gates_x =
+      large_empty(output, constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H}, dtype);
+  const Tensor d_weight_hh = B > 0 ? large_empty(weight_hh, {4 * H, H}, dtype) : new_zeros(weight_hh, {4 * H, H});
   const Tensor d_h0 = h0.has_value() ? new_empty(output, {B, H}) : new_empty(output, {0});
   const Tensor d_c0 = c0.has_value() ? new_empty(output, {B, H}) : new_empty(output, {0});
   BackwardCall<T> call{};

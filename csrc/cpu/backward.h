@@ -5,7 +5,7 @@
 #include "activations.h"
 #include "product.h"
 #include "recurrence.h"
-#include "scratch.h"
+#include "workspace.h"
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
@@ -22,18 +22,24 @@ class Backward {
         panels_((blocks_ + kWidth - 1) / kWidth),
         grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
-        stride_(chunk_ * call.batch * L),
-        weight_(scratch<C>(call.steps > 1 || call.d_h0 != nullptr ? panels_ * panel_size() : 0)),
-        gate_weight_(scratch<C>(recompute_ ? blocks_ * gate_panel_size() : 0)),
-        gates_(scratch<T>(recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0)),
-        hidden_(scratch<C>(blocks_ * stride_)),
-        grad_gates_{scratch<C>(4 * blocks_ * stride_), scratch<C>(4 * blocks_ * stride_)},
-        grad_c_(scratch<C>(call.batch * call.hidden)),
-        own_grad_sum_(scratch<C>(call.constant && !kSame ? call.batch * 4 * call.hidden : 0)),
-        own_grad_weight_(scratch<C>(kSame ? 0 : 4 * call.hidden * call.hidden)),
-        grad_sum_(accumulator(call.d_gates_x, own_grad_sum_)),
-        grad_weight_(accumulator(call.d_weight_hh, own_grad_weight_)),
-        partial_(scratch<C>(grid_.columns * call.batch * kWidth * L)) {}
+        stride_(chunk_ * call.batch * L) {
+    const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0, weights = 4 * call.hidden * call.hidden;
+    workspace_.add(weight_, call.steps > 1 || call.d_h0 != nullptr ? panels_ * panel_size() : 0);
+    workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
+    workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
+    workspace_.add(hidden_, blocks_ * stride_);
+    for (C*& grad_gates : grad_gates_) workspace_.add(grad_gates, 4 * blocks_ * stride_);
+    workspace_.add(grad_c_, call.batch * call.hidden);
+    workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
+    // Sums are kept in C: in place where that is what is asked for.
+    workspace_.add(grad_sum_, kSame ? 0 : sums);
+    workspace_.add(grad_weight_, kSame ? 0 : weights);
+    workspace_.allocate();
+    if constexpr (kSame) {
+      grad_sum_ = call.d_gates_x;
+      grad_weight_ = call.d_weight_hh;
+    }
+  }
 
   void run(const Threads& threads) {
     Barrier barrier(grid_.workers());
@@ -74,15 +80,6 @@ class Backward {
   static constexpr int kTileGates = L < (kRows > 4 ? 8 : 4) ? L : (kRows > 4 ? 8 : 4);
   static constexpr int kTileVectors = 2;
 
-  // Sums are kept in C: in place where that is what is asked for.
-  static C* accumulator(T* result, const Scratch<C>& own) {
-    if constexpr (kSame) {
-      return result;
-    } else {
-      return own.get();
-    }
-  }
-
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
   int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
   // The first step of the chunk that t is in; chunks are counted from the end.
@@ -92,11 +89,15 @@ class Backward {
   // The gates' gradients of step t, in blocks. Chunks have two buffers in turn, as each begins with the one after it.
   C* grad_gates(int64_t t) const {
     const int64_t buffer = (call_.steps - 1 - t) / chunk_ % 2;
-    return grad_gates_[buffer].get() + (t - first_of(t)) * call_.batch * L;
+    return grad_gates_[buffer] + (t - first_of(t)) * call_.batch * L;
   }
   Range part(int64_t parts, int64_t i, Range whole) const {
     const Range range = share(whole.end - whole.begin, parts, i);
     return {whole.begin + range.begin, whole.begin + range.end};
+  }
+  const T* gates_of(int64_t t) const {
+    return recompute_ ? gates_ + (t - first_of(t)) * call_.batch * 4 * call_.hidden
+                      : call_.gates + t * call_.batch * 4 * call_.hidden;
   }
   static int64_t tiles(Range rows) { return (rows.end - rows.begin + kRows - 1) / kRows; }
 
@@ -104,13 +105,13 @@ class Backward {
     if (call_.steps > 1 || call_.d_h0 != nullptr) {
       const Range own = share(panels_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_.get() + p * panel_size());
+        pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
       }
     }
     if (recompute_) {
       const Range own = share(blocks_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_gates(call_.weight_hh, call_.hidden, p * L, gate_weight_.get() + p * gate_panel_size());
+        pack_gates(call_.weight_hh, call_.hidden, p * L, gate_weight_ + p * gate_panel_size());
       }
     }
     const Range rows = grid_.row_share(worker, call_.batch);
@@ -118,7 +119,7 @@ class Backward {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (int64_t p = panels.begin * kWidth; p < std::min(panels.end * kWidth, blocks_); ++p) {
         const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
-        store(grad_c_.get() + at, load(call_.grad_c_n + at, count), count);
+        store(grad_c_ + at, load(call_.grad_c_n + at, count), count);
       }
     }
   }
@@ -131,7 +132,7 @@ class Backward {
       const int64_t before = (first - 1) * B + row;
       const T* h = before >= 0 ? call_.output + before * H : call_.h0 != nullptr ? call_.h0 + (before + B) * H : nullptr;
       for (int64_t p = own.begin; p < own.end; ++p) {
-        store(hidden_.get() + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
+        store(hidden_ + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
       }
     }
   }
@@ -155,9 +156,9 @@ class Backward {
       const T* gates_x = call_.gates_x + (call_.constant ? row % B : first * B + row) * 4 * H + p * L;
       for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] = load(gates_x + gate * H, count);
     }
-    multiply<M>(gates, hidden_.get() + rows.begin * L, stride_, gate_weight_.get() + p * gate_panel_size(), blocks_);
+    multiply<M>(gates, hidden_ + rows.begin * L, stride_, gate_weight_ + p * gate_panel_size(), blocks_);
     for (int m = 0; m < M; ++m) {
-      T* to = gates_.get() + (rows.begin + m) * 4 * H + p * L;
+      T* to = gates_ + (rows.begin + m) * 4 * H + p * L;
       store(to, sigmoid(gates[m][0]), count);
       store(to + H, sigmoid(gates[m][1]), count);
       store(to + 2 * H, tanh(gates[m][2]), count);
@@ -169,7 +170,7 @@ class Backward {
   void step(int64_t t, int64_t worker) {
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = tiles(rows) > 1 ? kDepth : all;
-    C* partial = partial_.get() + worker % grid_.columns * call_.batch * kWidth * L;
+    C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       Range k{0, std::min(depth, all)};
       while (true) {
@@ -188,13 +189,16 @@ class Backward {
     if constexpr (M > 1) {
       if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, k, complete, partial);
     }
+    if (complete && t >= 0) {
+      for (int m = 0; m < M; ++m) prefetch(t, p, rows.begin + m);
+    }
     Vector<C> grad_h[M][kWidth] = {};
     if (k.begin > 0) {
       for (int64_t i = 0; i < M * kWidth; ++i) grad_h[i / kWidth][i % kWidth] = load(partial + i * L);
     }
     if (k.end > k.begin) {
       multiply<M>(grad_h, grad_gates(t + 1) + k.begin * stride_ + rows.begin * L, stride_,
-                  weight_.get() + p * panel_size() + k.begin * L * kWidth * L, k.end - k.begin);
+                  weight_ + p * panel_size() + k.begin * L * kWidth * L, k.end - k.begin);
     }
     if (!complete) {
       for (int64_t i = 0; i < M * kWidth; ++i) store(partial + i * L, grad_h[i / kWidth][i % kWidth]);
@@ -207,13 +211,25 @@ class Backward {
     }
   }
 
+  // What cell() will read for one row of a panel, as the product leaves time to fetch it.
+  TAGRANK_INLINE void prefetch(int64_t t, int64_t p, int64_t row) const {
+    const int64_t H = call_.hidden, B = call_.batch, at = row * H + p * kWidth * L;
+    const T* gates = gates_of(t) + row * 4 * H + p * kWidth * L;
+    for (int64_t v = 0; v < kWidth; ++v) {
+      for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates + gate * H + v * L);
+      __builtin_prefetch(call_.cells + t * B * H + at + v * L);
+      __builtin_prefetch(call_.cells + std::max<int64_t>(t - 1, 0) * B * H + at + v * L);
+      __builtin_prefetch(call_.grad_output + t * B * H + at + v * L);
+      __builtin_prefetch(grad_c_ + at + v * L);
+    }
+  }
+
   // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
   // of one row; grad_h is the gradient of h_t as the state of step t + 1.
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
     if (t < 0) return store(call_.d_h0 + at, grad_h, count);
-    const T* gates = (recompute_ ? gates_.get() + (t - first_of(t)) * B * 4 * H : call_.gates + t * B * 4 * H) +
-                     row * 4 * H + p * L;
+    const T* gates = gates_of(t) + row * 4 * H + p * L;
     const Vector<C> i = load(gates, count), f = load(gates + H, count);
     const Vector<C> g = load(gates + 2 * H, count), o = load(gates + 3 * H, count);
     const C* c = call_.cells + t * B * H + at;
@@ -225,10 +241,10 @@ class Backward {
     }
     const Vector<C> tanh_c = tanh(load(c, count));
     const Vector<C> dh = load(call_.grad_output + t * B * H + at, count) + grad_h;
-    const Vector<C> dc = load(grad_c_.get() + at, count) + dh * o * (1 - tanh_c * tanh_c);
+    const Vector<C> dc = load(grad_c_ + at, count) + dh * o * (1 - tanh_c * tanh_c);
     const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
                                      dh * tanh_c * o * (1 - o)};
-    store(grad_c_.get() + at, dc * f, count);
+    store(grad_c_ + at, dc * f, count);
     if (t == 0 && call_.d_c0 != nullptr) store(call_.d_c0 + at, dc * f, count);
     C* blocks = grad_gates(t) + p * stride_ + row * L;
     T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
@@ -273,9 +289,12 @@ class Backward {
     const int64_t H = call_.hidden, gate = block / blocks_, unit = block % blocks_ * L;
     for (int64_t r = 0; r < L && unit + r < H; r += kTileGates) {
       const int64_t there = std::min<int64_t>(kTileGates, H - unit - r), at = (gate * H + unit + r) * H + column * L;
+      for (int64_t i = 0; i < there; ++i) {
+        for (int64_t n = 0; n < N; ++n) __builtin_prefetch(grad_weight_ + at + i * H + n * L, 1);
+      }
       Vector<C> tile[kTileGates][N] = {};
       multiply_transposed<kTileGates, N>(tile, grad_gates + block * stride_ + rows.begin * L + r,
-                                         hidden_.get() + column * stride_ + rows.begin * L, stride_,
+                                         hidden_ + column * stride_ + rows.begin * L, stride_,
                                          rows.end - rows.begin);
       for (int64_t i = 0; i < there; ++i) {
         for (int64_t n = 0; n < N; ++n) {
@@ -296,16 +315,16 @@ class Backward {
   const int64_t blocks_, panels_;
   const Grid grid_;
   const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
-  const Scratch<C> weight_;            // [panels][4 K][4][L]
-  const Scratch<C> gate_weight_;       // [blocks][K][4][L]
-  const Scratch<T> gates_;             // [chunk, B, 4H]
-  const Scratch<C> hidden_;            // [blocks][chunk * B][L]
-  const Scratch<C> grad_gates_[2];     // [4 blocks][chunk * B][L]
-  const Scratch<C> grad_c_;            // [B, H]
-  const Scratch<C> own_grad_sum_, own_grad_weight_;
-  C* const grad_sum_;                  // [B, 4H]
-  C* const grad_weight_;               // [4H, H]
-  const Scratch<C> partial_;           // [columns of the grid][B][4][L]
+  Workspace workspace_;
+  C* weight_;         // [panels][4 K][4][L]
+  C* gate_weight_;    // [blocks][K][4][L], to compute the gates again
+  T* gates_;          // [chunk, B, 4H], computed again
+  C* hidden_;         // [blocks][chunk * B][L]
+  C* grad_gates_[2];  // [4 blocks][chunk * B][L]
+  C* grad_c_;         // [B, H]
+  C* partial_;        // [columns of the grid][B][4][L]
+  C* grad_sum_;       // [B, 4H]
+  C* grad_weight_;    // [4H, H]
 };
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

@@ -4,7 +4,7 @@
 #include "activations.h"
 #include "product.h"
 #include "recurrence.h"
-#include "scratch.h"
+#include "workspace.h"
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
@@ -18,10 +18,11 @@ class Forward {
       : call_(call),
         panels_(blocks_of<C>(call.hidden)),
         grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
-        packed_(call.batch * call.steps > kUnpackedRows),
-        weight_(scratch<C>(packed_ ? panels_ * panel_size() : 0)),
-        cells_(scratch<C>(call.cells == nullptr ? call.batch * call.hidden : 0)) {
-    for (auto& hidden : hidden_) hidden = scratch<C>(panels_ * call.batch * L);
+        packed_(call.batch * call.steps > kUnpackedRows) {
+    workspace_.add(weight_, packed_ ? panels_ * panel_size() : 0);
+    workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
+    for (C*& hidden : hidden_) workspace_.add(hidden, panels_ * call.batch * L);
+    workspace_.allocate();
   }
 
   void run(const Threads& threads) {
@@ -47,14 +48,14 @@ class Forward {
     if (packed_) {
       const Range own = share(panels_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_gates(call_.weight_hh, call_.hidden, p * L, weight_.get() + p * panel_size());
+        pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
       }
     }
     if (call_.h0 == nullptr) return;
     const Range rows = share(call_.batch, grid_.workers(), worker);
     for (int64_t p = 0; p < panels_; ++p) {
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        store(hidden_[0].get() + (p * call_.batch + row) * L,
+        store(hidden_[0] + (p * call_.batch + row) * L,
               load(call_.h0 + row * call_.hidden + p * L, call_.hidden - p * L));
       }
     }
@@ -78,18 +79,21 @@ class Forward {
       if (rows < M) return tile<M - 1>(t, p, row, rows);
     }
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L;
-    Vector<C> gates[M][kWidth];
     const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
     for (int m = 0; m < M; ++m) {
-      for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] = load(gates_x + (m * 4 + gate) * H, count);
+      for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates_x + (m * 4 + gate) * H);
     }
+    Vector<C> gates[M][kWidth] = {};
     if (has_product(t)) {
-      const C* h = hidden_[t % 2].get() + row * L;
+      const C* h = hidden_[t % 2] + row * L;
       if (packed_) {
-        multiply<M>(gates, h, B * L, weight_.get() + p * panel_size(), panels_);
+        multiply<M>(gates, h, B * L, weight_ + p * panel_size(), panels_);
       } else {
         add_dots<M>(gates, h, p);
       }
+    }
+    for (int m = 0; m < M; ++m) {
+      for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] += load(gates_x + (m * 4 + gate) * H, count);
     }
     for (int m = 0; m < M; ++m) cell(t, p, row + m, gates[m]);
   }
@@ -109,7 +113,7 @@ class Forward {
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, const Vector<C> (&gates)[kWidth]) {
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
     const Vector<C> i = sigmoid(gates[0]), f = sigmoid(gates[1]), g = tanh(gates[2]), o = sigmoid(gates[3]);
-    C* kept = call_.cells == nullptr ? cells_.get() + at : call_.cells + t * B * H + at;
+    C* kept = call_.cells == nullptr ? cells_ + at : call_.cells + t * B * H + at;
     Vector<C> c_prev{};
     if (t > 0) {
       c_prev = load(call_.cells == nullptr ? kept : kept - B * H, count);
@@ -121,7 +125,7 @@ class Forward {
     store(kept, c, count);
     if (t == call_.steps - 1) store(call_.c_n + at, c, count);
     store(call_.output + t * B * H + at, h, count);
-    store(hidden_[(t + 1) % 2].get() + (p * B + row) * L, h);
+    store(hidden_[(t + 1) % 2] + (p * B + row) * L, h);
     if (call_.gates != nullptr) {
       T* saved = call_.gates + (t * B + row) * 4 * H + p * L;
       store(saved, i, count);
@@ -135,9 +139,10 @@ class Forward {
   const int64_t panels_;
   const Grid grid_;
   const bool packed_;
-  const Scratch<C> weight_;   // [panels][K][4][L]
-  const Scratch<C> cells_;    // [B, H], where the cell states are not kept
-  Scratch<C> hidden_[2];      // h_{t-1} and h_t in blocks, in turn
+  Workspace workspace_;
+  C* weight_;     // [panels][K][4][L]
+  C* cells_;      // [B, H], where the cell states are not kept
+  C* hidden_[2];  // h_{t-1} and h_t in blocks, in turn
 };
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

@@ -76,11 +76,14 @@ TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_
 template <typename T, typename C>
 TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C* panel) {
   constexpr int64_t L = kLanes<C>;
-  for (int64_t k = 0; k < hidden; k += L) {
-    for (int64_t gate = 0; gate < kWidth; ++gate) {
+  constexpr int64_t kAhead = 8 * L;
+  for (int64_t gate = 0; gate < kWidth; ++gate) {
+    for (int64_t k = 0; k < hidden; k += L) {
       Vector<C> square[L];
       TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
         const T* row = weight + (gate * hidden + unit + l) * hidden + k;
+        // Sixty-four rows at once are more than the processor follows by itself.
+        __builtin_prefetch(row + kAhead);
         square[l] = unit + l < hidden ? load(row, hidden - k) : Vector<C>{};
       }
       transpose<C>(square);

@@ -107,6 +107,7 @@ Four backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& g
   call.steps = steps;
   call.constant = constant;
   call.grad_output = read<T>(grad_output);
+  for (int64_t d = 0; d < 3; ++d) call.grad_output_strides[d] = grad_output.stride(d);
   call.grad_c_n = read<T>(grad_c_n);
   call.gates_x = read<T>(gates_x);
   call.weight_hh = read<T>(weight_hh);
@@ -139,8 +140,9 @@ Four dispatch(ScalarType dtype, const Function& function) {
 }
 
 // The kernels take pointers: whatever they will read has to be there, in the layout that they expect.
-void expect(const char* name, const Tensor& tensor, ScalarType dtype, const std::vector<int64_t>& shape) {
-  bool same = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype &&
+void expect(const char* name, const Tensor& tensor, ScalarType dtype, const std::vector<int64_t>& shape,
+            bool contiguous = true) {
+  bool same = tensor.is_cpu() && (tensor.is_contiguous() || !contiguous) && tensor.scalar_type() == dtype &&
               tensor.dim() == static_cast<int64_t>(shape.size());
   for (std::size_t d = 0; same && d < shape.size(); ++d) same = tensor.size(static_cast<int64_t>(d)) == shape[d];
   STD_TORCH_CHECK(same, "tagrank native: ", name, " has the wrong shape, dtype or strides");
@@ -176,7 +178,9 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
   const ScalarType dtype = output.scalar_type();
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
   return dispatch(dtype, [&](auto zero, ScalarType cell_dtype) {
-    expect("grad_output", grad_output, dtype, {steps, B, H});
+    expect("grad_output", grad_output, dtype, {steps, B, H}, /*contiguous=*/false);
+    STD_TORCH_CHECK(H == 1 || grad_output.stride(2) == 0 || grad_output.stride(2) == 1,
+                    "tagrank native: grad_output has the wrong strides");
     expect("grad_c_n", grad_c_n, dtype, {B, H});
     expect("weight_hh", weight_hh, dtype, {4 * H, H});
     if (h0.has_value()) expect("h0", *h0, dtype, {B, H});
@@ -193,6 +197,10 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
   });
 }
 
+double multiply_add_rate(double seconds) {
+  return tagrank::cpu::multiply_add_rate(seconds, torch_threads(/*concurrent=*/true));
+}
+
 std::string cpu_capability() { return name(tagrank::cpu::capability()); }
 
 }  // namespace
@@ -206,6 +214,7 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "Tensor output, Tensor gates, Tensor cells, bool constant, bool concurrent) "
       "-> (Tensor d_gates_x, Tensor d_weight_hh, Tensor d_h0, Tensor d_c0)");
   m.def("cpu_capability() -> str");
+  m.def("multiply_add_rate(float seconds) -> float");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CPU, m) {
@@ -213,4 +222,7 @@ STABLE_TORCH_LIBRARY_IMPL(tagrank, CPU, m) {
   m.impl("native_backward", TORCH_BOX(&native_backward));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&cpu_capability)); }
+STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+  m.impl("multiply_add_rate", TORCH_BOX(&multiply_add_rate));
+}

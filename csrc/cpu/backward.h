@@ -24,11 +24,12 @@ class Backward {
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0, weights = 4 * call.hidden * call.hidden;
-    workspace_.add(weight_, call.steps > 1 || call.d_h0 != nullptr ? panels_ * panel_size() : 0);
+    workspace_.add(weight_, has_products() ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
     workspace_.add(hidden_, blocks_ * stride_);
-    for (C*& grad_gates : grad_gates_) workspace_.add(grad_gates, 4 * blocks_ * stride_);
+    workspace_.add(grad_gates_[0], 4 * blocks_ * stride_);
+    workspace_.add(grad_gates_[1], chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
     workspace_.add(grad_c_, call.batch * call.hidden);
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in place where that is what is asked for.
@@ -80,6 +81,7 @@ class Backward {
   static constexpr int kTileGates = L < (kRows > 4 ? 8 : 4) ? L : (kRows > 4 ? 8 : 4);
   static constexpr int kTileVectors = 2;
 
+  bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
   int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
   // The first step of the chunk that t is in; chunks are counted from the end.
@@ -99,10 +101,14 @@ class Backward {
     return recompute_ ? gates_ + (t - first_of(t)) * call_.batch * 4 * call_.hidden
                       : call_.gates + t * call_.batch * 4 * call_.hidden;
   }
+  const T* grad_output(int64_t t, int64_t row, int64_t p) const {
+    const int64_t* strides = call_.grad_output_strides;
+    return call_.grad_output + t * strides[0] + row * strides[1] + p * L * strides[2];
+  }
   static int64_t tiles(Range rows) { return (rows.end - rows.begin + kRows - 1) / kRows; }
 
   void pack(int64_t worker) {
-    if (call_.steps > 1 || call_.d_h0 != nullptr) {
+    if (has_products()) {
       const Range own = share(panels_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
         pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
@@ -219,7 +225,7 @@ class Backward {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates + gate * H + v * L);
       __builtin_prefetch(call_.cells + t * B * H + at + v * L);
       __builtin_prefetch(call_.cells + std::max<int64_t>(t - 1, 0) * B * H + at + v * L);
-      __builtin_prefetch(call_.grad_output + t * B * H + at + v * L);
+      __builtin_prefetch(grad_output(t, row, p * kWidth + v));
       __builtin_prefetch(grad_c_ + at + v * L);
     }
   }
@@ -240,7 +246,8 @@ class Backward {
       c_prev = load(call_.c0 + at, count);
     }
     const Vector<C> tanh_c = tanh(load(c, count));
-    const Vector<C> dh = load(call_.grad_output + t * B * H + at, count) + grad_h;
+    const T* from_output = grad_output(t, row, p);
+    const Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
     const Vector<C> dc = load(grad_c_ + at, count) + dh * o * (1 - tanh_c * tanh_c);
     const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
                                      dh * tanh_c * o * (1 - o)};

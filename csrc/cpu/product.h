@@ -16,6 +16,10 @@ constexpr int64_t kWidth = 4;
 // The rows of the largest tile that the registers hold, beside what it is made from.
 constexpr int64_t kRows = TAGRANK_ROWS;
 
+// How far ahead to fetch from the rows of a weight: there are more of them than the processor follows by itself.
+template <typename C>
+constexpr int64_t kAhead = 8 * kLanes<C>;
+
 template <typename C>
 constexpr int64_t blocks_of(int64_t columns) {
   return (columns + kLanes<C> - 1) / kLanes<C>;
@@ -56,19 +60,32 @@ TAGRANK_INLINE void multiply_transposed(Vector<C> (&tile)[R][N], const C* a, con
 template <typename T, typename C>
 TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_t columns, int64_t rows) {
   constexpr int64_t L = kLanes<C>;
-  Vector<C> partial[L] = {};
-  int64_t k = 0;
-  if (rows >= L) {
-    for (; k + L <= columns; k += L, a += stride) {
-      const Vector<C> part = load(a);
-      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) partial[l] += part * load(weight + l * columns + k);
+  // So many rows of the weight at a time, and vectors of each: more rows than the processor follows by itself, or fewer
+  // chains of additions than it has in flight, would be slower.
+  constexpr int64_t kFew = L < 4 ? L : 4, kChains = 4;
+  const int64_t whole = rows >= L ? columns / (kChains * L) * kChains : 0;
+  Vector<C> products[L];
+  TAGRANK_UNROLL for (int64_t first = 0; first < L; first += kFew) {
+    Vector<C> partial[kFew][kChains] = {};
+    for (int64_t block = 0; block < whole; block += kChains) {
+      TAGRANK_UNROLL for (int64_t n = 0; n < kChains; ++n) {
+        const Vector<C> part = load(a + (block + n) * stride);
+        TAGRANK_UNROLL for (int64_t i = 0; i < kFew; ++i) {
+          partial[i][n] += part * load(weight + (first + i) * columns + (block + n) * L);
+        }
+      }
+    }
+    TAGRANK_UNROLL for (int64_t i = 0; i < kFew; ++i) {
+      products[first + i] = (partial[i][0] + partial[i][1]) + (partial[i][2] + partial[i][3]);
     }
   }
-  for (; k < columns; k += L, a += stride) {
-    const Vector<C> part = load(a);
-    for (int64_t l = 0; l < std::min(L, rows); ++l) partial[l] += part * load(weight + l * columns + k, columns - k);
+  for (int64_t block = whole; block * L < columns; ++block) {
+    const Vector<C> part = load(a + block * stride);
+    for (int64_t l = 0; l < std::min(L, rows); ++l) {
+      products[l] += part * load(weight + l * columns + block * L, columns - block * L);
+    }
   }
-  return sums<C>(partial);
+  return sums<C>(products);
 }
 
 // The panel of the forward product for the hidden units [unit, unit + L): of weight [4H, H] the rows of their four
@@ -76,14 +93,12 @@ TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_
 template <typename T, typename C>
 TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C* panel) {
   constexpr int64_t L = kLanes<C>;
-  constexpr int64_t kAhead = 8 * L;
   for (int64_t gate = 0; gate < kWidth; ++gate) {
     for (int64_t k = 0; k < hidden; k += L) {
       Vector<C> square[L];
       TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
         const T* row = weight + (gate * hidden + unit + l) * hidden + k;
-        // Sixty-four rows at once are more than the processor follows by itself.
-        __builtin_prefetch(row + kAhead);
+        __builtin_prefetch(row + kAhead<C>);
         square[l] = unit + l < hidden ? load(row, hidden - k) : Vector<C>{};
       }
       transpose<C>(square);

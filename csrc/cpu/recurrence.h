@@ -1,5 +1,5 @@
-// The LSTM recurrence over a whole sequence, on CPUs. Plain pointers and sizes; every array is contiguous, with H the
-// innermost dimension. A row of gates is i, f, g, o, each of H columns.
+// The LSTM recurrence over a whole sequence, on CPUs. Plain pointers and sizes; arrays are contiguous where no strides are
+// given, with H the innermost dimension. A row of gates is i, f, g, o, each of H columns.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,8 @@ template <typename T>
 struct BackwardCall {
   int64_t batch, hidden, steps;
   bool constant;
-  const T* grad_output;         // [T, B, H]
+  const T* grad_output;         // [T, B, H], of the strides below
+  int64_t grad_output_strides[3];  // the last is 1, or 0 where all columns share one element
   const T* grad_c_n;            // [B, H]
   const T* gates_x;             // as in ForwardCall; read where gates is null
   const T* weight_hh;           // [4H, H]
@@ -47,5 +48,9 @@ template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads);
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads);
+
+// 10^9 operations a second, two for each multiply-add in float32, that the threads do out of registers: what bounds the
+// two passes. Measured for so many seconds.
+double multiply_add_rate(double seconds, const Threads& threads);
 
 }  // namespace tagrank::cpu

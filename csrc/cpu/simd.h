@@ -73,7 +73,15 @@ TAGRANK_INLINE void store(bfloat16* to, Vector<float> value) {
   std::memcpy(to, &half, sizeof(half));
 }
 
-// The same for the first `count` lanes alone, which is fewer than all where a row ends; the others are zero.
+// One element in all lanes.
+template <typename T>
+TAGRANK_INLINE Vector<compute_t<T>> all_lanes(const T* from) {
+  T filled[kLanes<compute_t<T>>];
+  for (T& lane : filled) lane = *from;
+  return load(static_cast<const T*>(filled));
+}
+
+// Loads and stores of the first `count` lanes alone, which is fewer than all where a row ends; the others are zero.
 template <typename T>
 TAGRANK_INLINE Vector<compute_t<T>> load(const T* from, int64_t count) {
   constexpr int64_t L = kLanes<compute_t<T>>;

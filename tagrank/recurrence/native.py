@@ -58,6 +58,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``gates`` without elements are computed again."""
     record("native.backward")
+    # Transposed (batch_first) or expanded (the gradient of a sum) it is read as it is.
+    if grad_output.stride(-1) not in (0, 1):
+        grad_output = grad_output.contiguous()
     return torch.ops.tagrank.native_backward(  # type: ignore[no-any-return]
         grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, CONCURRENT
     )

@@ -179,7 +179,7 @@ def _backward(
     # A caller's autocast is for the forward pass: the gradients are those of what was computed there.
     with _no_autocast(gates_x.device.type):
         return FUSED[backend].backward(  # type: ignore[no-any-return]
-            grad_output.contiguous(),
+            grad_output,
             grad_c_n.contiguous(),
             gates_x.contiguous(),
             weight_hh.contiguous(),

@@ -158,6 +158,7 @@ def backward(
     """
     from tagrank.kernels.backward import lstm_backward
 
+    grad_output = grad_output.contiguous()
     steps, batch, hidden = output.shape
     start = output.new_zeros(batch, hidden) if h0 is None or c0 is None else None
     if gates.numel() == 0:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
-.PHONY: help demo test lint bench gpu wheel clean
+.PHONY: help demo test lint bench results gpu wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -25,8 +25,15 @@ lint: $(STAMP)  ## Check style, formatting and types.
 	TAGRANK_BUILD_EXT=0 $(BIN)/pip install -q --no-build-isolation --no-deps --no-compile --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p tagrank
 
-bench: $(STAMP)  ## Compare the recurrence with its peers on this machine.
-	$(BIN)/python -m benchmarks.recurrence
+bench: $(STAMP)  ## Compare the recurrence with its peers on this machine, in a few sizes.
+	$(BIN)/pytest benchmarks --benchmark-columns=median,iqr,rounds
+
+results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; half an hour on an idle machine.
+	$(BIN)/python -m benchmarks.recurrence --json benchmarks/results/cpu.json --plot docs/cpu.png
+	$(BIN)/python -m benchmarks.recurrence --dtype bfloat16 -B 1 64 -H 512 -T 20 --json benchmarks/results/cpu-bfloat16.json
+	$(BIN)/python -m benchmarks.memory --json benchmarks/results/memory.json
+	$(BIN)/python -m benchmarks.growth --json benchmarks/results/growth.json
+	$(BIN)/python -m benchmarks.annotate --json benchmarks/results/annotate.json
 
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): GPU tests, then the comparison.
 	$(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .

@@ -1,11 +1,13 @@
 """Who runs in a comparison of recurrences: our backends, and what people use today.
 
 Each contestant computes the same thing from the same parameters: the hidden states of an LSTM whose input is a context
-``[B, D]`` repeated at each of ``T`` steps.
+``[B, D]``, D = H, that stays the same at each of ``T`` steps.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from tagrank.recurrence.backends import FUSED
 #: Relative error, in the norm, up to which a result counts as right.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
+Mode = Literal["inference", "training"]
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -36,31 +39,69 @@ class Case:
         lstm = nn.LSTM(self.hidden, self.hidden, device=self.device, dtype=self.dtype)
         return lstm, torch.randn(self.batch, self.hidden, device=self.device, dtype=self.dtype)
 
+    def flops(self, mode: Mode) -> float:
+        """The operations that cannot be left out: ``W I`` once, ``U h`` at all steps but the first, where h is zero."""
+        products = 8 * self.batch * self.hidden**2 * self.steps
+        return products if mode == "inference" else 3 * products
+
+    def bytes_moved(self, mode: Mode) -> float:
+        """What has to be read or written in main memory: weights, context, hidden states; in training their gradients."""
+        once = 8 * self.hidden**2 + self.batch * self.hidden * (1 + self.steps)
+        return (once if mode == "inference" else 2 * once) * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to compute a case. ``module`` has the parameters that are trained."""
+    """A way to compute a case.
+
+    Attributes:
+        name: as it is printed.
+        kind: ``ours``, a ``peer`` that ours is compared with, or a ``floor``: the matrix products alone.
+        module: has the parameters that are trained.
+        forward: the context to the hidden states.
+        graphed: to be captured in a CUDA graph, and then replayed.
+    """
 
     name: str
-    ours: bool
+    kind: Literal["ours", "peer", "floor"]
     module: nn.Module
     forward: Forward
+    graphed: bool = False
 
 
-def contestants(case: Case, lstm: nn.LSTM) -> list[Contestant]:
-    """All that can run this case, with the parameters of ``lstm``."""
+def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
+    """All that can run this case, with the parameters of ``lstm``; ``compiled``: torch.compile's peer among them."""
+    cuda = case.device == "cuda"
     runs = []
     for backend, unavailable in env()["backends"].items():
         if unavailable or (backend in FUSED and case.device != FUSED[backend].DEVICE):
             continue
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
-        runs.append(Contestant(f"tagrank {backend}", backend != "eager", module, _ours(module, case.steps)))
-    library = "cuDNN" if case.device == "cuda" else "oneDNN"
-    runs.append(Contestant(f"nn.LSTM ({library})", False, lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0]))
+        if backend != "eager":
+            runs.append(Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps)))
+            continue
+        runs.append(Contestant("eager loop", "peer", module, _ours(module, case.steps)))
+    loop = _loop(lstm, case.steps)
+    if compiled:
+        torch._dynamo.reset()
+        runs.append(Contestant("torch.compile", "peer", lstm, torch.compile(loop, dynamic=False, fullgraph=True)))
+    if cuda:
+        graphed = [
+            Contestant(f"{run.name}, CUDA graph", run.kind, run.module, run.forward, graphed=True)
+            for run in runs
+            if run.name != "torch.compile"
+        ]
+        runs += graphed
+    library = "cuDNN" if cuda else "oneDNN"
+    runs.append(Contestant(f"nn.LSTM ({library})", "peer", lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0]))
     cell = nn.LSTMCell(case.hidden, case.hidden, device=case.device, dtype=case.dtype)
     cell.load_state_dict({name.removesuffix("_l0"): p for name, p in lstm.state_dict().items()})
-    runs.append(Contestant("nn.LSTMCell loop", False, cell, _cell_loop(cell, case.steps)))
+    runs.append(Contestant("nn.LSTMCell loop", "peer", cell, _cell_loop(cell, case.steps)))
+    if cuda and case.dtype != torch.float32 and find_spec("flashrnn") is not None:
+        runs.append(Contestant("flashrnn", "peer", lstm, _flashrnn(lstm, case)))
+    if not cuda and case.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        runs.append(Contestant("packed products alone", "floor", lstm, _packed_products(lstm, case)))
     return runs
 
 
@@ -68,21 +109,33 @@ def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, list[Ten
     """Hidden states ``[T, B, H]``, and the gradients of their sum: of the context, then of each parameter; float64."""
     weights = {name: p.detach().double().requires_grad_() for name, p in lstm.named_parameters()}
     leaf = context.detach().double().requires_grad_()
-    gates_x = F.linear(leaf, weights["weight_ih_l0"], weights["bias_ih_l0"] + weights["bias_hh_l0"])
-    h = c = torch.zeros_like(leaf)
-    states = []
-    for _ in range(case.steps):
-        i, f, g, o = (gates_x + h @ weights["weight_hh_l0"].t()).chunk(4, dim=1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        states.append(h)
-    output = torch.stack(states)
+    output = _recur(leaf, case.steps, **weights)
     return output.detach(), list(torch.autograd.grad(output.sum(), [leaf, *weights.values()]))
 
 
 def error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     """The largest relative error, in the norm, of some tensors."""
     return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, want, strict=True))
+
+
+def _recur(
+    context: Tensor, steps: int, weight_ih_l0: Tensor, weight_hh_l0: Tensor, bias_ih_l0: Tensor, bias_hh_l0: Tensor
+) -> Tensor:
+    """The recurrence as plain PyTorch with a constant input, for the oracle and for torch.compile."""
+    gates_x = F.linear(context, weight_ih_l0, bias_ih_l0 + bias_hh_l0)
+    h = c = torch.zeros_like(gates_x[:, : weight_hh_l0.shape[1]])
+    states = []
+    for _ in range(steps):
+        i, f, g, o = (gates_x + h @ weight_hh_l0.t()).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        states.append(h)
+    return torch.stack(states)
+
+
+def _loop(lstm: nn.LSTM, steps: int) -> Forward:
+    weights = dict(lstm.named_parameters())
+    return lambda context: _recur(context, steps, **weights)
 
 
 def _ours(module: ContextLSTM, steps: int) -> Forward:
@@ -96,5 +149,34 @@ def _cell_loop(cell: nn.LSTMCell, steps: int) -> Forward:
             state = cell(context, state)
             states.append(state[0])
         return torch.stack(states)
+
+    return run
+
+
+def _flashrnn(lstm: nn.LSTM, case: Case) -> Forward:
+    """FlashRNN's fused kernel, one head: ``Wx`` [B, T, 4, heads, H], ``R`` [4, heads, H, H], ``b`` [4, heads, H]."""
+    from flashrnn import flashrnn
+
+    H, dtype = case.hidden, str(case.dtype).removeprefix("torch.")
+
+    def run(context: Tensor) -> Tensor:
+        gates_x = F.linear(context, lstm.weight_ih_l0, lstm.bias_ih_l0)
+        repeated = gates_x.view(-1, 1, 4, 1, H).expand(-1, case.steps, -1, -1, -1).contiguous()
+        R, b = lstm.weight_hh_l0.view(4, 1, H, H), lstm.bias_hh_l0.view(4, 1, H)
+        states, _ = flashrnn(repeated, R, b, function="lstm", backend="cuda_fused", dtype=dtype)
+        hidden: Tensor = states[0, :, :, 0].transpose(0, 1)
+        return hidden
+
+    return run
+
+
+def _packed_products(lstm: nn.LSTM, case: Case) -> Forward:
+    """The matrix products of the forward pass, one after another, by oneDNN with a weight that is packed once."""
+    weight = torch.ops.mkldnn._reorder_linear_weight(lstm.weight_hh_l0.detach(), case.batch)
+
+    def run(context: Tensor) -> Tensor:
+        for _ in range(case.steps):
+            torch.ops.mkldnn._linear_pointwise(context, weight, None, "none", [], "")
+        return context
 
     return run

@@ -1,44 +1,58 @@
-"""Time our backends against nn.LSTM and an nn.LSTMCell loop, in inference and in training.
+"""Time our backends against their peers, in inference and in training.
 
-Nobody's time counts before the result was compared with float64. The contestants of a case run in turn, round after
-round, so that a machine that slows down slows all of them; medians and quartiles are over the rounds.
+The peers are nn.LSTM on the repeated context, an nn.LSTMCell loop, and the loop with a constant input, eager and under
+torch.compile; on GPUs also FlashRNN where it is installed, and the loop and our kernels in CUDA graphs. Nobody's time
+counts before the result was compared with float64. The contestants of a case run in turn, round after round; medians
+and quartiles are over the rounds. Each time is set against a floor: the operations and bytes that cannot be left out,
+over the rates of the machine, measured in the same run.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.contestants import TOLERANCE, Case, Contestant, contestants, error, oracle
-from tagrank import env
+from benchmarks.contestants import TOLERANCE, Case, Contestant, Mode, contestants, error, oracle
+from benchmarks.machine import Rates, describe, measure_rates
+from benchmarks.timing import interleave
 
 BATCHES, HIDDEN, STEPS = (1, 16, 64, 256), (256, 512, 1024), (10, 20)
+MODES: tuple[Mode, ...] = ("inference", "training")
+
+Row = dict[str, Any]
+Run = Callable[[], Sequence[torch.Tensor]]
 
 
-def measure(case: Case, seconds: float) -> list[dict[str, Any]]:
-    """A row for each contestant and pass: median and quartiles in milliseconds, and whether it was right."""
+def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> list[Row]:
+    """A row for each contestant and mode: times in milliseconds, whether it was right, and how far from the floor.
+
+    ``speedup`` is the time of the fastest right peer over that of a contestant of ours that is right, else ``None``;
+    ``of_floor`` the floor over the time, 1 where nothing could be faster.
+    """
     lstm, context = case.make()
     want, want_gradients = oracle(case, lstm, context)
-    rows = []
-    for mode in ("inference", "training"):
-        runs: dict[str, tuple[Contestant, Callable[[], Any]]] = {}
-        errors = {}
-        for contestant in contestants(case, lstm):
-            leaf = context.clone().requires_grad_(mode == "training")
-            run = _inference(contestant, leaf) if mode == "inference" else _training(contestant, leaf)
-            errors[contestant.name] = error(run(), [want] if mode == "inference" else want_gradients)
-            runs[contestant.name] = (contestant, run)
-        times = _interleave({name: run for name, (_, run) in runs.items()}, case.device, seconds)
+    everyone = contestants(case, lstm, compiled)
+    rows: list[Row] = []
+    for mode in MODES:
+        runs, errors = {}, {}
+        for contestant in everyone:
+            if contestant.kind == "floor" and mode == "training":
+                continue
+            run = prepare(contestant, context, mode)
+            if contestant.kind != "floor":
+                errors[contestant.name] = error(run(), [want] if mode == "inference" else want_gradients)
+            runs[contestant.name] = run
+        times = interleave(runs, case.device, seconds)
+        floor = rates.floor_ms(case.flops(mode), case.bytes_moved(mode))
+        kinds = {contestant.name: contestant.kind for contestant in everyone}
         right = {name: e <= TOLERANCE[case.dtype] for name, e in errors.items()}
-        peers = [statistics.median(times[n]) for n, (c, _) in runs.items() if not c.ours and right[n]]
-        for name, (contestant, _) in runs.items():
-            low, median, high = statistics.quantiles(times[name], n=4)
+        fastest = min((times[n].median for n in right if kinds[n] == "peer" and right[n]), default=None)
+        for name, time in times.items():
+            won = kinds[name] == "ours" and right[name] and fastest is not None
             rows.append(
                 {
                     "B": case.batch,
@@ -47,76 +61,81 @@ def measure(case: Case, seconds: float) -> list[dict[str, Any]]:
                     "dtype": str(case.dtype).removeprefix("torch."),
                     "mode": mode,
                     "name": name,
-                    "ours": contestant.ours,
-                    "error": errors[name],
-                    "right": right[name],
-                    "ms": round(median, 4),
-                    "ms_quartiles": [round(low, 4), round(high, 4)],
-                    "rounds": len(times[name]),
-                    "speedup": round(min(peers) / median, 3) if contestant.ours and right[name] and peers else None,
+                    "kind": kinds[name],
+                    "error": errors.get(name),
+                    "right": right.get(name),
+                    **time.columns(),
+                    "floor_ms": round(floor, 4),
+                    "of_floor": round(floor / time.median, 3),
+                    "speedup": round(fastest / time.median, 3) if won and fastest is not None else None,
                 }
             )
     return rows
 
 
-def _inference(contestant: Contestant, context: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
-    def run() -> Sequence[torch.Tensor]:
-        with torch.no_grad():
-            return [contestant.forward(context)]
+def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
+    """What is timed: a forward pass without gradients, or one with those of all parameters and the context."""
+    if mode == "inference":
 
-    return run
+        def run() -> Sequence[torch.Tensor]:
+            with torch.no_grad():
+                return [contestant.forward(context)]
+
+    else:
+        leaf = context.clone().requires_grad_()
+        leaves = [leaf, *contestant.module.parameters()]
+
+        def run() -> Sequence[torch.Tensor]:
+            return torch.autograd.grad(contestant.forward(leaf).sum(), leaves)
+
+    return _captured(run) if contestant.graphed else run
 
 
-def _training(contestant: Contestant, context: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
-    leaves = [context, *contestant.module.parameters()]
-
-    def run() -> Sequence[torch.Tensor]:
-        return torch.autograd.grad(contestant.forward(context).sum(), leaves)
-
-    return run
-
-
-def _interleave(runs: dict[str, Callable[[], Any]], device: str, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of each call, the contestants in turn: at least 5 rounds, then until the time is up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for run in runs.values():
-        run()
-    end = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < 5 or time.perf_counter() < end:
-        for name, run in runs.items():
-            synchronize()
-            start = time.perf_counter()
+def _captured(run: Run) -> Run:
+    """The same run as the replay of a CUDA graph; its results are overwritten by the next one."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
             run()
-            synchronize()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return times
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+
+    def replay() -> Sequence[torch.Tensor]:
+        graph.replay()
+        return results
+
+    return replay
 
 
-def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Geometric mean and worst case of each backend of ours over the fastest right peer of each case."""
+def summary(rows: list[Row]) -> list[str]:
+    """For each of ours and each mode the geometric mean and worst case over the fastest peer; and what was wrong."""
     lines = []
-    for mode in ("inference", "training"):
-        for name in sorted({row["name"] for row in rows if row["ours"]}):
-            ratios = [r["speedup"] for r in rows if r["name"] == name and r["mode"] == mode and r["speedup"]]
-            if ratios:
-                mean = statistics.geometric_mean(ratios)
+    for mode in MODES:
+        for name in sorted({row["name"] for row in rows if row["kind"] == "ours"}):
+            ours = [row for row in rows if row["name"] == name and row["mode"] == mode and row["speedup"]]
+            if ours:
+                mean = statistics.geometric_mean(row["speedup"] for row in ours)
+                floor = statistics.geometric_mean(row["of_floor"] for row in ours)
+                worst = min(row["speedup"] for row in ours)
                 lines.append(
-                    f"{name}, {mode}: {mean:.2f}x the fastest peer, worst {min(ratios):.2f}x, {len(ratios)} cases"
+                    f"{name}, {mode}: {mean:.2f}x the fastest peer, worst {worst:.2f}x, "
+                    f"{floor:.0%} of the machine's limit, {len(ours)} cases"
                 )
-    wrong = [row for row in rows if not row["right"]]
+    wrong = [row for row in rows if row["right"] is False]
     lines += [f"WRONG: {r['name']} {r['mode']} B={r['B']} H={r['H']} T={r['T']}: error {r['error']:.1e}" for r in wrong]
     return lines
 
 
-def _commit() -> str:
-    """The commit of the working tree, marked where it has changes."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _line(row: Row) -> str:
+    speedup = f"{row['speedup']:.2f}x" if row["speedup"] else ""
+    verdict = "" if row["error"] is None else f"{row['error']:.1e}{'' if row['right'] else '  WRONG'}"
+    return (
+        f"{row['B']:4} {row['H']:5} {row['T']:3} {row['mode']:9} {row['name']:28} {row['ms']:9.3f} "
+        f"{row['of_floor']:6.0%} {speedup:>8}  {verdict}"
+    )
 
 
 def main() -> None:
@@ -126,33 +145,39 @@ def main() -> None:
     parser.add_argument("-B", type=int, nargs="+", default=BATCHES, help="batch sizes")
     parser.add_argument("-H", type=int, nargs="+", default=HIDDEN, help="hidden sizes, and sizes of the context")
     parser.add_argument("-T", type=int, nargs="+", default=STEPS, help="numbers of steps")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each case and pass (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each case and mode (default: 2)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes the most time")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
+    parser.add_argument("--plot", type=Path, help="draw time against B, H and T into this file (.png, .svg, .pdf)")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here")
+    if min(*args.B, *args.H, *args.T) < 1:
+        parser.error("-B, -H, -T: expected positive numbers")
     # float32 means float32, for everyone: cuDNN would take TF32 by default, and fail the check.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+    dtype = getattr(torch, args.dtype)
 
-    rows = []
-    print(f"{'B':>4} {'H':>5} {'T':>3} {'pass':9} {'contestant':18} {'ms':>9} {'speedup':>8}  error")
+    rows: list[Row] = []
+    rates = measure_rates(args.device, dtype)
+    print(f"rates: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s of main memory")
+    print(f"{'B':>4} {'H':>5} {'T':>3} {'mode':9} {'contestant':28} {'ms':>9} {'limit':>6} {'speedup':>8}  error")
     for hidden in args.H:
         for batch in args.B:
             for steps in args.T:
-                case = Case(batch, hidden, steps, getattr(torch, args.dtype), args.device)
-                for row in measure(case, args.seconds):
-                    rows.append(row)
-                    speedup = f"{row['speedup']:.2f}x" if row["speedup"] else ""
-                    mark = "" if row["right"] else "  WRONG"
-                    print(
-                        f"{batch:4} {hidden:5} {steps:3} {row['mode']:9} {row['name']:18} {row['ms']:9.3f} {speedup:>8}"
-                        f"  {row['error']:.1e}{mark}",
-                        flush=True,
-                    )
+                case = Case(batch, hidden, steps, dtype, args.device)
+                measured = measure(case, rates, args.seconds, not args.no_compile)
+                print(*map(_line, measured), sep="\n", flush=True)
+                rows += measured
     print(*summary(rows), sep="\n")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"environment": env(), "commit": _commit(), "summary": summary(rows), "rows": rows}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(json.dumps(describe(rates) | {"summary": summary(rows), "rows": rows}, indent=1) + "\n")
+    if args.plot:
+        from benchmarks.plots import plot
+
+        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

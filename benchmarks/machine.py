@@ -1,0 +1,72 @@
+"""What a measurement was made on: the machine, the code, and the rates that bound what any code can reach there."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tagrank import env
+from tagrank.recurrence import native
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured limits of the machine.
+
+    Attributes:
+        gflops: 10^9 operations a second, two for each multiply-add: on CPUs out of registers on all threads, on GPUs in a
+            matrix product of PyTorch's that is large enough not to be bound by anything else.
+        gbytes: reading and writing main memory together, in 10^9 bytes a second.
+    """
+
+    gflops: float
+    gbytes: float
+
+    def floor_ms(self, flops: float, bytes_moved: float) -> float:
+        """The least milliseconds that so many operations and so many bytes of main memory take."""
+        return max(flops / self.gflops, bytes_moved / self.gbytes) / 1e6
+
+
+def measure_rates(device: str, dtype: torch.dtype) -> Rates:
+    """Measure both, in about a second."""
+    if device == "cpu" and native.UNAVAILABLE is None and dtype != torch.float64:
+        gflops = max(torch.ops.tagrank.multiply_add_rate(0.1) for _ in range(5))
+    else:
+        n = 8192 if device == "cuda" else 2048
+        a, b = torch.randn(2, n, n, device=device).to(dtype)
+        gflops = 2 * n**3 / _seconds(lambda: a @ b, device) / 1e9
+    large = torch.empty(2**28 if device == "cuda" else 2**26, dtype=torch.float32, device=device).zero_()
+    other = torch.zeros_like(large)
+    return Rates(gflops, 2 * large.nbytes / _seconds(lambda: other.copy_(large), device) / 1e9)
+
+
+def describe(rates: Rates | None = None) -> dict[str, Any]:
+    """What goes into a result file beside its rows."""
+    described = {"environment": env(), "commit": commit()}
+    return described if rates is None else described | {"rates": asdict(rates)}
+
+
+def commit() -> str:
+    """The commit of the working tree, marked where it has changes."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    """The shortest of some runs."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times = []
+    for _ in range(6):
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)

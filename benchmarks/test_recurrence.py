@@ -1,0 +1,30 @@
+"""The contestants under pytest-benchmark, for ``pytest benchmarks`` and its ways to store and compare runs.
+
+``python -m benchmarks.recurrence`` is what ratios are taken from, as it runs the contestants in turn; here each runs
+for itself. A wrong result fails.
+"""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.contestants import TOLERANCE, Case, Mode, contestants, error, oracle
+from benchmarks.recurrence import MODES, prepare
+
+CASES = (Case(1, 512, 20), Case(64, 512, 20))
+NAMES = [contestant.name for contestant in contestants(CASES[0], CASES[0].make()[0])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"B{case.batch}-H{case.hidden}-T{case.steps}")
+def test_recurrence(benchmark: Any, case: Case, mode: Mode, name: str) -> None:
+    lstm, context = case.make()
+    (contestant,) = [one for one in contestants(case, lstm) if one.name == name]
+    if contestant.kind == "floor" and mode == "training":
+        pytest.skip("the matrix products of the forward pass alone")
+    benchmark.group = f"{mode} B={case.batch} H={case.hidden} T={case.steps}"
+    result = benchmark(prepare(contestant, context, mode))
+    if contestant.kind != "floor":
+        output, gradients = oracle(case, lstm, context)
+        assert error(result, [output] if mode == "inference" else gradients) <= TOLERANCE[case.dtype]

@@ -1,0 +1,64 @@
+"""``python -m benchmarks.annotate``, on a few small pictures and for a moment."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tagrank.data.scenes import write_scenes
+from tagrank.recurrence.backends import unavailable
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "benchmarks.annotate", "--backbone", "small_cnn", "--batch", "2", "--seconds", "0.1"]
+
+
+def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*COMMAND, *options], cwd=ROOT, env=one_thread, capture_output=True, text=True, timeout=200)
+
+
+def of(record: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    return {row["stage"]: row for row in record["rows"] if row["name"] == name}
+
+
+def test_table_and_file(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 3)
+    out = tmp_path / "new" / "result.json"
+    done = run("--images", tmp_path / "scenes", "--json", out)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["commit"]
+    assert record["environment"]["backends"].keys() == unavailable().keys()
+    assert record["backbone"]["backbone"] == "small_cnn"
+    native = unavailable()["native"] is None
+    assert record["kernels"]["auto"] == (["native.backward", "native.forward"] if native else ["eager.forward"])
+    assert record["kernels"]["eager"] == ["eager.forward"]
+
+    annotation = ["read and decode", "preprocessing", "backbone", "ranker", "decoder"]
+    training = ["forward, the rest", "forward, recurrence", "loss", "backward", "optimizer"]
+    for name, stages in {"stage by stage": annotation, "auto": training, "eager": training}.items():
+        rows = of(record, name)
+        assert list(rows) == [*stages, "all"]
+        for row in rows.values():
+            assert row["share"] == pytest.approx(row["ms"] / rows["all"]["ms"], rel=0.01, abs=1e-3)
+    assert list(of(record, "Annotator.annotate")) == ["all"]
+    for row in record["rows"]:
+        low, high = row["ms_quartiles"]
+        assert 0 < low <= row["ms"] <= high
+        assert row["rounds"] >= 5
+        assert f"{row['name']:18} {row['stage']:19} {row['ms']:9.3f}" in done.stdout
+        # Of a photograph or a step, not of a round of them.
+        assert row["stage"] != "all" or row["ms"] * row["per_second"] == pytest.approx(1000, rel=0.01)
+
+
+@pytest.mark.parametrize("options", [("--images", "{empty}"), ("--backbone", "vgg61")], ids=["no images", "backbone"])
+def test_wrong_options(tmp_path: Path, options: tuple[str, str]) -> None:
+    done = run(*(option.format(empty=tmp_path) for option in options))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert options[1].format(empty=tmp_path) in done.stderr

@@ -45,7 +45,7 @@ class Case:
         return products if mode == "inference" else 3 * products
 
     def bytes_moved(self, mode: Mode) -> float:
-        """What has to be read or written in main memory: weights, context, hidden states; in training their gradients."""
+        """Main memory to be read or written: weights, context, hidden states; in training their gradients too."""
         once = 8 * self.hidden**2 + self.batch * self.hidden * (1 + self.steps)
         return (once if mode == "inference" else 2 * once) * self.dtype.itemsize
 

@@ -1,9 +1,9 @@
 """How the cost grows: the layer against steps T, batch B, hidden size H and context size D, the ranker against V tags.
 
 Along each axis the sizes are timed in turn. Two things are fitted. The *local exponent* between neighbouring sizes is
-the slope of log time against log size: 0 where a fixed cost rules, 1 where the cost is proportional, 2 for products with
-``[4H, H]`` weights in H. The *line* ``fixed + each * size`` (with H, in H squared) minimises the relative error; how far
-it is off shows where the growth bends.
+the slope of log time against log size: 0 where a fixed cost rules, 1 where the cost is proportional, 2 in H, for the
+products with ``[4H, H]`` weights. The *line* ``fixed + each * size`` (with H, in H squared) minimises the relative
+error; how far it is off shows where the growth bends.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What ``pip`` makes of the source: a pure-Python wheel without torch, a platform wheel with it."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def test_build_beside_torch_has_the_library(source: Path) -> None:
     code = f"import torch; torch.ops.load_library({library!r}); print(torch.ops.tagrank.cpu_capability())"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=source.parent, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() in ("portable", "avx2", "avx512")
+
+
+@pytest.mark.skipif(not (has_compiler() and shutil.which("nm")), reason="no C++ compiler, or no nm")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its instruction sets are those of x86-64")
+@pytest.mark.parametrize("name", ["avx2", "avx512"])
+def test_instruction_sets_keep_to_themselves(name: str, tmp_path: Path) -> None:
+    """The linker keeps one of several equal functions: none may be compiled for a CPU that has more than others."""
+    flags = {"avx2": "-mavx2 -mfma", "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"}[name]
+    command = [os.environ.get("CXX", "c++").split()[0], "-std=c++17", "-O3", "-fPIC", *flags.split()]
+    source, target = ROOT / "csrc" / "cpu" / f"{name}.cpp", tmp_path / "object.o"
+    subprocess.run([*command, "-fno-math-errno", "-fno-trapping-math", "-c", source, "-o", target], check=True)
+    listed = subprocess.run(["nm", "-C", "--defined-only", target], capture_output=True, text=True, check=True).stdout
+    shared = [line.split(maxsplit=2) for line in listed.splitlines()]
+    functions = [symbol for _, kind, symbol in shared if kind in "WuT"]
+    assert len(functions) > 10
+    assert [symbol for symbol in functions if f"tagrank::cpu::{name}::" not in symbol] == []
 
 
 @pytest.mark.parametrize("wish", ["0", "auto", "1"])

@@ -1,6 +1,9 @@
 // Vectors of one instruction set, by the compiler's vector extensions: arithmetic on them is written as on scalars.
 // Included once for each instruction set (avx512.cpp, avx2.cpp, portable.cpp), whose namespace is TAGRANK_ISA and whose
 // registers are TAGRANK_VECTOR_BYTES wide.
+//
+// What these files instantiate has to be in that namespace or inlined: of a function of the standard library that two
+// of them have out of line, the linker keeps one, and it may be the one that the CPU cannot run.
 #pragma once
 
 #include <cmath>

@@ -10,8 +10,9 @@ A fused backend is a module with
 - ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant)``
   -> ``(d_gates_x, d_weight_hh, d_h0, d_c0)``; where ``gates`` has no elements it computes them again from ``gates_x``.
 
-The shapes are those of ``tagrank.recurrence.op``; all tensors but ``grad_output`` are contiguous. ``h0`` and ``c0`` are ``None`` where they
-are zero, which saves the first step's product; their gradients have no elements then. To add a backend, write such a module and name it in ``FUSED``.
+The shapes are those of ``tagrank.recurrence.op``; all tensors but ``grad_output`` are contiguous. ``h0`` and ``c0`` are
+``None`` where they are zero, which saves the first step's product; their gradients have no elements then. To add a
+backend, write such a module and name it in ``FUSED``.
 """
 
 from types import ModuleType

@@ -1,7 +1,7 @@
 """The C++ backend for CPUs: ``csrc/``, built into ``tagrank/_C.so``.
 
-The whole sequence is one native call on PyTorch's threads: weights packed once, then at each step a matrix product whose
-tiles go through the cell while they are in registers. It computes in float32 (float64 for float64); bfloat16 is a
+The whole sequence is one native call on PyTorch's threads: weights packed once, then at each step a matrix product
+whose tiles go through the cell while they are in registers. It computes in float32 (float64 for float64); bfloat16 is a
 storage type. It uses AVX-512 or AVX2 where the CPU has them; the environment variable ``TAGRANK_CPU_CAPABILITY``
 (``portable``, ``avx2`` or ``avx512``), read once, holds it to less.
 """

@@ -171,7 +171,7 @@ def _backward(
     constant: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``d_h0`` has no elements without ``h0``, nor has ``d_c0`` without ``c0``.
+    """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; the last two have no elements where their state was left out.
 
     One of ``gates`` and ``gates_x`` has no elements. It has no derivative of its own: asking for one is an error.
     """

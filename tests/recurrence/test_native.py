@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,47 @@ def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
     d_gates = native.backward(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False)[0]
     d_gates_x = native.backward(ones, zeros, gates_x, *saved, True)[0]
     torch.testing.assert_close(d_gates_x.double(), d_gates.double().sum(0), rtol=2**-7, atol=2**-9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_gradients_of_the_output_are_read_as_they_lie(dtype: torch.dtype) -> None:
+    args = arguments(5, 37, 4, True, dtype)
+    output, c_n, gates, cells = native.forward(*args, 4, True, True)
+    saved = [torch.zeros_like(c_n), *args, output, gates, cells, True]
+    batch_first = torch.randn(5, 4, 37).to(dtype).transpose(0, 1)
+    last_step = torch.randn(1, 5, 37).to(dtype).expand(4, -1, -1)
+    one_element = torch.tensor(0.7, dtype=dtype).expand(4, 5, 37)
+    every_other = torch.randn(4, 5, 74).to(dtype)[..., ::2]
+    for grad_output in (batch_first, last_step, one_element, every_other):
+        strided = native.backward(grad_output, *saved)
+        for a, b in zip(strided, native.backward(grad_output.contiguous(), *saved), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_calls_from_several_threads_at_once() -> None:
+    """Each has memory of its own, and each one's team of threads keeps to itself."""
+    cases = [arguments(20, 40 + n, 6, True, torch.float32, seed=n) for n in range(8)]
+    expected = [run(args, 6, "native") for args in cases]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for actual, e in zip(pool.map(lambda args: run(args, 6, "native"), cases), expected, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(actual, e, strict=True))
+
+
+def test_without_concurrent_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(20, 40, 6, True, torch.float32)
+    expected = run(args, 6, "native")
+    monkeypatch.setattr(native, "CONCURRENT", False)
+    for a, b in zip(run(args, 6, "native"), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_states_left_out_are_zeros() -> None:
+    gates_x, weight_hh, *_ = arguments(7, 24, 5, True, torch.float32)
+    zeros = torch.zeros(7, 24)
+    with_zeros = run([gates_x, weight_hh, zeros, zeros], 5, "native")
+    for a, b in zip(run([gates_x, weight_hh, None, None], 5, "native"), with_zeros, strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_empty_batch() -> None:

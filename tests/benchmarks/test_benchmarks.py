@@ -1,0 +1,116 @@
+"""The benchmark scripts: what they refuse, what they write, and that a wrong result never has a ratio."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+# Tests never have the repository's root on their path, as `kernels` there is not the package of that name.
+PRELUDE = "import sys; sys.path.insert(0, {root!r}); import json, torch\n"
+
+
+def python(code: str) -> str:
+    command = [sys.executable, "-c", PRELUDE.format(root=str(ROOT)) + code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("recurrence")
+    sizes = ["-B", "1", "3", "-H", "32", "-T", "3", "--seconds", "0.01", "--no-compile"]
+    done = script("benchmarks.recurrence", *sizes, "--json", str(folder / "a.json"), "--plot", str(folder / "a.png"))
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads((folder / "a.json").read_text(encoding="utf-8"))
+    return folder, record
+
+
+def test_recurrence_writes_what_it_measured(result: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = result
+    assert record["rates"]["gflops"] > 1
+    assert record["environment"]["threads"] == torch.get_num_threads()
+    names = {row["name"] for row in record["rows"]}
+    assert {"eager loop", "nn.LSTM (oneDNN)", "nn.LSTMCell loop"} <= names
+    for row in record["rows"]:
+        assert row["ms_quartiles"][0] <= row["ms"] <= row["ms_quartiles"][1]
+        assert (row["speedup"] is not None) == (row["kind"] == "ours")
+        assert row["right"] is (None if row["kind"] == "floor" else True)
+    assert (folder / "a.png").stat().st_size > 10_000
+
+
+def test_a_wrong_result_has_no_ratio() -> None:
+    code = """
+import dataclasses, benchmarks.recurrence as r
+from benchmarks.machine import Rates
+real = r.contestants
+def broken(*args):
+    for one in real(*args):
+        wrong = one.kind == "ours" or one.name == "eager loop"
+        yield dataclasses.replace(one, forward=lambda c, f=one.forward: f(c) * 1.001) if wrong else one
+r.contestants = lambda *args: list(broken(*args))
+rows = r.measure(r.Case(2, 16, 3), Rates(100, 10), 0.01, False)
+print(json.dumps([rows, r.summary(rows)]))
+"""
+    rows, summary = json.loads(python(code))
+    ours = [row for row in rows if row["kind"] == "ours"]
+    assert ours
+    assert all(row["speedup"] is None and row["right"] is False for row in ours)
+    assert sum(line.startswith("WRONG") for line in summary) == len(ours) + 2
+    assert not any("fastest peer" in line for line in summary)
+
+
+def test_torch_compile_is_right_too() -> None:
+    code = """
+from benchmarks.contestants import Case, contestants, error, oracle
+case = Case(2, 16, 2); lstm, context = case.make()
+(one,) = [c for c in contestants(case, lstm) if c.name == "torch.compile"]
+with torch.no_grad(): print(error([one.forward(context)], oracle(case, lstm, context)[:1]))
+"""
+    assert float(python(code)) <= 1e-5
+
+
+def test_growth_fits_what_is_there() -> None:
+    code = """
+from benchmarks.growth import fit
+print(json.dumps([fit("T", (1, 2, 4, 8), (3.0, 5.0, 9.0, 17.0)), fit("H", (1, 2, 4), (2.0, 5.0, 17.0))]))
+"""
+    line, square = json.loads(python(code))
+    assert (line["fixed_ms"], line["each_ms"], line["largest_error"]) == (1, 2, 0)
+    np.testing.assert_allclose(line["exponents"], np.log2([5 / 3, 9 / 5, 17 / 9]), atol=0.006)
+    assert (square["fixed_ms"], square["each_ms"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-B 0", "expected positive numbers"),
+        ("--dtype int8", "invalid choice"),
+        *([] if torch.cuda.is_available() else [("--device cuda", "PyTorch sees no GPU")]),
+    ],
+)
+def test_recurrence_refuses(arguments: str, message: str) -> None:
+    done = script("benchmarks.recurrence", *arguments.split())
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc")
+def test_a_training_step_takes_less_memory_than_that_of_nn_lstm(tmp_path: Path) -> None:
+    path = tmp_path / "memory.json"
+    done = script("benchmarks.memory", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row["megabytes"] for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    assert rows["tagrank native"] <= rows["nn.LSTM (oneDNN)"] / 2
+    assert rows["tagrank native, recompute"] <= rows["nn.LSTM (oneDNN)"] / 4

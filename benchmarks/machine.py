@@ -17,8 +17,8 @@ class Rates:
     """Measured limits of the machine.
 
     Attributes:
-        gflops: 10^9 operations a second, two for each multiply-add: in a matrix product of PyTorch's that is large enough
-            not to be bound by anything else, or in float32 on CPUs out of registers, whichever is more.
+        gflops: 10^9 operations a second, two for each multiply-add: in a matrix product of PyTorch's that is large
+            enough not to be bound by anything else, or in float32 on CPUs out of registers, whichever is more.
         gbytes: reading and writing main memory together, in 10^9 bytes a second.
     """
 

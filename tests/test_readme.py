@@ -23,11 +23,51 @@ def test_tables_of_quality(name: str) -> None:
         assert f"| {row['name']} | {cells} |" in lines
 
 
+def readme() -> str:
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
 def test_speed() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     cpu = result("cpu.json")
     assert len(cpu["summary"]) == 2, "a wrong result, or a backend that the README does not speak of"
-    assert all(row["right"] for row in cpu["rows"])
+    assert {row["name"] for row in cpu["rows"] if row["kind"] == "peer"} >= {"nn.LSTM (oneDNN)", "torch.compile"}
+    assert all(row["right"] for row in cpu["rows"] if row["kind"] != "floor")
     for line in cpu["summary"]:
-        assert line in readme
-    assert cpu["environment"]["cpu"] in readme
+        assert line in readme()
+    assert cpu["environment"]["cpu"] in readme()
+
+
+def test_memory() -> None:
+    rows = {row["name"]: f"{row['megabytes']:.0f} MB" for row in result("memory.json")["rows"]}
+    assert f"needs {rows['tagrank native']} beyond its parameters" in readme()
+    assert f"with `recompute=True` {rows['tagrank native, recompute']}" in readme()
+    assert f"where `nn.LSTM` needs {rows['nn.LSTM (oneDNN)']}" in readme()
+
+
+def test_bfloat16() -> None:
+    rows = result("cpu-bfloat16.json")["rows"]
+    assert all(row["right"] for row in rows)
+    ours = [row for row in rows if row["kind"] == "ours"]
+    assert max(row["error"] for row in ours) <= 1e-2
+    assert all(0.95 <= row["speedup"] <= 1.05 for row in ours if row["mode"] == "inference")
+
+
+def test_annotator() -> None:
+    rows = {(row["name"], row["stage"]): row for row in result("annotate.json")["rows"]}
+    whole = rows["stage by stage", "all"]["ms"]
+    assert f"{1000 / rows['Annotator.annotate', 'all']['ms']:.1f} photographs per second" in readme()
+    shares = {
+        stage: f"{rows['stage by stage', stage]['ms'] / whole:.1%}" for stage in ("backbone", "ranker", "decoder")
+    }
+    said = f"backbone takes {shares['backbone']}, the ranker {shares['ranker']} and the decoder {shares['decoder']}"
+    assert said in readme()
+    assert (
+        f"is {rows['eager', 'all']['ms'] / rows['auto', 'all']['ms']:.2f}x as fast as with the eager loop" in readme()
+    )
+
+
+def test_growth() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    for row in result("growth.json")["rows"]:
+        exponents = " ".join(f"{e:.2f}" for e in row["exponents"])
+        assert f"| {row['axis']} | {row['mode']} | {row['sizes'][0]} to {row['sizes'][-1]} | {exponents} |" in page

@@ -160,9 +160,9 @@ def backward(
 
     grad_output = grad_output.contiguous()
     steps, batch, hidden = output.shape
-    start = output.new_zeros(batch, hidden) if h0 is None or c0 is None else None
+    zeros = output.new_zeros(batch, hidden)
     if gates.numel() == 0:
-        h_prev = torch.cat([(start if h0 is None else h0).unsqueeze(0), output[:-1]])
+        h_prev = torch.cat([(zeros if h0 is None else h0).unsqueeze(0), output[:-1]])
         gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
     variant = _variant("backward", grad_c_n)
     d_gates = torch.empty_like(gates)
@@ -177,7 +177,7 @@ def backward(
                 grad_output,
                 grad_c_n,
                 weight_hh,
-                start if c0 is None else c0,
+                zeros if c0 is None else c0,
                 gates,
                 cells,
                 d_gates,

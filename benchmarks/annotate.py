@@ -13,7 +13,6 @@ compared with float64 before anything is timed.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -28,11 +27,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import TOLERANCE, error
-from benchmarks.machine import describe
+from benchmarks.machine import describe, write
+from benchmarks.timing import Times, turns
 from tagrank import TagRanker
 from tagrank.annotator import Annotator
 from tagrank.backbones import load_backbone
-from tagrank.data.files import write_atomically
 from tagrank.data.images import find_images, read_image
 from tagrank.data.scenes import draw_scene
 from tagrank.data.targets import ListTargets, encode_lists
@@ -46,7 +45,7 @@ from tagrank.recurrence import trace
 TAGS, MAX_LENGTH, LISTS, LIST_LENGTHS = 124, 8, 5, (1, 1, 2, 2, 2, 2, 3, 3, 3, 4)
 SCENES, SCENE_PIXELS = 64, 400
 # A call of annotate gets four batches: in one alone there would be nothing to overlap.
-BATCHES, MIN_ROUNDS = 4, 5
+BATCHES = 4
 PRESET = PRESETS["default"]
 OPTIONS = ("embedding_size", "hidden_size", "bias", "activation", "dropout")
 
@@ -154,21 +153,16 @@ def check(ranker: TagRanker, features: Tensor, lists: ListTargets) -> list[str]:
 def time_rounds(part: str, runs: Mapping[str, Callable[[], Seconds]], seconds: float, count: int = 1) -> list[Row]:
     """Call these in turn, after a round to warm up; a row for each stage, one for all. A call deals with ``count``."""
     taken: dict[str, list[Seconds]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    end = time.perf_counter() + seconds
-    while len(next(iter(taken.values()))) < MIN_ROUNDS or time.perf_counter() < end:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            taken[name].append(run() | {"all": time.perf_counter() - start})
+    for name, run in turns(runs, seconds):
+        start = time.perf_counter()
+        taken[name].append(run() | {"all": time.perf_counter() - start})
     rows: list[Row] = []
     for name, rounds in taken.items():
         whole = statistics.median(stages["all"] for stages in rounds)
         for stage in rounds[0]:
-            quartiles = statistics.quantiles((stages[stage] for stages in rounds), n=4)
-            low, median, high = (round(quartile * 1e3 / count, 4) for quartile in quartiles)
-            row = {"part": part, "name": name, "stage": stage, "ms": median, "ms_quartiles": [low, high]}
-            row |= {"share": round(quartiles[1] / whole, 4), "rounds": len(rounds)}
+            times = Times.of([stages[stage] * 1e3 / count for stages in rounds])
+            row = {"part": part, "name": name, "stage": stage, **times.columns()}
+            row |= {"share": round(times.median * count / 1e3 / whole, 4)}
             rows.append(row | {"per_second": round(count / whole, 2) if stage == "all" else None})
     return rows
 
@@ -232,8 +226,7 @@ def main() -> None:
     try:
         result = describe() | measure(args)
         if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(args.json, [json.dumps(result, indent=1).encode(), b"\n"])
+            write(args.json, result)
     except (InputError, OSError) as problem:
         print(problem, file=sys.stderr)
         sys.exit(2)

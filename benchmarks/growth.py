@@ -7,7 +7,6 @@ error; how far it is off shows where the growth bends.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, write
 from benchmarks.timing import interleave
 from tagrank import ContextLSTM, TagRanker
 
@@ -125,8 +124,7 @@ def main() -> None:
             rows.append(row | fit(axis, AXES[axis], medians))
             print(report(rows[-1]), flush=True)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(describe() | {"rows": rows}, indent=1) + "\n")
+        write(args.json, describe() | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What a measurement was made on: the machine, the code, and the rates that bound what any code can reach there."""
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tagrank import env
+from tagrank.data.files import write_atomically
 from tagrank.recurrence import native
 
 
@@ -46,6 +49,12 @@ def describe(rates: Rates | None = None) -> dict[str, Any]:
     """What goes into a result file beside its rows."""
     described = {"environment": env(), "commit": commit()}
     return described if rates is None else described | {"rates": asdict(rates)}
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a result file, whole or not at all; its folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, [json.dumps(result, indent=1).encode(), b"\n"])
 
 
 def commit() -> str:

@@ -5,7 +5,6 @@ its libraries, parameters and threads were already there.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, write
 from tagrank import ContextLSTM, lstm_recurrence
 
 NAMES = ("nn.LSTM (oneDNN)", "eager loop", "tagrank native", "tagrank native, recompute")
@@ -70,8 +69,7 @@ def main() -> None:
         rows.append({"name": name, "B": args.B, "H": args.H, "T": args.T, "megabytes": round(megabytes, 1)})
         print(f"{name:26} {megabytes:6.0f} MB  {megabytes / rows[0]['megabytes']:4.0%} of nn.LSTM's", flush=True)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(describe() | {"rows": rows}, indent=1) + "\n")
+        write(args.json, describe() | {"rows": rows})
 
 
 if __name__ == "__main__":

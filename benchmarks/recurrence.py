@@ -8,7 +8,6 @@ over the rates of the machine, measured in the same run.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.contestants import TOLERANCE, Case, Contestant, Mode, contestants, error, oracle
-from benchmarks.machine import Rates, describe, measure_rates
+from benchmarks.machine import Rates, describe, measure_rates, write
 from benchmarks.timing import interleave
 
 BATCHES, HIDDEN, STEPS = (1, 16, 64, 256), (256, 512, 1024), (10, 20)
@@ -172,8 +171,7 @@ def main() -> None:
                 rows += measured
     print(*summary(rows), sep="\n")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(describe(rates) | {"summary": summary(rows), "rows": rows}, indent=1) + "\n")
+        write(args.json, describe(rates) | {"summary": summary(rows), "rows": rows})
     if args.plot:
         from benchmarks.plots import plot
 

@@ -11,7 +11,6 @@
 #include <optional>
 #include <string>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "cpu/capability.h"
@@ -148,25 +147,27 @@ void expect(const char* name, const Tensor& tensor, ScalarType dtype, const std:
   STD_TORCH_CHECK(same, "tagrank native: ", name, " has the wrong shape, dtype or strides");
 }
 
-// gates_x [B, 4H] or [T, B, 4H], weight_hh [4H, H], and h0 and c0 [B, H] where they are there; B and H.
-std::pair<int64_t, int64_t> expect_arguments(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0,
-                                             const MaybeTensor& c0, int64_t steps) {
-  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && gates_x.dim() >= 2 && steps > 0,
-                  "tagrank native: expected weight_hh [4H, H], gates_x [B, 4H] or [T, B, 4H], and a step at least");
-  const ScalarType dtype = weight_hh.scalar_type();
-  const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
-  const bool constant = gates_x.dim() == 2;
-  expect("gates_x", gates_x, dtype, constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H});
+std::vector<int64_t> gates_x_shape(bool constant, int64_t steps, int64_t B, int64_t H) {
+  return constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H};
+}
+
+// What both passes take: weight_hh [4H, H], and h0 and c0 [B, H] where they are there.
+void expect_weight_and_states(const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0, ScalarType dtype,
+                              int64_t B, int64_t H) {
   expect("weight_hh", weight_hh, dtype, {4 * H, H});
   if (h0.has_value()) expect("h0", *h0, dtype, {B, H});
   if (c0.has_value()) expect("c0", *c0, dtype, {B, H});
-  return {B, H};
 }
 
 Four native_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
                     int64_t steps, bool save_gates, bool save_cells, bool concurrent) {
-  expect_arguments(gates_x, weight_hh, h0, c0, steps);
-  return dispatch(gates_x.scalar_type(), [&](auto zero, ScalarType cell_dtype) {
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && gates_x.dim() >= 2 && steps > 0,
+                  "tagrank native: expected weight_hh [4H, H], gates_x [B, 4H] or [T, B, 4H], and a step at least");
+  const ScalarType dtype = weight_hh.scalar_type();
+  const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
+  expect("gates_x", gates_x, dtype, gates_x_shape(gates_x.dim() == 2, steps, B, H));
+  expect_weight_and_states(weight_hh, h0, c0, dtype, B, H);
+  return dispatch(dtype, [&](auto zero, ScalarType cell_dtype) {
     return forward<decltype(zero)>(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells, concurrent, cell_dtype);
   });
 }
@@ -182,14 +183,12 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
     STD_TORCH_CHECK(H == 1 || grad_output.stride(2) == 0 || grad_output.stride(2) == 1,
                     "tagrank native: grad_output has the wrong strides");
     expect("grad_c_n", grad_c_n, dtype, {B, H});
-    expect("weight_hh", weight_hh, dtype, {4 * H, H});
-    if (h0.has_value()) expect("h0", *h0, dtype, {B, H});
-    if (c0.has_value()) expect("c0", *c0, dtype, {B, H});
+    expect_weight_and_states(weight_hh, h0, c0, dtype, B, H);
     expect("output", output, dtype, {steps, B, H});
     if (gates.numel() > 0) {
       expect("gates", gates, dtype, {steps, B, 4 * H});
     } else {
-      expect("gates_x", gates_x, dtype, constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H});
+      expect("gates_x", gates_x, dtype, gates_x_shape(constant, steps, B, H));
     }
     expect("cells", cells, cell_dtype, {steps, B, H});
     return backward<decltype(zero)>(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant,

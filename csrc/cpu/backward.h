@@ -78,7 +78,7 @@ class Backward {
   // The blocks of K that are multiplied at once, so that this much of a panel (256 KB) stays in the cache for all rows.
   static constexpr int64_t kDepth = 262144 / (L * kWidth * L * sizeof(C));
   // A tile of the weight's gradient: so many gates by two vectors of hidden units.
-  static constexpr int kTileGates = L < (kRows > 4 ? 8 : 4) ? L : (kRows > 4 ? 8 : 4);
+  static constexpr int kTileGates = std::min<int64_t>(L, kRows > 4 ? 8 : 4);
   static constexpr int kTileVectors = 2;
 
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
@@ -93,10 +93,6 @@ class Backward {
     const int64_t buffer = (call_.steps - 1 - t) / chunk_ % 2;
     return grad_gates_[buffer] + (t - first_of(t)) * call_.batch * L;
   }
-  Range part(int64_t parts, int64_t i, Range whole) const {
-    const Range range = share(whole.end - whole.begin, parts, i);
-    return {whole.begin + range.begin, whole.begin + range.end};
-  }
   const T* gates_of(int64_t t) const {
     return recompute_ ? gates_ + (t - first_of(t)) * call_.batch * 4 * call_.hidden
                       : call_.gates + t * call_.batch * 4 * call_.hidden;
@@ -105,7 +101,6 @@ class Backward {
     const int64_t* strides = call_.grad_output_strides;
     return call_.grad_output + t * strides[0] + row * strides[1] + p * L * strides[2];
   }
-  static int64_t tiles(Range rows) { return (rows.end - rows.begin + kRows - 1) / kRows; }
 
   void pack(int64_t worker) {
     if (has_products()) {
@@ -146,7 +141,7 @@ class Backward {
   void recompute(int64_t first, int64_t last, int64_t worker) {
     const Range rows = grid_.row_share(worker, (last - first) * call_.batch), own = grid_.column_share(worker, blocks_);
     for (int64_t p = own.begin; p < own.end; ++p) {
-      for (int64_t i = 0; i < tiles(rows); ++i) gate_tile<kRows>(first, p, part(tiles(rows), i, rows));
+      for_each_tile(rows, [&](Range part) { gate_tile<kRows>(first, p, part); });
     }
   }
 
@@ -175,15 +170,14 @@ class Backward {
   // From the gates' gradients of step t + 1 to those of step t, or for t = -1 to the gradient of h0.
   void step(int64_t t, int64_t worker) {
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
-    const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = tiles(rows) > 1 ? kDepth : all;
+    const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       Range k{0, std::min(depth, all)};
       while (true) {
-        for (int64_t i = 0; i < tiles(rows); ++i) {
-          const Range own = part(tiles(rows), i, rows);
-          tile<kRows>(t, p, own, k, k.end == all, partial + own.begin * kWidth * L);
-        }
+        for_each_tile(rows, [&](Range part) {
+          tile<kRows>(t, p, part, k, k.end == all, partial + part.begin * kWidth * L);
+        });
         if (k.end == all) break;
         k = {k.end, std::min(k.end + depth, all)};
       }

@@ -63,13 +63,8 @@ class Forward {
 
   void step(int64_t t, int64_t worker) {
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
-    // Tiles of equal height, rather than a low one at the end.
-    const int64_t tiles = (rows.end - rows.begin + kRows - 1) / kRows;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      for (int64_t i = 0; i < tiles; ++i) {
-        const Range part = share(rows.end - rows.begin, tiles, i);
-        tile<kRows>(t, p, rows.begin + part.begin, part.end - part.begin);
-      }
+      for_each_tile(rows, [&](Range part) { tile<kRows>(t, p, part.begin, part.end - part.begin); });
     }
   }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "simd.h"
+#include "team.h"
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
@@ -23,6 +24,16 @@ constexpr int64_t kAhead = 8 * kLanes<C>;
 template <typename C>
 constexpr int64_t blocks_of(int64_t columns) {
   return (columns + kLanes<C> - 1) / kLanes<C>;
+}
+
+// tile(part) for tiles of equal height that make up `rows`, rather than for high ones and a low one at the end.
+template <typename Function>
+TAGRANK_INLINE void for_each_tile(Range rows, const Function& tile) {
+  const int64_t height = rows.end - rows.begin, tiles = (height + kRows - 1) / kRows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const Range part = share(height, tiles, i);
+    tile(Range{rows.begin + part.begin, rows.begin + part.end});
+  }
 }
 
 // tile += a b, for M rows of a and one panel of b, over `blocks` blocks of K.

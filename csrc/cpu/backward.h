@@ -20,10 +20,10 @@ class Backward {
         recompute_(call.gates == nullptr),
         blocks_(blocks_of<C>(call.hidden)),
         panels_((blocks_ + kWidth - 1) / kWidth),
-        grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
+        grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L) {
-    const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0, weights = 4 * call.hidden * call.hidden;
+    const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
     workspace_.add(weight_, has_products() ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
@@ -34,7 +34,7 @@ class Backward {
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in place where that is what is asked for.
     workspace_.add(grad_sum_, kSame ? 0 : sums);
-    workspace_.add(grad_weight_, kSame ? 0 : weights);
+    workspace_.add(grad_weight_, kSame ? 0 : elements());
     workspace_.allocate();
     if constexpr (kSame) {
       grad_sum_ = call.d_gates_x;
@@ -49,7 +49,7 @@ class Backward {
         for (int64_t worker = begin; worker < end; ++worker) phase(worker);
       };
       const auto meet = [&] { barrier.wait(end - begin); };
-      each([&](int64_t worker) { pack(worker); });
+      each([&](int64_t worker) { prepare(worker); });
       meet();
       for (int64_t last = call_.steps; last > 0; last -= chunk_) {
         const int64_t first = std::max<int64_t>(last - chunk_, 0);
@@ -72,6 +72,7 @@ class Backward {
   }
 
  private:
+  int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
   static constexpr bool kSame = sizeof(T) == sizeof(C);
   // The rows of the product that gives the weight's gradient: enough to make reading and writing that gradient cheap.
   static constexpr int64_t kChunkRows = 256;
@@ -79,9 +80,10 @@ class Backward {
   static constexpr int64_t kDepth = 262144 / (L * kWidth * L * sizeof(C));
   // A tile of the weight's gradient: so many gates by two vectors of hidden units.
   static constexpr int kTileGates = std::min<int64_t>(L, kRows > 4 ? 8 : 4);
-  static constexpr int kTileVectors = 2;
+  static constexpr int kTileVectors = 3;
 
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
+  int64_t first_product() const { return call_.steps - 2; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
   int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
   // The first step of the chunk that t is in; chunks are counted from the end.
@@ -102,12 +104,14 @@ class Backward {
     return call_.grad_output + t * strides[0] + row * strides[1] + p * L * strides[2];
   }
 
-  void pack(int64_t worker) {
-    if (has_products()) {
+  void pack(int64_t p) {
+    pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
+  }
+
+  void prepare(int64_t worker) {
+    if (has_products() && grid_.rows > 1) {
       const Range own = share(panels_, grid_.workers(), worker);
-      for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
-      }
+      for (int64_t p = own.begin; p < own.end; ++p) pack(p);
     }
     if (recompute_) {
       const Range own = share(blocks_, grid_.workers(), worker);
@@ -141,7 +145,7 @@ class Backward {
   void recompute(int64_t first, int64_t last, int64_t worker) {
     const Range rows = grid_.row_share(worker, (last - first) * call_.batch), own = grid_.column_share(worker, blocks_);
     for (int64_t p = own.begin; p < own.end; ++p) {
-      for_each_tile(rows, [&](Range part) { gate_tile<kRows>(first, p, part); });
+      for_each_tile(rows, [&](Range part, int64_t) { gate_tile<kRows>(first, p, part); });
     }
   }
 
@@ -157,7 +161,8 @@ class Backward {
       const T* gates_x = call_.gates_x + (call_.constant ? row % B : first * B + row) * 4 * H + p * L;
       for (int64_t gate = 0; gate < kWidth; ++gate) gates[m][gate] = load(gates_x + gate * H, count);
     }
-    multiply<M>(gates, hidden_ + rows.begin * L, stride_, gate_weight_ + p * gate_panel_size(), blocks_);
+    multiply<M>(gates, hidden_ + rows.begin * L, stride_, gate_weight_ + p * gate_panel_size(), blocks_,
+                {gate_weight_, 0});
     for (int m = 0; m < M; ++m) {
       T* to = gates_ + (rows.begin + m) * 4 * H + p * L;
       store(to, sigmoid(gates[m][0]), count);
@@ -173,10 +178,16 @@ class Backward {
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
+      // A panel that no one else needs is packed just before it is first used.
+      if (all > 0 && t == first_product() && grid_.rows == 1) pack(p);
       Range k{0, std::min(depth, all)};
       while (true) {
-        for_each_tile(rows, [&](Range part) {
-          tile<kRows>(t, p, part, k, k.end == all, partial + part.begin * kWidth * L);
+        // What comes next lies behind this part, up to the end of the worker's panels.
+        const int64_t from = (p - panels.begin) * all + k.end, next = from < (panels.end - panels.begin) * all ? from : 0;
+        const C* there = weight_ + panels.begin * panel_size() + next * L * kWidth * L;
+        for_each_tile(rows, [&](Range part, int64_t i) {
+          tile<kRows>(t, p, part, k, k.end == all, partial + part.begin * kWidth * L,
+                      Ahead<C>::of_tile(i, there, k.end - k.begin));
         });
         if (k.end == all) break;
         k = {k.end, std::min(k.end + depth, all)};
@@ -185,9 +196,9 @@ class Backward {
   }
 
   template <int M>
-  void tile(int64_t t, int64_t p, Range rows, Range k, bool complete, C* partial) {
+  void tile(int64_t t, int64_t p, Range rows, Range k, bool complete, C* partial, Ahead<C> ahead) {
     if constexpr (M > 1) {
-      if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, k, complete, partial);
+      if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, k, complete, partial, ahead);
     }
     if (complete && t >= 0) {
       for (int m = 0; m < M; ++m) prefetch(t, p, rows.begin + m);
@@ -198,7 +209,7 @@ class Backward {
     }
     if (k.end > k.begin) {
       multiply<M>(grad_h, grad_gates(t + 1) + k.begin * stride_ + rows.begin * L, stride_,
-                  weight_ + p * panel_size() + k.begin * L * kWidth * L, k.end - k.begin);
+                  weight_ + p * panel_size() + k.begin * L * kWidth * L, k.end - k.begin, ahead);
     }
     if (!complete) {
       for (int64_t i = 0; i < M * kWidth; ++i) store(partial + i * L, grad_h[i / kWidth][i % kWidth]);
@@ -275,18 +286,19 @@ class Backward {
       const Range rows{row, std::min(row + kChunkRows, end)};
       const bool fresh = last == call_.steps && row == begin, complete = first == 0 && row + kChunkRows >= end;
       for (int64_t tile = own.begin; tile < own.end; ++tile) {
-        const int64_t pair = tile / (4 * blocks_), block = tile % (4 * blocks_);
-        if (blocks_ - pair * kTileVectors >= kTileVectors) {
-          weight_tile<kTileVectors>(grad_gates(first), rows, block, pair * kTileVectors, fresh, complete);
-        } else {
-          weight_tile<1>(grad_gates(first), rows, block, pair * kTileVectors, fresh, complete);
-        }
+        const int64_t pair = tile % pairs, block = tile / pairs;
+        const Range columns = share(blocks_, pairs, pair);
+        weight_tile<kTileVectors>(grad_gates(first), rows, block, columns, fresh, complete);
       }
     }
   }
 
   template <int N>
-  void weight_tile(const C* grad_gates, Range rows, int64_t block, int64_t column, bool fresh, bool complete) {
+  void weight_tile(const C* grad_gates, Range rows, int64_t block, Range columns, bool fresh, bool complete) {
+    if constexpr (N > 1) {
+      if (columns.end - columns.begin < N) return weight_tile<N - 1>(grad_gates, rows, block, columns, fresh, complete);
+    }
+    const int64_t column = columns.begin;
     const int64_t H = call_.hidden, gate = block / blocks_, unit = block % blocks_ * L;
     for (int64_t r = 0; r < L && unit + r < H; r += kTileGates) {
       const int64_t there = std::min<int64_t>(kTileGates, H - unit - r), at = (gate * H + unit + r) * H + column * L;

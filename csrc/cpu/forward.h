@@ -17,8 +17,9 @@ class Forward {
   Forward(const ForwardCall<T>& call, int64_t threads)
       : call_(call),
         panels_(blocks_of<C>(call.hidden)),
-        grid_(Grid::over(threads, call.batch, panels_, 4 * call.batch * call.hidden * call.hidden)),
-        packed_(call.batch * call.steps > kUnpackedRows) {
+        grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
+        first_(call.h0 == nullptr ? 1 : 0),
+        packed_(call.steps > first_ && call.batch * call.steps > kUnpackedRows) {
     workspace_.add(weight_, packed_ ? panels_ * panel_size() : 0);
     workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
     for (C*& hidden : hidden_) workspace_.add(hidden, panels_ * call.batch * L);
@@ -38,18 +39,18 @@ class Forward {
   }
 
  private:
+  int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
   // Packing the weight costs about as much as this many products of it with a vector.
   static constexpr int64_t kUnpackedRows = 24;
 
   int64_t panel_size() const { return panels_ * L * kWidth * L; }
-  bool has_product(int64_t t) const { return t > 0 || call_.h0 != nullptr; }
+
+  void pack(int64_t p) { pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size()); }
 
   void prepare(int64_t worker) {
-    if (packed_) {
+    if (packed_ && grid_.rows > 1) {
       const Range own = share(panels_, grid_.workers(), worker);
-      for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
-      }
+      for (int64_t p = own.begin; p < own.end; ++p) pack(p);
     }
     if (call_.h0 == nullptr) return;
     const Range rows = share(call_.batch, grid_.workers(), worker);
@@ -64,25 +65,29 @@ class Forward {
   void step(int64_t t, int64_t worker) {
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      for_each_tile(rows, [&](Range part) { tile<kRows>(t, p, part.begin, part.end - part.begin); });
+      // A panel that no one else needs is packed just before it is first used.
+      if (t == first_ && packed_ && grid_.rows == 1) pack(p);
+      const C* next = weight_ + (p + 1 < panels.end ? p + 1 : panels.begin) * panel_size();
+      for_each_tile(rows, [&](Range part, int64_t i) { tile<kRows>(t, p, part, Ahead<C>::of_tile(i, next, panels_)); });
     }
   }
 
   template <int M>
-  void tile(int64_t t, int64_t p, int64_t row, int64_t rows) {
+  void tile(int64_t t, int64_t p, Range rows, Ahead<C> ahead) {
     if constexpr (M > 1) {
-      if (rows < M) return tile<M - 1>(t, p, row, rows);
+      if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, ahead);
     }
+    const int64_t row = rows.begin;
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L;
     const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
     for (int m = 0; m < M; ++m) {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates_x + (m * 4 + gate) * H);
     }
     Vector<C> gates[M][kWidth] = {};
-    if (has_product(t)) {
+    if (t >= first_) {
       const C* h = hidden_[t % 2] + row * L;
       if (packed_) {
-        multiply<M>(gates, h, B * L, weight_ + p * panel_size(), panels_);
+        multiply<M>(gates, h, B * L, weight_ + p * panel_size(), panels_, ahead);
       } else {
         add_dots<M>(gates, h, p);
       }
@@ -133,6 +138,7 @@ class Forward {
   const ForwardCall<T> call_;
   const int64_t panels_;
   const Grid grid_;
+  const int64_t first_;  // the first step that has a product
   const bool packed_;
   Workspace workspace_;
   C* weight_;     // [panels][K][4][L]

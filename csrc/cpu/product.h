@@ -26,25 +26,42 @@ constexpr int64_t blocks_of(int64_t columns) {
   return (columns + kLanes<C> - 1) / kLanes<C>;
 }
 
-// tile(part) for tiles of equal height that make up `rows`, rather than for high ones and a low one at the end.
+// tile(part, i) for tiles of equal height that make up `rows`, rather than for high ones and a low one at the end.
 template <typename Function>
 TAGRANK_INLINE void for_each_tile(Range rows, const Function& tile) {
   const int64_t height = rows.end - rows.begin, tiles = (height + kRows - 1) / kRows;
   for (int64_t i = 0; i < tiles; ++i) {
     const Range part = share(height, tiles, i);
-    tile(Range{rows.begin + part.begin, rows.begin + part.end});
+    tile(Range{rows.begin + part.begin, rows.begin + part.end}, i);
   }
 }
 
+// What a tile fetches while it multiplies, a vector for each k: the first tiles a share each of what is multiplied next,
+// so that memory and arithmetic are busy at the same time.
+template <typename C>
+struct Ahead {
+  const C* from;
+  int64_t step;
+
+  // For tile i of a product of `blocks` blocks of K, as many of which begin at `next`.
+  static Ahead of_tile(int64_t i, const C* next, int64_t blocks) {
+    constexpr int64_t L = kLanes<C>;
+    return i < kWidth ? Ahead{next + i * blocks * L * L, L} : Ahead{next, 0};
+  }
+};
+
 // tile += a b, for M rows of a and one panel of b, over `blocks` blocks of K.
 template <int M, typename C>
-TAGRANK_INLINE void multiply(Vector<C> (&tile)[M][kWidth], const C* a, int64_t stride, const C* b, int64_t blocks) {
+TAGRANK_INLINE void multiply(Vector<C> (&tile)[M][kWidth], const C* a, int64_t stride, const C* b, int64_t blocks,
+                             Ahead<C> ahead) {
   constexpr int64_t L = kLanes<C>;
   for (int64_t block = 0; block < blocks; ++block, a += stride) {
     TAGRANK_UNROLL for (int m = 0; m < M; ++m) __builtin_prefetch(a + stride + m * L);
-    for (int64_t k = 0; k < L; ++k, b += kWidth * L) {
+    _Pragma("GCC unroll 4") for (int64_t k = 0; k < L; ++k, b += kWidth * L) {
       Vector<C> row[kWidth];
       TAGRANK_UNROLL for (int64_t v = 0; v < kWidth; ++v) row[v] = load(b + v * L);
+      __builtin_prefetch(ahead.from, 0, 2);
+      ahead.from += ahead.step;
       TAGRANK_UNROLL for (int m = 0; m < M; ++m) {
         const Vector<C> scalar = splat(a[m * L + k]);
         TAGRANK_UNROLL for (int64_t v = 0; v < kWidth; ++v) tile[m][v] += scalar * row[v];
@@ -57,7 +74,7 @@ TAGRANK_INLINE void multiply(Vector<C> (&tile)[M][kWidth], const C* a, int64_t s
 template <int R, int N, typename C>
 TAGRANK_INLINE void multiply_transposed(Vector<C> (&tile)[R][N], const C* a, const C* b, int64_t stride, int64_t rows) {
   constexpr int64_t L = kLanes<C>;
-  for (int64_t row = 0; row < rows; ++row, a += L, b += L) {
+  _Pragma("GCC unroll 4") for (int64_t row = 0; row < rows; ++row, a += L, b += L) {
     Vector<C> right[N];
     TAGRANK_UNROLL for (int n = 0; n < N; ++n) right[n] = load(b + n * stride);
     TAGRANK_UNROLL for (int r = 0; r < R; ++r) {

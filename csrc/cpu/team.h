@@ -28,16 +28,19 @@ inline Range share(int64_t n, int64_t parts, int64_t i) { return {n * i / parts,
 struct Grid {
   int64_t rows, columns;
 
-  // For a batch, a number of panels (the columns that are computed together) and the multiply-adds of a step.
-  static Grid over(int64_t threads, int64_t batch, int64_t panels, int64_t work) {
-    // Less would be done in the time that a barrier takes.
+  // For a batch, a number of panels (the columns that are computed together) and the size of the weight, of which a step
+  // multiplies each element with all rows.
+  static Grid over(int64_t threads, int64_t batch, int64_t panels, int64_t elements, int64_t bytes) {
+    // The multiply-adds of less than this would be done in the time that a barrier takes.
     constexpr int64_t kLeastWork = 32768;
-    // As many rows as it takes to hide the reading of the weight behind arithmetic.
-    constexpr int64_t kLeastRows = 24;
-    const int64_t workers = std::clamp<int64_t>(work / kLeastWork, 1, threads);
-    if (batch >= workers * kLeastRows) return {workers, 1};
+    // As many rows as it takes to hide the reading of the weight behind arithmetic: from the second-level cache, and from
+    // memory, where all rows of the grid read it.
+    constexpr int64_t kCache = 1 << 20, kLeastRows = 24, kLeastRowsFromMemory = 64;
+    const int64_t workers = std::clamp<int64_t>(batch * elements / kLeastWork, 1, threads);
+    const int64_t least_rows = bytes <= kCache ? kLeastRows : kLeastRowsFromMemory;
+    if (batch >= workers * least_rows) return {workers, 1};
     const int64_t columns = std::min(workers, panels);
-    return {std::clamp<int64_t>(workers / columns, 1, std::max<int64_t>(batch / kLeastRows, 1)), columns};
+    return {std::clamp<int64_t>(workers / columns, 1, std::max<int64_t>(batch / least_rows, 1)), columns};
   }
 
   int64_t workers() const { return rows * columns; }

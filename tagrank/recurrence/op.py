@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tagrank.recurrence.backends import FUSED, choose
 from tagrank.recurrence.eager import cell_dtype, lstm_loop
@@ -86,9 +86,10 @@ def lstm_recurrence(
         return lstm_loop(gates_x, weight_hh, h0, c0, steps)
     inputs = (gates_x, weight_hh, h0, c0)
     train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    output, c_n, _, _ = torch.ops.tagrank.lstm_forward(
-        gates_x, weight_hh, h0, c0, steps, name, train and not recompute, train
-    )
+    run = _Recurrence.apply if train else _forward
+    if _seen(inputs):
+        run = torch.ops.tagrank.lstm_forward
+    output, c_n, _, _ = run(*inputs, steps, name, train and not recompute, train)
     return output, c_n
 
 
@@ -120,7 +121,16 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
-@torch.library.custom_op("tagrank::lstm_forward", mutates_args=())
+def _seen(inputs: tuple[Tensor | None, ...]) -> bool:
+    """Whether somebody looks at the operators that run, so that the recurrence has to be one of them.
+
+    Else it is called directly: for short sequences the way through the dispatcher and back would take longer than the
+    recurrence itself.
+    """
+    plain = all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in inputs)
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or not plain
+
+
 def _forward(
     gates_x: Tensor,
     weight_hh: Tensor,
@@ -138,7 +148,7 @@ def _forward(
     )
 
 
-@_forward.register_fake
+@torch.library.custom_op("tagrank::lstm_forward", _forward, mutates_args=()).register_fake
 def _forward_fake(
     gates_x: Tensor,
     weight_hh: Tensor,
@@ -157,7 +167,6 @@ def _forward_fake(
     return output, c_n, gates, cells
 
 
-@torch.library.custom_op("tagrank::lstm_backward", mutates_args=())
 def _backward(
     grad_output: Tensor,
     grad_c_n: Tensor,
@@ -195,7 +204,7 @@ def _no_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-@_backward.register_fake
+@torch.library.custom_op("tagrank::lstm_backward", _backward, mutates_args=()).register_fake
 def _backward_fake(
     grad_output: Tensor,
     grad_c_n: Tensor,
@@ -230,17 +239,38 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(saved, weight_hh, h0, c0, hidden_states, gates, cells)
 
 
-def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _gradients(ctx: Any, backward: Any, grad_output: Tensor | None, grad_c_n: Tensor | None) -> tuple[Any, ...]:
     gates_x, weight_hh, h0, c0, output, gates, cells = ctx.saved_tensors
     if cells.numel() == 0 and output.numel() > 0:
         raise RuntimeError("tagrank::lstm_forward was called with save_cells=False, so it cannot be differentiated")
     grad_output = torch.zeros_like(output) if grad_output is None else grad_output
     grad_c_n = output.new_zeros(output.shape[1:]) if grad_c_n is None else grad_c_n
-    d_gates_x, d_weight_hh, d_h0, d_c0 = torch.ops.tagrank.lstm_backward(
+    d_gates_x, d_weight_hh, d_h0, d_c0 = backward(
         grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.constant, ctx.backend
     )
     d_h0, d_c0 = (None if state is None else d for state, d in ((h0, d_h0), (c0, d_c0)))
     return d_gates_x, d_weight_hh, d_h0, d_c0, None, None, None, None
 
 
+def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    return _gradients(ctx, torch.ops.tagrank.lstm_backward, grad_output, grad_c_n)
+
+
 torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The same formula around the same two functions, called directly."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Not by setup_context as a member: for that, PyTorch looks at the signature in each call.
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        # Where a second derivative may follow, by the operator, which refuses to have one.
+        backward = torch.ops.tagrank.lstm_backward if torch.is_grad_enabled() else _backward
+        return _gradients(ctx, backward, grad_output, grad_c_n)

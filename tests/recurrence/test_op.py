@@ -1,6 +1,7 @@
 """What holds for every backend of lstm_recurrence: numbers, gradients, registration, errors."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tagrank import lstm_recurrence
 from tagrank.recurrence import trace
@@ -147,6 +149,26 @@ def test_second_derivative_of_a_fused_backend_raises(backend: str, device: str) 
     grads = torch.autograd.grad(output.pow(2).sum(), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="lstm_backward"):
         grads[0].sum().backward()
+
+
+def test_called_directly_or_as_an_operator_it_is_the_same(backend: str, device: str) -> None:
+    """Where nobody looks at the operators the dispatcher is left out; a dispatch mode sees one operator each way."""
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    inputs = make_inputs(3, 5, 2, torch.float32, device)
+    names: list[str] = []
+    results = []
+    for mode in (nullcontext(), Log()):
+        with mode:
+            output, c_n = lstm_recurrence(*inputs, backend=backend)
+            results.append([output, c_n, *torch.autograd.grad(output.sum() + c_n.sum(), inputs)])
+    assert [name for name in names if "lstm" in name] == ["tagrank::lstm_forward", "tagrank::lstm_backward"]
+    for direct, operator in zip(*results, strict=True):
+        assert torch.equal(direct, operator)
 
 
 def test_backward_twice_gives_the_same(backend: str, device: str) -> None:

@@ -10,12 +10,14 @@ import importlib.util
 import os
 import platform
 import sys
+import tempfile
 from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 LIBRARY = os.path.join("tagrank", "_C.so")
 #: The library runs with this torch and every later one.
@@ -23,9 +25,11 @@ OLDEST_TORCH = (2, 10)
 
 
 #: For x86-64, what the kernels of each instruction set are compiled with; the rest of the library runs on any.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 INSTRUCTION_SETS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
-    "avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx512.cpp": AVX512,
+    "amx.cpp": [*AVX512, "-mamx-tile", "-mamx-bf16"],
 }
 
 
@@ -34,13 +38,30 @@ class BuildLibrary(build_ext):
 
     def build_extensions(self) -> None:
         compile_one = self.compiler._compile
+        sets = INSTRUCTION_SETS if platform.machine() == "x86_64" else {}
+        # AMX is younger than some compilers; without it amx.cpp is empty, and nothing calls it.
+        if sets and self._compiles(sets["amx.cpp"]):
+            for extension in self.extensions:
+                extension.define_macros.append(("TAGRANK_AMX", "1"))
+        else:
+            sets = {name: flags for name, flags in sets.items() if name != "amx.cpp"}
 
         def compile_for_its_cpu(obj, src, ext, cc_args, extra_postargs, pp_opts):
-            flags = INSTRUCTION_SETS.get(os.path.basename(src), []) if platform.machine() == "x86_64" else []
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *sets.get(os.path.basename(src), [])], pp_opts)
 
         self.compiler._compile = compile_for_its_cpu
         super().build_extensions()
+
+    def _compiles(self, flags: list[str]) -> bool:
+        """Whether the compiler knows these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.cpp")
+            source.touch()
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+            except CompileError:
+                return False
+        return True
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")) + ".so"

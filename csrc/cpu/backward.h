@@ -2,7 +2,10 @@
 // is taken from what is still in the cache, and neither the gates' gradients nor recomputed gates are kept for longer.
 #pragma once
 
+#include <optional>
+
 #include "activations.h"
+#include "gradient_tiles.h"
 #include "product.h"
 #include "recurrence.h"
 #include "workspace.h"
@@ -22,14 +25,17 @@ class Backward {
         panels_((blocks_ + kWidth - 1) / kWidth),
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
-        stride_(chunk_ * call.batch * L) {
+        stride_(chunk_ * call.batch * L),
+        tall_(GradientTiles<T>::kThere && call.steps > 1 && call.batch >= kTallRows),
+        tiles_(call, chunk_) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
-    workspace_.add(weight_, has_products() ? panels_ * panel_size() : 0);
+    workspace_.add(weight_, has_products() && !tall_ ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
-    workspace_.add(hidden_, blocks_ * stride_);
-    workspace_.add(grad_gates_[0], 4 * blocks_ * stride_);
-    workspace_.add(grad_gates_[1], chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
+    workspace_.add(hidden_, !tall_ || recompute_ ? blocks_ * stride_ : 0);
+    workspace_.add(grad_gates_[0], !tall_ ? 4 * blocks_ * stride_ : 0);
+    workspace_.add(grad_gates_[1], !tall_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
+    if (tall_) tiles_.reserve(workspace_, grid_.workers());
     workspace_.add(grad_c_, call.batch * call.hidden);
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in place where that is what is asked for.
@@ -49,6 +55,8 @@ class Backward {
         for (int64_t worker = begin; worker < end; ++worker) phase(worker);
       };
       const auto meet = [&] { barrier.wait(end - begin); };
+      std::optional<TileRegisters> registers;
+      if (tall_) registers.emplace();
       each([&](int64_t worker) { prepare(worker); });
       meet();
       for (int64_t last = call_.steps; last > 0; last -= chunk_) {
@@ -82,6 +90,9 @@ class Backward {
   static constexpr int kTileGates = std::min<int64_t>(L, kRows > 4 ? 8 : 4);
   static constexpr int kTileVectors = 3;
 
+  // How many rows before it is needed a row is fetched.
+  static constexpr int64_t kRowsAhead = 2;
+
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
   int64_t first_product() const { return call_.steps - 2; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
@@ -105,6 +116,9 @@ class Backward {
   }
 
   void pack(int64_t p) {
+    if constexpr (GradientTiles<T>::kThere) {
+      if (tall_) return tiles_.pack(p);
+    }
     pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
   }
 
@@ -131,11 +145,14 @@ class Backward {
 
   // The hidden states before the steps [first, last), in blocks.
   void gather(int64_t first, int64_t last, int64_t worker) {
+    if constexpr (GradientTiles<T>::kThere) {
+      if (tall_) tiles_.gather(first, last, grid_.workers(), worker);
+      if (tall_ && !recompute_) return;
+    }
     const int64_t H = call_.hidden, B = call_.batch;
     const Range rows = grid_.row_share(worker, (last - first) * B), own = grid_.column_share(worker, blocks_);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const int64_t before = (first - 1) * B + row;
-      const T* h = before >= 0 ? call_.output + before * H : call_.h0 != nullptr ? call_.h0 + (before + B) * H : nullptr;
+      const T* h = call_.hidden_before(first, row);
       for (int64_t p = own.begin; p < own.end; ++p) {
         store(hidden_ + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
       }
@@ -174,6 +191,9 @@ class Backward {
 
   // From the gates' gradients of step t + 1 to those of step t, or for t = -1 to the gradient of h0.
   void step(int64_t t, int64_t worker) {
+    if constexpr (GradientTiles<T>::kThere) {
+      if (tall_) return tall_step(t, worker);
+    }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
@@ -191,6 +211,29 @@ class Backward {
         });
         if (k.end == all) break;
         k = {k.end, std::min(k.end + depth, all)};
+      }
+    }
+  }
+
+  void tall_step(int64_t t, int64_t worker) {
+    const Range groups = grid_.row_share(worker, tall_rows(call_.batch) / kTallRows);
+    const Range rows{groups.begin * kTallRows, std::min(groups.end * kTallRows, call_.batch)};
+    const Range panels = grid_.column_share(worker, panels_);
+    const bool product = t + 1 < call_.steps;
+    const int64_t parts = product ? tiles_.parts(rows.end - rows.begin) : 1;
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t p = panels.begin; p < panels.end; ++p) {
+        if (part == 0 && t == first_product() && grid_.rows == 1) pack(p);
+        for (int64_t row = rows.begin; row < rows.end; row += kTallRows) {
+          if (product) tiles_.multiply(t + 1, p, row, part, parts);
+          if (part < parts - 1) continue;
+          for (int64_t m = row; m < std::min(row + kTallRows, rows.end); ++m) {
+            if (t >= 0) prefetch(t, p, std::min(m + kRowsAhead, rows.end - 1));
+            for (int64_t v = p * kWidth; v < std::min((p + 1) * kWidth, blocks_); ++v) {
+              cell(t, v, m, product ? tiles_.product(v, m) : Vector<C>{});
+            }
+          }
+        }
       }
     }
   }
@@ -232,6 +275,9 @@ class Backward {
       __builtin_prefetch(call_.cells + std::max<int64_t>(t - 1, 0) * B * H + at + v * L);
       __builtin_prefetch(grad_output(t, row, p * kWidth + v));
       __builtin_prefetch(grad_c_ + at + v * L);
+      for (int64_t gate = 0; tall_ && call_.constant && gate < kWidth; ++gate) {
+        __builtin_prefetch(grad_sum_ + (row * 4 + gate) * H + (p * kWidth + v) * L);
+      }
     }
   }
 
@@ -258,10 +304,9 @@ class Backward {
                                      dh * tanh_c * o * (1 - o)};
     store(grad_c_ + at, dc * f, count);
     if (t == 0 && call_.d_c0 != nullptr) store(call_.d_c0 + at, dc * f, count);
-    C* blocks = grad_gates(t) + p * stride_ + row * L;
     T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
     for (int64_t gate = 0; gate < kWidth; ++gate) {
-      store(blocks + gate * blocks_ * stride_, grads[gate]);
+      keep(t, gate * blocks_ + p, row, grads[gate]);
       if (!call_.constant) {
         store(d_gates_x + gate * H, grads[gate], count);
         continue;
@@ -276,20 +321,48 @@ class Backward {
     }
   }
 
+  // Keeps a block of the gates' gradients for the products that follow.
+  TAGRANK_INLINE void keep(int64_t t, int64_t p, int64_t row, Vector<C> gradient) {
+    if constexpr (GradientTiles<T>::kThere) {
+      if (tall_) return tiles_.keep(t, row, (t - first_of(t)) * call_.batch + row, p, gradient);
+    }
+    store(grad_gates(t) + p * stride_ + row * L, gradient);
+  }
+
   // The chunk's part of the weight's gradient: the sum over steps and rows of gates' gradients times hidden states.
   void add_to_weight(int64_t first, int64_t last, int64_t worker) {
-    const int64_t pairs = (blocks_ + kTileVectors - 1) / kTileVectors;
-    const Range own = share(pairs * 4 * blocks_, grid_.workers(), worker);
-    // Before the first step there is no hidden state where h0 is left out.
-    const int64_t begin = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
+    const int64_t groups = (blocks_ + kTileVectors - 1) / kTileVectors;
+    const Range own = share(groups * 4 * blocks_, grid_.workers(), worker);
+    // Before the first step there is no hidden state where h0 is left out; tiles have whole blocks of rows.
+    const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
+    const int64_t begin = tall_ ? none / kBlock * kBlock : none;
     for (int64_t row = begin; row == begin || row < end; row += kChunkRows) {
       const Range rows{row, std::min(row + kChunkRows, end)};
       const bool fresh = last == call_.steps && row == begin, complete = first == 0 && row + kChunkRows >= end;
-      for (int64_t tile = own.begin; tile < own.end; ++tile) {
-        const int64_t pair = tile % pairs, block = tile / pairs;
-        const Range columns = share(blocks_, pairs, pair);
-        weight_tile<kTileVectors>(grad_gates(first), rows, block, columns, fresh, complete);
+      if constexpr (GradientTiles<T>::kThere) {
+        if (tall_) {
+          const Range blocks{row / kBlock, std::max(row, rows.end + kBlock - 1) / kBlock};
+          tiles_.multiply_columns(blocks, grid_.workers(), worker, [&](int64_t gate, int64_t p, Vector<C> part) {
+            add(gate, p, part, fresh, complete);
+          });
+          continue;
+        }
       }
+      for (int64_t tile = own.begin; tile < own.end; ++tile) {
+        const int64_t group = tile % groups, block = tile / groups;
+        weight_tile<kTileVectors>(grad_gates(first), rows, block, share(blocks_, groups, group), fresh, complete);
+      }
+    }
+  }
+
+  // Adds to the block p of a row of the weight's gradient, whose first part is fresh and whose last one completes it.
+  TAGRANK_INLINE void add(int64_t row, int64_t p, Vector<C> part, bool fresh, bool complete) {
+    const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
+    const Vector<C> sum = fresh ? part : load(grad_weight_ + at, count) + part;
+    if (complete) {
+      store(call_.d_weight_hh + at, sum, count);
+    } else {
+      store(grad_weight_ + at, sum, count);
     }
   }
 
@@ -310,15 +383,7 @@ class Backward {
                                          hidden_ + column * stride_ + rows.begin * L, stride_,
                                          rows.end - rows.begin);
       for (int64_t i = 0; i < there; ++i) {
-        for (int64_t n = 0; n < N; ++n) {
-          const int64_t to = at + i * H + n * L, count = H - (column + n) * L;
-          const Vector<C> sum = fresh ? tile[i][n] : load(grad_weight_ + to, count) + tile[i][n];
-          if (complete) {
-            store(call_.d_weight_hh + to, sum, count);
-          } else {
-            store(grad_weight_ + to, sum, count);
-          }
-        }
+        for (int64_t n = 0; n < N; ++n) add(gate * H + unit + r + i, column + n, tile[i][n], fresh, complete);
       }
     }
   }
@@ -328,6 +393,8 @@ class Backward {
   const int64_t blocks_, panels_;
   const Grid grid_;
   const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
+  const bool tall_;                    // whether the products are made of tiles
+  GradientTiles<T> tiles_;
   Workspace workspace_;
   C* weight_;         // [panels][4 K][4][L]
   C* gate_weight_;    // [blocks][K][4][L], to compute the gates again

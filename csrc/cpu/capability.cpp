@@ -4,14 +4,34 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(TAGRANK_X86) && defined(TAGRANK_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace tagrank::cpu {
 namespace {
+
+#if defined(TAGRANK_X86) && defined(TAGRANK_AMX)
+// Whether the CPU has tiles of bfloat16 and the system lets this process use them, for which it has to be asked.
+bool may_use_tiles() {
+  constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBfloat16) == 0 || (d & kTiles) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#endif
 
 Capability widest() {
 #if defined(TAGRANK_X86)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
+#if defined(TAGRANK_AMX)
+    if (may_use_tiles()) return Capability::amx;
+#endif
     return Capability::avx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Capability::avx2;
@@ -23,10 +43,10 @@ Capability choose() {
   const Capability best = widest();
   const char* wish = std::getenv("TAGRANK_CPU_CAPABILITY");
   if (wish == nullptr) return best;
-  for (const Capability one : {Capability::portable, Capability::avx2, Capability::avx512}) {
+  for (const Capability one : {Capability::portable, Capability::avx2, Capability::avx512, Capability::amx}) {
     if (wish == std::string(name(one)) && one <= best) return one;
   }
-  throw std::runtime_error("TAGRANK_CPU_CAPABILITY: expected portable, avx2 or avx512, and at most " +
+  throw std::runtime_error("TAGRANK_CPU_CAPABILITY: expected portable, avx2, avx512 or amx, and at most " +
                            std::string(name(best)) + " on this CPU; got '" + wish + "'");
 }
 
@@ -39,6 +59,8 @@ Capability capability() {
 
 const char* name(Capability capability) {
   switch (capability) {
+    case Capability::amx:
+      return "amx";
     case Capability::avx512:
       return "avx512";
     case Capability::avx2:

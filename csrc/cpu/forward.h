@@ -1,9 +1,12 @@
 // The forward pass of one instruction set.
 #pragma once
 
+#include <optional>
+
 #include "activations.h"
 #include "product.h"
 #include "recurrence.h"
+#include "tiles.h"
 #include "workspace.h"
 
 namespace tagrank::cpu::TAGRANK_ISA {
@@ -19,16 +22,25 @@ class Forward {
         panels_(blocks_of<C>(call.hidden)),
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         first_(call.h0 == nullptr ? 1 : 0),
-        packed_(call.steps > first_ && call.batch * call.steps > kUnpackedRows) {
-    workspace_.add(weight_, packed_ ? panels_ * panel_size() : 0);
+        packed_(call.steps > first_ && call.batch * call.steps > kUnpackedRows),
+        tall_(kTiles && packed_ && call.batch >= kTallRows),
+        tall_rows_(tall_rows(call.batch)) {
+    workspace_.add(weight_, packed_ && !tall_ ? panels_ * panel_size() : 0);
     workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
-    for (C*& hidden : hidden_) workspace_.add(hidden, panels_ * call.batch * L);
+    for (C*& hidden : hidden_) workspace_.add(hidden, tall_ ? 0 : panels_ * call.batch * L);
+    if (tall_) {
+      workspace_.add(tile_weight_, panels_ * tile_panel_size());
+      for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(panels_) * P * tall_rows_ * kBlock);
+      workspace_.add(products_, grid_.workers() * kWidth * kTallRows * L);
+    }
     workspace_.allocate();
   }
 
   void run(const Threads& threads) {
     Barrier barrier(grid_.workers());
     threads.run(grid_.workers(), [&](int64_t begin, int64_t end) {
+      std::optional<TileRegisters> registers;
+      if (tall_) registers.emplace();
       for (int64_t worker = begin; worker < end; ++worker) prepare(worker);
       barrier.wait(end - begin);
       for (int64_t t = 0; t < call_.steps; ++t) {
@@ -43,9 +55,39 @@ class Forward {
   // Packing the weight costs about as much as this many products of it with a vector.
   static constexpr int64_t kUnpackedRows = 24;
 
-  int64_t panel_size() const { return panels_ * L * kWidth * L; }
+  static constexpr bool kTiles = kHasTiles && std::is_same_v<C, float>;
+  static constexpr int64_t P = kParts<T>;
 
-  void pack(int64_t p) { pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size()); }
+  int64_t panel_size() const { return panels_ * L * kWidth * L; }
+  int64_t tile_panel_size() const { return tile_blocks(panels_) * P * kWidth * kTileSize; }
+  Operand hidden_tiles(int64_t t) const { return left_operand<P>(left_[t % 2], tall_rows_); }
+  Operand weight_tiles(int64_t p) const { return right_operand<P>(tile_weight_ + p * tile_panel_size(), kWidth); }
+
+  void pack(int64_t p) {
+    if (!tall_) return pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
+    if constexpr (kTiles) {
+      const int64_t H = call_.hidden;
+      for (int64_t gate = 0; gate < kWidth; ++gate) {
+        pack_right<P>(weight_tiles(p), tile_blocks(panels_), gate, [&](int64_t n, int64_t k) {
+          const int64_t unit = p * L + n;
+          return unit < H && k < H ? load(call_.weight_hh + (gate * H + unit) * H + k, H - k) : Vector<C>{};
+        });
+      }
+    }
+  }
+
+  // Keeps a block of the hidden state for the product of step t.
+  void keep(int64_t t, int64_t p, int64_t row, Vector<C> h) {
+    if constexpr (kTiles) {
+      if (tall_) {
+        store_left<P>(hidden_tiles(t), p, row, h);
+        // The last block of 32 is filled up.
+        if (p % 2 == 0 && p == panels_ - 1) store_left<P>(hidden_tiles(t), p + 1, row, Vector<C>{});
+        return;
+      }
+    }
+    store(hidden_[t % 2] + (p * call_.batch + row) * L, h);
+  }
 
   void prepare(int64_t worker) {
     if (packed_ && grid_.rows > 1) {
@@ -56,19 +98,45 @@ class Forward {
     const Range rows = share(call_.batch, grid_.workers(), worker);
     for (int64_t p = 0; p < panels_; ++p) {
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        store(hidden_[0] + (p * call_.batch + row) * L,
-              load(call_.h0 + row * call_.hidden + p * L, call_.hidden - p * L));
+        keep(0, p, row, load(call_.h0 + row * call_.hidden + p * L, call_.hidden - p * L));
       }
     }
   }
 
   void step(int64_t t, int64_t worker) {
+    if constexpr (kTiles) {
+      if (tall_) return tall_step(t, worker);
+    }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       // A panel that no one else needs is packed just before it is first used.
       if (t == first_ && packed_ && grid_.rows == 1) pack(p);
       const C* next = weight_ + (p + 1 < panels.end ? p + 1 : panels.begin) * panel_size();
       for_each_tile(rows, [&](Range part, int64_t i) { tile<kRows>(t, p, part, Ahead<C>::of_tile(i, next, panels_)); });
+    }
+  }
+
+  void tall_step(int64_t t, int64_t worker) {
+    const Range groups = grid_.row_share(worker, tall_rows_ / kTallRows), panels = grid_.column_share(worker, panels_);
+    const int64_t H = call_.hidden, B = call_.batch;
+    float* products = products_ + worker * kWidth * kTallRows * L;
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      if (t == first_ && grid_.rows == 1) pack(p);
+      for (int64_t row = groups.begin * kTallRows; row < std::min(groups.end * kTallRows, B); row += kTallRows) {
+        for (int64_t gate = 0; t >= first_ && gate < kWidth; gate += 2) {
+          multiply_tiles<P, P>(products + gate * kTallRows * L, kTallRows * L, /*fresh=*/true, hidden_tiles(t).tiles_from(row / kTileRows),
+                               weight_tiles(p).tiles_from(gate), tile_blocks(panels_));
+        }
+        for (int64_t m = 0; m < std::min(kTallRows, B - row); ++m) {
+          const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row + m) * 4 * H + p * L;
+          Vector<C> gates[kWidth];
+          TAGRANK_UNROLL for (int64_t gate = 0; gate < kWidth; ++gate) {
+            gates[gate] = load(gates_x + gate * H, H - p * L);
+            if (t >= first_) gates[gate] += load(products + (gate * kTallRows + m) * L);
+          }
+          cell(t, p, row + m, gates);
+        }
+      }
     }
   }
 
@@ -125,7 +193,7 @@ class Forward {
     store(kept, c, count);
     if (t == call_.steps - 1) store(call_.c_n + at, c, count);
     store(call_.output + t * B * H + at, h, count);
-    store(hidden_[(t + 1) % 2] + (p * B + row) * L, h);
+    keep(t + 1, p, row, h);
     if (call_.gates != nullptr) {
       T* saved = call_.gates + (t * B + row) * 4 * H + p * L;
       store(saved, i, count);
@@ -140,9 +208,14 @@ class Forward {
   const Grid grid_;
   const int64_t first_;  // the first step that has a product
   const bool packed_;
+  const bool tall_;  // whether products are made of tiles
+  const int64_t tall_rows_;
   Workspace workspace_;
   C* weight_;     // [panels][K][4][L]
   C* cells_;      // [B, H], where the cell states are not kept
+  uint16_t* tile_weight_;
+  uint16_t* left_[2];
+  float* products_;  // [workers][4][32][L]
   C* hidden_[2];  // h_{t-1} and h_t in blocks, in turn
 };
 

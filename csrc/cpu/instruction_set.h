@@ -17,6 +17,9 @@ void backward(const BackwardCall<T>& call, const Threads& threads) {
 }
 
 int64_t multiply_adds(float* result) {
+#if defined(TAGRANK_TILES)
+  return tile_multiply_adds(result);
+#else
   // Enough independent chains to hide the latency; x contracts, so that the values stay normal numbers.
   constexpr int64_t kRepeats = 10000, kChains = 4 * kRows > 12 ? 12 : 4 * kRows;
   Vector<float> chains[kChains], x = splat(0.999f), y = splat(1e-3f);
@@ -28,6 +31,7 @@ int64_t multiply_adds(float* result) {
   TAGRANK_UNROLL for (int64_t i = 0; i < kChains; ++i) sum += chains[i];
   *result = sum[0];
   return kRepeats * kChains * kLanes<float> * 2;
+#endif
 }
 
 template void forward(const ForwardCall<float>&, const Threads&);

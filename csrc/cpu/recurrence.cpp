@@ -19,6 +19,9 @@ TAGRANK_DECLARE(portable)
 #if defined(TAGRANK_X86)
 TAGRANK_DECLARE(avx2)
 TAGRANK_DECLARE(avx512)
+#if defined(TAGRANK_AMX)
+TAGRANK_DECLARE(amx)
+#endif
 #endif
 
 // The call in the namespace of the instruction set in use.
@@ -29,7 +32,15 @@ TAGRANK_DECLARE(avx512)
       return portable::call;      \
   }
 #if defined(TAGRANK_X86)
+#if defined(TAGRANK_AMX)
+#define TAGRANK_DISPATCH_AMX(call) \
+  case Capability::amx:            \
+    return amx::call;
+#else
+#define TAGRANK_DISPATCH_AMX(call)
+#endif
 #define TAGRANK_DISPATCH_X86(call) \
+  TAGRANK_DISPATCH_AMX(call)       \
   case Capability::avx512:         \
     return avx512::call;           \
   case Capability::avx2:           \

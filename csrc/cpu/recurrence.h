@@ -42,6 +42,13 @@ struct BackwardCall {
   T* d_weight_hh;               // [4H, H]
   T* d_h0;                      // [B, H], or null where it is not wanted
   T* d_c0;                      // [B, H], or null where it is not wanted
+
+  // The hidden state before step t of the row `row` of those that begin with step t; null for zeros.
+  const T* hidden_before(int64_t t, int64_t row) const {
+    const int64_t before = (t - 1) * batch + row;
+    if (before >= 0) return output + before * hidden;
+    return h0 != nullptr ? h0 + (before + batch) * hidden : nullptr;
+  }
 };
 
 template <typename T>
@@ -49,8 +56,8 @@ void forward(const ForwardCall<T>& call, const Threads& threads);
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads);
 
-// 10^9 operations a second, two for each multiply-add in float32, that the threads do out of registers: what bounds the
-// two passes. Measured for so many seconds.
+// 10^9 operations a second, two for each multiply-add in float32 (on a matrix unit, as products of parts), that the threads
+// do out of registers: what bounds the two passes. Measured for so many seconds.
 double multiply_add_rate(double seconds, const Threads& threads);
 
 }  // namespace tagrank::cpu

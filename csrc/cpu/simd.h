@@ -13,6 +13,10 @@
 
 #include "dtypes.h"
 
+#if defined(TAGRANK_TILES)
+#include <immintrin.h>
+#endif
+
 #if !defined(TAGRANK_ISA) || !defined(TAGRANK_VECTOR_BYTES) || !defined(TAGRANK_ROWS)
 #error "include this from the file of an instruction set"
 #endif

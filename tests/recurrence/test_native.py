@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(nativ
 
 #: Greatest error, relative to the greatest value of the oracle's result (or to 1 where that is less).
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 5e-6, torch.bfloat16: 3e-2}
-CAPABILITIES = ("portable", "avx2", "avx512")
+CAPABILITIES = ("portable", "avx2", "avx512", "amx")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,13 +91,24 @@ def test_several_chunks_and_depths(B: int, H: int, T: int, recompute: bool) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_threads_share_a_pass_at_any_column(threads: int) -> None:
+@pytest.mark.parametrize(("B", "H", "T"), [(16, 701, 2), (90, 301, 5)])
+def test_threads_share_a_pass_at_any_column(B: int, H: int, T: int, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert_matches_oracle(arguments(16, 701, 2, True, torch.float32), 2)
+        assert_matches_oracle(arguments(B, H, T, True, torch.float32), T)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_a_batch_of_any_magnitude_has_the_accuracy_of_float32(scale: float) -> None:
+    """With a batch this large, products may be made of parts; these have to add up to all of a float."""
+    gates_x, weight_hh, h0, c0 = arguments(64, 96, 3, True, torch.float32)
+    args = [gates_x, weight_hh / scale, h0 * scale, c0]
+    first = lstm_recurrence(*args, steps=1, backend="native")[0]
+    exact = lstm_recurrence(*(arg.double() for arg in args), steps=1, backend="eager")[0]
+    assert (first.double() - exact).norm() / exact.norm() <= 3e-7
 
 
 def test_sum_over_many_steps_is_not_rounded_at_each() -> None:

@@ -1,0 +1,148 @@
+// The products of the backward pass on the matrix unit, and the tiles that they are made of.
+#pragma once
+
+#include "product.h"
+#include "recurrence.h"
+#include "tiles.h"
+#include "workspace.h"
+
+namespace tagrank::cpu::TAGRANK_ISA {
+
+template <typename T>
+class GradientTiles {
+  using C = compute_t<T>;
+  static constexpr int64_t L = kLanes<C>;
+  // The parts of the weight and the hidden states, and those of the gates' gradients, which are kept as C.
+  static constexpr int64_t P = kParts<T>, Q = kParts<C>;
+
+ public:
+  // Where the CPU has the unit; it takes float and bfloat16.
+  static constexpr bool kThere = kHasTiles && std::is_same_v<C, float>;
+
+  // For chunks of so many steps.
+  GradientTiles(const BackwardCall<T>& call, int64_t chunk)
+      : call_(call),
+        blocks_(blocks_of<C>(call.hidden)),
+        panels_((blocks_ + kWidth - 1) / kWidth),
+        rows_(tall_rows(call.batch)),
+        chunk_blocks_((chunk * call.batch + kBlock - 1) / kBlock) {}
+
+  void reserve(Workspace& workspace, int64_t workers) {
+    workspace.add(weight_, panels_ * panel_size());
+    for (uint16_t*& gates : gates_) workspace.add(gates, 2 * blocks_ * Q * rows_ * kBlock);
+    workspace.add(hidden_columns_, units() * P * chunk_blocks_ * kTileSize);
+    workspace.add(gate_columns_, 4 * blocks_ * Q * chunk_blocks_ * kTileSize);
+    workspace.add(products_, std::max(panels_ * rows_, workers * kTallRows) * kWidth * L);
+  }
+
+  // Packs the panel p of the weight, 4 L columns, for multiply().
+  void pack(int64_t p) {
+    const int64_t H = call_.hidden;
+    for (int64_t k = 0; k < 4 * blocks_ * L; k += 2) {
+      const int64_t gate = k / (blocks_ * L), unit = k % (blocks_ * L);
+      for (int64_t v = 0; v < kWidth; ++v) {
+        const int64_t column = (p * kWidth + v) * L, count = H - column;
+        const auto row = [&](int64_t i) {
+          return i < H && count > 0 ? load(call_.weight_hh + (gate * H + i) * H + column, count) : Vector<C>{};
+        };
+        store_right_pair<P>(weight(p), k, v, row(unit), row(unit + 1));
+      }
+    }
+  }
+
+  // Takes in the hidden states before the steps [first, last), and zeros in the place of the rows that are missing from the
+  // last block; own share of them.
+  void gather(int64_t first, int64_t last, int64_t workers, int64_t worker) {
+    const int64_t rows = (last - first) * call_.batch, blocks = (rows + kBlock - 1) / kBlock;
+    const Range own = share(units(), workers, worker), gates = share(4 * blocks_, workers, worker);
+    for (int64_t unit = own.begin; unit < own.end; ++unit) {
+      const int64_t count = call_.hidden - unit * L;
+      for (int64_t k = 0; k < 2 * blocks; ++k) {
+        Vector<C> square[L];
+        for (int64_t l = 0; l < L; ++l) {
+          const int64_t row = k * L + l;
+          const T* h = row < rows && count > 0 ? call_.hidden_before(first, row) : nullptr;
+          square[l] = h != nullptr ? load(h + unit * L, count) : Vector<C>{};
+        }
+        transpose<C>(square);
+        for (int64_t l = 0; l < L; ++l) store_left<P>(hidden_columns().tiles_from(unit), k, l, square[l]);
+      }
+    }
+    for (int64_t tile = gates.begin; tile < gates.end; ++tile) {
+      for (int64_t row = rows; row < blocks * kBlock; ++row) store_right<Q>(gate_columns(), row, tile, Vector<C>{});
+    }
+  }
+
+  // Keeps the block p of the gates' gradients of step t, for the product that gives step t - 1, and as a row of its chunk.
+  TAGRANK_INLINE void keep(int64_t t, int64_t row, int64_t chunk_row, int64_t p, Vector<C> gradient) {
+    store_left<Q>(gates(t), p, row, gradient);
+    store_right<Q>(gate_columns(), chunk_row, p, gradient);
+  }
+
+  // How many parts to take K in, so that as much of so many rows of the gates' gradients as is multiplied at once stays in
+  // the second-level cache while the panels go by.
+  int64_t parts(int64_t rows) const {
+    constexpr int64_t kCached = 1 << 19;
+    return (2 * blocks_ * rows * Q * kBlock * static_cast<int64_t>(sizeof(uint16_t)) + kCached - 1) / kCached;
+  }
+
+  // Adds one of the parts of K to the product of the gates' gradients of step t and a panel of the weight, for 32 rows.
+  void multiply(int64_t t, int64_t p, int64_t row, int64_t part, int64_t parts) {
+    const Range k = share(2 * blocks_, parts, part);
+    for (int64_t v = 0; v < std::min(kWidth, blocks_ - p * kWidth); v += 2) {
+      multiply_tiles<Q, P>(products_ + (p * kWidth + v) * rows_ * L + row * L, rows_ * L, part == 0,
+                           gates(t).tiles_from(row / kTileRows).blocks_from(k.begin),
+                           weight(p).tiles_from(v).blocks_from(k.begin), k.end - k.begin);
+    }
+  }
+
+  Vector<C> product(int64_t p, int64_t row) const { return load(products_ + (p * rows_ + row) * L); }
+
+  // The product of the gates' gradients, transposed, and the hidden states of these blocks of rows of the chunk, for a share
+  // of the tiles: add(row, block, vector) gets the block of each row of the weight's gradient.
+  template <typename Function>
+  void multiply_columns(Range blocks, int64_t workers, int64_t worker, const Function& add) {
+    // The tiles come in pairs of both, transposed.
+    const Range own = share(2 * blocks_ * (units() / 2), workers, worker);
+    float* products = products_ + worker * kWidth * kTallRows * L;
+    for (int64_t pair = own.begin; pair < own.end; ++pair) {
+      const int64_t gates = pair / (units() / 2) * 2, unit = pair % (units() / 2) * 2;
+      multiply_tiles<P, Q>(products, kTallRows * L, /*fresh=*/true,
+                           hidden_columns().tiles_from(unit).blocks_from(blocks.begin),
+                           gate_columns().tiles_from(gates).blocks_from(blocks.begin), blocks.end - blocks.begin);
+      for (int64_t i = 0; i < 4; ++i) {
+        const int64_t tile = gates + i / 2, first = tile % blocks_ * L;
+        if (unit + i % 2 >= blocks_) continue;
+        Vector<C> square[L];
+        TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
+          square[l] = load(products + (i / 2 * kTallRows + i % 2 * kTileRows + l) * L);
+        }
+        transpose<C>(square);
+        for (int64_t l = 0; l < std::min(L, call_.hidden - first); ++l) {
+          add(tile / blocks_ * call_.hidden + first + l, unit + i % 2, square[l]);
+        }
+      }
+    }
+  }
+
+ private:
+  // The tiles of hidden units, an even number.
+  int64_t units() const { return tile_blocks(blocks_) * 2; }
+  int64_t panel_size() const { return 2 * blocks_ * P * kWidth * kTileSize; }
+  Operand weight(int64_t p) const { return right_operand<P>(weight_ + p * panel_size(), kWidth); }
+  Operand gates(int64_t t) const { return left_operand<Q>(gates_[t % 2], rows_); }
+  Operand hidden_columns() const {
+    return {hidden_columns_, P * chunk_blocks_ * kTileSize, kTileSize, P * kTileSize};
+  }
+  Operand gate_columns() const { return {gate_columns_, Q * chunk_blocks_ * kTileSize, kTileSize, Q * kTileSize}; }
+
+  const BackwardCall<T> call_;
+  const int64_t blocks_, panels_, rows_, chunk_blocks_;
+  uint16_t* weight_;          // [panels][blocks of K][parts][4 tiles]
+  uint16_t* gates_[2];        // [blocks of K][parts][rows][32], of two steps in turn
+  uint16_t* hidden_columns_;  // [tiles of hidden units][blocks of the chunk's rows][parts][tile]
+  uint16_t* gate_columns_;    // [tiles of gates][blocks of the chunk's rows][parts][tile]
+  float* products_;           // [panels][4][rows][L]
+};
+
+}  // namespace tagrank::cpu::TAGRANK_ISA

@@ -13,6 +13,7 @@ import codecs
 import json
 import math
 import posixpath
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ class RepeatedImageError(InputError):
     """An image that a manifest has already."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One image and the ordered lists of tags that go with it.
 
@@ -245,7 +246,8 @@ def _image(value: Any) -> str:
 def _tags(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name}: expected a list of tags, at least one; got {value!r:.60}")
-    tags = tuple(_text(f"{name}[{index}]", tag) for index, tag in enumerate(value))
+    # Interned, as many images have the same tags.
+    tags = tuple(sys.intern(_text(f"{name}[{index}]", tag)) for index, tag in enumerate(value))
     if len(set(tags)) < len(tags):
         twice = next(tag for tag in tags if tags.count(tag) > 1)
         raise ValueError(f"{name}: the tag {twice!r:.60} is there twice")

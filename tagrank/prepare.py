@@ -246,15 +246,17 @@ def _write(
         if faults <= SHOWN:
             typer.echo(f"tagrank: {error}", err=True)
 
-    counts = write_records(
-        lambda: track(records(), "reading"),
-        out,
-        skip_faults=on_error is OnError.skip,
-        min_count=min_count,
-        on_fault=report,
-    )
-    if faults > SHOWN:
-        typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
+    try:
+        counts = write_records(
+            lambda: track(records(), "reading"),
+            out,
+            skip_faults=on_error is OnError.skip,
+            min_count=min_count,
+            on_fault=report,
+        )
+    finally:
+        if faults > SHOWN:
+            typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
     typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
     for kind, count in counts.skipped.most_common():
         typer.echo(f"left out: {count}, {kind}")

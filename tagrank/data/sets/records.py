@@ -69,7 +69,8 @@ class ImageFolder:
         relative = Path(os.path.relpath(os.path.abspath(folder), os.path.abspath(manifest.parent)))
         if ".." in relative.parts:
             raise InputError(
-                f"{manifest}: its paths are relative to its folder, which has to be {folder} or one above it"
+                f"{manifest}: paths in it are relative to its folder, which has to be {os.path.abspath(folder)} or one "
+                "above it"
             )
         if check and not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of the images, it is not there")

@@ -1,4 +1,4 @@
-"""The benchmark of the feature store, small: a writer is killed, another resumes, everything is compared."""
+"""What is measured at a million images, small: the feature store killed and resumed, and tagrank prepare."""
 
 import json
 import os
@@ -48,3 +48,17 @@ assert not s.check(folder, 1000, 4, 0)["right"]
     command = [sys.executable, "-c", code.format(root=str(ROOT), folder=str(tmp_path / "store"))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_prepare_does_not_keep_what_it_reads(tmp_path: Path) -> None:
+    sizes = ("--images", "100", "10000", "--folder", str(tmp_path), "--json", str(tmp_path / "prepare.json"))
+    command = [sys.executable, "-m", "benchmarks.prepare", *sizes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    prepared, read = json.loads((tmp_path / "prepare.json").read_text())["rows"][2:]
+    assert (prepared["name"], prepared["images"]) == ("prepare openimages", 10_000)
+    # An image has eight rows in the file of 100 bytes each, which as Python's strings are some 5 KB.
+    assert prepared["bytes_an_image"] < 1000
+    assert 100 < read["bytes_an_image"] < 2000
+    assert os.listdir(tmp_path) == ["prepare.json"], "the set is removed"

@@ -238,6 +238,8 @@ def _write(
 
     if out.exists() and not overwrite:
         raise InputError(f"{out}: there is a file already; replace it with --overwrite, or name another one")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: its folder is not there")
     faults = 0
 
     def report(error: InputError) -> None:

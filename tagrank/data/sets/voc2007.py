@@ -192,8 +192,10 @@ def _words(path: Path) -> list[str]:
 
 
 def _text(cell: Any) -> str | None:
-    """The text in a cell or a struct's field; None where there is something else."""
+    """The text in a struct's field or a cell, which may be in a cell itself; None where there is something else."""
     array = np.asarray(cell)
+    while array.dtype.kind == "O" and array.size == 1 and array.ndim:
+        array = np.asarray(array.reshape(-1)[0])
     return str(array.reshape(-1)[0]).strip() if array.dtype.kind == "U" and array.size == 1 else None
 
 

@@ -74,6 +74,14 @@ def test_min_count_counts_images(tmp_path: Path) -> None:
         write_records(records, out, skip_faults=True, min_count=3)
 
 
+def test_a_folder_for_the_manifest_that_is_not_there(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    path = write("p.csv", "image,tags\na.jpg,dog\n")
+    out = tmp_path / "new" / "m.jsonl"
+    result = prepare("csv", path, "--images", tmp_path / "new" / "images", "--no-check-images", "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr == f"tagrank: {out}: its folder is not there\n"
+
+
 def test_only_the_first_faults_are_shown(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     rows = "".join(f"{number}.jpg,dog\n" for number in range(30))
     write("7.jpg")

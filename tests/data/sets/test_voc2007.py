@@ -177,6 +177,23 @@ def test_images_that_are_not_there(devkit: Path, write: Write, prepare: Prepare)
     assert prepare(*arguments, "--overwrite", "--no-check-images").exit_code == 2  # an annotation is missing, too
 
 
+def test_words_and_file_names_in_other_shapes(devkit: Path, lists: Path, prepare: Prepare) -> None:
+    """A column, a matrix of characters padded with spaces, cells in cells: all are MATLAB's ways to say the same."""
+    cell = np.empty((1, 1), dtype=object)
+    cell[0, 0] = "000007.jpg"
+    savemat(lists / "test.mat", {"D1": structs((cell, row(4))), "D2": structs()})
+    column = np.empty((len(WORDS), 1), dtype=object)
+    column[:, 0] = WORDS
+    nested = np.empty((1, len(WORDS)), dtype=object)
+    for number, word in enumerate(WORDS):
+        nested[0, number] = np.array([word], dtype=object)
+    for variables in ({"voc": column, "n": row(5)}, {"words": np.array(WORDS)}, {"voc": nested}):
+        savemat(lists / "voc.mat", variables)
+        result = prepare("voc2007", devkit, "--lists", lists, "--overwrite", "--out", devkit / "voc.jsonl")
+        assert result.exit_code == 0, result.stderr
+        assert read_manifest(devkit / "voc.jsonl").examples[-1].tags == ("café",)
+
+
 @pytest.mark.parametrize(
     ("taglist", "kind"),
     [

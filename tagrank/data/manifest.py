@@ -266,4 +266,6 @@ def _text(name: str, value: Any) -> str:
 
 def _control(text: str) -> bool:
     """Whether there are control characters, line separators, or halves of surrogate pairs, which no file can hold."""
+    if text.isprintable():  # no character of these kinds, nor of some others
+        return False
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)

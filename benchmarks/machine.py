@@ -57,6 +57,12 @@ def write(path: Path, result: dict[str, Any]) -> None:
     write_atomically(path, [json.dumps(result, indent=1).encode(), b"\n"])
 
 
+def memory(field: str) -> float:
+    """Megabytes (2^20 bytes) of this process by a field of Linux's ``/proc/self/status``: ``VmRSS``, ``VmHWM``, ..."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
+
+
 def commit() -> str:
     """The commit of the working tree, marked where it has changes."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.machine import describe, write
+from benchmarks.machine import describe, memory, write
 from tagrank import ContextLSTM, lstm_recurrence
 
 NAMES = ("nn.LSTM (oneDNN)", "eager loop", "tagrank native", "tagrank native, recompute")
@@ -39,15 +39,10 @@ def peak(name: str, batch: int, hidden: int, steps: int) -> float:
     step(name, module, torch.randn(2, hidden, requires_grad=True), 2)
     context = torch.randn(batch, hidden, requires_grad=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
+    before = memory("VmRSS")
     for _ in range(2):
         step(name, module, context, steps)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
+    return memory("VmHWM") - before
 
 
 def main() -> None:

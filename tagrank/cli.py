@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tagrank import prepare
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(example: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command with an example in its help, whose errors become exit codes."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -122,10 +123,13 @@ def _command(example: str) -> Callable[[Callable[..., None]], Callable[..., None
             with _exit_codes():
                 function(*args, **kwargs)
 
-        app.command(epilog=f"Example: `{example}`")(run)
+        group.command(epilog=f"Example: `{example}`")(run)
         return run
 
     return register
+
+
+app.add_typer(prepare.register(_command), name="prepare")
 
 
 @_command("tagrank demo --out runs/demo")

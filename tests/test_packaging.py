@@ -54,6 +54,7 @@ def test_isolated_build_is_pure_python(source: Path) -> None:
     tag, files = wheel(source)
     assert tag == "py3-none-any"
     assert {"tagrank/__init__.py", "tagrank/kernels/__init__.py", "tagrank/py.typed"} <= set(files)
+    assert {"tagrank/data/sets/coco.py", "tagrank/data/sets/coco_words.txt"} <= set(files)
     assert not [name for name in files if name.endswith((".so", ".cpp", ".h")) or name.startswith(("csrc", "kernels"))]
 
 

@@ -2,12 +2,13 @@
 
 A store is a folder::
 
-    index.json                      {"spec": {...}, "dimension": D, "shards": [{"file": ..., "images": [...]}, ...]}
-    features-00000.safetensors      "features", float16 [n, D], in the order of the shard's images
+    index.json                      {"spec": {...}, "dimension": D, "shards": [{"file": ..., "rows": n}, ...]}
+    features-00000.safetensors      "features", float16 [n, D]; in its metadata "images", the n names in a JSON list
     ...
 
 The index is the truth: a shard counts once the index names it, and both are replaced as a whole, so a writer may be
-killed at any moment. It loses the rows that were not yet in a shard, at most ``rows_per_shard``.
+killed at any moment. It loses the rows that were not yet in a shard, at most ``rows_per_shard``. The index is written
+anew with each shard, and so has no more than a few words for each; the names of a million images are in the shards.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.files import parse_json, read_json, reason, write_atomically
 from tagrank.errors import InputError
 
 INDEX = "index.json"
@@ -71,10 +72,13 @@ class Features:
         if absent:
             raise InputError(f"{self.path}: no features of {_some(absent)}")
         rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
-        block_of = torch.searchsorted(self._starts, rows, right=True) - 1
         output = torch.empty(len(names), self.dimension)
-        for number in sorted(set(block_of.tolist())):
-            here = torch.nonzero(block_of == number).squeeze(1)
+        # Block by block, each found once however many there are.
+        order = rows.argsort()
+        block_of, counts = torch.unique_consecutive(
+            torch.searchsorted(self._starts, rows[order], right=True) - 1, return_counts=True
+        )
+        for number, here in zip(block_of.tolist(), order.split(counts.tolist()), strict=True):
             output[here] = self._blocks[number][rows[here] - self._starts[number]].float()
         finite = output.isfinite().all(dim=1)
         if not finite.all():
@@ -104,8 +108,13 @@ def open_features(path: str | Path) -> Features:
     if not (path / INDEX).exists():
         raise InputError(f"{path}: expected a feature store, got a folder without {INDEX}")
     spec, dimension, shards = _read_index(path)
-    blocks = [_open_shard(path / file, len(images), dimension) for file, images in shards]
-    return Features(path, [image for _, images in shards for image in images], blocks, dimension, spec)
+    names: list[str] = []
+    blocks = []
+    for file, rows in shards:
+        images, block = _open_shard(path / file, rows, dimension)
+        names.extend(images)
+        blocks.append(block)
+    return Features(path, names, blocks, dimension, spec)
 
 
 class FeatureWriter:
@@ -136,7 +145,8 @@ class FeatureWriter:
         self.dimension = dimension
         self._spec = dict(spec)
         self._rows_per_shard = rows_per_shard
-        self._shards: list[tuple[str, list[str]]] = []
+        self._shards: list[tuple[str, int]] = []
+        self._done: set[str] = set()
         self._names: list[str] = []
         self._rows: list[Tensor] = []
         self._lock = _lock(self.folder)
@@ -145,7 +155,6 @@ class FeatureWriter:
         except BaseException:
             os.close(self._lock)
             raise
-        self._done = {name for _, images in self._shards for name in images}
 
     @property
     def done(self) -> Set[str]:
@@ -209,8 +218,8 @@ class FeatureWriter:
                     f"{self.folder}: holds features of {_describe(spec, dimension)}; "
                     f"cannot add those of {_describe(self._spec, self.dimension)}"
                 )
-            for file, images in self._shards:
-                _open_shard(self.folder / file, len(images), dimension)
+            for file, rows in self._shards:
+                self._done.update(_open_shard(self.folder / file, rows, dimension)[0])
         present = {entry.name for entry in self.folder.iterdir()}
         # What a killed writer leaves: temporary files, and a shard that the index does not name yet.
         listed = {file for file, _ in self._shards}
@@ -229,15 +238,16 @@ class FeatureWriter:
 
         rows = torch.cat(self._rows)
         file = f"features-{len(self._shards):05d}.safetensors"
-        self._write(file, [save({"features": rows[:count].contiguous()})])
-        shards = [*self._shards, (file, self._names[:count])]
+        names = json.dumps(self._names[:count], ensure_ascii=False)
+        self._write(file, [save({"features": rows[:count].contiguous()}, metadata={"images": names})])
+        shards = [*self._shards, (file, count)]
         self._write_index(shards)
         self._shards = shards
         self._names = self._names[count:]
         self._rows = [rows[count:]]
 
-    def _write_index(self, shards: Sequence[tuple[str, list[str]]]) -> None:
-        entries = [{"file": file, "images": images} for file, images in shards]
+    def _write_index(self, shards: Sequence[tuple[str, int]]) -> None:
+        entries = [{"file": file, "rows": rows} for file, rows in shards]
         index = {"spec": self._spec, "dimension": self.dimension, "shards": entries}
         self._write(INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
 
@@ -268,7 +278,7 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, list[str]]]]:
+def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, int]]]:
     path = folder / INDEX
     index = read_json(path)
     if not isinstance(index, dict) or index.keys() != {"spec", "dimension", "shards"}:
@@ -283,32 +293,37 @@ def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, list
     return spec, dimension, [_read_shard_entry(path, number, shard) for number, shard in enumerate(shards)]
 
 
-def _read_shard_entry(path: Path, number: int, shard: Any) -> tuple[str, list[str]]:
+def _read_shard_entry(path: Path, number: int, shard: Any) -> tuple[str, int]:
     expected = f"features-{number:05d}.safetensors"
-    if not isinstance(shard, dict) or shard.keys() != {"file", "images"} or shard["file"] != expected:
-        raise InputError(f"{path}: shards[{number}]: expected file {expected!r} and its images, got {shard!r:.60}")
-    images = shard["images"]
-    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-        raise InputError(f"{path}: shards[{number}].images: expected a list of names, got {images!r:.60}")
-    return expected, images
+    if not isinstance(shard, dict) or shard.keys() != {"file", "rows"} or shard["file"] != expected:
+        raise InputError(
+            f"{path}: shards[{number}]: expected file {expected!r} and its number of rows, got {shard!r:.60}"
+        )
+    rows = shard["rows"]
+    if type(rows) is not int or rows < 1:
+        raise InputError(f"{path}: shards[{number}].rows: expected a number above 0, got {rows!r:.60}")
+    return expected, rows
 
 
-def _open_shard(path: Path, rows: int, dimension: int) -> Tensor:
-    """The shard's tensor, a view of the mapped file: reading elements reads their pages."""
+def _open_shard(path: Path, rows: int, dimension: int) -> tuple[list[str], Tensor]:
+    """The shard's images, and its tensor, a view of the mapped file: reading elements reads their pages."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             features: Tensor = file.get_tensor("features")
+            images = parse_json((file.metadata() or {}).get("images", "null"))
     except OSError as error:
         raise InputError(f"{path}: missing or unreadable shard ({reason(error)})") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise InputError(f"{path}: damaged shard ({error})") from error
     if features.shape != (rows, dimension) or features.dtype != torch.float16:
         raise InputError(
             f"{path}: expected float16 [{rows}, {dimension}] by the index, got {features.dtype} {list(features.shape)}"
         )
-    return features
+    if not isinstance(images, list) or len(images) != rows or not all(isinstance(image, str) for image in images):
+        raise InputError(f"{path}: images: expected the names of {rows} images, got {images!r:.60}")
+    return images, features
 
 
 def _open_npz(path: Path) -> Features:

@@ -4,21 +4,30 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tagrank.errors import InputError
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, keep: Container[str] | None = None) -> Any:
     """The value of a JSON text, by RFC 8259 to the letter.
+
+    Args:
+        text: the JSON.
+        keep: keep these keys of objects alone, so that the rest of a large text does not stay in memory; None for all.
 
     Raises:
         ValueError: the text is not JSON, an object has a key twice, or a number is NaN or infinite.
     """
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_keys(pairs)
+        return dict(pairs) if keep is None else {key: value for key, value in pairs if key in keep}
+
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=kept, parse_constant=_constant)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno} " if error.lineno > 1 else ""
         raise ValueError(f"not valid JSON: {error.msg} at {line}column {error.colno}") from None
@@ -26,27 +35,25 @@ def parse_json(text: str) -> Any:
         raise ValueError("not valid JSON: nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is there twice")
-    return record
 
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"not valid JSON: {name} is not a number there")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path, keep: Container[str] | None = None) -> Any:
+    """The value in a JSON file, or the part of it that :func:`parse_json` keeps.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8 or not JSON.
     """
     try:
-        return parse_json(path.read_bytes().decode("utf-8-sig"))
+        return parse_json(path.read_bytes().decode("utf-8-sig"), keep)
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from error
     except UnicodeDecodeError as error:

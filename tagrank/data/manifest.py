@@ -13,9 +13,10 @@ import codecs
 import json
 import math
 import posixpath
+import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +27,11 @@ from tagrank.errors import InputError
 FIELDS = ("image", "tags", "lists", "split")
 
 
-@dataclass(frozen=True)
+class RepeatedImageError(InputError):
+    """An image that a manifest has already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One image and the ordered lists of tags that go with it.
 
@@ -113,16 +118,29 @@ def read_manifest(path: str | Path) -> Manifest:
     return Manifest(path, tuple(examples))
 
 
-def write_manifest(path: str | Path, examples: Iterable[Example]) -> None:
+def write_manifest(
+    path: str | Path,
+    examples: Iterable[Example],
+    *,
+    on_error: Callable[[Example, InputError], None] | None = None,
+) -> None:
     """Write a manifest that :func:`read_manifest` reads back as the same examples, replacing the file as a whole.
 
+    Examples are written as they come: beside the images' names nothing is kept in memory.
+
+    Args:
+        path: the file.
+        examples: what to write.
+        on_error: called with an example that :func:`read_manifest` would refuse, and why; it is then left out. Where
+            there is no ``on_error``, the error is raised.
+
     Raises:
-        InputError: an example is one that :func:`read_manifest` would refuse, or there is none. The file is then left
-            as it was.
+        InputError: an example is one that :func:`read_manifest` would refuse (a :class:`RepeatedImageError` where its
+            image is there already), or there is none to write. The file is then left as it was.
         OSError: the file cannot be written.
     """
     path = Path(path)
-    write_atomically(path, _lines(path, examples))
+    write_atomically(path, _lines(path, examples, on_error))
 
 
 def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -154,23 +172,36 @@ def _read_line(path: Path, number: int, line: bytes) -> Example:
         raise _error(path, number, error) from error
 
 
-def _lines(path: Path, examples: Iterable[Example]) -> Iterator[bytes]:
+def _lines(
+    path: Path, examples: Iterable[Example], on_error: Callable[[Example, InputError], None] | None
+) -> Iterator[bytes]:
     line_of: dict[str, int] = {}
-    for number, example in enumerate(examples, 1):
-        record: dict[str, Any] = {"image": example.image, "tags": example.tags}
-        if example.lists != (example.tags,):
-            record["lists"] = example.lists
-        if example.split is not None:
-            record["split"] = example.split
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
-        if _read_line(path, number, line) != example:
-            raise _error(path, number, f"expected tuples of strings, got {example!r:.200}")
-        first = line_of.setdefault(posixpath.normpath(example.image), number)
-        if first != number:
-            raise _error(path, number, f"image {example.image!r} is already on line {first}")
-        yield line
+    for example in examples:
+        try:
+            yield _line(path, example, line_of)
+        except InputError as error:
+            if on_error is None:
+                raise
+            on_error(example, error)
     if not line_of:
         raise InputError(f"{path}: expected at least one example to write, got none")
+
+
+def _line(path: Path, example: Example, line_of: dict[str, int]) -> bytes:
+    """The line of an example, which is then in ``line_of``, the numbers of the lines by their images."""
+    record: dict[str, Any] = {"image": example.image, "tags": example.tags}
+    if example.lists != (example.tags,):
+        record["lists"] = example.lists
+    if example.split is not None:
+        record["split"] = example.split
+    line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
+    number = len(line_of) + 1
+    if _read_line(path, number, line) != example:
+        raise _error(path, number, f"expected tuples of strings, got {example!r:.200}")
+    first = line_of.setdefault(posixpath.normpath(example.image), number)
+    if first != number:
+        raise RepeatedImageError(f"{path}, line {number}: image {example.image!r} is already on line {first}")
+    return line
 
 
 def _example(record: Any) -> Example:
@@ -215,7 +246,8 @@ def _image(value: Any) -> str:
 def _tags(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name}: expected a list of tags, at least one; got {value!r:.60}")
-    tags = tuple(_text(f"{name}[{index}]", tag) for index, tag in enumerate(value))
+    # Interned, as many images have the same tags.
+    tags = tuple(sys.intern(_text(f"{name}[{index}]", tag)) for index, tag in enumerate(value))
     if len(set(tags)) < len(tags):
         twice = next(tag for tag in tags if tags.count(tag) > 1)
         raise ValueError(f"{name}: the tag {twice!r:.60} is there twice")
@@ -234,4 +266,6 @@ def _text(name: str, value: Any) -> str:
 
 def _control(text: str) -> bool:
     """Whether there are control characters, line separators, or halves of surrogate pairs, which no file can hold."""
+    if text.isprintable():  # no character of these kinds, nor of some others
+        return False
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)

@@ -60,7 +60,7 @@ def test_round_trip(
     assert rows.shape == (len(asked), dimension)
     assert torch.equal(rows, torch.stack([expected[name] for name in asked]) if asked else rows)
     shards = json.loads((folder / "index.json").read_text())["shards"]
-    assert [len(shard["images"]) for shard in shards] == [
+    assert [shard["rows"] for shard in shards] == [
         min(rows_per_shard, len(expected) - start) for start in range(0, len(expected), rows_per_shard)
     ]
 
@@ -97,6 +97,23 @@ def test_rows_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     assert mapped(tmp_path) < size / 2
     assert features.rows(names).mean(dim=1).tolist() == list(range(rows))
     assert mapped(tmp_path) >= size
+
+
+def test_the_index_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """It is written anew with each shard: with all the names in it a million images would take gigabytes."""
+    names = [f"{row:0200d}.jpg" for row in range(600)]
+    store(tmp_path, names, torch.zeros(600, 1), rows_per_shard=100)
+    assert (tmp_path / "index.json").stat().st_size < 6 * 100
+    assert open_features(tmp_path).names == tuple(names)
+
+
+def test_rows_of_many_shards(tmp_path: Path) -> None:
+    names = [str(row) for row in range(500)]
+    store(tmp_path, names, torch.arange(500.0).unsqueeze(1), rows_per_shard=3)
+    features = open_features(tmp_path)
+    asked = torch.randint(500, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert features.rows([str(row) for row in asked]).squeeze(1).tolist() == asked
+    assert features.rows([]).shape == (0, 1)
 
 
 def test_other_features_are_refused(tmp_path: Path) -> None:
@@ -232,12 +249,12 @@ def damage(folder: Path, **fields: object) -> None:
         ({"spec": ["a"]}, "spec: expected names with their texts"),
         ({"spec": {"a": 1}}, "spec: expected names with their texts"),
         ({"shards": {}}, "shards: expected a list"),
-        ({"shards": ["x"]}, "shards[0]: expected file 'features-00000.safetensors' and its images, got 'x'"),
-        ({"shards": [{"file": "../x", "images": ["a"]}]}, "shards[0]: expected file"),
-        ({"shards": [{"file": SHARD, "images": []}]}, "shards[0].images: expected a list of names"),
-        ({"shards": [{"file": SHARD, "images": [1]}]}, "shards[0].images: expected a list of names"),
-        ({"shards": [{"file": SHARD, "images": ["a", "b"]}]}, "expected float16 [2, 2] by the index, got"),
-        ({"shards": [{"file": SHARD, "images": ["a", "b", "a"]}]}, "image 'a' is there twice"),
+        ({"shards": ["x"]}, "shards[0]: expected file 'features-00000.safetensors' and its number of rows, got 'x'"),
+        ({"shards": [{"file": "../x", "rows": 3}]}, "shards[0]: expected file"),
+        ({"shards": [{"file": SHARD, "images": ["a", "b", "c"]}]}, "shards[0]: expected file"),
+        ({"shards": [{"file": SHARD, "rows": 0}]}, "shards[0].rows: expected a number above 0, got 0"),
+        ({"shards": [{"file": SHARD, "rows": "3"}]}, "shards[0].rows: expected a number above 0, got '3'"),
+        ({"shards": [{"file": SHARD, "rows": 2}]}, "expected float16 [2, 2] by the index, got"),
         ({"dimension": 3}, "expected float16 [3, 3] by the index, got torch.float16 [3, 2]"),
     ],
 )
@@ -273,6 +290,16 @@ def test_damaged_shard(tmp_path: Path) -> None:
     save_file({"features": torch.zeros(3, 2)}, shard)
     with pytest.raises(InputError, match=r"expected float16 \[3, 2\] by the index, got torch\.float32 \[3, 2\]"):
         open_features(folder)
+    for images, reason in (
+        (None, "images: expected the names of 3 images, got None"),
+        ('["a", "b"]', r"images: expected the names of 3 images, got \['a', 'b'\]"),
+        ('["a", "b", 3]', "images: expected the names of 3 images"),
+        ('["a", "b"', "damaged shard .not valid JSON"),
+        ('["a", "b", "a"]', "image 'a' is there twice"),
+    ):
+        save_file({"features": torch.zeros(3, 2).half()}, shard, metadata=images and {"images": images})
+        with pytest.raises(InputError, match=reason):
+            open_features(folder)
     shard.unlink()
     with pytest.raises(InputError, match=rf"{SHARD}: missing or unreadable shard \(no such file"):
         open_features(folder)
@@ -281,7 +308,7 @@ def test_damaged_shard(tmp_path: Path) -> None:
 def test_broken_rows_are_named(tmp_path: Path) -> None:
     folder = small_store(tmp_path)
     rows = torch.tensor([[0.0, 1.0], [float("nan"), 2.0], [3.0, float("inf")]]).half()
-    save_file({"features": rows}, folder / SHARD)
+    save_file({"features": rows}, folder / SHARD, metadata={"images": '["a", "b", "c"]'})
     features = open_features(folder)
     assert features.rows(["d", "a"]).tolist() == [[6.0, 7.0], [0.0, 1.0]]
     with pytest.raises(InputError, match=r"store: expected finite features, got NaN or infinity for 'c', 'b'$"):

@@ -50,3 +50,10 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         write_atomically(path, [b"newest"])
     assert path.read_bytes() == b"newer"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_of_which_some_keys_are_kept() -> None:
+    text = '{"a": [{"a": 1, "b": {"a": 2}}, {"b": 3}], "c": {"a": 4}}'
+    assert parse_json(text, keep={"a"}) == {"a": [{"a": 1}, {}]}
+    with pytest.raises(ValueError, match="the key 'b' is there twice"):
+        parse_json('{"b": 1, "b": 2}', keep={"a"})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagrank.data.manifest import Example, Manifest, merge_lists, read_manifest, write_manifest
+from tagrank.data.manifest import Example, Manifest, RepeatedImageError, merge_lists, read_manifest, write_manifest
 from tagrank.errors import InputError
 
 GOOD = b'{"image": "good.jpg", "tags": ["dog", "ball"]}\n'
@@ -249,3 +249,21 @@ def test_merge_lists_gives_the_order_of_real_lists(flickr8k: Path, name: str, im
                 rounded[tag] += 1 / position / len(example.lists)
         assert example.tags == tuple(sorted(rounded, key=lambda tag: (-rounded[tag], tag)))
     assert tied < 0.02 * images
+
+
+def test_examples_that_are_refused_can_be_left_out(tmp_path: Path) -> None:
+    good, other = Example("a.jpg", ("x",), (("x",),)), Example("b.jpg", ("y",), (("y",),))
+    twice, blank = Example("./a.jpg", ("y",), (("y",),)), Example("c.jpg", ("",), (("",),))
+    refused: list[tuple[Example, InputError]] = []
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [good, twice, blank, other],
+        on_error=lambda example, error: refused.append((example, error)),
+    )
+    assert read_manifest(tmp_path / "m.jsonl").examples == (good, other)
+    assert [example for example, _ in refused] == [twice, blank]
+    assert [isinstance(error, RepeatedImageError) for _, error in refused] == [True, False]
+    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is already on line 1")
+    with pytest.raises(InputError, match="expected at least one example to write, got none"):
+        write_manifest(tmp_path / "m.jsonl", [blank], on_error=lambda *_: None)
+    assert len(read_manifest(tmp_path / "m.jsonl")) == 2

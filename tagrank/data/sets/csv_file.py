@@ -1,0 +1,64 @@
+"""Any CSV file with a column of images and a column of ordered tags."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.tables import read_table
+
+SPLITS = ("train", "val", "validation", "test", "")
+
+
+def read_csv(
+    path: Path,
+    images: ImageFolder,
+    *,
+    image_column: str = "image",
+    tags_column: str = "tags",
+    split_column: str | None = None,
+    separator: str = ",",
+    delimiter: str = ",",
+) -> Iterator[Record]:
+    """The images of the rows. Rows that follow each other and name the same image are several people's lists.
+
+    Args:
+        path: the file (:func:`~tagrank.data.sets.tables.read_table`).
+        images: what the image paths are relative to.
+        image_column: the column of paths.
+        tags_column: the column of lists, the most important tag first. White space around tags is no part of them.
+        split_column: the column with the part of the data that an image belongs to (``train``, ``val`` or
+            ``validation``, ``test``, or blank), where there is one.
+        separator: between the tags of a list.
+        delimiter: between columns.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a column.
+    """
+    columns = [image_column, tags_column, *([split_column] if split_column else [])]
+    table = read_table(path, columns, delimiter)
+    for image, rows in groupby(table, key=lambda row: row[1] if isinstance(row[1], SkipError) else row[1][0].strip()):
+        if isinstance(image, SkipError):
+            yield image
+            continue
+        fields = [(line, row) for line, row in rows if not isinstance(row, SkipError)]
+        where = f"{path}, line {fields[0][0]}"
+        try:
+            yield _example(where, image, [row for _, row in fields], images, separator)
+        except SkipError as skip:
+            yield skip
+
+
+def _example(where: str, image: str, rows: list[list[str]], images: ImageFolder, separator: str) -> Record:
+    if not image:
+        raise SkipError(where, "no image named")
+    splits = {row[2].strip() for row in rows if len(row) > 2}
+    if len(splits) > 1:
+        raise SkipError(where, "image in several splits", ", ".join(sorted(splits)))
+    for split in splits.difference(SPLITS):
+        raise SkipError(where, "unknown split", f"expected train, val, validation or test, got {split!r:.60}")
+    lists = [[tag for part in row[1].split(separator) if (tag := part.strip())] for row in rows]
+    lists = [tags for tags in lists if tags]
+    if not lists:
+        raise SkipError(where, "no tags", fault=False)
+    return make_example(images.name(image), lists, splits.pop() or None if splits else None)

@@ -1,0 +1,120 @@
+"""Open Images: annotation files in CSV, from V2 to V7.
+
+The formats are those of https://storage.googleapis.com/openimages/web/download_v7.html: boxes with the columns
+``ImageID``, ``LabelName``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` (in units of the image), or labels of the whole image
+with ``ImageID``, ``LabelName``, ``Confidence``; and class descriptions, a label and its name a row.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tagrank.data.sets.importance import Seen, rank_by_importance
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.tables import read_header, read_table
+from tagrank.errors import InputError
+
+BOXES = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+LABELS = ("ImageID", "LabelName", "Confidence")
+SPLIT = re.compile(r"(?:^|[-_])(train|validation|test)(?=[-_.])")
+
+Rows = Sequence[tuple[str, list[str]]]
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """The names of classes by their labels, such as ``/m/0199g``. A first row without a label is a header.
+
+    Raises:
+        InputError: the file cannot be read, or is not a list of classes.
+    """
+    first = read_header(path)
+    if len(first) != 2:
+        raise InputError(f"{path}: expected two columns, a class's label and its name; got {', '.join(first):.60}")
+    classes = {} if not first[0].startswith("/") else {first[0]: first[1]}
+    for line, row in read_table(path, first):
+        if isinstance(row, SkipError):
+            raise row
+        label, name = (field.strip() for field in row)
+        if not label.startswith("/") or not name:
+            raise InputError(f"{path}, line {line}: expected a label such as /m/0199g and a name, got {row!r:.60}")
+        if classes.setdefault(label, name) != name:
+            raise InputError(f"{path}, line {line}: the label {label} has the name {classes[label]!r} already")
+    return classes
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a file's name speaks of: ``train``, ``validation``, ``test``, or None."""
+    found = SPLIT.search(path.name)
+    return found[1] if found else None
+
+
+def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder, split: str | None) -> Iterator[Record]:
+    """The images of one annotation file; what is kept in memory are the rows of one image.
+
+    Boxes are ranked by :func:`rank_by_importance`. Labels of the whole image are ranked by confidence, ties in
+    alphabetical order; those with confidence 0 were verified to be absent, and are left out.
+
+    Args:
+        path: the annotations, in which the rows of an image follow each other, as they do in the published files.
+        classes: :func:`read_classes`.
+        images: has ``ImageID.jpg``.
+        split: what the images belong to.
+
+    Raises:
+        InputError: the file cannot be read, or has the columns of neither format.
+    """
+    boxes = "XMin" in read_header(path)
+    rank: Callable[[Rows, Mapping[str, str]], Sequence[str]] = _by_importance if boxes else _by_confidence
+    table = read_table(path, BOXES if boxes else LABELS)
+    for image, group in groupby(table, key=lambda row: row[1] if isinstance(row[1], SkipError) else row[1][0]):
+        if isinstance(image, SkipError):
+            yield image
+            continue
+        rows = [(f"{path}, line {line}", row) for line, row in group if not isinstance(row, SkipError)]
+        try:
+            if not image or "/" in image:
+                raise SkipError(rows[0][0], "no image named", repr(image))
+            tags = rank(rows, classes)
+            if not tags:
+                raise SkipError(rows[0][0], "no labels", fault=False)
+            yield make_example(images.name(f"{image}.jpg"), [tags], split)
+        except SkipError as skip:
+            yield skip
+
+
+def _by_importance(rows: Rows, classes: Mapping[str, str]) -> Sequence[str]:
+    objects = []
+    for where, (_, label, *corners) in rows:
+        x0, x1, y0, y1 = (_fraction(where, corner) for corner in corners)
+        if x0 > x1 or y0 > y1:
+            raise SkipError(where, "box inside out", ", ".join(corners))
+        objects.append(Seen(_name(where, label, classes), (x1 - x0) * (y1 - y0), (x0 + x1) / 2, (y0 + y1) / 2))
+    return rank_by_importance(objects)
+
+
+def _by_confidence(rows: Rows, classes: Mapping[str, str]) -> Sequence[str]:
+    confidences: dict[str, float] = {}
+    for where, (_, label, text) in rows:
+        confidence = _fraction(where, text)
+        if confidence > 0:
+            name = _name(where, label, classes)
+            confidences[name] = max(confidence, confidences.get(name, 0.0))
+    return sorted(confidences, key=lambda name: (-confidences[name], name))
+
+
+def _name(where: str, label: str, classes: Mapping[str, str]) -> str:
+    try:
+        return classes[label]
+    except KeyError:
+        raise SkipError(where, "class without a description", label) from None
+
+
+def _fraction(where: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise SkipError(where, "not a number from 0 to 1", repr(text))
+    return value

@@ -1,0 +1,266 @@
+"""``tagrank prepare``: published data sets to manifests.
+
+Exit codes: 0, done; 1, images were left out that something is wrong with; 2, bad input; 130, Ctrl-C.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from tagrank.data.sets.records import Record
+
+app = typer.Typer(
+    help="Write the manifest of a data set: its images with ordered tags.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+SHOWN = 20
+
+
+class OnError(str, Enum):
+    """What to do with an image that something is wrong with."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+class VOCOrder(str, Enum):
+    """Where the order of VOC's tags comes from."""
+
+    lists = "lists"
+    importance = "importance"
+
+
+class COCOOrder(str, Enum):
+    """Where the order of COCO's tags comes from."""
+
+    importance = "importance"
+    captions = "captions"
+
+
+Out = Annotated[
+    Path, typer.Option(help="The manifest, in a folder that has the images in or below it.", show_default=False)
+]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="An image with something wrong: end, or leave it out and exit with 1.")
+]
+MinCount = Annotated[int, typer.Option(help="Leave out tags that fewer images have.", min=1)]
+CheckImages = Annotated[
+    bool, typer.Option("--check-images/--no-check-images", help="Whether the images have to be there.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a manifest that is there.")]
+
+
+def voc2007(
+    root: Annotated[Path, typer.Argument(help="Has VOCdevkit/VOC2007 in it.", show_default=False)],
+    out: Out,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of Hwang and Grauman's train.mat, test.mat and voc.mat.")
+    ] = None,
+    order: Annotated[
+        VOCOrder | None, typer.Option(help="As people named the objects, or by area and place; else lists.")
+    ] = None,
+    difficult: Annotated[bool, typer.Option(help="By importance: with objects marked as difficult.")] = False,
+    truncated: Annotated[bool, typer.Option(help="By importance: with objects cut by the image's edge.")] = True,
+    on_error: OnErrorOption = OnError.fail,
+    min_count: MinCount = 1,
+    check_images: CheckImages = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """PASCAL VOC 2007, with people's ordered tag lists or its objects by importance."""
+    from tagrank.data.sets.records import ImageFolder
+    from tagrank.data.sets.voc2007 import find_voc2007, read_importance, read_lists
+
+    if lists is None and order is not VOCOrder.importance:
+        raise InputError("--lists: expected the folder of the ordered tag lists; without them, --order importance")
+    if lists is not None and order is VOCOrder.importance:
+        raise InputError("--lists: expected none with --order importance")
+    folder = find_voc2007(root)
+    images = ImageFolder(folder / "JPEGImages", out, check_images)
+    records = (
+        partial(read_importance, folder, images, difficult=difficult, truncated=truncated)
+        if lists is None
+        else partial(read_lists, lists, images)
+    )
+    _write(records, out, on_error, min_count, overwrite)
+
+
+def labelme(
+    root: Annotated[Path, typer.Argument(help="Has Annotations and Images in it.", show_default=False)],
+    out: Out,
+    synonyms: Annotated[Path | None, typer.Option(help="Text file, a line for a tag: 'person: man, woman'.")] = None,
+    plurals: Annotated[bool, typer.Option(help="Count a plural as its singular.")] = True,
+    on_error: OnErrorOption = OnError.fail,
+    min_count: MinCount = 1,
+    check_images: CheckImages = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """LabelMe, its objects in the order in which people drew them."""
+    from tagrank.data.sets.labelme import read_labelme
+    from tagrank.data.sets.names import Names, read_words
+    from tagrank.data.sets.records import ImageFolder
+
+    names = Names(read_words(synonyms) if synonyms else None, plurals)
+    images = ImageFolder(root / "Images", out, check_images)
+    _write(partial(read_labelme, root / "Annotations", images, names), out, on_error, min_count, overwrite)
+
+
+def coco(
+    root: Annotated[Path, typer.Argument(help="Has annotations, train2017 and so on in it.", show_default=False)],
+    out: Out,
+    order: Annotated[COCOOrder, typer.Option(help="Objects by area and place, or what captions mention first.")],
+    part: Annotated[list[str] | None, typer.Option(help="Such as train2017; more than once for several.")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="For captions: text file, a line for a tag: 'person: man, woman'.")
+    ] = None,
+    on_error: OnErrorOption = OnError.fail,
+    min_count: MinCount = 1,
+    check_images: CheckImages = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """COCO, its objects by importance, or one list for each caption."""
+    from tagrank.data.sets.coco import default_words, find_parts, read_captions, read_instances, split_of
+    from tagrank.data.sets.names import read_words
+    from tagrank.data.sets.records import ImageFolder
+
+    captions = order is COCOOrder.captions
+    if words is not None and not captions:
+        raise InputError("--words goes with --order captions")
+    vocabulary = (read_words(words) if words else default_words()) if captions else {}
+    parts = find_parts(root, "captions" if captions else "instances", part or ())
+    folders = {name: ImageFolder(folder, out, check_images) for name, (_, folder) in parts.items()}
+
+    def records() -> Iterator["Record"]:
+        for name, (file, _) in parts.items():
+            if captions:
+                yield from read_captions(file, folders[name], split_of(name), vocabulary)
+            else:
+                yield from read_instances(file, folders[name], split_of(name))
+
+    _write(records, out, on_error, min_count, overwrite)
+
+
+def openimages(
+    annotations: Annotated[
+        list[Path], typer.Argument(help="CSV files of boxes or image-level labels.", show_default=False)
+    ],
+    images: Annotated[Path, typer.Option(help="Has ImageID.jpg in it, or in train, validation and test.")],
+    classes: Annotated[Path, typer.Option(help="The CSV file of class descriptions.")],
+    out: Out,
+    on_error: OnErrorOption = OnError.fail,
+    min_count: MinCount = 1,
+    check_images: CheckImages = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Open Images, its boxes by importance, or its image-level labels by confidence."""
+    from tagrank.data.sets.openimages import read_classes, read_openimages, split_of
+    from tagrank.data.sets.records import ImageFolder
+
+    names = read_classes(classes)
+    readers = []
+    for path in annotations:
+        split = split_of(path)
+        inner = images / split if split else images
+        folder = ImageFolder(inner if inner.is_dir() else images, out, check_images)
+        readers.append(partial(read_openimages, path, names, folder, split))
+    _write(lambda: chain.from_iterable(read() for read in readers), out, on_error, min_count, overwrite)
+
+
+def csv(
+    file: Annotated[Path, typer.Argument(help="CSV; a row has an image and its tags.", show_default=False)],
+    out: Out,
+    images: Annotated[Path | None, typer.Option(help="What image paths are relative to; else FILE's folder.")] = None,
+    image_column: Annotated[str, typer.Option(help="The column of image paths.")] = "image",
+    tags_column: Annotated[str, typer.Option(help="The column of tags, the most important first.")] = "tags",
+    split_column: Annotated[str | None, typer.Option(help="The column that says train, val or test.")] = None,
+    separator: Annotated[str, typer.Option(help="Between the tags of a list.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="Between columns; 'tab' for a tabulator.")] = ",",
+    on_error: OnErrorOption = OnError.fail,
+    min_count: MinCount = 1,
+    check_images: CheckImages = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Any CSV file: rows that follow each other with the same image are several people's lists."""
+    from tagrank.data.sets.csv_file import read_csv
+    from tagrank.data.sets.records import ImageFolder
+
+    delimiter = "\t" if delimiter == "tab" else delimiter
+    if len(delimiter) != 1:
+        raise InputError(f"--delimiter: expected one character or 'tab', got {delimiter!r}")
+    if not separator:
+        raise InputError("--separator: expected at least one character, got none")
+    records = partial(
+        read_csv,
+        file,
+        ImageFolder(images or file.parent, out, check_images),
+        image_column=image_column,
+        tags_column=tags_column,
+        split_column=split_column,
+        separator=separator,
+        delimiter=delimiter,
+    )
+    _write(records, out, on_error, min_count, overwrite)
+
+
+COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+    (voc2007, "tagrank prepare voc2007 data/ --lists data/tags/ --out data/voc2007.jsonl"),
+    (labelme, "tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl"),
+    (coco, "tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl"),
+    (
+        openimages,
+        "tagrank prepare openimages train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
+        "--images images/ --out openimages.jsonl",
+    ),
+    (csv, "tagrank prepare csv photos.csv --separator ';' --out photos.jsonl"),
+)
+
+
+def register(command: Callable[[str, typer.Typer], Callable[[Callable[..., None]], object]]) -> typer.Typer:
+    """The group of commands, each made by ``command``, which is given an example and the group."""
+    for function, example in COMMANDS:
+        command(example, app)(function)
+    return app
+
+
+def _write(
+    records: Callable[[], "Iterator[Record]"], out: Path, on_error: OnError, min_count: int, overwrite: bool
+) -> None:
+    from tagrank.data.sets.records import write_records
+    from tagrank.progress import track
+
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: there is a file already; replace it with --overwrite, or name another one")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: its folder is not there")
+    faults = 0
+
+    def report(error: InputError) -> None:
+        nonlocal faults
+        faults += 1
+        if faults <= SHOWN:
+            typer.echo(f"tagrank: {error}", err=True)
+
+    try:
+        counts = write_records(
+            lambda: track(records(), "reading"),
+            out,
+            skip_faults=on_error is OnError.skip,
+            min_count=min_count,
+            on_fault=report,
+        )
+    finally:
+        if faults > SHOWN:
+            typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
+    typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
+    for kind, count in counts.skipped.most_common():
+        typer.echo(f"left out: {count}, {kind}")
+    if counts.faults:
+        raise typer.Exit(1)

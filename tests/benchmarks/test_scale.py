@@ -1,0 +1,64 @@
+"""What is measured at a million images, small: the feature store killed and resumed, and tagrank prepare."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def store(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.store", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    sizes = ("--rows", 30_000, "-D", 8, "--rows-per-shard", 500)
+    done = store(*sizes, "--folder", tmp_path, "--json", tmp_path / "store.json")
+    assert done.returncode == 0, done.stderr
+    survived, resumed, sample, everything = json.loads((tmp_path / "store.json").read_text())["rows"]
+    assert 29 * 500 <= survived["there"] < 30_000
+    assert survived["there"] % 500 == 0
+    assert survived["there"] + resumed["rows"] == everything["there"] == everything["rows"] == 30_000
+    assert sample["rows"] == 10_000
+    assert all(result["right"] for result in (survived, sample, everything))
+    assert f"{resumed['peak_mb']:.0f} MB" in done.stdout
+    assert os.listdir(tmp_path) == ["store.json"], "the store is removed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_wrong_vector_is_noticed(tmp_path: Path) -> None:
+    code = """
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+import benchmarks.store as s
+folder = Path({folder!r})
+s.fill(folder, 1000, 4, 100)
+assert s.check(folder, 1000, 4, 0)["right"] and s.check(folder, 1000, 4, 50)["right"]
+assert not s.check(folder, 999, 4, 0)["right"]
+right = s.vectors
+s.vectors = lambda rows, dimension: right(rows, dimension) + (rows[:, None] == 777)
+assert not s.check(folder, 1000, 4, 0)["right"]
+"""
+    command = [sys.executable, "-c", code.format(root=str(ROOT), folder=str(tmp_path / "store"))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_prepare_does_not_keep_what_it_reads(tmp_path: Path) -> None:
+    sizes = ("--images", "100", "10000", "--folder", str(tmp_path), "--json", str(tmp_path / "prepare.json"))
+    command = [sys.executable, "-m", "benchmarks.prepare", *sizes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    prepared, read = json.loads((tmp_path / "prepare.json").read_text())["rows"][2:]
+    assert (prepared["name"], prepared["images"]) == ("prepare openimages", 10_000)
+    # An image has eight rows in the file of 100 bytes each, which as Python's strings are some 5 KB.
+    assert prepared["bytes_an_image"] < 1000
+    assert 100 < read["bytes_an_image"] < 2000
+    assert os.listdir(tmp_path) == ["prepare.json"], "the set is removed"

@@ -1,0 +1,197 @@
+"""COCO's JSON files, with what has been found in them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tagrank.data.manifest import read_manifest
+
+Write = Callable[..., Path]
+Prepare = Callable[..., Result]
+
+
+def image(number: Any, name: str, width: Any = 640, height: Any = 480) -> dict[str, Any]:
+    urls = {"license": 3, "coco_url": f"http://images.cocodataset.org/{name}", "date_captured": "2013-11-14 17:02:52"}
+    return {"id": number, "file_name": name, "width": width, "height": height, **urls}
+
+
+def instance(number: int, of: Any, category: Any, box: Any, area: Any, crowd: int = 0) -> dict[str, Any]:
+    outline = {"counts": [272, 2, 4], "size": [480, 640]} if crowd else [[239.97, 260.24, 222.04, 270.49]]
+    return {
+        "segmentation": outline,
+        "area": area,
+        "iscrowd": crowd,
+        "image_id": of,
+        "bbox": box,
+        "category_id": category,
+        "id": number,
+    }
+
+
+def instances() -> dict[str, Any]:
+    return {
+        "info": {"description": "COCO 2017 Dataset", "year": 2017},
+        "licenses": [{"url": "http://creativecommons.org/licenses/by/2.0/", "id": 4, "name": "Attribution License"}],
+        "images": [image(9, "000000000009.jpg"), image(25, "é.jpg"), image(30, "000000000030.jpg")],
+        "annotations": [
+            instance(1, 25, 18, [0, 0, 100, 100], 7000.5),
+            instance(2, 9, 1, [270, 190, 100, 100], 9000.0),
+            instance(3, 9, 18, [0, 0.0, 120, 90], 10000.25),
+            instance(4, 25, 90, [10, 10, 30, 0.0], 0.0),
+            instance(5, 25, 1, [20, 20, 600, 400], 60000, crowd=1),
+        ],
+        "categories": [
+            {"supercategory": "person", "id": 1, "name": "person"},
+            {"supercategory": "animal", "id": 18, "name": "dog"},
+            {"supercategory": "indoor", "id": 90, "name": "toothbrush"},
+        ],
+    }
+
+
+def captions() -> dict[str, Any]:
+    texts = {
+        9: ["A dog next to a man.", "People with dogs \n", "Something blue."],
+        25: ["Two hot dogs on a table"],
+        30: ["The sky."],
+    }
+    annotations = [
+        {"image_id": number, "id": 10 * number + place, "caption": text}
+        for number, here in texts.items()
+        for place, text in enumerate(here)
+    ]
+    return {"info": {}, "licenses": [], "images": instances()["images"], "annotations": annotations[::-1]}
+
+
+@pytest.fixture
+def root(write: Write, tmp_path: Path) -> Path:
+    for part in ("train2017", "val2017"):
+        write(f"annotations/instances_{part}.json", json.dumps(instances()))
+        write(f"annotations/captions_{part}.json", json.dumps(captions(), ensure_ascii=False))
+        for name in ("000000000009", "é", "000000000030"):
+            write(f"{part}/{name}.jpg")
+    write("annotations/person_keypoints_train2017.json", "{")
+    return tmp_path
+
+
+def test_importance(root: Path, prepare: Prepare) -> None:
+    out = root / "coco.jsonl"
+    result = prepare("coco", root, "--order", "importance", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"{out}: 6 images read, 4 written with 3 different tags",
+        "left out: 2, nothing to list",
+    ]
+    manifest = read_manifest(out)
+    # The dog covers more than the person, but in a corner.
+    assert [(e.image, e.tags, e.split) for e in manifest.examples] == [
+        (f"{part}/{name}", tags, part[:-4])
+        for part in ("train2017", "val2017")
+        for name, tags in (("000000000009.jpg", ("person", "dog")), ("é.jpg", ("person", "dog", "toothbrush")))
+    ]
+    assert all(manifest.image_path(example).is_file() for example in manifest.examples)
+
+
+def test_captions(root: Path, write: Write, prepare: Prepare) -> None:
+    out = root / "coco.jsonl"
+    arguments = ("coco", root, "--order", "captions", "--part", "val2017", "--out", out)
+    result = prepare(*arguments)
+    assert result.exit_code == 0, result.output
+    examples = read_manifest(out).examples
+    assert [(e.image, e.tags, e.split) for e in examples] == [
+        ("val2017/000000000009.jpg", ("dog", "person"), "val"),
+        ("val2017/é.jpg", ("hot dog", "dining table"), "val"),
+    ]
+    # In the order of the file, which has the captions in any order.
+    assert examples[0].lists == (("person", "dog"), ("dog", "person"))
+    words = write("words.txt", "sky\nblue thing: something blue\n")
+    assert prepare(*arguments, "--words", words, "--overwrite").exit_code == 0
+    assert [e.tags for e in read_manifest(out).examples] == [("blue thing",), ("sky",)]
+
+
+def test_images_in_a_folder_of_their_own(root: Path, prepare: Prepare) -> None:
+    (root / "images").mkdir()
+    (root / "train2017").rename(root / "images" / "train2017")
+    assert prepare("coco", root, "--order", "importance", "--out", root / "c.jsonl").exit_code == 0
+    assert [e.image for e in read_manifest(root / "c.jsonl").examples][::2] == [
+        "images/train2017/000000000009.jpg",
+        "val2017/000000000009.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda r: r["annotations"][0].update(bbox=[]), "object without a box"),
+        (lambda r: r["annotations"][0].update(bbox=[1, 2, -3, 4]), "object without a box"),
+        (lambda r: r["annotations"][0].update(bbox=[1, 2, True, 4]), "object without a box"),
+        (lambda r: r["annotations"][0].update(area="large"), "object without an area"),
+        (lambda r: r["annotations"][0].update(category_id=7), "object of an unknown category"),
+        (lambda r: r["annotations"][0].pop("category_id"), "category_id missing or of another type"),
+        (lambda r: r["images"][1].update(height=0), "image without a size"),
+        (lambda r: r["images"][1].update(width=None), "width missing or of another type"),
+        (lambda r: r["images"][1].update(file_name="none.jpg"), "image missing"),
+        (lambda r: r["images"].append(image(31, "../train2017/é.jpg")), None),
+        (lambda r: r["images"].append(r["images"][1]), "number of two images"),
+        (lambda r: r["annotations"].append(instance(6, 77, 1, [1, 1, 1, 1], 1)), "annotations of an image that is not"),
+        (lambda r: r["annotations"].append(instance(6, "9", 1, [1, 1, 1, 1], 1)), "image_id missing or of another"),
+    ],
+)
+def test_damaged_records(
+    root: Path, write: Write, prepare: Prepare, damage: Callable[[dict[str, Any]], None], kind: str | None
+) -> None:
+    record = instances()
+    damage(record)
+    write("annotations/instances_val2017.json", json.dumps(record))
+    arguments = ("coco", root, "--order", "importance", "--part", "val2017", "--out", root / "c.jsonl")
+    failed = prepare(*arguments)
+    if kind is None:  # an image elsewhere that nothing is said about
+        assert failed.exit_code == 0
+        return
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert kind in failed.stderr
+    assert not (root / "c.jsonl").exists()
+    skipped = prepare(*arguments, "--on-error", "skip")
+    assert skipped.exit_code == 1
+    assert f"left out: 1, {kind}" in skipped.stdout
+    assert skipped.stderr == failed.stderr
+
+
+def test_damaged_files(root: Path, write: Write, prepare: Prepare) -> None:
+    def fails(content: str | bytes, order: str = "importance") -> str:
+        kind = "instances" if order == "importance" else order
+        path = write(f"annotations/{kind}_val2017.json", content)
+        arguments = ("--order", order, "--part", "val2017", "--on-error", "skip", "--out", root / "c.jsonl")
+        result = prepare("coco", root, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"tagrank: {path}: ")
+        assert not (root / "c.jsonl").exists()
+        return result.stderr
+
+    text = json.dumps(instances())
+    assert "not valid JSON" in fails(text[: len(text) // 2])
+    assert "not valid JSON" in fails("")
+    assert "the key 'area' is there twice" in fails(text.replace('"iscrowd"', '"area"', 1))
+    assert "NaN is not a number" in fails(text.replace("7000.5", "NaN"))
+    assert "expected an object with images, annotations, categories" in fails("[]")
+    assert "categories: expected a list of objects, got None" in fails(json.dumps(captions()))
+    assert "annotations: expected a list of objects" in fails('{"images": [], "annotations": [1], "categories": []}')
+    assert "not UTF-8" in fails(json.dumps(captions(), ensure_ascii=False).encode("latin-1"), "captions")
+    assert "id missing or of another type" in fails('{"images": [], "annotations": [], "categories": [{"name": "a"}]}')
+
+
+def test_options(root: Path, prepare: Prepare) -> None:
+    def fails(*arguments: object) -> str:
+        result = prepare("coco", *arguments, "--out", root / "c.jsonl")
+        assert result.exit_code == 2
+        return result.stderr
+
+    assert "--words goes with --order captions" in fails(root, "--order", "importance", "--words", root / "w.txt")
+    assert "no instances_val2018.json; parts there: train2017, val2017" in fails(
+        root, "--order", "importance", "--part", "val2018"
+    )
+    assert "expected files captions_PART.json" in fails(root / "val2017", "--order", "captions")
+    assert "Missing option" in fails(root)

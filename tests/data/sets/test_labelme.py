@@ -1,0 +1,147 @@
+"""LabelMe as its web tool writes it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tagrank.data.manifest import read_manifest
+
+Write = Callable[..., Path]
+Prepare = Callable[..., Result]
+
+
+def thing(number: int, name: str, deleted: str = "0", polygon: bool = True) -> str:
+    outline = "<pt><x>1078</x><y>858</y></pt><pt><x>1123</x><y>854</y></pt>" if polygon else ""
+    return (
+        f"<object><name>{name}</name><deleted>{deleted}</deleted><verified>0</verified><occluded>no</occluded>"
+        "<attributes/><parts><hasparts/><ispartof>3</ispartof></parts><date>25-Jul-2014 08:40:31</date>"
+        f"<id>{number}</id><polygon><username>admin</username>{outline}</polygon></object>"
+    )
+
+
+def annotation(file: str, *things: str) -> str:
+    size = "<imagesize><nrows>1920</nrows><ncols>2560</ncols></imagesize>"
+    source = "<source><sourceAnnotation>LabelMe Webtool</sourceAnnotation></source>"
+    return f"<annotation><filename>{file}</filename><folder>street</folder>{source}{size}{''.join(things)}</annotation>"
+
+
+@pytest.fixture
+def root(write: Write, tmp_path: Path) -> Path:
+    trees = {
+        "street/a": annotation("\na.jpg\n", thing(2, "\nCars\n"), thing(0, "car"), thing(1, "Traffic  Lights")),
+        "street/b": annotation("b.jpg", thing(0, "sky", deleted="1"), thing(1, ""), thing(2, "people", polygon=False)),
+        "street/c": annotation("c.jpg", thing(0, "tree", deleted="1\n")),
+        "users/ana/static_ñ/é": annotation("é.jpg", thing(0, "árbol"), thing(1, "building"), thing(2, "Men")),
+        "users/ana/d": "<annotation><folder>x</folder>" + thing(0, "car") + thing(1, "building") + "</annotation>",
+    }
+    for name, text in trees.items():
+        write(f"Annotations/{name}.xml", text)
+        write(f"Images/{name}.jpg")
+    write("Annotations/street/.DS_Store", "no annotation")
+    return tmp_path
+
+
+def test_order_of_drawing(root: Path, prepare: Prepare) -> None:
+    out = root / "labelme.jsonl"
+    result = prepare("labelme", root, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"{out}: 5 images read, 4 written with 6 different tags",
+        "left out: 1, no objects",
+    ]
+    manifest = read_manifest(out)
+    assert [(e.image, e.tags, e.split) for e in manifest.examples] == [
+        ("Images/street/a.jpg", ("car", "traffic light"), None),
+        ("Images/street/b.jpg", ("person",), None),
+        ("Images/users/ana/d.jpg", ("car", "building"), None),
+        ("Images/users/ana/static_ñ/é.jpg", ("árbol", "building", "man"), None),
+    ]
+    assert all(manifest.image_path(example).is_file() for example in manifest.examples)
+
+
+def test_synonyms_plurals_and_rare_names(root: Path, write: Write, prepare: Prepare) -> None:
+    synonyms = write("synonyms.txt", "person: man\nvehicle: cars, car\n")
+    out = root / "labelme.jsonl"
+    assert prepare("labelme", root, "--synonyms", synonyms, "--min-count", 2, "--out", out).exit_code == 0
+    assert [e.tags for e in read_manifest(out).examples] == [
+        ("vehicle",),
+        ("person",),
+        ("vehicle", "building"),
+        ("building", "person"),
+    ]
+    result = prepare("labelme", root, "--no-plurals", "--min-count", 2, "--out", out, "--overwrite")
+    assert [e.tags for e in read_manifest(out).examples] == [("car",), ("car", "building"), ("building",)]
+    assert "left out: 1, no tag that 2 images have" in result.stdout
+    nothing = prepare("labelme", root, "--min-count", 9, "--out", out, "--overwrite")
+    assert nothing.exit_code == 2
+    assert nothing.stderr == (
+        f"tagrank: {out}: none of the 5 images is left to write: 4 no tag that 9 images have, 1 no objects\n"
+    )
+    assert len(read_manifest(out)) == 3, "the old manifest is as it was"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "annotation empty"),
+        (annotation("a.jpg", thing(0, "a & b")), "damaged XML"),
+        (annotation("a.jpg", thing(0, "ñ")).encode("latin-1"), "damaged XML"),
+        (annotation("../a.jpg", thing(0, "car")), "file name with a folder"),
+        (annotation("none.jpg", thing(0, "car")), "image missing"),
+        (annotation("a.jpg\x85".replace("\x85", "&#133;b"), thing(0, "car")), "image missing"),
+        (annotation("é.jpg", thing(0, "a&#155;b")), "not fit for a manifest"),
+        (annotation("d.jpg", thing(0, "car")), "image there twice"),
+        ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation/>', "XML with definitions of its own"),
+    ],
+)
+def test_damaged_annotations(root: Path, write: Write, prepare: Prepare, text: str | bytes, kind: str) -> None:
+    write("Images/users/ana/é.jpg")
+    path = write("Annotations/users/ana/e.xml", text)
+    failed = prepare("labelme", root, "--out", root / "l.jsonl")
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert not (root / "l.jsonl").exists()
+    skipped = prepare("labelme", root, "--out", root / "l.jsonl", "--on-error", "skip")
+    assert skipped.exit_code == 1
+    assert f"left out: 1, {kind}\n" in skipped.stdout
+    assert skipped.stderr == failed.stderr
+    assert len(read_manifest(root / "l.jsonl")) == 4
+    if kind.startswith(("annotation", "damaged", "XML", "file")):
+        assert failed.stderr.startswith(f"tagrank: {path}: {kind}")
+
+
+def test_folders_that_are_not_there(root: Path, write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    def fails(*arguments: object) -> str:
+        result = prepare("labelme", *arguments)
+        assert result.exit_code == 2
+        return result.stderr
+
+    assert "Images: expected the folder of the images" in fails(root / "street", "--out", root / "street" / "l.jsonl")
+    write("empty/Images/a.jpg")
+    assert "Annotations: no such file or directory" in fails(root / "empty", "--out", root / "empty" / "l.jsonl")
+    write("empty/Annotations/a.txt", "")
+    assert "Annotations: no XML files" in fails(root / "empty", "--out", root / "empty" / "l.jsonl")
+    assert "no such file" in fails(root, "--synonyms", root / "none.txt", "--out", root / "l.jsonl")
+
+
+def test_a_link_to_the_images_serves(root: Path, tmp_path: Path, prepare: Prepare) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "Images").symlink_to(root / "Images")
+    (tmp_path / "mine" / "Annotations").symlink_to(root / "Annotations")
+    out = tmp_path / "mine" / "l.jsonl"
+    assert prepare("labelme", tmp_path / "mine", "--out", out).exit_code == 0
+    manifest = read_manifest(out)
+    assert manifest.examples[0].image == "Images/street/a.jpg"
+    assert manifest.image_path(manifest.examples[0]).is_file()
+
+
+def test_names_that_are_not_utf8(root: Path, prepare: Prepare) -> None:
+    folder = root / "Annotations" / "street"
+    (folder / "b.xml").rename(bytes(folder).decode() + "/b\udce9.xml")
+    (folder / "a.xml").write_bytes(annotation("", thing(0, "car")).encode())
+    (Path(bytes(folder).decode() + "/b\udce9.xml")).write_text(annotation("", thing(0, "car")))
+    Path(f"{root}/Images/street/b\udce9.jpg").write_bytes(b"\xff")
+    result = prepare("labelme", root, "--out", root / "l.jsonl", "--on-error", "skip")
+    assert "left out: 1, not fit for a manifest" in result.stdout
+    assert read_manifest(root / "l.jsonl").examples[0].image == "Images/street/a.jpg"

@@ -1,0 +1,188 @@
+"""Open Images' CSV files, and anybody's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tagrank.data.manifest import read_manifest
+
+Write = Callable[..., Path]
+Prepare = Callable[..., Result]
+BOXES = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside,"
+    "XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y"
+)
+TREE, CAR, FACE = "/m/07j7r", "/m/0k4j", "/m/0dzct"
+
+
+def box(image: str, label: str, x0: object, x1: object, y0: object, y1: object) -> str:
+    return f"{image},xclick,{label},1,{x0},{x1},{y0},{y1},0,1,0,0,0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8"
+
+
+@pytest.fixture
+def root(write: Write, tmp_path: Path) -> Path:
+    write("classes.csv", f'LabelName,DisplayName\r\n{TREE},Tree\r\n{CAR},"Car, motor"\r\n{FACE},Human face\r\n')
+    rows = [
+        BOXES,
+        box("000002b66c9c498e", TREE, 0, 0.3, 0, 0.3),
+        box("000002b66c9c498e", CAR, 0.4, 0.6, 0.4, 0.6),
+        box("000002b66c9c498e", TREE, 0.5, 0.500001, 0.1, 0.1),
+        box("000004f4400f6ec5", FACE, "0.000000", "1.000000", 0, 1),
+    ]
+    write("oidv6-train-annotations-bbox.csv", "\n".join(rows) + "\n")
+    write("validation-annotations-bbox.csv", "\n".join([BOXES, box("00075905539074f2", CAR, 0, 1, 0, 1)]))
+    for image in ("train/000002b66c9c498e", "train/000004f4400f6ec5", "validation/00075905539074f2"):
+        write(f"images/{image}.jpg")
+    return tmp_path
+
+
+def test_boxes(root: Path, prepare: Prepare) -> None:
+    out = root / "openimages.jsonl"
+    files = (root / "oidv6-train-annotations-bbox.csv", root / "validation-annotations-bbox.csv")
+    options = ("--classes", root / "classes.csv", "--images", root / "images", "--out", out)
+    result = prepare("openimages", *files, *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out}: 3 images read, 3 written with 3 different tags\n"
+    manifest = read_manifest(out)
+    assert [(e.image, e.tags, e.split) for e in manifest.examples] == [
+        ("images/train/000002b66c9c498e.jpg", ("Car, motor", "Tree"), "train"),
+        ("images/train/000004f4400f6ec5.jpg", ("Human face",), "train"),
+        ("images/validation/00075905539074f2.jpg", ("Car, motor",), "validation"),
+    ]
+    assert all(manifest.image_path(example).is_file() for example in manifest.examples)
+
+
+def test_labels_by_confidence(root: Path, write: Write, prepare: Prepare) -> None:
+    labels = write(
+        "train-annotations-machine-imagelabels.csv",
+        "\ufeffImageID,Source,LabelName,Confidence\r\n"
+        f"000002b66c9c498e,machine,{TREE},0.5\r\n"
+        f"000002b66c9c498e,machine,{CAR},0.9\r\n"
+        f"000002b66c9c498e,verification,{TREE},1\r\n"
+        f"000002b66c9c498e,verification,{FACE},0\r\n"
+        f"000004f4400f6ec5,verification,{FACE},0\r\n",
+    )
+    options = ("--classes", write("c.csv", f"{TREE},Tree\n{CAR},Car\n{FACE},Face\n"), "--images", root / "images")
+    result = prepare("openimages", labels, *options, "--out", root / "o.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "left out: 1, no labels" in result.stdout
+    assert [e.tags for e in read_manifest(root / "o.jsonl").examples] == [("Tree", "Car")]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        (box("000004f4400f6ec5", CAR, 0, 1, 0, 1), None),
+        (box("000002b66c9c498e", CAR, 0, 1, 0, 1), "image there twice"),
+        (box("000004f4400f6ec5", "/m/none", 0, 1, 0, 1), "class without a description"),
+        (box("000004f4400f6ec5", CAR, 0, 1.5, 0, 1), "not a number from 0 to 1"),
+        (box("000004f4400f6ec5", CAR, "nan", 1, 0, 1), "not a number from 0 to 1"),
+        (box("000004f4400f6ec5", CAR, 0.6, 0.5, 0, 1), "box inside out"),
+        (box("0000000000000000", CAR, 0, 1, 0, 1), "image missing"),
+        (box("../x", CAR, 0, 1, 0, 1), "no image named"),
+        ("000004f4400f6ec5,xclick,/m/0k4j,1,0,1", "row of another length"),
+    ],
+)
+def test_damaged_boxes(root: Path, prepare: Prepare, row: str, kind: str | None) -> None:
+    path = root / "oidv6-train-annotations-bbox.csv"
+    path.write_text(path.read_text() + row + "\n")
+    arguments = ("openimages", path, "--classes", root / "classes.csv", "--images", root / "images")
+    failed = prepare(*arguments, "--out", root / "o.jsonl")
+    if kind is None:
+        assert failed.exit_code == 0
+        return
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert "line 3: image" in failed.stderr if kind == "image there twice" else kind in failed.stderr
+    skipped = prepare(*arguments, "--out", root / "o.jsonl", "--on-error", "skip")
+    assert skipped.exit_code == 1
+    assert f"left out: 1, {kind}" in skipped.stdout
+    assert skipped.stderr == failed.stderr
+
+
+def test_damaged_files_of_open_images(root: Path, write: Write, prepare: Prepare) -> None:
+    def fails(boxes: str | bytes = BOXES, classes: str = f"{TREE},Tree\n") -> str:
+        options = ("--classes", write("c.csv", classes), "--images", root / "images", "--on-error", "skip")
+        result = prepare("openimages", write("boxes.csv", boxes), *options, "--out", root / "o.jsonl")
+        assert (result.exit_code, result.stdout) == (2, "")
+        return result.stderr
+
+    assert "boxes.csv: expected a first line" in fails("")
+    assert "expected at least one example to write" in fails()
+    assert "the column 'ImageID' is missing; columns: image, tags" in fails("image,tags\n")
+    assert "the column 'YMin' is there twice" in fails(BOXES.replace("YMax", "YMin") + "\n")
+    assert "boxes.csv: not UTF-8, somewhere after line 0" in fails(b"\xff\xfe" + BOXES.encode("utf-16-le"))
+    assert "boxes.csv, after line 1: not CSV" in fails(BOXES + '\n"a"b,\n')
+    assert "c.csv: expected two columns" in fails(classes="/m/1,a,b\n")
+    assert "c.csv, line 2: expected a label such as" in fails(classes="id,name\nTree,/m/1\n")
+    assert "c.csv, line 2: the label /m/1 has the name 'a' already" in fails(classes="/m/1,a\n/m/1,b\n")
+    assert "c.csv, line 2: row of another length" in fails(classes="/m/1,a\n/m/2\n")
+
+
+def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    rows = [
+        "photo;people;when;part",
+        'a/é.jpg;"dog | ""red"" ball|dog";1;train',
+        "b.jpg;cat ||;2;val",
+        "b.jpg;bowl|cat;3;val",
+        "",
+        'c.jpg;" ";4;',
+        '"d\n.jpg";x;5;',
+    ]
+    path = write("photos.csv", "\ufeff" + "\r\n".join(rows))
+    for image in ("a/é.jpg", "b.jpg", "c.jpg", "d\n.jpg"):
+        write(image)
+    columns = ("--image-column", "photo", "--tags-column", "people", "--split-column", "part")
+    options = (*columns, "--separator", "|", "--delimiter", ";", "--out", tmp_path / "m.jsonl")
+    result = prepare("csv", path, *options, "--on-error", "skip")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / 'm.jsonl'}: 4 images read, 2 written with 4 different tags",
+        "left out: 1, no tags",
+        "left out: 1, not fit for a manifest",
+    ]
+    a, b = read_manifest(tmp_path / "m.jsonl").examples
+    assert (a.image, a.tags, a.split) == ("a/é.jpg", ("dog", '"red" ball'), "train")
+    # cat: 1 and 1/2; bowl: 1
+    assert (b.image, b.lists, b.tags, b.split) == ("b.jpg", (("cat",), ("bowl", "cat")), ("cat", "bowl"), "val")
+    assert prepare("csv", path, *options).exit_code == 2
+
+
+def test_csv_with_tabulators_and_images_elsewhere(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    path = write("lists/photos.tsv", "image\ttags\na.jpg\tdog, ball\n")
+    write("photos/a.jpg")
+    arguments = ("csv", path, "--images", tmp_path / "photos", "--delimiter", "tab", "--out", tmp_path / "m.jsonl")
+    assert prepare(*arguments).exit_code == 0
+    assert [(e.image, e.tags) for e in read_manifest(tmp_path / "m.jsonl").examples] == [
+        ("photos/a.jpg", ("dog", "ball"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("image,tags\na.jpg,dog,ball\n", (), "line 2: row of another length: expected 2 fields, got 3"),
+        ("image,tags\n,dog\n", (), "line 2: no image named"),
+        ("image,tags\n/etc/passwd,dog\n", ("--no-check-images",), "a path to a file inside the manifest's folder"),
+        ("image,tags\n../a.jpg,dog\n", ("--no-check-images",), "a path to a file inside the manifest's folder"),
+        ("image,tags\na.jpg,dog\nb.jpg,dog\na.jpg,cat\n", (), "line 3: image 'a.jpg' is already on line 1"),
+        ("image,tags,s\na.jpg,dog,night\n", ("--split-column", "s"), "line 2: unknown split"),
+        ("image,tags,s\na.jpg,x,test\na.jpg,x,val\n", ("--split-column", "s"), "image in several splits: test, val"),
+        ("image,tags\na.jpg,dog\n", ("--split-column", "s"), "the column 's' is missing; columns: image, tags"),
+        ("image,tags\na.jpg,dog\n", ("--delimiter", ";;"), "--delimiter: expected one character or 'tab'"),
+        ("image,tags\na.jpg,dog\n", ("--separator", ""), "--separator: expected at least one character"),
+        ("image,tags\n" + "a" * 200_000 + ",dog\n", (), "after line 1: not CSV (field larger than field limit"),
+    ],
+)
+def test_bad_csv(
+    write: Write, prepare: Prepare, tmp_path: Path, text: str, options: tuple[str, ...], message: str
+) -> None:
+    path = write("photos.csv", text)
+    write("a.jpg")
+    write("b.jpg")
+    result = prepare("csv", path, *options, "--out", tmp_path / "m.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "m.jsonl").exists()
+    assert not list(tmp_path.glob(".*.tmp"))

@@ -9,14 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode, decode_feedback
 from tagrank.errors import InputError
+from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.model import TagRanker
 
 FORMAT = 1
@@ -139,6 +142,35 @@ class Annotator:
             for batch in self._batches(features, batch_size)
             for ranking in decode_feedback(self.ranker, batch, decoder, output, **options)
         ]
+
+    def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
+        """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.
+
+        A model with feedback reads each list as it goes, in one pass (teacher forcing).
+
+        Args:
+            features: as for :meth:`probabilities`.
+            lists: of these images, at least one each, in the order of the images.
+            batch_size: images, or with feedback lists, at a time.
+
+        Returns:
+            ``[N]`` float64, in nats per list.
+        """
+        if not self.ranker.feedback:
+            p = self.probabilities(features, batch_size)
+            return negative_log_likelihood(p.clamp(min=torch.finfo(p.dtype).tiny).log(), lists)
+        rows = self._batches(features[lists.image_index], batch_size)
+        previous = lists.targets[:, :-1].clamp(min=0).split(batch_size)
+        chosen = []
+        with torch.no_grad():
+            for batch, tags, targets in zip(rows, previous, lists.targets.split(batch_size), strict=True):
+                log_p = self.ranker(batch, tags.to(batch.device)).log_softmax(-1)
+                alone = ListTargets(targets, torch.arange(len(targets)))
+                chosen.append(negative_log_likelihood(log_p, alone))
+        per_list = np.concatenate(chosen)
+        counts = np.bincount(lists.image_index.numpy(), minlength=len(features))
+        mean: FloatArray = np.bincount(lists.image_index.numpy(), per_list, minlength=len(features)) / counts
+        return mean
 
     def check_decoder(self, decoder: str | None) -> str:
         """The decoder to use, ``"expected_gain"`` for ``None``, where it goes with the model."""

@@ -17,6 +17,9 @@ COLUMNS = {
     "precision@5": "P@5",
     "recall@5": "R@5",
     "f1@5": "F1@5",
+    "rbo": "RBO",
+    "kendall_tau": "tau",
+    "overlap": "on tags",
     "nll": "NLL",
 }
 

@@ -60,7 +60,17 @@ def photos(world: Path) -> list[Path]:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("demo", "features", "train", "evaluate", "annotate", "report", "env"):
+    for command in (
+        "demo",
+        "features",
+        "train",
+        "evaluate",
+        "annotate",
+        "report",
+        "env",
+        "index",
+        "search",
+    ):
         result = tagrank(command, "--help")
         assert result.exit_code == 0
         assert f"tagrank {command}" in result.stdout.split("Example:")[1]
@@ -156,7 +166,7 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
         "nearest neighbours",
         "linear classifier",
         "two-layer classifier",
-        "captioning LSTM, greedy",
+        "captioning LSTM, expected gain",
     ]
     for row in rows:
         assert row["name"] in result.stdout

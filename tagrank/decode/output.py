@@ -101,9 +101,9 @@ class OutputTags:
         target = np.append(np.where(self.group < 0, len(self.tags) + 1, self.group), len(self.tags))
         if np.array_equal(target, np.arange(p.shape[-1])):
             return p
-        merged = np.zeros((*p.shape[:-1], len(self.tags) + 2))
-        np.add.at(merged, (..., target), p)
-        return merged[..., :-1]
+        merged = np.zeros((len(self.tags) + 2, *p.shape[:-1]))
+        np.add.at(merged, target, np.moveaxis(p, -1, 0))
+        return np.moveaxis(merged[:-1], 0, -1)
 
     def ranking(self, classes: list[int], scores: Array, threshold: float | None) -> Ranking:
         """Ranked classes of one image as tags, those that are likely enough by the scores ``[G]`` of all classes."""

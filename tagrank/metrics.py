@@ -153,7 +153,8 @@ def _kendall_tau(image: IntArray, ref_place: IntArray, overlap: IntArray) -> Flo
         order = np.sign(ref_place[apart:] - ref_place[:-apart])
         balance += np.bincount(image[apart:][same], order[same], minlength=len(overlap))
     pairs = overlap * (overlap - 1) / 2
-    return np.divide(balance, pairs, out=np.full(len(overlap), np.nan), where=pairs > 0)
+    tau: FloatArray = np.divide(balance, pairs, out=np.full(len(overlap), np.nan), where=pairs > 0)
+    return tau
 
 
 def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> FloatArray:

@@ -26,7 +26,8 @@ class DecoderState(NamedTuple):
 
     def take(self, rows: Tensor) -> "DecoderState":
         """The states of some rows, in the order asked for; a row may be asked for more than once."""
-        return DecoderState(*(None if part is None else part[rows] for part in self))
+        h, c = (None if part is None else part[rows] for part in self[1:])
+        return DecoderState(self.gates[rows], h, c)
 
 
 class TagRanker(nn.Module):

@@ -3,8 +3,8 @@
 The index is written by the writer that ``tagrank index`` uses, from random distributions, and takes some 2.5 GB below
 ``--folder``. Then queries of one to five tags are searched for, in order and in any order, and photographs like one of
 the index; figures are medians over different queries, none asked twice, of an index that the system has in its cache.
-Opening the index and one query are timed with the cache emptied of it: what the system reads ahead counts. Before anything is timed, scores are compared with
-float64 probabilities that never were in the index.
+Opening the index and one query are timed together with the cache emptied of it: what the system reads ahead counts.
+Before anything is timed, scores are compared with float64 probabilities that never were in the index.
 """
 
 import argparse

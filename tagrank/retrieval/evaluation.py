@@ -1,4 +1,4 @@
-"""How well photographs are found, by the retrieval NDCG of Hwang and Grauman.
+"""How well photographs are found, by a retrieval NDCG after Hwang and Grauman.
 
 Hwang and Grauman (2012, "Learning the Relative Importance of Objects from Tagged Images for Retrieval and Cross-Modal
 Search") judge a ranking of photographs by

@@ -36,6 +36,7 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.annotate --json benchmarks/results/annotate.json
 	$(BIN)/python -m benchmarks.store --json benchmarks/results/store.json
 	$(BIN)/python -m benchmarks.prepare --json benchmarks/results/prepare.json
+	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
 
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): GPU tests, then the comparison.
 	$(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .

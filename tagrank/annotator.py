@@ -9,14 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import DECODERS, RankedTag, Ranking, decode
+from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode, decode_feedback
 from tagrank.errors import InputError
+from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.model import TagRanker
 
 FORMAT = 1
@@ -57,11 +60,6 @@ class Annotator:
             self._trained.spec = self.backbone_spec
         self._backbone = self._trained
 
-    @property
-    def default_decoder(self) -> str:
-        """``expected_gain``; for a model with feedback, whose positions are not independent, ``greedy``."""
-        return "greedy" if self.ranker.feedback else "expected_gain"
-
     def backbone(self, weights: str | Path | None = None) -> Backbone:
         """The backbone of the model's features, loaded on first use.
 
@@ -93,13 +91,15 @@ class Annotator:
         Raises:
             InputError: the features have another size than the model takes.
         """
+        return torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
+
+    def _batches(self, features: Tensor, batch_size: int) -> Iterator[Tensor]:
         if features.dim() != 2 or features.shape[1] != self.ranker.feature_size:
             raise InputError(
                 f"features: the model takes {self.ranker.feature_size} per image, got shape {list(features.shape)}"
             )
         weight = next(self.ranker.parameters())
-        batches = features.split(batch_size)
-        return torch.cat([self.ranker.predict(b.to(weight.device, weight.dtype)).cpu() for b in batches])
+        return (batch.to(weight.device, weight.dtype) for batch in features.split(batch_size))
 
     def rank(
         self,
@@ -108,8 +108,23 @@ class Annotator:
         decoder: str | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        output: OutputTags | None = None,
+        beams: int = 8,
+        samples: int = 64,
+        batch_size: int = 256,
     ) -> list[Ranking]:
-        """Ranked lists of tag indices for features ``[N, D]``; the options are those of :func:`tagrank.decode.decode`.
+        """Ranked lists of tag indices for features ``[N, D]``.
+
+        Args:
+            features: as for :meth:`probabilities`.
+            decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
+                :func:`tagrank.decode.decode_feedback`; ``"expected_gain"`` where left out.
+            top_k: this many tags in place of a length chosen by the model.
+            threshold: keep tags at least this likely to be on a person's list.
+            output: which tags may be on a list, and what they need; all where left out.
+            beams: of the decoder ``"beam"``.
+            samples: lists drawn per image from a model with feedback.
+            batch_size: images at a time.
 
         Raises:
             InputError: the decoder does not exist, or does not go with this model.
@@ -117,19 +132,57 @@ class Annotator:
         decoder = self.check_decoder(decoder)
         if len(features) == 0:
             return []
-        return decode(self.probabilities(features), decoder, top_k=top_k, threshold=threshold)
+        if not self.ranker.feedback:
+            probabilities = self.probabilities(features, batch_size)
+            return decode(probabilities, decoder, top_k=top_k, threshold=threshold, output=output)
+        output = output or OutputTags(self.vocabulary)
+        options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
+        return [
+            ranking
+            for batch in self._batches(features, batch_size)
+            for ranking in decode_feedback(self.ranker, batch, decoder, output, **options)
+        ]
+
+    def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
+        """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.
+
+        A model with feedback reads each list as it goes, in one pass (teacher forcing).
+
+        Args:
+            features: as for :meth:`probabilities`.
+            lists: of these images, at least one each, in the order of the images.
+            batch_size: images, or with feedback lists, at a time.
+
+        Returns:
+            ``[N]`` float64, in nats per list.
+        """
+        if not self.ranker.feedback:
+            p = self.probabilities(features, batch_size)
+            return negative_log_likelihood(p.clamp(min=torch.finfo(p.dtype).tiny).log(), lists)
+        rows = self._batches(features[lists.image_index], batch_size)
+        previous = lists.targets[:, :-1].clamp(min=0).split(batch_size)
+        chosen = []
+        with torch.no_grad():
+            for batch, tags, targets in zip(rows, previous, lists.targets.split(batch_size), strict=True):
+                log_p = self.ranker(batch, tags.to(batch.device)).log_softmax(-1)
+                alone = ListTargets(targets, torch.arange(len(targets)))
+                chosen.append(negative_log_likelihood(log_p, alone))
+        per_list = np.concatenate(chosen)
+        counts = np.bincount(lists.image_index.numpy(), minlength=len(features))
+        mean: FloatArray = np.bincount(lists.image_index.numpy(), per_list, minlength=len(features)) / counts
+        return mean
 
     def check_decoder(self, decoder: str | None) -> str:
-        """The decoder to use, where this one (or, with ``None``, the default) goes with the model."""
+        """The decoder to use, ``"expected_gain"`` for ``None``, where it goes with the model."""
+        known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
         if decoder is None:
-            return self.default_decoder
-        if decoder not in DECODERS:
-            raise InputError(f"decoder: expected one of {', '.join(DECODERS)}; got {decoder!r}")
-        if self.ranker.feedback and decoder != "greedy":
-            raise InputError(
-                f"decoder: {decoder!r} needs positions that do not depend on each other; "
-                "this model reads its own tags, so it takes 'greedy' alone"
-            )
+            return "expected_gain"
+        if decoder not in known:
+            raise InputError(f"decoder: expected one of {', '.join(known)}; got {decoder!r}")
+        takes = FEEDBACK_DECODERS if self.ranker.feedback else tuple(DECODERS)
+        if decoder not in takes:
+            kind = "reads its own tags" if self.ranker.feedback else "does not read its own tags"
+            raise InputError(f"decoder: this model {kind}: expected one of {', '.join(takes)}; got {decoder!r}")
         return decoder
 
     def annotate(
@@ -140,7 +193,7 @@ class Annotator:
         Args:
             paths: image files.
             batch_size: photographs at a time.
-            **options: ``decoder``, ``top_k``, ``threshold`` of :meth:`rank`.
+            **options: of :meth:`rank`, but for ``batch_size``.
 
         Yields:
             The path and its tags, or the error that tells what is wrong with the file.
@@ -155,14 +208,15 @@ class Annotator:
             for (path, _), ranking in zip(batch, rankings, strict=True):
                 while (before := next(waiting)) != path:
                     yield before, errors[before]
-                yield path, self.tags(ranking)
+                yield path, self.tags(ranking, options.get("output"))
         for path in waiting:
             yield path, errors[path]
 
-    def tags(self, ranking: Ranking) -> list[RankedTag]:
-        """A ranking of indices in words."""
+    def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
+        """A ranking of indices in words, those of ``output`` where it was made with it."""
+        vocabulary = self.vocabulary if output is None else output.vocabulary
         return [
-            RankedTag(self.vocabulary.tag(v), rank, score)
+            RankedTag(vocabulary.tag(v), rank, score)
             for rank, (v, score) in enumerate(zip(ranking.tags, ranking.scores, strict=True), start=1)
         ]
 

@@ -8,8 +8,9 @@ from tagrank.annotator import Annotator
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.evaluation import Row, evaluate, evaluate_baselines
-from tagrank.metrics import evaluate_rankings
+from tagrank.decode import OutputTags
+from tagrank.evaluation import Judgement, Row, evaluate_baselines, judge
+from tagrank.mistakes import order_confusions
 from tagrank.runs import read_history, train, training_part
 from tagrank.tables import COLUMNS
 
@@ -40,23 +41,25 @@ def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = T
         load_labelled(part, backbone=annotator.backbone(), progress=progress)
         for part in (training_part(manifest), manifest.select("test"))
     )
-    rows = [evaluate(annotator, images)]
-    rows += evaluate_baselines(annotator, train_images, images, seed=seed, progress=progress)
+    ours = judge(annotator, images)
+    baselines = evaluate_baselines(annotator, train_images, images, seed=seed, progress=progress)
     report = out / "report.html"
-    write_model_report(report, annotator, images, rows, read_history(out / "model"), root=manifest.root)
-    return rows, report
+    write_model_report(report, annotator, images, ours, baselines, read_history(out / "model"), root=manifest.root)
+    return [ours.row(), *baselines], report
 
 
 def write_model_report(
     path: Path,
     annotator: Annotator,
     images: LabelledImages,
-    rows: Sequence[Mapping[str, Any]],
+    ours: Judgement,
+    baselines: Sequence[Row],
     history: Sequence[Mapping[str, float]],
     *,
     root: Path,
-    decoder: str | None = None,
     examples: int = 48,
+    worst: int = 12,
+    **options: Any,
 ) -> None:
     """Write the report of a model: see :func:`tagrank.report.write_report`.
 
@@ -64,34 +67,58 @@ def write_model_report(
         path: the HTML file.
         annotator: the model.
         images: what it was judged by.
-        rows: the table, the model's row first.
+        ours: the judgement.
+        baselines: more rows of the table.
         history: metrics by epoch; may be empty.
         root: the folder of the pictures. Those that are not there are not shown.
-        decoder: as for :meth:`Annotator.rank`.
         examples: how many pictures to show, evenly spaced over the set.
+        worst: how many of the pictures with the worst lists to show.
+        **options: what the judgement was made with, of :meth:`Annotator.rank`.
     """
-    from tagrank.report import ReportExample, write_report
+    from tagrank.report import OrderMistake, ReportExample, write_report
+
+    output: OutputTags | None = options.get("output")
+    named = images if output is None else images.renamed(output.rename)
+    tag = (annotator.vocabulary if output is None else output.vocabulary).tag
+
+    def cards(rows: Sequence[int]) -> list[ReportExample]:
+        """Of some pictures, with lists of the length that the model chooses."""
+        return [
+            ReportExample(
+                example.image,
+                root / example.image,
+                annotator.tags(ranking, output),
+                example.tags,
+                example.lists,
+                float(ours.per_image["ndcg@5"][row]),
+            )
+            for row, ranking in zip(rows, annotator.rank(images.inputs[list(rows)], **options), strict=True)
+            for example in [named.examples[row]]
+        ]
 
     there = [i for i, example in enumerate(images.examples) if (root / example.image).is_file()]
-    shown = images.take([there[i * len(there) // examples] for i in range(min(examples, len(there)))])
-    decoder = annotator.check_decoder(decoder)
-    cards = []
-    if len(shown):
-        rankings = annotator.rank(shown.inputs, decoder=decoder)
-        references = shown.references(annotator.vocabulary)
-        scores = evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].tolist()
-        for example, ranking, ndcg in zip(shown.examples, rankings, scores, strict=True):
-            image = root / example.image
-            cards.append(
-                ReportExample(example.image, image, annotator.tags(ranking), example.tags, example.lists, ndcg)
-            )
+    spread = [there[i * len(there) // examples] for i in range(min(examples, len(there)))]
+    by_score = sorted(there, key=lambda i: float(ours.per_image["ndcg@5"][i]))
     spec = annotator.backbone_spec
     summary = {
         "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.lstm.hidden_size}",
         "backbone": "unknown" if spec is None else ", ".join(spec.values()),
-        "decoder": decoder.replace("_", " "),
+        "decoder": annotator.check_decoder(options.get("decoder")).replace("_", " "),
         "vocabulary": f"{len(annotator.vocabulary)} tags",
         "judged by": f"{len(images)} images",
     }
-    columns = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in rows]
-    write_report(path, title="Ranked tags", summary=summary, rows=columns, history=history, examples=cards)
+    rows = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in (ours.row(), *baselines)]
+    mistakes = [
+        OrderMistake(tag(c.first), tag(c.second), c.wrong, c.total)
+        for c in order_confusions(ours.rankings, ours.references)
+    ]
+    write_report(
+        path,
+        title="Ranked tags",
+        summary=summary,
+        rows=rows,
+        history=history,
+        examples=cards(spread),
+        worst=cards(by_score[:worst]),
+        confusions=mistakes,
+    )

@@ -2,27 +2,57 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tagrank.annotator import Annotator
 from tagrank.baselines import Baseline, FrequencyPrior, LinearClassifier, MLPClassifier, NearestNeighbours
 from tagrank.data.labelled import LabelledImages
 from tagrank.data.targets import encode_lists
-from tagrank.decode import decode
-from tagrank.metrics import evaluate_rankings, negative_log_likelihood, summarise
+from tagrank.decode import OutputTags
+from tagrank.metrics import FloatArray, evaluate_order, evaluate_rankings, summarise
 from tagrank.presets import PRESETS, Preset
 from tagrank.runs import fit_ranker, hold_out
+from tagrank.significance import bootstrap_intervals
 
 KS = (1, 3, 5, 10)
 
 Row = dict[str, Any]
 
 
-def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None = None, name: str = "tagrank") -> Row:
+@dataclass(frozen=True)
+class Judgement:
+    """A model's lists of some images, and the measures of each.
+
+    Attributes:
+        name: what judged lists are called in a table.
+        rankings: tags by index, ten or fewer an image.
+        references: people's lists that they were compared with.
+        per_image: arrays ``[N]`` by measure; NaN where an image does not have it.
+    """
+
+    name: str
+    rankings: Sequence[Sequence[int]]
+    references: Sequence[Sequence[int]]
+    per_image: dict[str, FloatArray]
+
+    def row(self) -> Row:
+        """``name``, the mean of each measure, and ``intervals``: the ends of their 95% confidence intervals."""
+        return {"name": self.name, **summarise(self.per_image), "intervals": bootstrap_intervals(self.per_image)}
+
+
+def judge(
+    annotator: Annotator,
+    images: LabelledImages,
+    decoder: str | None = None,
+    name: str = "tagrank",
+    *,
+    output: OutputTags | None = None,
+    **options: Any,
+) -> Judgement:
     """Judge a model by the lists of images it was not trained on.
 
     Args:
@@ -30,17 +60,26 @@ def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None =
         images: with features.
         decoder: as for :meth:`Annotator.rank`.
         name: what the row is called.
+        output: as for :meth:`Annotator.rank`; people's lists are brought under its names too.
+        **options: ``beams``, ``samples`` and ``threshold`` of :meth:`Annotator.rank`.
 
     Returns:
-        ``name``, the means of :func:`tagrank.metrics.evaluate_rankings` at 1, 3, 5 and 10, and ``nll``, the mean
-        negative log-likelihood of a list in nats (lists that no tag of the vocabulary is on do not count).
+        The first ten tags of each image with :func:`tagrank.metrics.evaluate_rankings` at 1, 3, 5 and 10,
+        :func:`tagrank.metrics.evaluate_order`, and ``nll``, the negative log-likelihood of the image's lists in nats
+        (lists that no tag of the vocabulary is on do not count; NaN where an image has no other).
     """
     decoder = annotator.check_decoder(decoder)
-    probabilities = annotator.probabilities(images.inputs)
-    rankings = [r.tags for r in decode(probabilities, decoder, top_k=max(KS))]
-    row = {"name": f"{name}, {decoder.replace('_', ' ')}", **_scores(rankings, images, annotator)}
-    nll = _negative_log_likelihood(annotator, images, probabilities)
-    return row if nll is None else row | {"nll": nll}
+    rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)]
+    vocabulary = annotator.vocabulary if output is None else output.vocabulary
+    named = images if output is None else images.renamed(output.rename)
+    references = named.references(vocabulary)
+    per_image = {**_scores(rankings, references), "nll": _negative_log_likelihood(annotator, images)}
+    return Judgement(f"{name}, {decoder.replace('_', ' ')}", rankings, references, per_image)
+
+
+def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None = None, name: str = "tagrank") -> Row:
+    """The row of :func:`judge`."""
+    return judge(annotator, images, decoder, name).row()
 
 
 def evaluate_baselines(
@@ -72,7 +111,8 @@ def evaluate_baselines(
     for baseline in baselines:
         baseline.fit(train_images.inputs, lists, len(vocabulary), seed)
         rankings = baseline.rank(images.inputs, max(KS))
-        rows.append({"name": baseline.name, **_scores(rankings, images, annotator)})
+        references = images.references(vocabulary)
+        rows.append(Judgement(baseline.name, rankings, references, _scores(rankings, references)).row())
 
     with tempfile.TemporaryDirectory() as folder:
         kept, held_out = hold_out(len(train_images), seed)
@@ -96,20 +136,16 @@ def _preset(annotator: Annotator) -> Preset:
     return Preset(**fields) if fields else PRESETS["default"]
 
 
-def _scores(rankings: Sequence[Sequence[int]], images: LabelledImages, annotator: Annotator) -> dict[str, float]:
-    return summarise(evaluate_rankings(rankings, images.references(annotator.vocabulary), KS))
+def _scores(rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, FloatArray]:
+    return {**evaluate_rankings(rankings, references, KS), **evaluate_order(rankings, references)}
 
 
-def _negative_log_likelihood(annotator: Annotator, images: LabelledImages, probabilities: Tensor) -> float | None:
-    """``None`` where no list has a tag that the model knows, and for a model with feedback, whose distributions
-    :meth:`TagRanker.predict` gives along one list alone."""
-    if annotator.ranker.feedback:
-        return None
+def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> FloatArray:
+    """Per image, by the model as it was trained: its own tags, whatever is shown of them."""
     lists = images.lists(annotator.vocabulary)
     kept = [i for i, image in enumerate(lists) if image]
-    if not kept:
-        return None
-    probabilities = probabilities[kept]
-    targets = encode_lists([lists[i] for i in kept], annotator.vocabulary.end, annotator.ranker.steps)
-    log_p = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
-    return float(negative_log_likelihood(log_p, targets).mean())
+    nll = np.full(len(images), np.nan)
+    if kept:
+        targets = encode_lists([lists[i] for i in kept], annotator.vocabulary.end, annotator.ranker.steps)
+        nll[kept] = annotator.negative_log_likelihood(images.inputs[kept], targets)
+    return nll

@@ -13,6 +13,9 @@ With ``n`` tags in the reference, ``r = 1..n`` the rank of a tag there, and ``p 
     NDCG@k    = DCG@k / (DCG@k of the reference itself, cut at k)
 
 NDCG does not depend on the scale of the gains; the last two are divided so that a long list cannot overflow.
+
+Rank-biased overlap (Webber, Moffat and Zobel, 2010) compares how many tags two lists share at each depth, and Kendall's
+tau whether the tags that they share are in the same order, whatever else is in the lists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -63,23 +66,16 @@ def evaluate_rankings(
         ValueError: the numbers of rankings and references differ, a list has a tag twice or a negative tag, a reference
             is empty, a ``k`` is below 1, or ``gain`` is not known.
     """
-    if len(rankings) != len(references):
-        raise ValueError(f"rankings: expected {len(references)}, one for each reference; got {len(rankings)}")
     if gain not in GAINS:
         raise ValueError(f"gain: expected one of {', '.join(GAINS)}; got {gain!r}")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks: expected cut-offs of at least 1, got {list(ks)}")
     depth = max(ks)
-    image, position, tag = _flatten(rankings, "rankings")
-    ref_image, ref_position, ref_tag = _flatten(references, "references")
+    image, position, ref_image, ref_position, found = _match(rankings, references)
     lengths = np.bincount(ref_image, minlength=len(references))
-    if not lengths.all():
-        raise ValueError(f"references: expected at least one tag each; the list of image {lengths.argmin()} is empty")
-
     rank, length = (ref_position + 1).astype(np.float64), lengths[ref_image].astype(np.float64)
     ref_gain = GAINS[gain](rank, length)
     ideal = _table(ref_image, ref_position, ref_gain, len(references), depth)
-    found = _find(image, tag, ref_image, ref_tag)
     hit = found >= 0
     gains = _table(image[hit], position[hit], ref_gain[found[hit]], len(references), depth)
     hits = _table(image[hit], position[hit], np.ones(hit.sum()), len(references), depth).cumsum(axis=1)
@@ -97,6 +93,68 @@ def evaluate_rankings(
     first[first] = ref_position[found[first]] == 0
     result["first_tag"] = np.bincount(image[first], minlength=len(references)).astype(np.float64)
     return result
+
+
+def evaluate_order(
+    rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]], persistence: float = 0.9
+) -> dict[str, FloatArray]:
+    """Compare whole lists: how much they overlap from the top down, and whether what they share is in the same order.
+
+    Args:
+        rankings: as for :func:`evaluate_rankings`.
+        references: as for :func:`evaluate_rankings`.
+        persistence: ``p`` of rank-biased overlap, in (0, 1): with what probability someone who has compared the lists
+            down to some depth goes on to the next.
+
+    Returns:
+        Arrays ``[N]``. ``"rbo"``: extrapolated rank-biased overlap, equation (32) of Webber et al., for lists of
+        different lengths; in [0, 1], 0 for an empty ranking. ``"kendall_tau"``: over the tags that both lists have,
+        pairs in the same order less pairs in the other, over all pairs; in [-1, 1], NaN where they share fewer than
+        two. ``"overlap"``: how many they share, what tau rests on.
+
+    Raises:
+        ValueError: the lists are not what :func:`evaluate_rankings` takes, or ``persistence`` is out of range.
+    """
+    if not 0 < persistence < 1:
+        raise ValueError(f"persistence: expected a number in (0, 1), got {persistence}")
+    image, position, _, ref_position, found = _match(rankings, references)
+    lengths = np.array([[len(a), len(b)] for a, b in zip(rankings, references, strict=True)]).reshape(-1, 2)
+    hit = found >= 0
+    image, place, ref_place = image[hit], position[hit], ref_position[found[hit]]
+    overlap = np.bincount(image, minlength=len(references))
+    return {
+        "rbo": _rank_biased_overlap(image, np.maximum(place, ref_place), lengths, persistence),
+        "kendall_tau": _kendall_tau(image, ref_place, overlap),
+        "overlap": overlap.astype(np.float64),
+    }
+
+
+def _rank_biased_overlap(image: IntArray, depth: IntArray, lengths: IntArray, p: float) -> FloatArray:
+    """From the 0-based depth at which a shared tag is in both lists, and the lengths ``[N, 2]`` of the lists."""
+    short, long = lengths.min(axis=1), lengths.max(axis=1)
+    depths = np.arange(1, 1 + max(long, default=0), dtype=np.float64)
+    shared = np.zeros((len(lengths), len(depths)))
+    np.add.at(shared, (image, depth), 1.0)
+    shared = shared.cumsum(axis=1)  # X_d
+    rows, s = np.arange(len(lengths)), np.maximum(short, 1)
+    at_short, at_long = shared[rows, s - 1], shared[rows, long - 1]
+    # Below the end of the shorter list its agreement there is taken to go on.
+    beyond = at_short[:, None] * np.maximum(depths - s[:, None], 0.0) / (s[:, None] * depths)
+    seen = np.where(depths <= long[:, None], (shared / depths + beyond) * p**depths, 0.0).sum(axis=1) * (1 - p) / p
+    rest = ((at_long - at_short) / long + at_short / s) * p**long
+    return np.where(short == 0, 0.0, np.clip(seen + rest, 0.0, 1.0))
+
+
+def _kendall_tau(image: IntArray, ref_place: IntArray, overlap: IntArray) -> FloatArray:
+    """From the shared tags' places in the references, in the order of the rankings, image after image."""
+    balance = np.zeros(len(overlap))
+    for apart in range(1, max(overlap, default=0)):
+        same = image[apart:] == image[:-apart]
+        order = np.sign(ref_place[apart:] - ref_place[:-apart])
+        balance += np.bincount(image[apart:][same], order[same], minlength=len(overlap))
+    pairs = overlap * (overlap - 1) / 2
+    tau: FloatArray = np.divide(balance, pairs, out=np.full(len(overlap), np.nan), where=pairs > 0)
+    return tau
 
 
 def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> FloatArray:
@@ -138,10 +196,11 @@ def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> Fl
 
 
 def summarise(per_image: Mapping[str, FloatArray]) -> dict[str, float]:
-    """The mean of each measure over the images.
+    """The mean of each measure over the images that have it; a measure that none has is left out.
 
     Args:
-        per_image: arrays ``[N]`` by name, as :func:`evaluate_rankings` returns them, with N > 0.
+        per_image: arrays ``[N]`` by name, as :func:`evaluate_rankings` returns them, with N > 0; NaN where an image
+            does not have the measure.
 
     Raises:
         ValueError: a measure has no images.
@@ -149,7 +208,22 @@ def summarise(per_image: Mapping[str, FloatArray]) -> dict[str, float]:
     for name, values in per_image.items():
         if len(values) == 0:
             raise ValueError(f"per_image: expected at least one image, {name!r} has none")
-    return {name: float(np.mean(values)) for name, values in per_image.items()}
+    return {name: float(np.nanmean(values)) for name, values in per_image.items() if not np.isnan(values).all()}
+
+
+def _match(
+    rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """Image and 0-based position of each entry of the rankings and of the references, and which entry of the latter
+    has the tag of each entry of the former (-1 for none); once all are known to be valid."""
+    if len(rankings) != len(references):
+        raise ValueError(f"rankings: expected {len(references)}, one for each reference; got {len(rankings)}")
+    image, position, tag = _flatten(rankings, "rankings")
+    ref_image, ref_position, ref_tag = _flatten(references, "references")
+    lengths = np.bincount(ref_image, minlength=len(references))
+    if not lengths.all():
+        raise ValueError(f"references: expected at least one tag each; the list of image {lengths.argmin()} is empty")
+    return image, position, ref_image, ref_position, _find(image, tag, ref_image, ref_tag)
 
 
 def _flatten(lists: Sequence[Sequence[int]], name: str) -> tuple[IntArray, IntArray, IntArray]:

@@ -3,7 +3,7 @@
 Yan, Wang and Liao (2016), "LSTM for Image Annotation with Relative Visual Importance"; equation numbers are theirs.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,20 @@ from tagrank.nn import ContextLSTM
 from tagrank.recurrence import lstm_recurrence
 
 Conditioning = Literal["every_step", "initial"]
+
+
+class DecoderState(NamedTuple):
+    """What a model with feedback knows after some tags: the context's share of the gates ``[N, 4H]``, and the hidden
+    and cell state ``[N, H]`` (``None`` before the first step of a model that starts from zeros)."""
+
+    gates: Tensor
+    h: Tensor | None
+    c: Tensor | None
+
+    def take(self, rows: Tensor) -> "DecoderState":
+        """The states of some rows, in the order asked for; a row may be asked for more than once."""
+        h, c = (None if part is None else part[rows] for part in self[1:])
+        return DecoderState(self.gates[rows], h, c)
 
 
 class TagRanker(nn.Module):
@@ -190,26 +204,57 @@ class TagRanker(nn.Module):
             Probabilities ``[B, S, V + 1]``.
         """
         self._check_features(features)
-        embedded = self._embed(features)
         if not self.feedback:
-            return self._logits(embedded).softmax(-1)
-        context, state = self._start(embedded)
-        h, c = (None, None) if state is None else (state[0][0], state[1][0])
-        context_gates = self.lstm.context_gates(context)
-        weight_hh = self.lstm.get_parameter("weight_hh_l0")
-        tag = torch.full((len(features),), self.num_tags, device=features.device)
+            return self._logits(self._embed(features)).softmax(-1)
+        state, tag = self.start(features), None
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
         probabilities = []
         for _ in range(self.steps):
-            gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + context_gates
-            output, c = lstm_recurrence(gates_x, weight_hh, h, c, steps=1, backend=self.lstm.backend)
-            h = output[0]
-            p = self.classifier(h).softmax(-1)
+            log_p, state = self.step(state, tag)
+            p = log_p.exp()
             probabilities.append(p)
             # Where more positions than tags are asked for, the used ones come round again.
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
             used[torch.arange(len(tag)), tag] = True
         return torch.stack(probabilities, dim=1)
+
+    @torch.no_grad()
+    def start(self, features: Tensor) -> DecoderState:
+        """The state before the first position, for decoders that choose each tag from those before it.
+
+        Args:
+            features: ``[B, D]``.
+
+        Raises:
+            ValueError: the model has no feedback, or ``features`` is not ``[B, D]``.
+        """
+        if not self.feedback:
+            raise ValueError("start: a model without feedback reads no tags; predict() has all its distributions")
+        self._check_features(features)
+        context, state = self._start(self._embed(features))
+        gates = self.lstm.context_gates(context)
+        # Without a context these are the biases, the same for each image.
+        gates = gates.expand(len(features), -1)
+        return DecoderState(gates, None, None) if state is None else DecoderState(gates, state[0][0], state[1][0])
+
+    @torch.no_grad()
+    def step(self, state: DecoderState, tag: Tensor | None) -> tuple[Tensor, DecoderState]:
+        """Equations (2)-(9) for one position.
+
+        Args:
+            state: of the position before, ``N`` rows.
+            tag: int64 ``[N]``, the tag at the position before; ``None`` where there is none yet.
+
+        Returns:
+            Log probabilities ``[N, V + 1]`` and the state of this position.
+        """
+        gates, h, c = state
+        tag = torch.full((len(gates),), self.num_tags, device=gates.device) if tag is None else tag
+        gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + gates
+        output, c = lstm_recurrence(
+            gates_x, self.lstm.get_parameter("weight_hh_l0"), h, c, steps=1, backend=self.lstm.backend
+        )
+        return self.classifier(output[0]).log_softmax(-1), DecoderState(gates, output[0], c)
 
     def _embed(self, features: Tensor) -> Tensor:
         """Equation (1)."""

@@ -51,6 +51,23 @@ class ReportExample:
     ndcg: float
 
 
+@dataclass(frozen=True)
+class OrderMistake:
+    """Two tags that the model lists the other way round than people do.
+
+    Attributes:
+        first: the tag that people put first.
+        second: the tag that the model put first.
+        wrong: how many images it does so for.
+        total: how many images there are where people put them so, and the model has both.
+    """
+
+    first: str
+    second: str
+    wrong: int
+    total: int
+
+
 def write_report(
     path: str | Path,
     *,
@@ -59,6 +76,8 @@ def write_report(
     rows: Sequence[Mapping[str, float | str]],
     history: Sequence[Mapping[str, float]],
     examples: Sequence[ReportExample],
+    worst: Sequence[ReportExample] = (),
+    confusions: Sequence[OrderMistake] = (),
 ) -> None:
     """Write the report, whole or not at all: an error leaves a file that was there before as it was.
 
@@ -72,6 +91,8 @@ def write_report(
         history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
             ``"val_ndcg@5"``. Empty leaves the learning curves out.
         examples: the images, shown in this order.
+        worst: the images that the model is most wrong about, the worst first.
+        confusions: pairs of tags in the wrong order, the most frequent first.
 
     Raises:
         InputError: an image cannot be read, or the file cannot be written; the message names it.
@@ -88,6 +109,8 @@ def write_report(
         bars=_bars(rows),
         charts=_charts(history),
         cards=[_card(example) for example in examples],
+        worst=[_card(example) for example in worst],
+        confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
         missing=MISSING,
     )
     path = Path(path)
@@ -116,6 +139,9 @@ _MEASURES = {
     "precision": _Measure("Precision", "share of the first {k} tags that are on people’s list"),
     "recall": _Measure("Recall", "share of people’s list found among the first {k} tags"),
     "f1": _Measure("F1", "harmonic mean of precision and recall of the first {k} tags"),
+    "rbo": _Measure("RBO", "rank-biased overlap with people’s list, persistence 0.9; 1 is that list itself"),
+    "kendall_tau": _Measure("Tau", "Kendall’s tau of the tags on both lists; 1 is people’s order, -1 its reverse"),
+    "overlap": _Measure("Shared", "tags on both lists, which tau rests on", 2),
     "nll": _Measure("NLL", "negative log-likelihood of people’s lists, in nats per list; lower is better", 2, -1),
 }
 

@@ -60,7 +60,17 @@ def photos(world: Path) -> list[Path]:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("demo", "features", "train", "evaluate", "annotate", "report", "env"):
+    for command in (
+        "demo",
+        "features",
+        "train",
+        "evaluate",
+        "annotate",
+        "report",
+        "env",
+        "index",
+        "search",
+    ):
         result = tagrank(command, "--help")
         assert result.exit_code == 0
         assert f"tagrank {command}" in result.stdout.split("Example:")[1]
@@ -156,7 +166,7 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
         "nearest neighbours",
         "linear classifier",
         "two-layer classifier",
-        "captioning LSTM, greedy",
+        "captioning LSTM, expected gain",
     ]
     for row in rows:
         assert row["name"] in result.stdout
@@ -172,7 +182,7 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout == f"{out}\n"
     page = out.read_text()
-    assert page.count("data:image/jpeg") == 4
+    assert page.count("data:image/jpeg") == 4 + 12  # those shown, and those with the worst lists
     assert "tagrank, expected gain" in page
 
 
@@ -244,7 +254,7 @@ def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert first.stdout == second.stdout
     assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
     assert "frequency prior" in first.stdout
-    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 10
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 10 + 10
 
 
 def test_env() -> None:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 from torchmetrics.functional.retrieval import retrieval_precision, retrieval_recall
 
 from tagrank.data.targets import IGNORE, ListTargets, encode_lists
-from tagrank.metrics import GAINS, evaluate_rankings, negative_log_likelihood, summarise
+from tagrank.metrics import GAINS, evaluate_order, evaluate_rankings, negative_log_likelihood, summarise
 
 TAGS = 12
 tag_lists = st.permutations(range(TAGS)).flatmap(lambda tags: st.integers(0, TAGS).map(lambda n: tags[:n]))
@@ -242,3 +243,57 @@ def test_a_summary_of_nothing_is_an_error() -> None:
     assert scores["ndcg@5"].shape == (0,)
     with pytest.raises(ValueError, match="'ndcg@1' has none"):
         summarise(scores)
+
+
+def rbo_by_hand(a: list[int], b: list[int], p: float) -> float:
+    """Equation (32) of Webber, Moffat and Zobel (2010), with sets."""
+    short, long = sorted((a, b), key=len)
+    s, n = len(short), len(long)
+    x = [len(set(short[:d]) & set(long[:d])) for d in range(n + 1)]
+    total = sum(x[d] / d * p**d for d in range(1, n + 1))
+    total += sum(x[s] * (d - s) / (s * d) * p**d for d in range(s + 1, n + 1))
+    return (1 - p) / p * total + ((x[n] - x[s]) / n + x[s] / s) * p**n
+
+
+@given(data=st.lists(st.tuples(tag_lists, references), min_size=1, max_size=6), p=st.floats(0.1, 0.99))
+def test_rank_biased_overlap_agrees_with_sets(data: list[tuple[list[int], list[int]]], p: float) -> None:
+    rankings, refs = zip(*data, strict=True)
+    got = evaluate_order(rankings, refs, p)["rbo"]
+    np.testing.assert_allclose(got, [rbo_by_hand(a, b, p) if a else 0.0 for a, b in data], rtol=1e-9, atol=1e-12)
+
+
+def test_rank_biased_overlap_of_long_lists_is_the_infinite_sum() -> None:
+    # Two endless lists that differ in the order of each pair: they share d tags at even depths, d - 1 at odd ones.
+    n, p = 2000, 0.9
+    a = list(range(n))
+    b = [v + 1 if v % 2 == 0 else v - 1 for v in a]
+    expected = (1 - p) * sum(p ** (d - 1) * ((d - d % 2) / d) for d in range(1, n))
+    assert evaluate_order([a], [b], p)["rbo"] == pytest.approx([expected], abs=1e-12)
+
+
+@given(data=st.lists(st.tuples(tag_lists, references), min_size=1, max_size=6))
+def test_kendall_tau_agrees_with_scipy(data: list[tuple[list[int], list[int]]]) -> None:
+    rankings, refs = zip(*data, strict=True)
+    got = evaluate_order(rankings, refs)
+    for row, (a, b) in enumerate(data):
+        common = [v for v in a if v in b]
+        assert got["overlap"][row] == len(common)
+        expected = kendalltau(range(len(common)), [b.index(v) for v in common]).statistic if len(common) > 1 else None
+        if expected is None:
+            assert np.isnan(got["kendall_tau"][row])
+        else:
+            assert got["kendall_tau"][row] == pytest.approx(expected)
+
+
+def test_equal_and_reversed_lists() -> None:
+    got = evaluate_order([[3, 1, 2], [2, 1, 3], []], [[3, 1, 2]] * 3)
+    assert got["rbo"][0] == pytest.approx(1.0)
+    assert got["rbo"][2] == 0.0
+    np.testing.assert_array_equal(got["kendall_tau"], [1.0, -1.0, np.nan])
+    with pytest.raises(ValueError, match=r"persistence: expected a number in \(0, 1\), got 1"):
+        evaluate_order([[1]], [[1]], 1.0)
+
+
+def test_means_are_over_the_images_that_have_a_measure() -> None:
+    nothing = np.full(3, np.nan)
+    assert summarise({"tau": np.array([1.0, np.nan, 0.0]), "nll": nothing}) == {"tau": 0.5}

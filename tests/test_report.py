@@ -16,7 +16,7 @@ from PIL import Image
 
 from tagrank.decode import RankedTag
 from tagrank.errors import InputError
-from tagrank.report import MISSING, ReportExample, write_report
+from tagrank.report import MISSING, OrderMistake, ReportExample, write_report
 
 VOID = {"meta", "link", "img", "br"}
 ROWS: list[dict[str, float | str]] = [
@@ -502,3 +502,22 @@ def test_colours_have_contrast_in_light_dark_and_print(path: Path) -> None:
         for ground in ("page", "card", "tint"):
             assert min(contrast(text, ground) for text in ("ink", "quiet", "mark", "other")) >= 4.5
         assert min(contrast(bar, ground) for bar in ("mark", "bar") for ground in ("page", "card")) >= 3
+
+
+def test_mistakes_have_sections_of_their_own(path: Path) -> None:
+    plain = write(path)
+    assert not {"order", "worst"} & {h2.attributes["id"] for h2 in plain.all("h2")}
+    page = write(
+        path,
+        worst=[example("bad.jpg", ndcg=0.01), example("poor.jpg", ndcg=0.2)],
+        confusions=[OrderMistake("dog", "<ball>", 3, 4), OrderMistake("man", "hat", 1, 8)],
+    )
+    assert [h2.attributes["id"] for h2 in page.all("h2")] == ["baselines", "curves", "order", "worst", "images"]
+    order, worst, images = list(page.all("section"))[-3:]
+    rows = [[cell.text for cell in row.children if isinstance(cell, Element)] for row in order.one("tbody").all("tr")]
+    assert rows == [["dog", "<ball>", "3 of 4", "75%"], ["man", "hat", "1 of 8", "12%"]]
+    assert [figure.one("div", "head").text for figure in worst.all("figure")] == [
+        "bad.jpg NDCG@5 0.01",
+        "poor.jpg NDCG@5 0.20",
+    ]
+    assert [figure.one("div", "head").text for figure in images.all("figure")] == ["dog.jpg NDCG@5 0.81"]

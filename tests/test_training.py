@@ -230,7 +230,7 @@ def test_stops_early(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_models_train_too(data: Path, options: dict[str, Any]) -> None:
     annotator = run(data, "out", epochs=8, **options)
     rows = open_features(data / "features").rows(["0.png", "1.png"])
-    assert annotator.check_decoder(None) == "greedy"
+    assert annotator.check_decoder(None) == "expected_gain"
     assert all(len(set(r.tags)) == len(r.tags) > 0 for r in annotator.rank(rows))
     with pytest.raises(InputError, match="reads its own tags"):
         annotator.rank(rows, decoder="assignment")

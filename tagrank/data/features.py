@@ -149,7 +149,7 @@ class FeatureWriter:
         self._done: set[str] = set()
         self._names: list[str] = []
         self._rows: list[Tensor] = []
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
             self._resume()
         except BaseException:
@@ -258,7 +258,7 @@ class FeatureWriter:
             raise InputError(f"{self.folder}: cannot be written: {reason(error)}") from error
 
 
-def _lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """A descriptor of the folder that keeps other writers out until it is closed, or the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Images with people's lists, as tensors: what a model is trained or judged on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,13 @@ class LabelledImages:
     def take(self, indices: Sequence[int]) -> "LabelledImages":
         """Some of the images, by number."""
         return LabelledImages([self.examples[i] for i in indices], self.inputs[list(indices)], self.spec)
+
+    def renamed(self, rename: Callable[[Sequence[str]], tuple[str, ...]]) -> "LabelledImages":
+        """The same images with people's lists under other names, such as :meth:`tagrank.decode.OutputTags.rename`."""
+        examples = [
+            replace(e, tags=rename(e.tags), lists=tuple(rename(tags) for tags in e.lists)) for e in self.examples
+        ]
+        return LabelledImages(examples, self.inputs, self.spec)
 
     def lists(self, vocabulary: Vocabulary) -> list[list[list[int]]]:
         """For each image its lists by index. Tags outside the vocabulary are left out, then lists without a tag."""

@@ -2,9 +2,9 @@
 
 The whole sequence is one native call on PyTorch's threads: weights packed once, then at each step a matrix product
 whose tiles go through the cell while they are in registers. It computes in float32 (float64 for float64); bfloat16 is a
-storage type. It uses AVX-512 or AVX2 where the CPU has them, and for batches of 32 rows and more the matrix unit of Intel's
-AMX. The environment variable ``TAGRANK_CPU_CAPABILITY`` (``portable``, ``avx2``, ``avx512`` or ``amx``), read once, holds it
-to less.
+storage type. It uses AVX-512 or AVX2 where the CPU has them, and for batches of 32 rows and more the matrix unit of
+Intel's AMX. The environment variable ``TAGRANK_CPU_CAPABILITY`` (``portable``, ``avx2``, ``avx512`` or ``amx``), read
+once, holds it to less.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""From the distributions of each position to one ranked list of distinct tags.
+"""Models whose positions do not depend on each other: from their distributions to one ranked list of distinct tags.
 
 Notation: ``p_t(v)`` is the probability of tag ``v`` at position ``t``; class ``V`` is END; a list *reaches* position
 ``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties go to the tag that is
@@ -7,32 +7,21 @@ each time.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-Array = npt.NDArray[np.float64]
-
-
-class RankedTag(NamedTuple):
-    """A tag, its 1-based rank, and its score: the probability that the tag is on a person's list."""
-
-    tag: str
-    rank: int
-    score: float
-
-
-class Ranking(NamedTuple):
-    """Distinct tags of one image by index, the most important first, and the probability that each is on a list."""
-
-    tags: list[int]
-    scores: list[float]
+from tagrank.decode.output import OutputTags
+from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
 
 
 def decode(
-    probabilities: Tensor, decoder: str = "expected_gain", *, top_k: int | None = None, threshold: float | None = None
+    probabilities: Tensor,
+    decoder: str = "expected_gain",
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    output: OutputTags | None = None,
 ) -> list[Ranking]:
     """Choose a ranked list for each image.
 
@@ -47,6 +36,8 @@ def decode(
             last one's distribution.
         threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"``; ``top_k`` where given), keep those
             whose score is at least this.
+        output: which tags may be on the list; all ``V`` where left out. The decoders see no other: the expected length
+            is that of the tags shown, and ``"greedy"`` ends where END is more likely than the best of these.
 
     Returns:
         A :class:`Ranking` for each image.
@@ -54,25 +45,15 @@ def decode(
     Raises:
         ValueError: an argument is out of range, or ``probabilities`` are not that.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder: expected one of {', '.join(map(repr, DECODERS))}; got {decoder!r}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold}")
+    check_options(decoder, list(DECODERS), top_k, threshold)
     p = _check(probabilities)
-    steps, num_tags = p.shape[1], p.shape[2] - 1
-    length = top_k
-    if length is None and threshold is not None:
-        length = num_tags if decoder == "expected_gain" else steps
-    if length is not None:
-        length = min(length, num_tags)
-    scores = on_list(p)
-    rankings = []
-    for row, tags in enumerate(DECODERS[decoder](p, length)):
-        kept = [v for v in tags if threshold is None or scores[row, v] >= threshold]
-        rankings.append(Ranking(kept, [float(scores[row, v]) for v in kept]))
-    return rankings
+    p = p if output is None else output.merge(p)
+    length = list_length(decoder, top_k, threshold, p.shape[1], p.shape[2] - 1)
+    lists, scores = DECODERS[decoder](p, length), on_list(p)
+    if output is not None:
+        return [output.ranking(tags, row, threshold) for tags, row in zip(lists, scores, strict=True)]
+    kept = [[v for v in tags if row[v] >= (threshold or 0.0)] for tags, row in zip(lists, scores, strict=True)]
+    return [Ranking(tags, [float(row[v]) for v in tags]) for tags, row in zip(kept, scores, strict=True)]
 
 
 def on_list(p: Array) -> Array:
@@ -137,15 +118,9 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
 def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
     weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
     gain = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
-    order = np.argsort(-gain, axis=1, kind="stable")
-    if length is None:
-        # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the
-        # list is not END.
-        expected = (reach(p) * (1.0 - p[..., -1])).sum(axis=1)
-        counts = np.clip(np.floor(expected + 0.5), 1, gain.shape[1]).astype(int)
-    else:
-        counts = np.full(len(p), length)
-    return [[int(v) for v in row[:n]] for row, n in zip(order, counts, strict=True)]
+    # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
+    # has one.
+    return order_by_gain(gain, (reach(p) * p[..., :-1].sum(axis=2)).sum(axis=1), length)
 
 
 #: Decoders by name: distributions and a length (``None``: the model's own) to tags.

@@ -1,0 +1,101 @@
+"""``annotate``: photographs in, ranked tags out."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagrank.cli.app import (
+    BeamsOption,
+    DecoderOption,
+    ExcludeOption,
+    Format,
+    FormatOption,
+    IncludeOption,
+    Model,
+    SamplesOption,
+    SynonymsOption,
+    ThresholdOption,
+    ThresholdsOption,
+    WeightsOption,
+    command,
+    list_options,
+)
+from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from tagrank.decode import RankedTag
+
+
+@command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
+def annotate(
+    model: Model,
+    paths: Annotated[
+        list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
+    ],
+    top_k: Annotated[
+        int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
+    ] = None,
+    format: FormatOption = Format.text,
+    decoder: DecoderOption = None,
+    beams: BeamsOption = 8,
+    samples: SamplesOption = 64,
+    threshold: ThresholdOption = None,
+    thresholds: ThresholdsOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    synonyms: SynonymsOption = None,
+    weights: WeightsOption = None,
+) -> None:
+    """Write the ranked tags of photographs.
+
+    A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
+    """
+    from tagrank.annotator import Annotator
+    from tagrank.data.images import find_images
+    from tagrank.progress import track
+
+    lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
+    found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
+    annotator = Annotator.load(model)
+    options = list_options(annotator, decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
+    annotator.backbone(weights)
+    write = _writer(format)
+    failed = False
+    results = annotator.annotate(found, top_k=top_k, **options)
+    # A bar and results on one terminal would write over each other.
+    for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
+        if isinstance(tags, InputError):
+            failed = True
+            typer.echo(f"tagrank: {tags}", err=True)
+        else:
+            write(path, tags)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
+    """Writes one photograph's tags to stdout, at once."""
+    if format is Format.text:
+        return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
+    if format is Format.jsonl:
+        return lambda path, tags: print(
+            json.dumps({"image": str(path), "tags": [_rounded(t) for t in tags]}), flush=True
+        )
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["image", "rank", "tag", "score"])
+
+    def write(path: Path, tags: Sequence["RankedTag"]) -> None:
+        rows.writerows([str(path), t.rank, t.tag, _rounded(t)["score"]] for t in tags)
+        sys.stdout.flush()
+
+    return write
+
+
+def _rounded(tag: "RankedTag") -> dict[str, Any]:
+    """As a dictionary, with a score to six places: what is beyond them depends on the batch."""
+    return tag._asdict() | {"score": round(tag.score, 6)}

@@ -1,0 +1,202 @@
+"""``evaluate`` and ``report``: a model against people's lists."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagrank.cli.app import (
+    BaselinesOption,
+    BeamsOption,
+    DecoderOption,
+    ExcludeOption,
+    FeaturesOption,
+    ImagesOption,
+    IncludeOption,
+    ManifestFile,
+    Model,
+    SamplesOption,
+    SeedOption,
+    SplitOption,
+    SynonymsOption,
+    ThresholdOption,
+    ThresholdsOption,
+    TrainFeaturesOption,
+    TrainOption,
+    WeightsOption,
+    command,
+    list_options,
+)
+from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from tagrank.data.labelled import LabelledImages
+    from tagrank.data.manifest import Manifest
+
+
+@command("tagrank evaluate models/photos test.jsonl --baselines --train photos.jsonl --json scores.json")
+def evaluate(
+    model: Model,
+    manifest: ManifestFile,
+    features: FeaturesOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    decoder: DecoderOption = None,
+    beams: BeamsOption = 8,
+    samples: SamplesOption = 64,
+    threshold: ThresholdOption = None,
+    thresholds: ThresholdsOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    synonyms: SynonymsOption = None,
+    baselines: BaselinesOption = False,
+    train: TrainOption = None,
+    train_features: TrainFeaturesOption = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another model, to say by how much the two differ, and whether by chance.")
+    ] = None,
+    against_features: Annotated[
+        Path | None, typer.Option(help="Features for --against, where it has another backbone.")
+    ] = None,
+    retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
+    weights: WeightsOption = None,
+    seed: SeedOption = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables to this file too.")] = None,
+) -> None:
+    """Compare the model's lists with people's, and the model with baselines or another model."""
+    from tagrank.evaluation import judge
+    from tagrank.significance import compare
+    from tagrank.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+
+    if against is None and against_features is not None:
+        raise InputError("--against-features goes with --against")
+    judged = _Judged(model, manifest, features, images, split, weights)
+    chosen = (decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
+    ours = judge(judged.annotator, judged.images, **list_options(judged.annotator, *chosen))
+    rows, comparison, found = [ours.row()], None, None
+    if against is not None:
+        rival = _Judged(against, manifest, against_features or features, images, split, weights)
+        options = list_options(rival.annotator, *chosen)
+        other = judge(rival.annotator, rival.images, name=str(against), **options)
+        rows.append(other.row())
+        comparison = compare(ours.per_image, other.per_image, seed=seed)
+    if retrieval:
+        from tagrank.retrieval.evaluation import evaluate_retrieval
+
+        found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
+    rows += judged.baselines(baselines, train, train_features, seed)
+    if json_file is not None:
+        write_rows(json_file, rows, comparison=comparison, retrieval=found)
+    print_rows(rows)
+    if comparison is not None:
+        print_comparison(comparison, str(against))
+    if found is not None:
+        print_retrieval(found)
+
+
+@command("tagrank report models/photos test.jsonl --out report.html")
+def report(
+    model: Model,
+    manifest: ManifestFile,
+    out: Annotated[Path, typer.Option(help="The HTML file.", show_default=False)],
+    features: FeaturesOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    decoder: DecoderOption = None,
+    beams: BeamsOption = 8,
+    samples: SamplesOption = 64,
+    threshold: ThresholdOption = None,
+    thresholds: ThresholdsOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    synonyms: SynonymsOption = None,
+    baselines: BaselinesOption = False,
+    train: TrainOption = None,
+    train_features: TrainFeaturesOption = None,
+    weights: WeightsOption = None,
+    examples: Annotated[int, typer.Option(help="How many photographs to show.", min=0)] = 48,
+    worst: Annotated[int, typer.Option(help="How many of those with the worst lists to show.", min=0)] = 12,
+    seed: SeedOption = 0,
+) -> None:
+    """Write one HTML file: the table, learning curves, mistakes, and photographs with ranked tags beside people's."""
+    from tagrank.demo import write_model_report
+    from tagrank.evaluation import judge
+    from tagrank.runs import read_history
+
+    judged = _Judged(model, manifest, features, images, split, weights)
+    root = images or manifest.parent
+    if not any((root / example.image).is_file() for example in judged.images.examples):
+        typer.echo(f"tagrank: no photograph is in {root}, so none is shown (--images)", err=True)
+    options = list_options(judged.annotator, decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
+    ours = judge(judged.annotator, judged.images, **options)
+    write_model_report(
+        out,
+        judged.annotator,
+        judged.images,
+        ours,
+        judged.baselines(baselines, train, train_features, seed),
+        read_history(model),
+        root=root,
+        examples=examples,
+        worst=worst,
+        **options,
+    )
+    typer.echo(out)
+
+
+class _Judged:
+    """A model and the images it is judged by, as ``evaluate`` and ``report`` take them."""
+
+    def __init__(
+        self,
+        model: Path,
+        manifest: Path,
+        features: Path | None,
+        images: Path | None,
+        split: str | None,
+        weights: str | None,
+    ) -> None:
+        from tagrank.annotator import Annotator
+        from tagrank.data.manifest import read_manifest
+
+        self.annotator: Annotator = Annotator.load(model)
+        self.weights, self.features, self.root = weights, features, images
+        self.manifest: Manifest = read_manifest(manifest)
+        splits = {example.split for example in self.manifest.examples if example.split is not None}
+        if split is None and splits and "test" not in splits:
+            raise InputError(f"{manifest}: has the splits {', '.join(sorted(splits))}: say which to judge by (--split)")
+        self.split = split or ("test" if splits else None)
+        self.judged = self.manifest if self.split is None else self.manifest.select(self.split)
+        self.images: LabelledImages = self._load(self.judged, features, images)
+
+    def baselines(
+        self, wanted: bool, train: Path | None, train_features: Path | None, seed: int
+    ) -> list[dict[str, Any]]:
+        """The baselines' rows, where they are asked for."""
+        from tagrank.evaluation import evaluate_baselines
+
+        if wanted:
+            return evaluate_baselines(self.annotator, self._train_images(train, train_features), self.images, seed=seed)
+        if train is not None or train_features is not None:
+            raise InputError("--train and --train-features go with --baselines")
+        return []
+
+    def _train_images(self, train: Path | None, features: Path | None) -> "LabelledImages":
+        from tagrank.data.manifest import read_manifest
+        from tagrank.runs import check_apart, training_part
+
+        if train is None and self.split is None:
+            raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
+        part = training_part(self.manifest if train is None else read_manifest(train))
+        check_apart(part, self.judged)
+        if train is None:
+            return self._load(part, features or self.features, self.root)
+        return self._load(part, features, None)
+
+    def _load(self, manifest: "Manifest", features: Path | None, images: Path | None) -> "LabelledImages":
+        from tagrank.data.labelled import load_labelled
+
+        backbone = None if features is not None else self.annotator.backbone(self.weights)
+        labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
+        labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
+        return labelled

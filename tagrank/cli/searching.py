@@ -1,0 +1,187 @@
+"""``index`` and ``search``: photographs found by what a person would say of them."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command, split_tags
+from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tagrank.annotator import Annotator
+    from tagrank.retrieval import Match, PhotoIndex
+
+BATCH = 256
+
+
+@command("tagrank index models/photos holiday/ --out indexes/holiday")
+def index(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The index; one that is there is added to.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Images, folders of them, or manifests.", show_default=False)
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="A store or .npz, in place of PATHS: all images in it, by their names there.")
+    ] = None,
+    weights: WeightsOption = None,
+) -> None:
+    """Keep what the model says of photographs, to search them by it.
+
+    What the index has already is not computed again. A photograph that cannot be read is reported on stderr; the
+    others are added, and the exit code is 1.
+    """
+    from tagrank.annotator import Annotator
+    from tagrank.progress import track
+    from tagrank.retrieval import IndexWriter
+
+    if (not paths) == (features is None):
+        raise InputError("expected photographs, or --features in their place")
+    annotator = Annotator.load(model)
+    failed = 0
+
+    def report(path: Path, error: InputError) -> None:
+        nonlocal failed
+        failed += 1
+        typer.echo(f"tagrank: {error}", err=True)
+
+    with IndexWriter(out, annotator) as writer:
+        before = len(writer.done)
+        names = _stored(features, annotator) if features is not None else _photographs(paths or [])
+        new = [name for name in names if name not in writer.done]
+        rows = _features_of(annotator, new, features, weights, report)
+        count = 0
+        for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
+            writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
+            count += len(batch)
+    there = len(names) - len(new)
+    typer.echo(f"{out}: {count} photographs added, {there} were there, {failed} failed; {before + count} in all")
+    if failed:
+        raise typer.Exit(1)
+
+
+@command('tagrank search indexes/holiday "dog, ball, grass" --top-k 10')
+def search(
+    index: Annotated[Path, typer.Argument(help="What tagrank index made.", show_default=False)],
+    query: Annotated[
+        str | None, typer.Argument(help="Tags separated by commas, the first first.", show_default=False)
+    ] = None,
+    unordered: Annotated[bool, typer.Option("--unordered", help="In any order.")] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(help="In place of a query: a photograph of the index by name, or with --model any image file."),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="The model of the index, for --like with another image.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many photographs.", min=1)] = 20,
+    format: FormatOption = Format.text,
+    weights: WeightsOption = None,
+) -> None:
+    """Find the photographs that people's lists most likely start with these tags for.
+
+    The score is that probability; with --like it says from 0 to 1 how alike two photographs' lists are.
+    """
+    from tagrank.retrieval import open_index
+
+    if (query is None) == (like is None):
+        raise InputError("expected either a query or --like")
+    photos = open_index(index)
+    if query is not None:
+        if model is not None:
+            raise InputError("--model goes with --like")
+        _write(photos.search(split_tags(query), ordered=not unordered, top_k=top_k), format)
+        return
+    assert like is not None
+    if unordered:
+        raise InputError("--unordered goes with a query of tags")
+    gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
+    # A photograph of the index is the one most like itself.
+    found = photos.similar(gains, top_k + 1 if model is None else top_k)
+    others = [match for match in found if model is not None or match.image != like][:top_k]
+    _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
+
+
+def _photographs(paths: Sequence[Path]) -> list[str]:
+    """Image files by their paths, each once."""
+    from tagrank.data.images import find_images
+    from tagrank.data.manifest import read_manifest
+
+    found: dict[str, None] = {}
+    for path in paths:
+        manifest = read_manifest(path) if path.suffix == ".jsonl" else None
+        images = find_images([path]) if manifest is None else map(manifest.image_path, manifest.examples)
+        found.update(dict.fromkeys(map(str, images)))
+    return list(found)
+
+
+def _stored(features: Path, annotator: "Annotator") -> list[str]:
+    """The names in a feature store, once its features are known to be the model's kind."""
+    from tagrank.data.features import open_features
+    from tagrank.data.labelled import LabelledImages
+
+    table = open_features(features)
+    LabelledImages([], table.rows([]), table.spec).check(annotator.ranker.feature_size, annotator.backbone_spec)
+    return list(table.names)
+
+
+def _features_of(
+    annotator: "Annotator",
+    names: Sequence[str],
+    features: Path | None,
+    weights: str | None,
+    report: Callable[[Path, InputError], None],
+) -> "Iterator[tuple[str, Tensor]]":
+    from tagrank.backbones import extract_features
+    from tagrank.data.features import open_features
+
+    if features is None:
+        for path, row in extract_features(annotator.backbone(weights), [Path(n) for n in names], on_error=report):
+            yield str(path), row
+        return
+    table = open_features(features)
+    for start in range(0, len(names), BATCH):
+        some = names[start : start + BATCH]
+        yield from zip(some, table.rows(some), strict=True)
+
+
+def _batches(rows: "Iterable[tuple[str, Tensor]]") -> "Iterator[list[tuple[str, Tensor]]]":
+    waiting = iter(rows)
+    while batch := list(islice(waiting, BATCH)):
+        yield batch
+
+
+def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
+    import torch
+
+    return torch.stack([row for _, row in batch])
+
+
+def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
+    from tagrank.annotator import Annotator
+    from tagrank.backbones import extract_features
+
+    annotator = Annotator.load(model)
+    ((_, row),) = extract_features(annotator.backbone(weights), [image])
+    return photos.gains_of(annotator, row)
+
+
+def _write(matches: "Sequence[Match]", format: Format) -> None:
+    """To six significant digits: what is beyond them depends on the machine."""
+    records = [match._asdict() | {"score": float(f"{match.score:.6g}")} for match in matches]
+    if format is Format.csv:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(["image", "rank", "score"])
+        rows.writerows(record.values() for record in records)
+    for record in records:
+        if format is Format.jsonl:
+            print(json.dumps(record))
+        elif format is Format.text:
+            print(f"{record['rank']}. {record['image']} ({record['score']:.3g})")
+    sys.stdout.flush()

@@ -1,0 +1,22 @@
+"""From a model to one ranked list of distinct tags for each image.
+
+``positions`` decodes models whose positions do not depend on each other, ``feedback`` those that read their own tags;
+``output`` says which tags a list may show, and under which names.
+"""
+
+from tagrank.decode.feedback import FEEDBACK_DECODERS, decode_feedback
+from tagrank.decode.output import OutputTags, read_synonyms, read_thresholds
+from tagrank.decode.positions import DECODERS, decode
+from tagrank.decode.ranking import RankedTag, Ranking
+
+__all__ = [
+    "DECODERS",
+    "FEEDBACK_DECODERS",
+    "OutputTags",
+    "RankedTag",
+    "Ranking",
+    "decode",
+    "decode_feedback",
+    "read_synonyms",
+    "read_thresholds",
+]

@@ -1,0 +1,151 @@
+"""Which tags a list may show, under which names, and how likely each has to be."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tagrank.data.files import read_json
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.decode.ranking import Array, Ranking
+from tagrank.errors import InputError
+
+
+class OutputTags:
+    """What of a model's vocabulary is shown.
+
+    Tags that are synonyms of each other are one class to the decoders: the probability of any of them at a position is
+    the sum of theirs, and a list has one of them at most. The class goes by its name in ``synonyms``, and in rankings
+    by the index of that name, or of its first member where the vocabulary lacks the name.
+
+    Args:
+        vocabulary: the model's.
+        include: the only tags to show; all where empty. Names are those shown, as in the following.
+        exclude: tags not to show.
+        thresholds: the score that a tag needs to be shown, in place of the threshold for all.
+        synonyms: names with the tags that are to be shown under them.
+
+    Attributes:
+        vocabulary: the names shown, by the model's indices.
+        group: ``[V]`` int64, the class ``0..G-1`` of each tag; -1 where it is not shown.
+        tags: ``[G]`` int64, ascending: the index that stands for each class.
+
+    Raises:
+        InputError: a tag is not in the vocabulary, has two names, or a threshold is no probability; or no tag is left.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        thresholds: Mapping[str, float] | None = None,
+        synonyms: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        stands_for = np.arange(len(vocabulary))
+        names = list(vocabulary.tags)
+        named: dict[str, str] = {}
+        for name, tags in (synonyms or {}).items():
+            itself = vocabulary.encode([name])
+            members = sorted({_index(vocabulary, f"synonyms of {name!r}", tag) for tag in tags} - set(itself))
+            for tag in (vocabulary.tag(v) for v in members):
+                if named.setdefault(tag, name) != name:
+                    raise InputError(f"synonyms: {tag!r} is named both {named[tag]!r} and {name!r}")
+            if not members:
+                raise InputError(f"synonyms: expected tags for {name!r}, got none but itself")
+            first = [*itself, *members][0]
+            stands_for[members] = first
+            names[first] = name
+        chain = next((name for name in synonyms or {} if name in named), None)
+        if chain is not None:
+            raise InputError(f"synonyms: {chain!r} has synonyms, and is one of {named[chain]!r}; give them all to one")
+        self.vocabulary = Vocabulary(names)
+        self._named = named
+
+        shown = np.zeros(len(vocabulary), dtype=bool)
+        included = [self.index("include", tag) for tag in include]
+        shown[included or stands_for] = True
+        shown[[self.index("exclude", tag) for tag in exclude]] = False
+        if not shown.any():
+            raise InputError("include, exclude: expected to leave a tag to show, got none")
+        self.tags: npt.NDArray[np.int64] = np.flatnonzero(shown)
+        class_of = np.full(len(vocabulary), -1)
+        class_of[self.tags] = np.arange(len(self.tags))
+        self.group: npt.NDArray[np.int64] = class_of[stands_for]
+
+        self._thresholds = np.full(len(vocabulary), np.nan)
+        for tag, threshold in (thresholds or {}).items():
+            if not 0 <= threshold <= 1:
+                raise InputError(f"thresholds: {tag!r}: expected a probability in [0, 1], got {threshold}")
+            self._thresholds[self.index("thresholds", tag)] = threshold
+
+    def index(self, what: str, tag: str) -> int:
+        """The index that stands for a tag by the name that is shown.
+
+        Args:
+            what: where the tag was given, for the message.
+            tag: the name.
+
+        Raises:
+            InputError: no tag is shown under this name.
+        """
+        if tag in self._named:
+            raise InputError(f"{what}: {tag!r} is shown as {self._named[tag]!r}, by the synonyms")
+        return _index(self.vocabulary, what, tag)
+
+    def merge(self, p: Array) -> Array:
+        """Probabilities ``[..., V + 1]`` of tags and END to those of classes and END, ``[..., G + 1]``."""
+        target = np.append(np.where(self.group < 0, len(self.tags) + 1, self.group), len(self.tags))
+        if np.array_equal(target, np.arange(p.shape[-1])):
+            return p
+        merged = np.zeros((len(self.tags) + 2, *p.shape[:-1]))
+        np.add.at(merged, target, np.moveaxis(p, -1, 0))
+        return np.moveaxis(merged[:-1], 0, -1)
+
+    def ranking(self, classes: list[int], scores: Array, threshold: float | None) -> Ranking:
+        """Ranked classes of one image as tags, those that are likely enough by the scores ``[G]`` of all classes."""
+        limits = self._thresholds[self.tags]
+        limits = np.where(np.isnan(limits), 0.0 if threshold is None else threshold, limits)
+        kept = [g for g in classes if scores[g] >= limits[g]]
+        return Ranking([int(self.tags[g]) for g in kept], [float(scores[g]) for g in kept])
+
+    def rename(self, tags: Iterable[str]) -> tuple[str, ...]:
+        """A person's list under the names that are shown; of tags with one name the first counts."""
+        return tuple(dict.fromkeys(self._named.get(tag, tag) for tag in tags))
+
+
+def read_synonyms(path: str | Path) -> dict[str, list[str]]:
+    """Read a file of synonyms, ``{"person": ["man", "woman"], ...}``: names and the tags to show under them.
+
+    Raises:
+        InputError: the file cannot be read, or is not that.
+    """
+    record = read_json(Path(path))
+    if isinstance(record, dict) and all(
+        isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) for tags in record.values()
+    ):
+        return record
+    raise InputError(f'{path}: expected names with lists of tags, {{"person": ["man", "woman"]}}; got {record!r:.60}')
+
+
+def read_thresholds(path: str | Path) -> dict[str, float]:
+    """Read a file of thresholds, ``{"dog": 0.5, ...}``: tags and the scores they need.
+
+    Raises:
+        InputError: the file cannot be read, or is not that.
+    """
+    record = read_json(Path(path))
+    if isinstance(record, dict) and all(type(value) in (int, float) for value in record.values()):
+        return record
+    raise InputError(f'{path}: expected tags with probabilities, {{"dog": 0.5}}; got {record!r:.60}')
+
+
+def _index(vocabulary: Vocabulary, what: str, tag: str) -> int:
+    if tag not in vocabulary:
+        close = get_close_matches(tag, vocabulary.tags, 3)
+        meant = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        raise InputError(f"{what}: {tag!r} is not one of the model's {len(vocabulary)} tags{meant}")
+    return vocabulary.index(tag)

@@ -1,0 +1,198 @@
+"""Photographs ranked by how likely a person's list of each starts with the query, or by how alike their lists are.
+
+For a model without feedback the positions of a list do not depend on each other, so that the probability of a list that
+starts with ``q_1..q_k`` is ``prod_t p_t(q_t)``. That the tags of a list are distinct enters as far as the model has
+learnt it: its distributions are not conditioned on it.
+"""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tagrank.annotator import Annotator
+from tagrank.errors import InputError
+from tagrank.retrieval.store import Contents, Shard, digest, photo_tables, read_contents
+
+Scores = NDArray[np.float64]
+
+
+class Match(NamedTuple):
+    """A photograph that was found: its name, its 1-based rank, and its score.
+
+    The score is a probability for a query of tags, and a cosine in [0, 1] for a photograph.
+    """
+
+    image: str
+    rank: int
+    score: float
+
+
+def open_index(folder: str | Path) -> "PhotoIndex":
+    """Open an index that ``tagrank index`` wrote; it is memory-mapped.
+
+    Raises:
+        InputError: there is none, it is damaged, or it has no photographs.
+    """
+    folder = Path(folder)
+    contents = read_contents(folder)
+    if not contents.shards:
+        raise InputError(f"{folder}: the index has no photographs yet")
+    shards = [Shard(folder, number, count, contents) for number, count in enumerate(contents.shards)]
+    return PhotoIndex(folder, contents, shards)
+
+
+class PhotoIndex:
+    """Many photographs to search. Made by :func:`open_index`.
+
+    Attributes:
+        folder: where it lies.
+        tags: the tags that a query may have.
+        positions: how many tags a query may have.
+    """
+
+    def __init__(self, folder: Path, contents: Contents, shards: Sequence[Shard]) -> None:
+        self.folder = folder
+        self.tags = contents.tags
+        self.positions = contents.positions
+        self._model = contents.model
+        self._shards = shards
+        self._starts = np.cumsum([0, *contents.shards])
+        self._number = {tag: number for number, tag in enumerate(contents.tags)}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def search(self, tags: Sequence[str], *, ordered: bool = True, top_k: int = 20) -> list[Match]:
+        """The photographs that people's lists most likely start with these tags for.
+
+        Args:
+            tags: the query, distinct tags of the model, at most :attr:`positions`.
+            ordered: in this order; else in any, the sum over all orders.
+            top_k: how many photographs.
+
+        Returns:
+            The best first; those with the same score in the order of the index. Scores are probabilities.
+
+        Raises:
+            InputError: the query is empty or too long, or has a tag twice or one that the model does not have.
+        """
+        return self._best(self.scores(tags, ordered=ordered), top_k)
+
+    def scores(self, tags: Sequence[str], *, ordered: bool = True) -> Scores:
+        """The score of each photograph by :meth:`search`, ``[N]`` float64, in the order of the index."""
+        numbers = self._query(tags)
+        if ordered:
+            return np.exp(self._over_shards(lambda shard: in_order(shard.log_p, numbers)))
+        return self._over_shards(lambda shard: in_any_order(shard.log_p, numbers))
+
+    def similar(self, gains: Tensor, top_k: int = 20) -> list[Match]:
+        """The photographs whose lists are expected to be most alike.
+
+        Two photographs are as alike as the cosine of their expected gains, ``sum_t w_t P(list reaches t) p_t(v)`` for
+        each tag: tags that both lists have count the more, the earlier they come in both.
+
+        Args:
+            gains: ``[V]``, of :meth:`gains` or :meth:`gains_of`.
+            top_k: how many photographs.
+        """
+        query = gains.float()
+        return self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
+
+    def gains(self, name: str) -> Tensor:
+        """The expected gains of a photograph of the index, ``[V]``, scaled to length 1.
+
+        Raises:
+            InputError: it is not there.
+        """
+        if name not in self._rows:
+            raise InputError(f"{self.folder}: no photograph {name!r} in this index")
+        number, row = self._locate(self._rows[name])
+        return self._shards[number].gains[row]
+
+    def gains_of(self, annotator: Annotator, features: Tensor) -> Tensor:
+        """The expected gains of another photograph, ``[V]``, from its features ``[D]`` and the model of the index.
+
+        Raises:
+            InputError: the model is another one.
+        """
+        if digest(annotator) != self._model:
+            raise InputError(f"{self.folder}: the index was made with another model")
+        _, gains = photo_tables(annotator.probabilities(features.unsqueeze(0)))
+        return torch.from_numpy(gains[0])
+
+    def names(self) -> list[str]:
+        """The names of all photographs, in the order of the index."""
+        return [name for shard in self._shards for name in shard.names()]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names())}
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, row - int(self._starts[number])
+
+    def _query(self, tags: Sequence[str]) -> list[int]:
+        if not 1 <= len(tags) <= self.positions:
+            raise InputError(f"query: expected 1 to {self.positions} tags, got {len(tags)}")
+        for tag in tags:
+            if tag not in self._number:
+                close = get_close_matches(tag, self.tags, 3)
+                meant = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+                raise InputError(f"query: {tag!r} is not one of the {len(self.tags)} tags of this index{meant}")
+        if len(set(tags)) < len(tags):
+            raise InputError(f"query: expected each tag once, got {', '.join(tags)}")
+        return [self._number[tag] for tag in tags]
+
+    def _over_shards(self, score: Callable[[Shard], Scores]) -> Scores:
+        return np.concatenate([score(shard) for shard in self._shards])
+
+    def _best(self, scores: Scores, top_k: int) -> list[Match]:
+        if top_k < 1:
+            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        top_k = min(top_k, len(scores))
+        # All that are at least as good as the last one wanted, so that ties do not depend on the partition.
+        least = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
+        rows = np.flatnonzero(scores >= least)
+        rows = rows[np.argsort(-scores[rows], kind="stable")][:top_k]
+        found = [(*self._locate(int(row)), float(scores[row])) for row in rows]
+        return [Match(self._shards[n].name(row), rank, score) for rank, (n, row, score) in enumerate(found, 1)]
+
+
+def in_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
+    """Log probabilities ``[n]`` from ``log_p`` ``[S, V, n]``: a column for each tag of the query."""
+    total = log_p[0, tags[0]].double()
+    for t, tag in enumerate(tags[1:], 1):
+        total += log_p[t, tag]
+    return total.numpy()
+
+
+def in_any_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
+    """Probabilities ``[n]`` from ``log_p`` ``[S, V, n]``: the permanent of the query's ``k`` tags at ``k`` positions.
+
+    The sum over all orders, set by set: the probability that a list starts with the tags of a set is the sum, over the
+    one of them that comes last, of that without it times its own. ``k 2^(k-1)`` products in place of ``k k!``.
+    """
+    k = len(tags)
+    p = log_p[:k, list(tags)].double().exp().numpy()  # [k, k, n]
+    starts: dict[tuple[int, ...], Scores] = {(): np.ones(p.shape[2])}
+    for size in range(1, k + 1):
+        starts = {
+            chosen: sum(
+                (starts[chosen[:i] + chosen[i + 1 :]] * p[size - 1, last] for i, last in enumerate(chosen)),
+                start=np.zeros(p.shape[2]),
+            )
+            for chosen in combinations(range(k), size)
+        }
+    return starts[tuple(range(k))]

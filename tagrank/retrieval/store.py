@@ -1,0 +1,304 @@
+"""The index on disk: what a model says of each photograph, laid out so that a query reads its own columns alone.
+
+An index is a folder::
+
+    index.json                   {"format": 1, "model": DIGEST, "tags": [...], "positions": S, "shards": [n, n, ...]}
+    photos-00000.safetensors     of n photographs:
+                                   "log_p"    float16 [S, V, n]   log p_t(v), the photographs of one tag side by side
+                                   "gains"    float16 [n, V]      expected gain of each tag, scaled to length 1
+                                   "names"    uint8 [...]         their names in UTF-8, one after the other
+                                   "offsets"  int64 [n + 1]       where each name begins
+    ...
+
+The index is the truth: a shard counts once the index names its size, and both are replaced as a whole, so a writer may
+be killed at any moment. It loses the photographs that were not yet in a shard, at most ``photos_per_shard``.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tagrank.annotator import Annotator
+from tagrank.data.features import lock_folder
+from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.decode.positions import reach
+from tagrank.errors import InputError
+
+FORMAT = 1
+INDEX = "index.json"
+SHARD = re.compile(r"photos-\d{5,}\.safetensors")
+TEMPORARY = re.compile(r"\.(index\.json|photos-\d{5,}\.safetensors)\.[0-9a-f]+\.tmp")
+FLOOR = -100.0
+"""The least log probability that is stored."""
+
+HalfArray = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an index says of itself.
+
+    Attributes:
+        model: :func:`digest` of the model that its tables are of.
+        tags: the model's tags, in the order of its vocabulary.
+        positions: ``S`` of the model.
+        shards: how many photographs each shard has.
+    """
+
+    model: str
+    tags: tuple[str, ...]
+    positions: int
+    shards: tuple[int, ...] = ()
+
+
+def digest(annotator: Annotator) -> str:
+    """Changes with the weights of a model's ranker, and with its vocabulary."""
+    value = hashlib.sha256(json.dumps([annotator.ranker.config(), annotator.vocabulary.tags]).encode())
+    for name, tensor in sorted(annotator.ranker.state_dict().items()):
+        value.update(name.encode())
+        value.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return value.hexdigest()[:32]
+
+
+def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
+    """What is stored of photographs.
+
+    Args:
+        probabilities: ``[n, S, V + 1]``, of :meth:`tagrank.annotator.Annotator.probabilities`, without feedback.
+
+    Returns:
+        ``log p_t(v)`` ``[n, S, V]``, and the expected gains ``sum_t w_t P(list reaches t) p_t(v)`` ``[n, V]``,
+        ``w_t = 1/log2(1+t)``, divided by their Euclidean length; both float16.
+    """
+    p = probabilities.double().cpu().numpy()
+    weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
+    gains = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
+    gains /= np.maximum(np.linalg.norm(gains, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    log_p = np.log(np.maximum(p[..., :-1], np.exp(FLOOR)))
+    return log_p.astype(np.float16), gains.astype(np.float16)
+
+
+class IndexWriter:
+    """Adds photographs to an index, which it makes where there is none. A context manager; one writer at a time.
+
+    To resume after an interruption, leave out the photographs in :attr:`done`.
+
+    Args:
+        folder: the index, an empty folder, or not there yet.
+        annotator: the model, without feedback: with it there is no table of distributions to keep.
+        photos_per_shard: how many a shard has; also how many are lost if the process is killed.
+
+    Raises:
+        InputError: the model has feedback, the index is of another model or damaged, is being written by another
+            process, or the folder has something else in it.
+    """
+
+    def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
+        if photos_per_shard < 1:
+            raise ValueError(f"photos_per_shard: expected at least 1, got {photos_per_shard}")
+        if annotator.ranker.feedback:
+            raise InputError(
+                "an index needs the distributions of all positions beforehand; this model reads its own tags: train "
+                "one with the image at every step and without feedback"
+            )
+        self.folder = Path(folder)
+        self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps)
+        self._photos_per_shard = photos_per_shard
+        self._waiting: list[tuple[list[str], HalfArray, HalfArray]] = []
+        self._count = 0
+        self._lock = lock_folder(self.folder)
+        try:
+            self._done = self._resume()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def done(self) -> Set[str]:
+        """The names of all photographs that were added, in this run or an earlier one."""
+        return self._done
+
+    def add(self, names: Sequence[str], probabilities: Tensor) -> None:
+        """Add some photographs. They are on the disk when their shard is full, or at the end.
+
+        Args:
+            names: ``n`` names that are not in :attr:`done`.
+            probabilities: ``[n, S, V + 1]``, of :meth:`tagrank.annotator.Annotator.probabilities`.
+
+        Raises:
+            ValueError: the shape does not fit, or a photograph is there already.
+            InputError: the disk is full.
+        """
+        expected = (len(names), self._contents.positions, len(self._contents.tags) + 1)
+        if probabilities.shape != expected:
+            raise ValueError(f"probabilities: expected shape {list(expected)}, got {list(probabilities.shape)}")
+        twice = [name for name in names if name in self._done]
+        if twice or len(set(names)) < len(names):
+            raise ValueError(
+                f"names: expected photographs that are not there yet, each once; got {(twice or names)[:3]}"
+            )
+        self._waiting.append((list(names), *photo_tables(probabilities)))
+        self._done.update(names)
+        self._count += len(names)
+        while self._count >= self._photos_per_shard:
+            self._flush(self._photos_per_shard)
+
+    def close(self) -> None:
+        """Write what is left, and let other writers in."""
+        try:
+            if self._count:
+                self._flush(self._count)
+        finally:
+            os.close(self._lock)
+
+    def __enter__(self) -> "IndexWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # After an error too: what was added is good, and took time to compute.
+        self.close()
+
+    def _resume(self) -> set[str]:
+        names: set[str] = set()
+        if (self.folder / INDEX).exists():
+            there = read_contents(self.folder)
+            mine = self._contents
+            if (there.model, there.tags, there.positions) != (mine.model, mine.tags, mine.positions):
+                raise InputError(f"{self.folder}: is the index of another model; use another folder")
+            self._contents = there
+            for number, count in enumerate(there.shards):
+                names.update(Shard(self.folder, number, count, there).names())
+        present = {entry.name for entry in self.folder.iterdir()}
+        listed = {shard_name(number) for number in range(len(self._contents.shards))}
+        stale = {n for n in present if TEMPORARY.fullmatch(n) or (SHARD.fullmatch(n) and n not in listed)}
+        if INDEX not in present:
+            if present - {n for n in present if TEMPORARY.fullmatch(n)}:
+                raise InputError(
+                    f"{self.folder}: expected an index or an empty folder, got {sorted(present)[0]!r} there"
+                )
+            self._write_index(self._contents)
+        for name in stale:
+            (self.folder / name).unlink()
+        return names
+
+    def _flush(self, count: int) -> None:
+        from safetensors.numpy import save
+
+        names = [name for part, _, _ in self._waiting for name in part]
+        log_p = np.concatenate([part for _, part, _ in self._waiting])
+        gains = np.concatenate([part for _, _, part in self._waiting])
+        encoded = [os.fsencode(name) for name in names[:count]]
+        tensors = {
+            "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
+            "gains": gains[:count].copy(),
+            "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+            "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+        }
+        self._write(shard_name(len(self._contents.shards)), save(tensors))
+        contents = Contents(**{**vars(self._contents), "shards": (*self._contents.shards, count)})
+        self._write_index(contents)
+        self._contents = contents
+        self._waiting = [(names[count:], log_p[count:], gains[count:])]
+        self._count -= count
+
+    def _write_index(self, contents: Contents) -> None:
+        record = {"format": FORMAT, **vars(contents)}
+        self._write(INDEX, json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            write_atomically(self.folder / name, [content])
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {reason(error)}") from error
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"photos-{number:05d}.safetensors"
+
+
+class Shard:
+    """A part of an index, memory-mapped: what is not asked for is not read.
+
+    Attributes:
+        log_p: float16 ``[S, V, n]``.
+        gains: float16 ``[n, V]``.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not fit the index.
+    """
+
+    def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        path = folder / shard_name(number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors: dict[str, Tensor] = {
+                    name: file.get_tensor(name) for name in ("log_p", "gains", "names", "offsets")
+                }
+        except OSError as error:
+            raise InputError(f"{path}: missing or unreadable ({reason(error)})") from error
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged ({error})") from error
+        tags = len(contents.tags)
+        expected: dict[str, tuple[torch.dtype, list[int]]] = {
+            "log_p": (torch.float16, [contents.positions, tags, count]),
+            "gains": (torch.float16, [count, tags]),
+            "offsets": (torch.int64, [count + 1]),
+        }
+        for name, (dtype, shape) in expected.items():
+            got = tensors[name]
+            if got.dtype != dtype or list(got.shape) != shape:
+                raise InputError(
+                    f"{path}: {name}: expected {dtype} {shape} by the index, got {got.dtype} {list(got.shape)}"
+                )
+        self.log_p, self.gains = tensors["log_p"], tensors["gains"]
+        self._names, self._offsets = tensors["names"], tensors["offsets"]
+
+    def name(self, row: int) -> str:
+        """The name of a photograph, by its number in the shard."""
+        start, end = self._offsets[row : row + 2].tolist()
+        return os.fsdecode(self._names[start:end].numpy().tobytes())
+
+    def names(self) -> list[str]:
+        """The names of all photographs."""
+        text, ends = self._names.numpy().tobytes(), self._offsets.tolist()
+        return [os.fsdecode(text[a:b]) for a, b in pairwise(ends)]
+
+
+def read_contents(folder: Path) -> Contents:
+    """What the index in a folder says of itself.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise InputError(f"{folder}: expected an index of photographs, {INDEX} is not there")
+    record: Any = read_json(path)
+    fields = {"format", "model", "tags", "positions", "shards"}
+    if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() != fields:
+        raise InputError(f"{path}: expected an index of format {FORMAT}, got {record!r:.60}")
+    tags, positions, shards = record["tags"], record["positions"], record["shards"]
+    whole = [positions, *shards] if isinstance(shards, list) else [None]
+    strings = [record["model"], *tags] if isinstance(tags, list) and tags else [None]
+    if not all(type(n) is int and n > 0 for n in whole) or not all(isinstance(s, str) for s in strings):
+        raise InputError(
+            f"{path}: expected tags, and positive numbers of positions and photographs; got {record!r:.60}"
+        )
+    return Contents(record["model"], tuple(tags), positions, tuple(shards))

@@ -1,0 +1,59 @@
+"""``python -m benchmarks.retrieval`` on a small index, and the figures of docs/search.md against its result file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_table_and_file(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = python(
+        "-m", "benchmarks.retrieval", "--photographs", "5000", "--queries", "2", "--folder", tmp_path, "--json", out
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert [row["search"] for row in record["rows"]] == [
+        "1 tags, in order",
+        "2 tags, in order",
+        "2 tags, in any order",
+        "3 tags, in order",
+        "3 tags, in any order",
+        "5 tags, in order",
+        "5 tags, in any order",
+        "like a photograph",
+    ]
+    for row in record["rows"]:
+        assert row["search"] in done.stdout
+        assert 0 < row["ms"] < 10_000
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_wrong_scores_are_not_timed(tmp_path: Path) -> None:
+    code = (
+        "import torch; from pathlib import Path; from benchmarks import retrieval\n"
+        "right = retrieval.fill\n"
+        "retrieval.fill = lambda *a: (right(*a)[0], torch.full((100, 9, 125), 1 / 125))\n"
+        f"retrieval.measure(Path({str(tmp_path / 'index')!r}), 100, 1)"
+    )
+    done = python("-c", code)
+    assert done.returncode != 0
+    assert "Not equal to tolerance" in done.stderr
+
+
+def test_the_figures_of_the_page_are_those_of_the_result_file() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "retrieval.json").read_text())
+    page = (ROOT / "docs" / "search.md").read_text()
+    for row in result["rows"]:
+        assert f"| {row['search']} | {row['ms']:.0f} ms |" in page
+    assert f"{result['gigabytes']:.1f} GB" in page
+    assert f"{result['three_tags_from_disk_ms']:.0f} ms" in page

@@ -5,15 +5,18 @@ Each contestant computes the same thing from the same parameters: the hidden sta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank import ContextLSTM, env
+from tagrank.recurrence import triton
 from tagrank.recurrence.backends import FUSED
 
 #: Relative error, in the norm, up to which a result counts as right.
@@ -60,6 +63,7 @@ class Contestant:
         module: has the parameters that are trained.
         forward: the context to the hidden states.
         graphed: to be captured in a CUDA graph, and then replayed.
+        within: makes the context in which both passes are run.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Contestant:
     module: nn.Module
     forward: Forward
     graphed: bool = False
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
@@ -79,7 +84,11 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
         if backend != "eager":
-            runs.append(Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps)))
+            ours = Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps))
+            runs.append(ours)
+            if cuda:
+                # What the table would take if this GPU were in tagrank.kernels.verified.
+                runs += [replace(ours, name=f"{ours.name} {n}", within=_forced(n)) for n in _served(case)]
             continue
         runs.append(Contestant("eager loop", "peer", module, _ours(module, case.steps)))
     loop = _loop(lstm, case.steps)
@@ -87,12 +96,9 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         torch._dynamo.reset()
         runs.append(Contestant("torch.compile", "peer", lstm, torch.compile(loop, dynamic=False, fullgraph=True)))
     if cuda:
-        graphed = [
-            Contestant(f"{run.name}, CUDA graph", run.kind, run.module, run.forward, graphed=True)
-            for run in runs
-            if run.name != "torch.compile"
+        runs += [
+            replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs if run.name != "torch.compile"
         ]
-        runs += graphed
     library = "cuDNN" if cuda else "oneDNN"
     runs.append(Contestant(f"nn.LSTM ({library})", "peer", lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0]))
     cell = nn.LSTMCell(case.hidden, case.hidden, device=case.device, dtype=case.dtype)
@@ -140,6 +146,21 @@ def _loop(lstm: nn.LSTM, steps: int) -> Forward:
 
 def _ours(module: ContextLSTM, steps: int) -> Forward:
     return lambda context: module(context, steps)[0]
+
+
+def _served(case: Case) -> list[Literal["resident", "grouped"]]:
+    """The variants in one launch that serve both passes of a case, verified or not."""
+    from tagrank.kernels.choice import RULES
+
+    gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
+    size = case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
+    served = [{r.variant.name for r in rules if r.refusal(*size) is None} for rules in RULES.values()]
+    names: tuple[Literal["resident", "grouped"], ...] = ("resident", "grouped")
+    return [name for name in names if all(name in some for some in served)]
+
+
+def _forced(name: Literal["resident", "grouped"]) -> Callable[[], AbstractContextManager[Any]]:
+    return partial(triton.forced, forward=name, backward=name)
 
 
 def _cell_loop(cell: nn.LSTMCell, steps: int) -> Forward:

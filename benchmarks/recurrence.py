@@ -77,7 +77,7 @@ def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
     if mode == "inference":
 
         def run() -> Sequence[torch.Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), contestant.within():
                 return [contestant.forward(context)]
 
     else:
@@ -85,7 +85,8 @@ def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
         leaves = [leaf, *contestant.module.parameters()]
 
         def run() -> Sequence[torch.Tensor]:
-            return torch.autograd.grad(contestant.forward(leaf).sum(), leaves)
+            with contestant.within():
+                return torch.autograd.grad(contestant.forward(leaf).sum(), leaves)
 
     return _captured(run) if contestant.graphed else run
 
@@ -160,6 +161,7 @@ def main() -> None:
 
     rows: list[Row] = []
     rates = measure_rates(args.device, dtype)
+    described = describe(rates)
     print(f"rates: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s of main memory")
     print(f"{'B':>4} {'H':>5} {'T':>3} {'mode':9} {'contestant':28} {'ms':>9} {'limit':>6} {'speedup':>8}  error")
     for hidden in args.H:
@@ -169,9 +171,9 @@ def main() -> None:
                 measured = measure(case, rates, args.seconds, not args.no_compile)
                 print(*map(_line, measured), sep="\n", flush=True)
                 rows += measured
+                if args.json:  # after each case, so that what was measured is kept whatever comes
+                    write(args.json, described | {"summary": summary(rows), "rows": rows})
     print(*summary(rows), sep="\n")
-    if args.json:
-        write(args.json, describe(rates) | {"summary": summary(rows), "rows": rows})
     if args.plot:
         from benchmarks.plots import plot
 

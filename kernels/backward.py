@@ -2,8 +2,9 @@
 
 The gradient of ``h_t`` is that of ``output[t]`` plus ``d_gates[t+1] @ U``. Resident programs hand ``d_gates`` to the
 step before in registers; grouped ones read what the programs of their batch tile have stored, after the barrier; in
-the step variant a launch reads what the launch for ``t + 1`` stored. Each sum has one order, so that results repeat. The
-gradient of ``h0`` is left to the caller: one product of ``d_gates[0]`` and ``U``. What forward saved is never written to.
+the step variant a launch reads what the launch for ``t + 1`` stored. Each sum has one order, so that results repeat.
+The gradient of ``h0`` is left to the caller: one product of ``d_gates[0]`` and ``U``. What forward saved is never
+written to.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -13,7 +14,7 @@ import triton.language as tl
 
 from tagrank.kernels.barrier import arrive, wait
 from tagrank.kernels.cell import activate, cell_backward
-from tagrank.kernels.tiles import load_gates, load_weights, load_weights_by_gate, store_gates
+from tagrank.kernels.tiles import load_gates, load_weights, load_weights_by_gate, split_gates, store_gates
 
 
 @triton.jit(do_not_specialize=["t0", "length", "batch"], do_not_specialize_on_alignment=["steps"])
@@ -123,7 +124,9 @@ def lstm_backward(
                     inside = (rows < batch)[None, :, None] & (k < hidden - chunk * BLOCK_K)[None, None, :]
                     d = tl.load(at_k + chunk * BLOCK_K, mask=inside, other=0.0, cache_modifier=".cg")
                     parts = tl.dot(d, u[chunk], parts, input_precision=PRECISION, out_dtype=accumulate)
-                dh = tl.sum(parts, 0)
+                # Not tl.sum, which would leave the whole tile in every warp, and with it all that follows.
+                dh_i, dh_f, dh_g, dh_o = split_gates(tl.permute(parts, [1, 2, 0]), BLOCK_B, BLOCK_H)
+                dh = (dh_i + dh_f) + (dh_g + dh_o)
             else:
                 for start in range(0, 4 * hidden, BLOCK_K):
                     inside = (rows < batch)[:, None] & (k < 4 * hidden - start)[None, :]
@@ -136,9 +139,8 @@ def lstm_backward(
         c = c_prev
         if VARIANT == "resident":
             d_i, d_f, d_g, d_o = a_i.to(dtype), a_f.to(dtype), a_g.to(dtype), a_o.to(dtype)
-        if VARIANT == "grouped":
-            if steps > 1:
-                arrive(counter, steps * tl.num_programs(1))
+        if VARIANT == "grouped" and steps > 1:
+            arrive(counter, steps * tl.num_programs(1))
         if CONSTANT:
             x_i, x_f, x_g, x_o = x_i + a_i, x_f + a_f, x_g + a_g, x_o + a_o
 

@@ -7,7 +7,7 @@ CUDA compute capabilities, ``(major, minor)``.
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from tagrank.kernels.verified import VERIFIED, Entry
 
@@ -50,8 +50,10 @@ class Variant:
         block_h: hidden units in a tile; at least H where resident.
         block_k: how much of the product's inner dimension is loaded at a time; not used where resident.
         num_warps: warps in a block.
-        num_stages: depth of the software pipeline over ``block_k``; 1 but for the step variant: in the others it might
-            fetch the next step's ``h`` before it is stored.
+        num_stages: depth of the software pipeline over ``block_k``; 1 but for the step variant, as in the others it
+            might fetch the next step's ``h`` before it is stored.
+        max_registers: of a thread, where grouped. A block has a multiprocessor to itself; ptxas does not know, and where
+            it is not told would rather spill than leave no room for another.
     """
 
     name: Name
@@ -60,11 +62,19 @@ class Variant:
     block_k: int
     num_warps: int
     num_stages: int = 1
+    max_registers: int = 255
 
     @property
     def cooperative(self) -> bool:
         """Whether its programs wait for each other, so that all have to run at the same time."""
         return self.name == "grouped"
+
+    def launch_options(self) -> dict[str, Any]:
+        """What Triton has to be told beside the kernel's arguments."""
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        if self.cooperative:
+            options |= {"launch_cooperative_grid": True, "maxnreg": self.max_registers}
+        return options
 
     def chunks(self, hidden: int) -> int:
         """How often ``block_k`` fits into H, rounded up, where that is known when the kernel is compiled."""
@@ -94,6 +104,7 @@ class Rule:
         why: the reason for its sizes.
         shared: shared memory it may need, in bytes; the capability has to offer as much.
         shared_per_chunk: what it may need besides for each chunk of a grouped variant's slice of U.
+        oldest: the first compute capability it is for.
         max_hidden: the largest H it is for.
         max_batch: the largest B it is for.
         min_programs: the smallest grid it is for.
@@ -106,6 +117,7 @@ class Rule:
     why: str
     shared: int
     shared_per_chunk: int = 0
+    oldest: tuple[int, int] = (8, 0)
     max_hidden: int | None = None
     max_batch: int | None = None
     min_programs: int = 0
@@ -119,6 +131,8 @@ class Rule:
         """The first condition that the call does not meet, in words, or ``None``; ``VERIFIED`` is not among them."""
         if dtype not in self.dtypes:
             return f"it is for {' and '.join(self.dtypes)}"
+        if gpu.capability < self.oldest:
+            return f"it is for compute capability {self.oldest[0]}.{self.oldest[1]} and later"
         if self.max_hidden is not None and hidden > self.max_hidden:
             return f"it is for H up to {self.max_hidden}"
         if self.max_batch is not None and batch > self.max_batch:
@@ -140,11 +154,19 @@ def _resident(block_h: int, num_warps: int) -> Variant:
 
 
 def _grouped(
-    block_b: int, block_h: int, num_warps: int, why: str, *, shared: int, max_hidden: int = 1024, block_k: int = 128
+    block_b: int,
+    block_h: int,
+    num_warps: int,
+    why: str,
+    *,
+    shared: int,
+    max_hidden: int = 1024,
+    max_registers: int = 255,
+    oldest: tuple[int, int] = (8, 0),
 ) -> Rule:
-    """A rule for H up to 1024: ``shared`` is what a block needs besides U, which takes 4 BLOCK_K BLOCK_H numbers a chunk."""
-    variant = Variant("grouped", block_b, block_h, block_k, num_warps)
-    return Rule(HALF, variant, why, shared, 4 * block_k * block_h * 2, max_hidden=max_hidden)
+    """A rule whose blocks need ``shared`` bytes besides U, which takes 4 BLOCK_K BLOCK_H numbers a chunk."""
+    variant = Variant("grouped", block_b, block_h, 128, num_warps, max_registers=max_registers)
+    return Rule(HALF, variant, why, shared, 2 * 4 * 128 * block_h, oldest=oldest, max_hidden=max_hidden)
 
 
 #: The first rule that serves a call decides. The last serves every call.
@@ -160,40 +182,42 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(HALF, _resident(128, 8), "U is 128 KB; 64 rows spill, and so do 4 warps", 136 * 1024, max_hidden=128),
         # Of the grouped tiles the one with the fewest rows whose programs can all run at once, one to a multiprocessor:
         # a step then takes the least time on each.
-        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=8 * 1024),
-        _grouped(32, 16, 4, "16 rows would be more programs than multiprocessors", shared=16 * 1024),
-        _grouped(64, 16, 8, "32 rows would be more programs than multiprocessors; wgmma on Hopper", shared=24 * 1024),
-        _grouped(128, 16, 8, "64 rows would be more programs than multiprocessors", shared=40 * 1024),
+        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=4 * 1024),
+        _grouped(32, 16, 4, "16 rows would be more programs than multiprocessors", shared=8 * 1024),
+        _grouped(64, 16, 8, "32 rows would be more programs; wgmma on Hopper", shared=20 * 1024, max_registers=192),
+        _grouped(
+            128, 16, 8, "64 rows would be more programs; without wgmma 128 spill", shared=32 * 1024, oldest=(9, 0)
+        ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
             "few rows: the time goes into reading U, so narrow slices spread it over many multiprocessors",
-            84 * 1024,
+            60 * 1024,
             max_batch=16,
         ),
-        Rule(HALF, Variant("step", 32, 16, 128, 4, 3), "as with 16 rows", 72 * 1024, max_batch=32),
+        Rule(HALF, Variant("step", 32, 16, 128, 4, 3), "as with 16 rows", 48 * 1024, max_batch=32),
         Rule(
             HALF,
             Variant("step", 64, 32, 64, 8, 3),
             "many rows: 64 make a wgmma on Hopper; 3 stages, so that two blocks fit side by side",
-            76 * 1024,
+            72 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 68 * 1024),
+        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 64 * 1024),
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 3),
             "without TF32 the product is on the scalar units: larger tiles read less; 4 warps spill on Hopper",
-            64 * 1024,
+            40 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 64 * 1024),
-        Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "one size fits: it is there to check the others", 64 * 1024),
+        Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 40 * 1024),
+        Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "one size fits: it is there to check the others", 40 * 1024),
         Rule(
             (*HALF, *SINGLE, *DOUBLE),
             Variant("step", 16, 16, 16, 4, 2),
             "H not divisible by 16: element-wise loads need many addresses, and any larger tile spills in some dtype",
-            24 * 1024,
+            10 * 1024,
             aligned=False,
         ),
     ),
@@ -207,24 +231,10 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         ),
         Rule(HALF, _resident(128, 8), "as with H up to 64", 136 * 1024, max_hidden=128),
         # A program reads all 4H gate gradients of its rows at each step, so few rows matter more than narrow slices.
-        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=24 * 1024),
-        _grouped(
-            16,
-            32,
-            4,
-            "slices of 16 would be more programs than multiprocessors",
-            shared=24 * 1024,
-            max_hidden=512,
-        ),
-        _grouped(32, 16, 8, "16 rows would be more programs than multiprocessors", shared=40 * 1024),
-        _grouped(
-            32,
-            32,
-            8,
-            "slices of 16 would be more programs than multiprocessors",
-            shared=40 * 1024,
-            max_hidden=512,
-        ),
+        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=16 * 1024),
+        _grouped(16, 32, 8, "slices of 16 would be more programs", shared=16 * 1024, max_hidden=512),
+        _grouped(32, 16, 8, "16 rows would be more programs than multiprocessors", shared=32 * 1024),
+        _grouped(32, 32, 8, "slices of 16 would be more programs", shared=32 * 1024, max_hidden=512),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
@@ -244,9 +254,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(SINGLE, Variant("step", 32, 32, 32, 8, 3), "as forward", 16 * 1024, min_programs=FULL_GRID),
         Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 16 * 1024),
         Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as forward", 16 * 1024),
-        Rule(
-            (*HALF, *SINGLE, *DOUBLE), Variant("step", 16, 16, 32, 4, 2), "as forward", 8 * 1024, aligned=False
-        ),
+        Rule((*HALF, *SINGLE, *DOUBLE), Variant("step", 16, 16, 32, 4, 2), "as forward", 8 * 1024, aligned=False),
     ),
 }
 

@@ -122,10 +122,9 @@ def lstm_forward(
         tl.store(output + t * state_size + at_state, h_t, mask=mask)
         if VARIANT == "resident":
             h = h_t
-        if VARIANT == "grouped":
+        if VARIANT == "grouped" and steps > 1:
             # As soon as h is there: what backward needs can follow while the others read it.
-            if steps > 1:
-                arrive(counter, steps * tl.num_programs(1))
+            arrive(counter, steps * tl.num_programs(1))
         if SAVE_CELLS:
             tl.store(cells + (t % cell_slots) * state_size + at_state, c, mask=mask)
         if SAVE_GATES:

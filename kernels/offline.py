@@ -3,8 +3,9 @@
 Prints one JSON object a line: the launch (``kernel``, ``capability``, ``dtype``, variant and tile sizes, ``hidden``
 where the variant is compiled for it, flags), and what the compiler made of it: ``registers`` a thread; ``spilled``, the
 bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its ``shared_limit``;
-``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX.
-Exits with 1 where a kernel spills or needs more shared memory than its rule says.
+``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX. Where it does not
+compile, there is an ``error`` in the place of all these.
+Exits with 1 where a kernel does not compile, spills, or needs more shared memory than its rule says.
 """
 
 import argparse
@@ -60,7 +61,10 @@ def cases(capability: tuple[int, int], quick: bool = False) -> Iterator[Case]:
     gpu = Gpu(capability, FULL_GRID)
     for kernel, rules in RULES.items():
         for rule in rules:
-            hidden = [h for h in _hidden(rule) if rule.shared_memory(h) <= gpu.shared_memory]
+            if capability < rule.oldest:
+                continue
+            fitting = [h for h in _hidden(rule) if rule.shared_memory(h) <= gpu.shared_memory]
+            hidden = sorted({*fitting[:1], *fitting[-1:]})
             dtypes, flags = rule.dtypes, _flags(kernel, rule.variant.name)
             if quick:
                 hidden, dtypes, flags = hidden[-1:], dtypes[-1:], flags[:1]
@@ -113,24 +117,13 @@ def compile_case(case: Case) -> CompiledKernel:
     return triton.compile(
         ASTSource(function, signature, values, attributes),
         target=GPUTarget("cuda", 10 * major + minor, 32),
-        options={
-            "num_warps": variant.num_warps,
-            "num_stages": variant.num_stages,
-            "launch_cooperative_grid": variant.cooperative,
-        },
+        options=variant.launch_options(),
     )
 
 
 def report(case: Case) -> dict[str, Any]:
     """Compile, and describe the launch and the result as the module says."""
-    compiled = compile_case(case)
-    registers, spilled = _resources(compiled.asm["cubin"])
-    matrix = re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", compiled.asm["ptx"])
-    gpu, threads = Gpu(case.capability, FULL_GRID), 32 * case.rule.variant.num_warps
-    # A block takes registers by eight a thread, and 1 KB of shared memory for the driver.
-    by_registers = _REGISTERS // (-(-registers // 8) * 8 * threads)
-    by_shared = (gpu.shared_memory + 1024) // (compiled.metadata.shared + 1024)
-    return {
+    launch = {
         "kernel": case.kernel,
         "capability": ".".join(map(str, case.capability)),
         "dtype": case.dtype,
@@ -138,6 +131,18 @@ def report(case: Case) -> dict[str, Any]:
         "aligned": case.rule.aligned,
         "hidden": case.hidden,
         **{name.lower(): value for name, value in case.flags.items()},
+    }
+    try:
+        compiled = compile_case(case)
+    except (RuntimeError, triton.TritonError) as error:
+        return launch | {"error": " ".join(str(error).split())[:100]}
+    registers, spilled = _resources(compiled.asm["cubin"])
+    matrix = re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", compiled.asm["ptx"])
+    gpu, threads = Gpu(case.capability, FULL_GRID), 32 * case.rule.variant.num_warps
+    # A block takes registers by eight a thread, and 1 KB of shared memory for the driver.
+    by_registers = _REGISTERS // (-(-registers // 8) * 8 * threads)
+    by_shared = (gpu.shared_memory + 1024) // (compiled.metadata.shared + 1024)
+    return launch | {
         "registers": registers,
         "spilled": spilled,
         "shared_memory": compiled.metadata.shared,
@@ -175,7 +180,7 @@ def main() -> int:
     with ProcessPoolExecutor() as pool:
         for result in pool.map(report, [case for c in chosen for case in cases(c, arguments.quick)]):
             print(json.dumps(result), flush=True)
-            failed |= result["spilled"] > 0 or result["shared_memory"] > result["shared_limit"]
+            failed |= "error" in result or result["spilled"] > 0 or result["shared_memory"] > result["shared_limit"]
     return int(failed)
 
 

@@ -63,7 +63,7 @@ def load_interleaved(weight_hh, first, k, hidden, BLOCK_H: tl.constexpr):
 
 @triton.jit
 def split_gates(a, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """The tiles of i, f, g and o, from one whose columns are interleaved as in :func:`load_interleaved`."""
+    """The tiles of i, f, g and o, from one in which they follow each other as in :func:`load_interleaved`."""
     i_g, f_o = tl.split(tl.reshape(a, [BLOCK_B, BLOCK_H, 2, 2]))
     i, g = tl.split(i_g)
     f, o = tl.split(f_o)

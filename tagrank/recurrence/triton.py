@@ -70,20 +70,22 @@ def unsupported(gates_x: Tensor) -> str | None:
             "it takes CPU tensors in Triton's interpreter alone, for tests (TRITON_INTERPRET=1, set before triton is "
             f"imported), and gates_x is on {gates_x.device}"
         )
-    capability = gpu_of(gates_x.device).capability
-    if capability < OLDEST:
-        return f"it needs compute capability {_dotted(OLDEST)}, and {gates_x.device} has {_dotted(capability)}"
-    return None
+    return too_old(gpu_of(gates_x.device), gates_x.device)
+
+
+def too_old(gpu: "Gpu", device: torch.device) -> str | None:
+    """Why a GPU is too old for these kernels, or ``None``."""
+    if gpu.capability >= OLDEST:
+        return None
+    return f"it needs compute capability {_dotted(OLDEST)}, and {device} has {_dotted(gpu.capability)}"
 
 
 @contextmanager
-def forced(
-    *, forward: "Variant | Name | None" = None, backward: "Variant | Name | None" = None
-) -> Iterator[None]:
+def forced(*, forward: "Variant | Name | None" = None, backward: "Variant | Name | None" = None) -> Iterator[None]:
     """Inside the block, launch these variants whatever ``tagrank.kernels.verified`` says: for tests and measurements.
 
-    A name (``"resident"``, ``"grouped"``, ``"step"``) leaves the tile sizes to the table; where it has none that serve a
-    call, that is a ``ValueError``. It holds for all threads, as PyTorch runs backward passes on GPUs in one of its own.
+    A name (``"resident"``, ``"grouped"``, ``"step"``) leaves the tile sizes to the table; a call that none of them
+    serves is a ``ValueError``. It holds for all threads, as PyTorch runs backward passes on GPUs in one of its own.
     """
     before = dict(_forced)
     _forced.update({} if forward is None else {"forward": forward})
@@ -287,7 +289,5 @@ def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
         "BLOCK_H": variant.block_h,
         "BLOCK_K": variant.block_k,
         "CHUNKS": variant.chunks(hidden),
-        "num_warps": variant.num_warps,
-        "num_stages": variant.num_stages,
-        "launch_cooperative_grid": variant.cooperative,
+        **variant.launch_options(),
     }

@@ -1,8 +1,8 @@
 """The grouped variant's barrier without a GPU: in the interpreter, with a process for each program of the grid.
 
 The interpreter runs one program after another, and the first to wait would wait forever. Here all run at the same time
-on shared memory, and atomics are atomic. It is the protocol that this checks, and not the memory model of a GPU; that is
-for ``test_gpu.py``.
+on shared memory, and atomics are atomic. It is the protocol that this checks, and not the memory model of a GPU: that
+is for ``test_gpu.py``.
 """
 
 import inspect

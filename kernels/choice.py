@@ -52,8 +52,8 @@ class Variant:
         num_warps: warps in a block.
         num_stages: depth of the software pipeline over ``block_k``; 1 but for the step variant, as in the others it
             might fetch the next step's ``h`` before it is stored.
-        max_registers: of a thread, where grouped. A block has a multiprocessor to itself; ptxas does not know, and where
-            it is not told would rather spill than leave no room for another.
+        max_registers: of a thread, where grouped. A block has a multiprocessor to itself; ptxas, which does not know,
+            would rather spill than leave no room for another.
     """
 
     name: Name

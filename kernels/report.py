@@ -24,11 +24,12 @@ bounds them. **It says nothing about the speed that they have**: none of them wa
 
 ## Compiled
 
-Triton {version}. A row is an entry of the table in `tagrank/kernels/choice.py`, in one dtype; the figures are the worst
-over its flags (constant input, what is saved, recomputed gates, TF32), and for a grouped kernel over the smallest and
-the largest H that fit. A tile is rows of the batch x hidden units x the part of the product's inner dimension that is
-loaded at a time. Registers are those of a thread, bytes spilled too; shared memory is that of a block. The last two
-columns are how many blocks fit on a multiprocessor, and the matrix instructions in the code.
+Triton {version}. A row is an entry of the table in `kernels/choice.py`, in one dtype; the figures are the worst over
+its flags (constant input, what is saved, recomputed gates, TF32), and for a grouped kernel over the smallest and the
+largest H that fit. For capability 10.0 an entry was compiled in one dtype, with one set of flags, at its largest
+H. A tile is rows of the batch x hidden units x the part of the product's inner dimension that is loaded at a time.
+Registers are those of a thread, bytes spilled too; shared memory is that of a block. The last two columns are how many
+blocks fit on a multiprocessor, and the matrix instructions in the code.
 """
 
 MODEL = """

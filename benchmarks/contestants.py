@@ -4,9 +4,9 @@ Each contestant computes the same thing from the same parameters: the hidden sta
 ``[B, D]``, D = H, that stays the same at each of ``T`` steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from tagrank.recurrence.backends import FUSED
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 Mode = Literal["inference", "training"]
+OneLaunch = Literal["resident", "grouped"]
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -64,6 +65,7 @@ class Contestant:
         forward: the context to the hidden states.
         graphed: to be captured in a CUDA graph, and then replayed.
         within: makes the context in which both passes are run.
+        model_ms: for each mode, what its kernels take at least by ``tagrank.kernels.model``, where that knows the GPU.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Contestant:
     forward: Forward
     graphed: bool = False
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    model_ms: Mapping[Mode, float] = field(default_factory=dict)
 
 
 def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
@@ -85,10 +88,15 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         module.load_state_dict(lstm.state_dict())
         if backend != "eager":
             ours = Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps))
-            runs.append(ours)
-            if cuda:
-                # What the table would take if this GPU were in tagrank.kernels.verified.
-                runs += [replace(ours, name=f"{ours.name} {n}", within=_forced(n)) for n in _served(case)]
+            if not cuda:
+                runs.append(ours)
+                continue
+            runs.append(replace(ours, model_ms=_modelled(case, None)))
+            # What the table would take if this GPU were in tagrank.kernels.verified.
+            runs += [
+                replace(ours, name=f"{ours.name} {n}", within=_forced(n), model_ms=_modelled(case, n))
+                for n in _served(case)
+            ]
             continue
         runs.append(Contestant("eager loop", "peer", module, _ours(module, case.steps)))
     loop = _loop(lstm, case.steps)
@@ -148,18 +156,38 @@ def _ours(module: ContextLSTM, steps: int) -> Forward:
     return lambda context: module(context, steps)[0]
 
 
-def _served(case: Case) -> list[Literal["resident", "grouped"]]:
+def _table(case: Case) -> tuple[int, int, str, Any]:
+    """What the table of Triton kernels is asked for."""
+    gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
+    return case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
+
+
+def _served(case: Case) -> list[OneLaunch]:
     """The variants in one launch that serve both passes of a case, verified or not."""
     from tagrank.kernels.choice import RULES
 
-    gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
-    size = case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
-    served = [{r.variant.name for r in rules if r.refusal(*size) is None} for rules in RULES.values()]
-    names: tuple[Literal["resident", "grouped"], ...] = ("resident", "grouped")
+    served = [{r.variant.name for r in rules if r.refusal(*_table(case)) is None} for rules in RULES.values()]
+    names: tuple[OneLaunch, ...] = ("resident", "grouped")
     return [name for name in names if all(name in some for some in served)]
 
 
-def _forced(name: Literal["resident", "grouped"]) -> Callable[[], AbstractContextManager[Any]]:
+def _modelled(case: Case, name: OneLaunch | None) -> dict[Mode, float]:
+    """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
+    from tagrank.kernels.choice import Kernel, choose
+    from tagrank.kernels.model import H100, step
+
+    size = _table(case)
+    if case.dtype == torch.float32 or size[-1].capability != (9, 0):
+        return {}
+
+    def floor(kernel: Kernel, training: bool) -> float:
+        variant = choose(kernel, *size, name=name)
+        return case.steps * step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
+
+    return {"inference": floor("forward", False), "training": floor("forward", True) + floor("backward", True)}
+
+
+def _forced(name: OneLaunch) -> Callable[[], AbstractContextManager[Any]]:
     return partial(triton.forced, forward=name, backward=name)
 
 

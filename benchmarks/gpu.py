@@ -70,7 +70,7 @@ def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
         seconds = end - time.monotonic()
         if seconds < 5:
             return outcomes | dict.fromkeys(left, "not reached"), output
-        options = ["-v", "--tb=short", "--timeout-method=thread", "-p", "no:cacheprovider"]
+        options = ["-v", "--tb=short", "--timeout=60", "--timeout-method=thread", "-p", "no:cacheprovider"]
         text, finished = _run([sys.executable, "-m", "pytest", *options, *left], seconds)
         output += text
         before = len(outcomes)

@@ -30,7 +30,8 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
     """A row for each contestant and mode: times in milliseconds, whether it was right, and how far from the floor.
 
     ``speedup`` is the time of the fastest right peer over that of a contestant of ours that is right, else ``None``;
-    ``of_floor`` the floor over the time, 1 where nothing could be faster.
+    ``of_floor`` the floor over the time, 1 where nothing could be faster. On an H100 ``of_model`` is the same for the
+    floor of our kernels as they are, by ``tagrank.kernels.model``.
     """
     lstm, context = case.make()
     want, want_gradients = oracle(case, lstm, context)
@@ -47,10 +48,13 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
             runs[contestant.name] = run
         times = interleave(runs, case.device, seconds)
         floor = rates.floor_ms(case.flops(mode), case.bytes_moved(mode))
+        models = {c.name: c.model_ms[mode] for c in everyone if mode in c.model_ms}
         kinds = {contestant.name: contestant.kind for contestant in everyone}
         right = {name: e <= TOLERANCE[case.dtype] for name, e in errors.items()}
         fastest = min((times[n].median for n in right if kinds[n] == "peer" and right[n]), default=None)
         for name, time in times.items():
+            model = models.get(name)
+            modelled = {} if model is None else {"model_ms": round(model, 4), "of_model": round(model / time.median, 3)}
             won = kinds[name] == "ours" and right[name] and fastest is not None
             rows.append(
                 {
@@ -66,6 +70,7 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
                     **time.columns(),
                     "floor_ms": round(floor, 4),
                     "of_floor": round(floor / time.median, 3),
+                    **modelled,
                     "speedup": round(fastest / time.median, 3) if won and fastest is not None else None,
                 }
             )

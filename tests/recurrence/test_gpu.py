@@ -5,6 +5,7 @@ Each test may hang where a barrier is wrong, so that each has to end within its 
 
 import itertools
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Literal
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import RULES, Kernel, Rule
+from tagrank.kernels.choice import RULES, Kernel, Rule, choose
 from tagrank.recurrence import trace
 from tagrank.recurrence import triton as backend
 from tagrank.recurrence.eager import lstm_loop
@@ -91,8 +92,6 @@ def assert_matches_the_oracle(got: list[Tensor], inputs: Inputs, steps: int, tol
 
 
 def skip_unless_served(name: Name, batch: int, hidden: int, dtype: torch.dtype) -> None:
-    from tagrank.kernels.choice import choose
-
     gpu = backend.gpu_of(torch.device("cuda", torch.cuda.current_device()))
     for kernel in ("forward", "backward"):
         try:
@@ -125,7 +124,7 @@ def test_every_entry(kernel: Kernel, rule: Rule, dtype: torch.dtype, precision: 
         for batch, hidden in itertools.product(rows, widths)
         if gpu.capability >= rule.oldest
         and rule.shared_memory(hidden) <= gpu.shared_memory
-        and not (variant.cooperative and variant.grid(batch, hidden)[0] * -(-hidden // 16) > gpu.multiprocessors)
+        and not (variant.cooperative and prod(variant.grid(batch, hidden)) > gpu.multiprocessors)
     ]
     if not served:
         pytest.skip("not for this GPU")
@@ -173,6 +172,7 @@ def test_eager(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_results_repeat_bit_for_bit(name: Name) -> None:
     """With the graph retained, and in a hundred runs, of which some might come when others are late."""
+    skip_unless_served(name, 33, 128, torch.bfloat16)
     inputs = make_inputs(33, 128, None, torch.bfloat16)
     with backend.forced(forward=name, backward=name):
         output = lstm_recurrence(*inputs, steps=20, backend="triton")
@@ -187,6 +187,7 @@ def test_results_repeat_bit_for_bit(name: Name) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_several_streams(name: Name) -> None:
     """At once, with other numbers in each: they must not share counters or scratch memory."""
+    skip_unless_served(name, 16, 128, torch.bfloat16)
     problems = [make_inputs(16, 128, None, torch.bfloat16, seed) for seed in range(4)]
 
     def run(inputs: Inputs) -> list[Tensor]:
@@ -262,6 +263,7 @@ def test_no_synchronisation_and_no_more_memory_than_the_results() -> None:
 def test_offsets_beyond_32_bits(name: Name) -> None:
     """5 x 2^29 gates; the last rows, whose offsets do not fit into 32 bits, against the same rows by themselves."""
     steps, batch, hidden = 5, 2**20, 128
+    skip_unless_served(name, batch, hidden, torch.float16)
     free, _ = torch.cuda.mem_get_info()
     if free < 20 * 2**30:
         pytest.skip("this GPU has too little memory for it")

@@ -186,7 +186,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         _grouped(32, 16, 4, "16 rows would be more programs than multiprocessors", shared=8 * 1024),
         _grouped(64, 16, 8, "32 rows would be more programs; wgmma on Hopper", shared=20 * 1024, max_registers=192),
         _grouped(
-            128, 16, 8, "64 rows would be more programs; without wgmma 128 spill", shared=32 * 1024, oldest=(9, 0)
+            128, 16, 8, "64 rows would be more programs; without wgmma 128 spill", shared=33 * 1024, oldest=(9, 0)
         ),
         Rule(
             HALF,
@@ -200,10 +200,10 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             HALF,
             Variant("step", 64, 32, 64, 8, 3),
             "many rows: 64 make a wgmma on Hopper; 3 stages, so that two blocks fit side by side",
-            72 * 1024,
+            73 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 64 * 1024),
+        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 65 * 1024),
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 3),
@@ -247,10 +247,10 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             HALF,
             Variant("step", 64, 32, 64, 8, 4),
             "many rows: 64 make a wgmma on Hopper; 4 warps spill",
-            48 * 1024,
+            49 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 40 * 1024),
+        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 41 * 1024),
         Rule(SINGLE, Variant("step", 32, 32, 32, 8, 3), "as forward", 16 * 1024, min_programs=FULL_GRID),
         Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 16 * 1024),
         Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as forward", 16 * 1024),

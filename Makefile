@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
-.PHONY: help demo test lint bench results gpu wheel clean
+.PHONY: help demo test lint bench results gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## Train on drawn scenes, compare with baselines, write runs/demo/report.html.
 	$(BIN)/tagrank demo --out runs/demo
@@ -38,11 +38,15 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.prepare --json benchmarks/results/prepare.json
 	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
 
-gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): GPU tests, then the comparison.
-	$(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
-	$(PYTHON) -m pytest tests/recurrence tests/kernels tests/test_nn.py
-	$(PYTHON) -m benchmarks.recurrence --device cuda --dtype bfloat16 --json benchmarks/results/gpu-bfloat16.json
-	$(PYTHON) -m benchmarks.recurrence --device cuda --json benchmarks/results/gpu-float32.json
+gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): tests, checker, benchmark, one file.
+	TAGRANK_BUILD_EXT=0 $(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
+	$(PYTHON) -m benchmarks.gpu
+
+kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200, write docs/kernels.md; minutes, no GPU.
+	mkdir -p build
+	$(BIN)/python -m tagrank.kernels.offline 8.0 9.0 > build/kernels.jsonl
+	-$(BIN)/python -m tagrank.kernels.offline --quick 10.0 >> build/kernels.jsonl
+	$(BIN)/python -m tagrank.kernels.report build/kernels.jsonl > docs/kernels.md
 
 wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
 	TAGRANK_BUILD_EXT=1 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -4,22 +4,26 @@ Each contestant computes the same thing from the same parameters: the hidden sta
 ``[B, D]``, D = H, that stays the same at each of ``T`` steps.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank import ContextLSTM, env
+from tagrank.recurrence import triton
 from tagrank.recurrence.backends import FUSED
 
 #: Relative error, in the norm, up to which a result counts as right.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 Mode = Literal["inference", "training"]
+OneLaunch = Literal["resident", "grouped"]
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -60,6 +64,8 @@ class Contestant:
         module: has the parameters that are trained.
         forward: the context to the hidden states.
         graphed: to be captured in a CUDA graph, and then replayed.
+        within: makes the context in which both passes are run.
+        model_ms: for each mode, what its kernels take at least by ``tagrank.kernels.model``, where that knows the GPU.
     """
 
     name: str
@@ -67,6 +73,8 @@ class Contestant:
     module: nn.Module
     forward: Forward
     graphed: bool = False
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    model_ms: Mapping[Mode, float] = field(default_factory=dict)
 
 
 def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
@@ -79,7 +87,16 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
         if backend != "eager":
-            runs.append(Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps)))
+            ours = Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps))
+            if not cuda:
+                runs.append(ours)
+                continue
+            runs.append(replace(ours, model_ms=_modelled(case, None)))
+            # What the table would take if this GPU were in tagrank.kernels.verified.
+            runs += [
+                replace(ours, name=f"{ours.name} {n}", within=_forced(n), model_ms=_modelled(case, n))
+                for n in _served(case)
+            ]
             continue
         runs.append(Contestant("eager loop", "peer", module, _ours(module, case.steps)))
     loop = _loop(lstm, case.steps)
@@ -87,12 +104,9 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         torch._dynamo.reset()
         runs.append(Contestant("torch.compile", "peer", lstm, torch.compile(loop, dynamic=False, fullgraph=True)))
     if cuda:
-        graphed = [
-            Contestant(f"{run.name}, CUDA graph", run.kind, run.module, run.forward, graphed=True)
-            for run in runs
-            if run.name != "torch.compile"
+        runs += [
+            replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs if run.name != "torch.compile"
         ]
-        runs += graphed
     library = "cuDNN" if cuda else "oneDNN"
     runs.append(Contestant(f"nn.LSTM ({library})", "peer", lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0]))
     cell = nn.LSTMCell(case.hidden, case.hidden, device=case.device, dtype=case.dtype)
@@ -140,6 +154,41 @@ def _loop(lstm: nn.LSTM, steps: int) -> Forward:
 
 def _ours(module: ContextLSTM, steps: int) -> Forward:
     return lambda context: module(context, steps)[0]
+
+
+def _table(case: Case) -> tuple[int, int, str, Any]:
+    """What the table of Triton kernels is asked for."""
+    gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
+    return case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
+
+
+def _served(case: Case) -> list[OneLaunch]:
+    """The variants in one launch that serve both passes of a case, verified or not."""
+    from tagrank.kernels.choice import RULES
+
+    served = [{r.variant.name for r in rules if r.refusal(*_table(case)) is None} for rules in RULES.values()]
+    names: tuple[OneLaunch, ...] = ("resident", "grouped")
+    return [name for name in names if all(name in some for some in served)]
+
+
+def _modelled(case: Case, name: OneLaunch | None) -> dict[Mode, float]:
+    """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
+    from tagrank.kernels.choice import Kernel, choose
+    from tagrank.kernels.model import H100, step
+
+    size = _table(case)
+    if case.dtype == torch.float32 or size[-1].capability != (9, 0):
+        return {}
+
+    def floor(kernel: Kernel, training: bool) -> float:
+        variant = choose(kernel, *size, name=name)
+        return case.steps * step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
+
+    return {"inference": floor("forward", False), "training": floor("forward", True) + floor("backward", True)}
+
+
+def _forced(name: OneLaunch) -> Callable[[], AbstractContextManager[Any]]:
+    return partial(triton.forced, forward=name, backward=name)
 
 
 def _cell_loop(cell: nn.LSTMCell, steps: int) -> Forward:

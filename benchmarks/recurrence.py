@@ -30,7 +30,8 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
     """A row for each contestant and mode: times in milliseconds, whether it was right, and how far from the floor.
 
     ``speedup`` is the time of the fastest right peer over that of a contestant of ours that is right, else ``None``;
-    ``of_floor`` the floor over the time, 1 where nothing could be faster.
+    ``of_floor`` the floor over the time, 1 where nothing could be faster. On an H100 ``of_model`` is the same for the
+    floor of our kernels as they are, by ``tagrank.kernels.model``.
     """
     lstm, context = case.make()
     want, want_gradients = oracle(case, lstm, context)
@@ -47,10 +48,13 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
             runs[contestant.name] = run
         times = interleave(runs, case.device, seconds)
         floor = rates.floor_ms(case.flops(mode), case.bytes_moved(mode))
+        models = {c.name: c.model_ms[mode] for c in everyone if mode in c.model_ms}
         kinds = {contestant.name: contestant.kind for contestant in everyone}
         right = {name: e <= TOLERANCE[case.dtype] for name, e in errors.items()}
         fastest = min((times[n].median for n in right if kinds[n] == "peer" and right[n]), default=None)
         for name, time in times.items():
+            model = models.get(name)
+            modelled = {} if model is None else {"model_ms": round(model, 4), "of_model": round(model / time.median, 3)}
             won = kinds[name] == "ours" and right[name] and fastest is not None
             rows.append(
                 {
@@ -66,6 +70,7 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
                     **time.columns(),
                     "floor_ms": round(floor, 4),
                     "of_floor": round(floor / time.median, 3),
+                    **modelled,
                     "speedup": round(fastest / time.median, 3) if won and fastest is not None else None,
                 }
             )
@@ -77,7 +82,7 @@ def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
     if mode == "inference":
 
         def run() -> Sequence[torch.Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), contestant.within():
                 return [contestant.forward(context)]
 
     else:
@@ -85,7 +90,8 @@ def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
         leaves = [leaf, *contestant.module.parameters()]
 
         def run() -> Sequence[torch.Tensor]:
-            return torch.autograd.grad(contestant.forward(leaf).sum(), leaves)
+            with contestant.within():
+                return torch.autograd.grad(contestant.forward(leaf).sum(), leaves)
 
     return _captured(run) if contestant.graphed else run
 
@@ -160,6 +166,7 @@ def main() -> None:
 
     rows: list[Row] = []
     rates = measure_rates(args.device, dtype)
+    described = describe(rates)
     print(f"rates: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s of main memory")
     print(f"{'B':>4} {'H':>5} {'T':>3} {'mode':9} {'contestant':28} {'ms':>9} {'limit':>6} {'speedup':>8}  error")
     for hidden in args.H:
@@ -169,9 +176,9 @@ def main() -> None:
                 measured = measure(case, rates, args.seconds, not args.no_compile)
                 print(*map(_line, measured), sep="\n", flush=True)
                 rows += measured
+                if args.json:  # after each case, so that what was measured is kept whatever comes
+                    write(args.json, described | {"summary": summary(rows), "rows": rows})
     print(*summary(rows), sep="\n")
-    if args.json:
-        write(args.json, describe(rates) | {"summary": summary(rows), "rows": rows})
     if args.plot:
         from benchmarks.plots import plot
 

@@ -1,8 +1,8 @@
 """The Triton kernels of the recurrence: they know pointers and sizes, and nothing of PyTorch or of the rest of tagrank.
 
-``cell`` is the arithmetic of one step, ``forward`` and ``backward`` are the two kernels, ``choice`` is the table of
-variants and tile sizes, ``verified`` names the GPUs on which a variant was checked, ``offline`` compiles it all
-without a GPU.
+``cell`` is the arithmetic of one step, ``tiles`` and ``barrier`` are what the two kernels, ``forward`` and
+``backward``, share; ``choice`` is the table of variants and tile sizes, ``verified`` names the GPUs on which a variant
+was checked. ``offline`` compiles it all without a GPU, ``model`` counts what bounds it, ``report`` writes both down.
 """
 
 if __name__ != "tagrank.kernels":

@@ -38,12 +38,15 @@ def tanh(x):
 
 
 @triton.jit
+def activate(i, f, g, o):
+    """The gates from their pre-activations, the outer functions of equations (2)-(5)."""
+    return sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+
+
+@triton.jit
 def cell_forward(i, f, g, o, c):
     """Equations (2)-(7): from the four pre-activations and ``c_{t-1}`` to the activated gates, ``c_t`` and ``h_t``."""
-    i = sigmoid(i)
-    f = sigmoid(f)
-    g = tanh(g)
-    o = sigmoid(o)
+    i, f, g, o = activate(i, f, g, o)
     c = f * c + i * g
     return i, f, g, o, c, o * tanh(c)
 

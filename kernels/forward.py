@@ -1,33 +1,39 @@
-"""The forward kernel: steps ``[t0, t0 + steps)`` of the recurrence, one source for both variants.
+"""The forward kernel: steps ``[t0, t0 + steps)`` of the recurrence, one source for the three variants.
 
 A program owns ``BLOCK_B`` rows of the batch and ``BLOCK_H`` hidden units, with all four gates of these.
 
 - *Resident*: one program has all the hidden units of its rows. It loads ``U`` once, keeps it, and hands ``h`` from step
   to step in registers. The whole sequence is one launch, and nothing that it stores is loaded again, so it needs no
   barrier.
-- *Step*: the hidden units are cut into slices. A launch runs one step, and reads ``h_{t-1}`` and ``U`` in chunks of
-  ``BLOCK_K``. ``h`` and ``c`` pass from step to step through global memory, between two launches.
+- *Grouped*: the hidden units are cut into slices, one program for each. It loads its slice of ``U`` once, in chunks of
+  ``BLOCK_K``, and keeps it. At each step it reads ``h_{t-1}``, which the programs of the batch tile have written, after
+  a barrier among them. The whole sequence is one cooperative launch; a launch of one step has no barrier.
+- *Step*: the same slices, but a launch runs one step, and reads ``U`` again.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# A tuple of tiles grows in a loop that is unrolled.
+# mypy: disable-error-code=assignment
 
 import triton
 import triton.language as tl
 
+from tagrank.kernels.barrier import arrive, wait
 from tagrank.kernels.cell import cell_forward
-from tagrank.kernels.tiles import load_gates, load_transposed, store_gates
+from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed, split_gates, store_gates
 
 
 @triton.jit(do_not_specialize=["t0", "length", "batch", "cell_slots"], do_not_specialize_on_alignment=["steps"])
 def lstm_forward(
     gates_x,  # [T, B, 4H], or [B, 4H] where CONSTANT
     weight_hh,  # [4H, H]
-    h0,  # [B, H]
-    c0,  # [B, H]
+    h0,  # [B, H], or None for zeros
+    c0,  # [B, H], or None for zeros
     output,  # [T, B, H]
     c_n,  # [B, H], written by the launch that runs the last step
     gates,  # [T, B, 4H], activated; not touched unless SAVE_GATES
     cells,  # [cell_slots, B, H], c_t in slot t % cell_slots; not touched unless SAVE_CELLS, which t0 > 0 needs
+    counters,  # [batch tiles], int32, zero before and after; not touched unless grouped
     t0,
     steps,
     length,  # T
@@ -35,73 +41,92 @@ def lstm_forward(
     hidden,  # H
     cell_slots,
     CONSTANT: tl.constexpr,
-    RESIDENT: tl.constexpr,
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
+    VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    CHUNKS: tl.constexpr,  # BLOCK_K fits so often into H, rounded up
 ):
     dtype = output.dtype.element_ty
     accumulate = cells.dtype.element_ty
+    first_unit = tl.program_id(1) * BLOCK_H
     rows = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    units = first_unit + tl.arange(0, BLOCK_H)
     mask = (rows < batch)[:, None] & (units < hidden)[None, :]
     row_offsets = rows.to(tl.int64)[:, None] * hidden
     at_state = row_offsets + units[None, :]
     at_gates = 4 * row_offsets + units[None, :]
     state_size = batch.to(tl.int64) * hidden
+    k = tl.arange(0, BLOCK_K)
+    counter = counters + tl.program_id(0)
+    first_product: tl.constexpr = 1 if h0 is None else 0
 
-    if t0 == 0:
-        c = tl.load(c0 + at_state, mask=mask, other=0.0).to(accumulate)
-    else:
+    if t0 > 0:
         c = tl.load(cells + ((t0 - 1) % cell_slots) * state_size + at_state, mask=mask, other=0.0)
-    if RESIDENT:
-        h = tl.load(h0 + at_state, mask=mask, other=0.0)
+    elif c0 is None:
+        c = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
+    else:
+        c = tl.load(c0 + at_state, mask=mask, other=0.0).to(accumulate)
+    if VARIANT == "resident":
+        h = tl.zeros([BLOCK_B, BLOCK_H], dtype)
+        if h0 is not None:
+            h = tl.load(h0 + at_state, mask=mask, other=0.0)
         u_i = load_transposed(weight_hh, 0, units, units, hidden)
         u_f = load_transposed(weight_hh, 1, units, units, hidden)
         u_g = load_transposed(weight_hh, 2, units, units, hidden)
         u_o = load_transposed(weight_hh, 3, units, units, hidden)
+    if VARIANT == "grouped":
+        u = ()
+        for chunk in tl.static_range(CHUNKS):
+            u += (load_interleaved(weight_hh, first_unit, chunk * BLOCK_K + k, hidden, BLOCK_H),)
     if CONSTANT:
         x_i, x_f, x_g, x_o = load_gates(gates_x + at_gates, hidden, mask)
 
-    for step in range(steps):
+    # Hoisting what does not change out of this loop would keep more addresses than there are registers.
+    for step in tl.range(0, steps, disable_licm=VARIANT == "grouped"):
         t = t0 + step
         if not CONSTANT:
             x_i, x_f, x_g, x_o = load_gates(gates_x + t * (4 * state_size) + at_gates, hidden, mask)
 
-        a_i = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
-        a_f = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
-        a_g = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
-        a_o = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
-        if RESIDENT:
-            a_i = tl.dot(h, u_i, a_i, input_precision=PRECISION, out_dtype=accumulate)
-            a_f = tl.dot(h, u_f, a_f, input_precision=PRECISION, out_dtype=accumulate)
-            a_g = tl.dot(h, u_g, a_g, input_precision=PRECISION, out_dtype=accumulate)
-            a_o = tl.dot(h, u_o, a_o, input_precision=PRECISION, out_dtype=accumulate)
+        if VARIANT == "resident":
+            zeros = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
+            a_i = tl.dot(h, u_i, zeros, input_precision=PRECISION, out_dtype=accumulate)
+            a_f = tl.dot(h, u_f, zeros, input_precision=PRECISION, out_dtype=accumulate)
+            a_g = tl.dot(h, u_g, zeros, input_precision=PRECISION, out_dtype=accumulate)
+            a_o = tl.dot(h, u_o, zeros, input_precision=PRECISION, out_dtype=accumulate)
         else:
-            h_prev = h0
-            if t > 0:
+            a = tl.zeros([BLOCK_B, 4 * BLOCK_H], accumulate)
+            if t >= first_product:
                 h_prev = output + (t - 1) * state_size
-            for start in range(0, hidden, BLOCK_K):
-                k = start + tl.arange(0, BLOCK_K)
-                chunk = (rows < batch)[:, None] & (k < hidden)[None, :]
-                h = tl.load(h_prev + row_offsets + k[None, :], mask=chunk, other=0.0)
-                u_i = load_transposed(weight_hh, 0, units, k, hidden)
-                u_f = load_transposed(weight_hh, 1, units, k, hidden)
-                u_g = load_transposed(weight_hh, 2, units, k, hidden)
-                u_o = load_transposed(weight_hh, 3, units, k, hidden)
-                a_i = tl.dot(h, u_i, a_i, input_precision=PRECISION, out_dtype=accumulate)
-                a_f = tl.dot(h, u_f, a_f, input_precision=PRECISION, out_dtype=accumulate)
-                a_g = tl.dot(h, u_g, a_g, input_precision=PRECISION, out_dtype=accumulate)
-                a_o = tl.dot(h, u_o, a_o, input_precision=PRECISION, out_dtype=accumulate)
+                if h0 is not None and t == 0:
+                    h_prev = h0
+                at_k = h_prev + row_offsets + k[None, :]
+                if VARIANT == "grouped":
+                    if step > 0:
+                        wait(counter, step * tl.num_programs(1))
+                    for chunk in tl.static_range(CHUNKS):
+                        inside = (rows < batch)[:, None] & (k < hidden - chunk * BLOCK_K)[None, :]
+                        h = tl.load(at_k + chunk * BLOCK_K, mask=inside, other=0.0, cache_modifier=".cg")
+                        a = tl.dot(h, u[chunk], a, input_precision=PRECISION, out_dtype=accumulate)
+                else:
+                    for start in range(0, hidden, BLOCK_K):
+                        inside = (rows < batch)[:, None] & (k < hidden - start)[None, :]
+                        h = tl.load(at_k + start, mask=inside, other=0.0)
+                        u = load_interleaved(weight_hh, first_unit, start + k, hidden, BLOCK_H)
+                        a = tl.dot(h, u, a, input_precision=PRECISION, out_dtype=accumulate)
+            a_i, a_f, a_g, a_o = split_gates(a, BLOCK_B, BLOCK_H)
 
         i, f, g, o, c, h_t = cell_forward(a_i + x_i, a_f + x_f, a_g + x_g, a_o + x_o, c)
         h_t = h_t.to(dtype)
         tl.store(output + t * state_size + at_state, h_t, mask=mask)
-        if RESIDENT:
+        if VARIANT == "resident":
             h = h_t
+        if VARIANT == "grouped" and steps > 1:
+            # As soon as h is there: what backward needs can follow while the others read it.
+            arrive(counter, steps * tl.num_programs(1))
         if SAVE_CELLS:
             tl.store(cells + (t % cell_slots) * state_size + at_state, c, mask=mask)
         if SAVE_GATES:

@@ -1,8 +1,10 @@
-"""Where the resident variants may run: the GPUs on which each was run and matched the oracle.
+"""Where the resident and grouped variants may run: the GPUs on which each was run and matched the oracle.
 
-An entry is ``((major, minor), kernel)``: a CUDA compute capability, and ``"forward"`` or ``"backward"``. It is added
-together with the result file under ``benchmarks/results/`` that shows the run. The step variant needs no entry: it
-runs everywhere else.
+An entry is ``((major, minor), kernel, variant)``: a CUDA compute capability, ``"forward"`` or ``"backward"``, and
+``"resident"`` or ``"grouped"``. It is added together with the result file of ``make gpu`` under ``benchmarks/results/``
+that shows the run. The step variant needs no entry: it runs everywhere else.
 """
 
-VERIFIED: frozenset[tuple[tuple[int, int], str]] = frozenset()
+Entry = tuple[tuple[int, int], str, str]
+
+VERIFIED: frozenset[Entry] = frozenset()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tagrank.recurrence.eager import activate, cell_dtype
+from tagrank.recurrence.eager import cell_dtype
 from tagrank.recurrence.trace import record
 
 if TYPE_CHECKING:
-    from tagrank.kernels.choice import Kernel, Variant
+    from tagrank.kernels.choice import Gpu, Kernel, Name, Variant
 
 DEVICE = "cuda"
 UNAVAILABLE: str | None
@@ -25,7 +25,9 @@ UNAVAILABLE: str | None
 OLDEST = (8, 0)
 
 _INSTALLED = find_spec("triton") is not None
-_forced: "dict[Kernel, Variant]" = {}
+_forced: "dict[Kernel, Variant | Name]" = {}
+#: For each device and stream, the counters of its barriers.
+_counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def __getattr__(name: str) -> Any:
@@ -68,17 +70,22 @@ def unsupported(gates_x: Tensor) -> str | None:
             "it takes CPU tensors in Triton's interpreter alone, for tests (TRITON_INTERPRET=1, set before triton is "
             f"imported), and gates_x is on {gates_x.device}"
         )
-    capability = _capability(gates_x)
-    if capability < OLDEST:
-        return f"it needs compute capability {_dotted(OLDEST)}, and {gates_x.device} has {_dotted(capability)}"
-    return None
+    return too_old(gpu_of(gates_x.device), gates_x.device)
+
+
+def too_old(gpu: "Gpu", device: torch.device) -> str | None:
+    """Why a GPU is too old for these kernels, or ``None``."""
+    if gpu.capability >= OLDEST:
+        return None
+    return f"it needs compute capability {_dotted(OLDEST)}, and {device} has {_dotted(gpu.capability)}"
 
 
 @contextmanager
-def forced(*, forward: "Variant | None" = None, backward: "Variant | None" = None) -> Iterator[None]:
-    """Inside the block, launch these variants whatever the table says: for tests and measurements.
+def forced(*, forward: "Variant | Name | None" = None, backward: "Variant | Name | None" = None) -> Iterator[None]:
+    """Inside the block, launch these variants whatever ``tagrank.kernels.verified`` says: for tests and measurements.
 
-    It holds for all threads, as PyTorch runs backward passes on GPUs in one of its own.
+    A name (``"resident"``, ``"grouped"``, ``"step"``) leaves the tile sizes to the table; a call that none of them
+    serves is a ``ValueError``. It holds for all threads, as PyTorch runs backward passes on GPUs in one of its own.
     """
     before = dict(_forced)
     _forced.update({} if forward is None else {"forward": forward})
@@ -103,19 +110,19 @@ def forward(
     from tagrank.kernels.forward import lstm_forward
 
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
-    h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
-    c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
-    variant = _variant("forward", h0)
-    state = cell_dtype(gates_x.dtype)
+    variant = _variant("forward", gates_x, batch, hidden)
+    launches = _launches(variant, steps)
     output = gates_x.new_empty(steps, batch, hidden)
     c_n = gates_x.new_empty(batch, hidden)
     gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
     # From one launch to the next, c goes through memory: saved, or in two slots that take turns.
-    slots = steps if save_cells else 0 if variant.resident else min(steps, 2)
-    cells = gates_x.new_empty((slots, batch, hidden), dtype=state)
+    slots = steps if save_cells else min(len(launches), 2) if len(launches) > 1 else 0
+    cells = gates_x.new_empty((slots, batch, hidden), dtype=cell_dtype(gates_x.dtype))
+    grid = variant.grid(batch, hidden)
     with _guard(gates_x):
-        for t0, count in _launches(variant, steps):
-            lstm_forward[variant.grid(batch, hidden)](
+        counters = _zeroed_counters(variant, gates_x, grid[0])
+        for t0, count in launches:
+            lstm_forward[grid](
                 gates_x,
                 weight_hh,
                 h0,
@@ -124,6 +131,7 @@ def forward(
                 c_n,
                 gates,
                 cells,
+                counters,
                 t0,
                 count,
                 steps,
@@ -131,10 +139,9 @@ def forward(
                 hidden,
                 slots,
                 CONSTANT=gates_x.dim() == 2,
-                RESIDENT=variant.resident,
                 SAVE_GATES=save_gates,
                 SAVE_CELLS=slots > 0,
-                **_options(variant),
+                **_options(variant, hidden),
             )
     return output, c_n, gates, cells if save_cells else cells.new_empty(0)
 
@@ -160,46 +167,63 @@ def backward(
 
     grad_output = grad_output.contiguous()
     steps, batch, hidden = output.shape
-    zeros = output.new_zeros(batch, hidden)
-    if gates.numel() == 0:
-        h_prev = torch.cat([(zeros if h0 is None else h0).unsqueeze(0), output[:-1]])
-        gates = activate(torch.matmul(h_prev, weight_hh.t()) + gates_x)
-    variant = _variant("backward", grad_c_n)
-    d_gates = torch.empty_like(gates)
+    recompute = gates.numel() == 0
+    if recompute:
+        gates = _products(output, weight_hh, h0)
+    variant = _variant("backward", output, batch, hidden)
+    launches = _launches(variant, steps)
+    # Gates that were computed again are nobody else's, so that their gradients can take their place.
+    d_gates = gates if recompute else torch.empty_like(gates)
     d_gates_x = gates.new_empty((batch, 4 * hidden) if constant else (0,))
-    d_c0 = output.new_empty(batch, hidden)
-    slots = 0 if variant.resident or steps == 1 else 2
+    d_c0 = output.new_empty((0,) if c0 is None else (batch, hidden))
+    slots = 0 if len(launches) == 1 else 2
     carry_c = cells.new_empty(slots, batch, hidden)
     carry_x = cells.new_empty((slots, batch, 4 * hidden) if constant else (0,))
+    grid = variant.grid(batch, hidden)
     with _guard(gates):
-        for t0, count in reversed(_launches(variant, steps)):
-            lstm_backward[variant.grid(batch, hidden)](
+        counters = _zeroed_counters(variant, gates, grid[0])
+        for t0, count in reversed(launches):
+            lstm_backward[grid](
                 grad_output,
                 grad_c_n,
                 weight_hh,
-                zeros if c0 is None else c0,
+                c0,
                 gates,
+                gates_x,
                 cells,
                 d_gates,
                 d_gates_x,
                 d_c0,
                 carry_c,
                 carry_x,
+                counters,
                 t0,
                 count,
                 steps,
                 batch,
                 hidden,
                 CONSTANT=constant,
-                RESIDENT=variant.resident,
-                **_options(variant),
+                RECOMPUTE=recompute,
+                **_options(variant, hidden),
             )
     # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
     d_weight_hh = d_gates[1:].flatten(0, 1).t() @ output[:-1].flatten(0, 1)
     if h0 is not None:
         d_weight_hh.addmm_(d_gates[0].t(), h0)
     d_h0 = output.new_empty(0) if h0 is None else d_gates[0] @ weight_hh
-    return d_gates_x if constant else d_gates, d_weight_hh, d_h0, output.new_empty(0) if c0 is None else d_c0
+    return d_gates_x if constant else d_gates, d_weight_hh, d_h0, d_c0
+
+
+def _products(output: Tensor, weight_hh: Tensor, h0: Tensor | None) -> Tensor:
+    """``h_{t-1} U^T`` for all steps, ``[T, B, 4H]``: one product, as all hidden states are there already."""
+    steps, batch, hidden = output.shape
+    products = output.new_empty(steps, batch, 4 * hidden)
+    torch.mm(output[:-1].flatten(0, 1), weight_hh.t(), out=products[1:].flatten(0, 1))
+    if h0 is None:
+        products[0].zero_()
+    else:
+        torch.mm(h0, weight_hh.t(), out=products[0])
+    return products
 
 
 def _interpreted() -> bool:
@@ -216,39 +240,54 @@ def _guard(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def _capability(tensor: Tensor) -> tuple[int, int]:
-    """The compute capability that the table is asked for; the interpreter stands for the oldest."""
-    if not tensor.is_cuda:
-        return OLDEST
+def gpu_of(device: torch.device) -> "Gpu":
+    """What the table is asked for; the interpreter stands for the oldest GPU."""
+    from tagrank.kernels.choice import Gpu
+
+    if device.type != "cuda":
+        return Gpu(OLDEST, 108)
     # Unlike torch.cuda.get_device_capability, torch.compile takes this for a constant.
-    properties = torch.cuda.get_device_properties(tensor.device)
-    return properties.major, properties.minor
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu((properties.major, properties.minor), properties.multi_processor_count)
 
 
-def _variant(kernel: "Kernel", state: Tensor) -> "Variant":
-    """The variant that serves tensors like ``state`` ``[B, H]``, noted in the trace."""
-    from tagrank.kernels.choice import choose
+def _variant(kernel: "Kernel", tensor: Tensor, batch: int, hidden: int) -> "Variant":
+    """The variant that serves tensors like this one, noted in the trace."""
+    from tagrank.kernels.choice import Variant, choose
 
     variant = _forced.get(kernel)
-    if variant is None:
-        batch, hidden = state.shape
-        variant = choose(kernel, hidden, batch, str(state.dtype).removeprefix("torch."), _capability(state))
+    if not isinstance(variant, Variant):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        variant = choose(kernel, hidden, batch, dtype, gpu_of(tensor.device), name=variant)
     record(f"triton.{kernel}.{variant.name}")
     return variant
 
 
 def _launches(variant: "Variant", steps: int) -> list[tuple[int, int]]:
     """``(first step, number of steps)`` of each launch, in order of time."""
-    return [(0, steps)] if variant.resident else [(t, 1) for t in range(steps)]
+    return [(t, 1) for t in range(steps)] if variant.name == "step" else [(0, steps)]
 
 
-def _options(variant: "Variant") -> dict[str, Any]:
-    # What torch.set_float32_matmul_precision sets too; its getter raises where the setting was made here.
+def _zeroed_counters(variant: "Variant", tensor: Tensor, tiles: int) -> Tensor:
+    """The counter of each batch tile's barrier: zero, as launches of one stream follow each other and leave zeros."""
+    size = tiles if variant.cooperative else 0
+    # In a CUDA graph, whose replays may run on any streams, the counters are the graph's own.
+    if size == 0 or not tensor.is_cuda or torch.cuda.is_current_stream_capturing():
+        return tensor.new_zeros(size, dtype=torch.int32)
+    key = (tensor.device, torch.cuda.current_stream(tensor.device).cuda_stream)
+    if key not in _counters or len(_counters[key]) < size:
+        _counters[key] = tensor.new_zeros(max(size, 256), dtype=torch.int32)
+    return _counters[key]
+
+
+def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
     return {
+        "VARIANT": variant.name,
+        # What torch.set_float32_matmul_precision sets too; its getter raises where the setting was made here.
         "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,
         "BLOCK_K": variant.block_k,
-        "num_warps": variant.num_warps,
-        "num_stages": variant.num_stages,
+        "CHUNKS": variant.chunks(hidden),
+        **variant.launch_options(),
     }

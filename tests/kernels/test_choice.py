@@ -1,68 +1,130 @@
 """The table: every call has an entry, and an entry that fits."""
 
 import itertools
+from math import prod
 
 import pytest
 
-from tagrank.kernels.choice import DOUBLE, HALF, RULES, SINGLE, Kernel, Variant, choose, shared_memory
+from tagrank.kernels.choice import DOUBLE, HALF, RULES, SINGLE, Gpu, Kernel, Variant, choose, consider
+from tagrank.kernels.verified import Entry
 
 KERNELS: tuple[Kernel, ...] = ("forward", "backward")
-CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
-EVERYWHERE = frozenset(itertools.product(CAPABILITIES, KERNELS))
-HIDDEN = (1, 7, 16, 17, 48, 64, 80, 100, 128, 129, 144, 192, 512, 600, 1024, 4096)
-BATCH = (1, 2, 16, 17, 32, 33, 64, 200, 1024, 20_000)
+A100, A10, L4, H100, B200, RTX = (
+    Gpu((8, 0), 108),
+    Gpu((8, 6), 72),
+    Gpu((8, 9), 58),
+    Gpu((9, 0), 132),
+    Gpu((10, 0), 148),
+    Gpu((12, 0), 170),
+)
+GPUS = (A100, A10, L4, H100, B200, RTX)
+EVERYWHERE = frozenset(itertools.product([gpu.capability for gpu in GPUS], KERNELS, ("resident", "grouped")))
+HIDDEN = (1, 7, 16, 17, 48, 64, 80, 100, 128, 129, 144, 192, 512, 600, 768, 1024, 4096)
+BATCH = (1, 2, 16, 17, 32, 33, 64, 128, 200, 256, 1024, 20_000)
 
 
 @pytest.mark.parametrize("verified", [frozenset(), EVERYWHERE], ids=["nothing verified", "all verified"])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_every_call_has_a_valid_entry(kernel: Kernel, verified: frozenset[tuple[tuple[int, int], str]]) -> None:
+def test_every_call_has_a_valid_entry(kernel: Kernel, verified: frozenset[Entry]) -> None:
     seen = set()
-    for hidden, batch, dtype, capability in itertools.product(HIDDEN, BATCH, (*HALF, *SINGLE, *DOUBLE), CAPABILITIES):
-        variant = choose(kernel, hidden, batch, dtype, capability, verified)
+    for hidden, batch, dtype, gpu in itertools.product(HIDDEN, BATCH, (*HALF, *SINGLE, *DOUBLE), GPUS):
+        variant = choose(kernel, hidden, batch, dtype, gpu, verified)
         tiles, slices = variant.grid(batch, hidden)
         assert (tiles - 1) * variant.block_b < batch <= tiles * variant.block_b
         assert (slices - 1) * variant.block_h < hidden <= slices * variant.block_h
         for size in (variant.block_b, variant.block_h, variant.block_k):
-            assert size >= 16, "tl.dot takes no less"
+            assert size >= 16, "tl.dot takes no less of K, and pads the others"
             assert size & (size - 1) == 0, "tl.arange takes powers of two alone"
-        if variant.resident:
-            assert (slices, variant.num_stages) == (1, 1)
+        if variant.name != "step":
+            assert variant.num_stages == 1, "h would be fetched before it is stored"
             assert dtype in HALF
-            assert hidden <= 128
             assert hidden % 16 == 0
+        if variant.name == "resident":
+            assert slices == 1
+            assert hidden <= 128
+        if variant.name == "grouped":
+            assert tiles * slices <= gpu.multiprocessors, "a program that does not run would be waited for forever"
+            assert hidden <= 1024
+        assert variant.cooperative == (variant.name == "grouped")
         rules = [rule for rule in RULES[kernel] if rule.variant == variant and dtype in rule.dtypes]
-        assert all(rule.shared <= shared_memory(capability) for rule in rules)
+        assert all(rule.shared_memory(hidden) <= gpu.shared_memory for rule in rules)
         seen.add(variant)
-    assert seen == {rule.variant for rule in RULES[kernel] if verified or not rule.variant.resident}, "a dead rule"
+    assert seen == {rule.variant for rule in RULES[kernel] if verified or rule.variant.name == "step"}, "a dead rule"
 
 
+@pytest.mark.parametrize("name", ["resident", "grouped"])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_resident_where_verified_alone(kernel: Kernel) -> None:
-    call = (kernel, 128, 16, "bfloat16", (9, 0))
-    assert choose(*call, frozenset({((9, 0), kernel)})).resident
-    assert not choose(*call, frozenset({((8, 0), kernel)})).resident
+def test_one_launch_where_verified_alone(kernel: Kernel, name: str) -> None:
+    call = (kernel, {"resident": 128, "grouped": 512}[name], 16, "bfloat16", H100)
     other: Kernel = "forward" if kernel == "backward" else "backward"
-    assert not choose(*call, frozenset({((9, 0), other)})).resident
+    assert choose(*call).name == "step"
+    assert choose(*call, frozenset({((9, 0), kernel, name)})).name == name
+    for entry in (((8, 0), kernel, name), ((9, 0), other, name), ((9, 0), kernel, "another")):
+        assert choose(*call, frozenset({entry})).name == "step"
 
 
 def test_resident_has_to_fit_the_shared_memory() -> None:
-    assert choose("forward", 128, 16, "float16", (8, 0), EVERYWHERE).resident
-    assert not choose("forward", 128, 16, "float16", (8, 6), EVERYWHERE).resident
-    assert choose("forward", 64, 16, "float16", (8, 6), EVERYWHERE).resident
+    assert choose("forward", 128, 16, "float16", A100, EVERYWHERE).name == "resident"
+    assert choose("forward", 128, 16, "float16", A10, EVERYWHERE).name == "grouped"
+    assert choose("forward", 64, 16, "float16", A10, EVERYWHERE).name == "resident"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_grouped_programs_all_run_at_once(kernel: Kernel) -> None:
+    """With the batch grow the tiles, then nothing fits; fewer multiprocessors hold less."""
+    rows = {}
+    for gpu in (A100, H100):
+        chosen = [choose(kernel, 512, batch, "bfloat16", gpu, EVERYWHERE) for batch in range(16, 600, 16)]
+        sizes = [variant.block_b * variant.block_h for variant in chosen if variant.name == "grouped"]
+        assert sizes == sorted(sizes)
+        assert [variant.name for variant in chosen] == ["grouped"] * len(sizes) + ["step"] * (len(chosen) - len(sizes))
+        rows[gpu] = 16 * len(sizes)
+    assert 128 <= rows[A100] < rows[H100] < 600
+    half = Gpu((9, 0), 32)
+    assert prod(choose(kernel, 512, 16, "bfloat16", half, EVERYWHERE).grid(16, 512)) == 32
+    assert choose(kernel, 1024, 16, "bfloat16", half, EVERYWHERE).name == "step"
 
 
 def test_small_batches_spread_over_narrow_slices() -> None:
-    few = choose("forward", 1024, 4, "float16", (9, 0))
-    many = choose("forward", 1024, 1024, "float16", (9, 0))
+    few = choose("forward", 1024, 4, "float16", H100)
+    many = choose("forward", 1024, 1024, "float16", H100)
     assert few.block_b < many.block_b
     assert few.block_h < many.block_h
 
 
+def test_a_variant_by_name_needs_no_entry() -> None:
+    assert choose("forward", 512, 16, "bfloat16", H100, name="grouped") == Variant("grouped", 16, 16, 128, 4)
+    assert choose("forward", 128, 16, "bfloat16", H100, EVERYWHERE, name="step").name == "step"
+    with pytest.raises(
+        ValueError, match=r"no grouped forward kernel serves B = 16, H = 2048 in bfloat16\. grouped 16 x"
+    ):
+        choose("forward", 2048, 16, "bfloat16", H100, name="grouped")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "dtype", "gpu", "variant", "reason"),
+    [
+        (128, 16, "bfloat16", H100, "resident 16 x 64", "it is for H up to 64"),
+        (128, 16, "bfloat16", H100, "resident 16 x 128", "it was not verified on compute capability 9.0"),
+        (128, 16, "bfloat16", L4, "resident 16 x 128", "it may need 136 KB of shared memory, and there are 99"),
+        (100, 16, "bfloat16", H100, "resident 16 x 128", "it is for H divisible by 16"),
+        (512, 256, "bfloat16", H100, "grouped 16 x 16", "its 512 programs have to run at once, on 132 multiprocessors"),
+        (512, 17, "bfloat16", H100, "step 16 x 16", "it is for B up to 16"),
+        (512, 17, "float32", H100, "grouped 16 x 16", "it is for float16 and bfloat16"),
+        (512, 64, "bfloat16", H100, "step 64 x 32", "16 programs are too few to fill a GPU"),
+    ],
+)
+def test_the_reason_is_given(hidden: int, batch: int, dtype: str, gpu: Gpu, variant: str, reason: str) -> None:
+    reasons = [why for rule, why in consider("forward", hidden, batch, dtype, gpu) if str(rule.variant) == variant]
+    assert reasons[0] == reason
+    assert all(rule.why for kernel in KERNELS for rule in RULES[kernel])
+
+
 def test_unknown_dtype() -> None:
     with pytest.raises(ValueError, match="dtype: expected one of float16, bfloat16, float32, float64; got int8"):
-        choose("forward", 64, 1, "int8", (9, 0))
+        choose("forward", 64, 1, "int8", H100)
 
 
 def test_a_resident_tile_too_narrow_for_h() -> None:
     with pytest.raises(ValueError, match="hidden: expected at most 64, the width of a resident tile; got 65"):
-        Variant("resident", 16, 64, 64, 4, 1).grid(1, 65)
+        Variant("resident", 16, 64, 64, 4).grid(1, 65)

@@ -1,0 +1,135 @@
+"""The grouped variant's barrier without a GPU: in the interpreter, with a process for each program of the grid.
+
+The interpreter runs one program after another, and the first to wait would wait forever. Here all run at the same time
+on shared memory, and atomics are atomic. It is the protocol that this checks, and not the memory model of a GPU: that
+is for ``test_gpu.py``.
+"""
+
+import inspect
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from triton.runtime import interpreter
+
+from tagrank import lstm_recurrence
+from tagrank.kernels.choice import Variant
+from tagrank.recurrence import trace
+from tagrank.recurrence import triton as backend
+from tagrank.recurrence.eager import lstm_loop
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is interpreted")
+
+BATCH, HIDDEN, STEPS = 21, 40, 3
+VARIANT = Variant("grouped", 16, 16, 16, 4)
+GRID = (2, 3)
+#: It starts late, so that whoever does not wait for it reads what it has not written yet.
+LATE = (1, 1)
+
+
+def run_program(executor: Any, index: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What ``GridExecutor.__call__`` does for each index of the grid in turn, for one of them."""
+    if index == LATE:
+        time.sleep(0.5)
+    names = inspect.getfullargspec(executor.fn).args
+    interpreter._patch_lang(executor.fn)
+    values = inspect.getcallargs(executor.fn, *args, **{k: v for k, v in kwargs.items() if k in names})
+    values = {n: v if n in executor.constexprs else interpreter._implicit_cvt(v) for n, v in values.items()}
+    interpreter.interpreter_builder.set_grid_dim(*executor.grid, 1)
+    interpreter.interpreter_builder.set_grid_idx(*index, 0)
+    executor.fn(**values)
+
+
+class Launches:
+    """In the place of ``GridExecutor.__call__``: notes the launches, and runs a process for each program."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, int]] = []
+        self.counters: list[Tensor] = []
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> None:
+        for tensor in args:
+            if isinstance(tensor, Tensor) and tensor.numel():
+                tensor.untyped_storage().share_memory_()
+        context = multiprocessing.get_context("fork")
+        programs = [
+            context.Process(target=run_program, args=(executor, index, args, kwargs))
+            for index in itertools.product(*map(range, executor.grid))
+        ]
+        for program in programs:
+            program.start()
+        end = time.monotonic() + 120
+        for program in programs:
+            program.join(max(0.0, end - time.monotonic()))
+        hung = [program.pid for program in programs if program.is_alive()]
+        for program in programs:
+            program.kill()
+        assert not hung, "a program waits for arrivals that never come"
+        assert all(program.exitcode == 0 for program in programs)
+        self.grids.append(executor.grid)
+        self.counters += [tensor for tensor in args if isinstance(tensor, Tensor) and tensor.dtype == torch.int32]
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    """All programs of a launch at once, and ``torch.empty`` that returns NaN."""
+    found = Launches()
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", lambda *args, **kwargs: found(*args, **kwargs))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield found
+    torch.use_deterministic_algorithms(False)
+
+
+def run(run_recurrence: Callable[..., tuple[Tensor, Tensor]], constant: bool, dtype: torch.dtype) -> list[Tensor]:
+    """Output, ``c_n`` and the gradients, of the same numbers each time."""
+    generator = torch.Generator().manual_seed(0)
+    gates = (BATCH, 4 * HIDDEN) if constant else (STEPS, BATCH, 4 * HIDDEN)
+    shapes = gates, (4 * HIDDEN, HIDDEN), (BATCH, HIDDEN), (BATCH, HIDDEN)
+    scales = 1, HIDDEN**-0.5, 1, 1
+    inputs = [
+        (torch.randn(shape, generator=generator) * scale).half().to(dtype).requires_grad_()
+        for shape, scale in zip(shapes, scales, strict=True)
+    ]
+    output, c_n = run_recurrence(*inputs)
+    return [output, c_n, *torch.autograd.grad(output.sin().sum() + c_n.sum(), inputs)]
+
+
+def errors(constant: bool, dtype: torch.dtype, recompute: bool = False) -> list[float]:
+    """Relative errors of the grouped kernels against the loop in float64; NaN where a result is."""
+
+    def grouped(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return lstm_recurrence(*inputs, steps=STEPS, backend="triton", recompute=recompute)
+
+    with backend.forced(forward=VARIANT, backward=VARIANT), trace() as kernels:
+        got = run(grouped, constant, dtype)
+    assert kernels == ["triton.forward.grouped", "triton.backward.grouped"]
+    want = run(lambda *inputs: lstm_loop(*inputs, STEPS), constant, torch.float64)
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("constant", "dtype", "recompute"),
+    [(True, torch.float32, False), (False, torch.float32, True), (True, torch.float16, False)],
+)
+def test_all_programs_at_once(launches: Launches, constant: bool, dtype: torch.dtype, recompute: bool) -> None:
+    found = errors(constant, dtype, recompute)
+    assert max(found) <= (1e-6 if dtype == torch.float32 else 2e-3)
+    assert launches.grids == [GRID, GRID], "one launch a pass"
+    assert [counter.tolist() for counter in launches.counters] == [[0, 0], [0, 0]], "set back for the next launch"
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_without_the_barrier_the_result_is_wrong(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    monkeypatch.setattr(f"tagrank.kernels.{kernel}.wait", lambda counter, arrivals: None)
+    output, _, *gradients = errors(True, torch.float32)
+    broken = [output] if kernel == "forward" else gradients
+    assert not any(error <= 1e-3 for error in broken)
+    if kernel == "backward":
+        assert output <= 1e-6

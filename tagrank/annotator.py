@@ -16,8 +16,8 @@ from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import DECODERS, RankedTag, Ranking, decode
+from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
-from tagrank.model import TagRanker
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
@@ -39,7 +39,7 @@ class Annotator:
 
     def __init__(
         self,
-        ranker: TagRanker,
+        ranker: Ranker,
         vocabulary: Vocabulary,
         backbone_spec: Mapping[str, str] | None = None,
         *,
@@ -59,8 +59,8 @@ class Annotator:
 
     @property
     def default_decoder(self) -> str:
-        """``expected_gain``; for a model with feedback, whose positions are not independent, ``greedy``."""
-        return "greedy" if self.ranker.feedback else "expected_gain"
+        """``headline``; for a model with feedback, whose positions are not independent, ``greedy``."""
+        return "greedy" if self.ranker.feedback else "headline"
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
         """The backbone of the model's features, loaded on first use.
@@ -210,7 +210,7 @@ class Annotator:
         try:
             if config["format"] != FORMAT:
                 raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
-            ranker = TagRanker(**config["ranker"])
+            ranker = build_ranker(config["ranker"])
             spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
             backbone = load_backbone(spec["backbone"], "none") if trained else None
         except (KeyError, TypeError, ValueError) as error:

@@ -45,6 +45,7 @@ class Preset(str, Enum):
 class Decoder(str, Enum):
     """Names of :data:`tagrank.decode.DECODERS`."""
 
+    headline = "headline"
     expected_gain = "expected_gain"
     greedy = "greedy"
     assignment = "assignment"

@@ -43,9 +43,12 @@ def decode(
             ``"assignment"``: the most likely list of distinct tags, END included, exactly, as a linear sum assignment.
             ``"expected_gain"``: tags by ``sum_t w_t P(list reaches t) p_t(v)``, ``w_t = 1/log2(1+t)``, which is
             Bayes-optimal under DCG where positions are independent; as many as the expected length, rounded.
+            ``"headline"``: the same, but for the first tag, which has the largest ``sum_t w_t^2 P(list reaches t)
+            p_t(v)``: steeper weights, between those of gain, which favour what everybody names somewhere, and the
+            likeliest first tag.
         top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
             last one's distribution.
-        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"``; ``top_k`` where given), keep those
+        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where given), keep those
             whose score is at least this.
 
     Returns:
@@ -64,7 +67,7 @@ def decode(
     steps, num_tags = p.shape[1], p.shape[2] - 1
     length = top_k
     if length is None and threshold is not None:
-        length = num_tags if decoder == "expected_gain" else steps
+        length = num_tags if decoder in ("expected_gain", "headline") else steps
     if length is not None:
         length = min(length, num_tags)
     scores = on_list(p)
@@ -134,9 +137,13 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
     return lists
 
 
-def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
+def _expected_gain(p: Array, length: int | None, first_power: float = 1.0) -> list[list[int]]:
+    on_position = reach(p)[..., None] * p[..., :-1]
     weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
-    gain = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
+    gain = np.einsum("s,bsv->bv", weights, on_position)
+    if first_power != 1.0:
+        first = np.einsum("s,bsv->bv", weights**first_power, on_position).argmax(axis=1)
+        gain[np.arange(len(gain)), first] = np.inf
     order = np.argsort(-gain, axis=1, kind="stable")
     if length is None:
         # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the
@@ -148,8 +155,13 @@ def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
     return [[int(v) for v in row[:n]] for row, n in zip(order, counts, strict=True)]
 
 
+def _headline(p: Array, length: int | None) -> list[list[int]]:
+    return _expected_gain(p, length, first_power=2.0)
+
+
 #: Decoders by name: distributions and a length (``None``: the model's own) to tags.
 DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
+    "headline": _headline,
     "expected_gain": _expected_gain,
     "greedy": _greedy,
     "assignment": _assignment,

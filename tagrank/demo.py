@@ -87,7 +87,7 @@ def write_model_report(
             )
     spec = annotator.backbone_spec
     summary = {
-        "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.lstm.hidden_size}",
+        "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.hidden_size}",
         "backbone": "unknown" if spec is None else ", ".join(spec.values()),
         "decoder": decoder.replace("_", " "),
         "vocabulary": f"{len(annotator.vocabulary)} tags",

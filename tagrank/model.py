@@ -37,6 +37,13 @@ class TagRanker(nn.Module):
         bias: whether the gates have biases; the paper's (2)-(5) have none.
         activation: of the embedding: ``None``, as in (1), or ``"relu"``.
         dropout: probability of dropout on the embedding and on the hidden states, in training.
+        hidden_dropout: of the hidden states, where it differs.
+        skip: whether the classifier reads the embedding too: ``z_t = W_z h_t + W_s I + b_z`` in place of (8). Not with
+            ``conditioning="initial"``, where it would show the image at every step.
+        signed_root: whether the feature's entries are replaced by ``sign(x) sqrt(|x|)``, which tames activations with
+            long tails (Perronnin et al., 2010).
+        standardise: whether the mean over the training images is then subtracted, and all entries divided by one common
+            deviation; :meth:`standardise_by` measures both.
         backend: of the recurrence, as in :class:`tagrank.ContextLSTM`.
 
     Raises:
@@ -56,6 +63,10 @@ class TagRanker(nn.Module):
         bias: bool = False,
         activation: Literal["relu"] | None = None,
         dropout: float = 0.0,
+        hidden_dropout: float | None = None,
+        skip: bool = False,
+        signed_root: bool = False,
+        standardise: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -73,15 +84,27 @@ class TagRanker(nn.Module):
             raise ValueError(f"conditioning: expected 'every_step' or 'initial', got {conditioning!r}")
         if activation not in (None, "relu"):
             raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout!r}")
+        for name, rate in {"dropout": dropout, "hidden_dropout": hidden_dropout or 0.0}.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: expected a probability in [0, 1), got {rate!r}")
+        if skip and conditioning == "initial":
+            raise ValueError("skip: expected False with conditioning='initial', got True")
         self.feature_size = feature_size
         self.num_tags = num_tags
         self.max_length = max_length
+        self.hidden_size = hidden_size
         self.conditioning = conditioning
         self.feedback = feedback or conditioning == "initial"
         self.activation = activation
         self.dropout = dropout
+        self.hidden_dropout = dropout if hidden_dropout is None else hidden_dropout
+        self.signed_root = signed_root
+        self.standardise = standardise
+        self.feature_mean: Tensor
+        self.feature_deviation: Tensor
+        if standardise:
+            self.register_buffer("feature_mean", torch.zeros(feature_size))
+            self.register_buffer("feature_deviation", torch.ones(()))
 
         self.embedding = nn.Linear(feature_size, embedding_size)
         self.lstm = ContextLSTM(
@@ -92,6 +115,7 @@ class TagRanker(nn.Module):
             backend=backend,
         )
         self.classifier = nn.Linear(hidden_size, num_tags + 1)
+        self.skip = nn.Linear(embedding_size, num_tags + 1, bias=False) if skip else None
         if self.feedback:
             # END's row is what the first position reads: before the first tag there is none.
             self.tag_embedding = nn.Embedding(num_tags + 1, embedding_size)
@@ -108,13 +132,47 @@ class TagRanker(nn.Module):
             "num_tags": self.num_tags,
             "max_length": self.max_length,
             "embedding_size": self.embedding.out_features,
-            "hidden_size": self.lstm.hidden_size,
+            "hidden_size": self.hidden_size,
             "conditioning": self.conditioning,
             "feedback": self.feedback,
             "bias": self.lstm.bias,
             "activation": self.activation,
             "dropout": self.dropout,
+            "hidden_dropout": self.hidden_dropout,
+            "skip": self.skip is not None,
+            "signed_root": self.signed_root,
+            "standardise": self.standardise,
         }
+
+    @torch.no_grad()
+    def standardise_by(self, features: Tensor) -> None:
+        """Measure mean and deviation for ``standardise=True``; without it there is nothing to do.
+
+        Args:
+            features: ``[N, D]``, all training images.
+
+        Raises:
+            ValueError: ``features`` is not ``[N, D]``.
+        """
+        self._check_features(features)
+        if self.standardise:
+            variance, mean = torch.var_mean(self._root(features.float()), dim=0, correction=0)
+            self.feature_mean.copy_(mean)
+            self.feature_deviation.copy_(variance.mean().sqrt().clamp(min=1e-12))
+
+    @torch.no_grad()
+    def start_at_frequencies(self, lists: ListTargets) -> None:
+        """Let the output layer start without weights, and with ``b_z = log(1 + n)``, less its mean.
+
+        ``n`` is how often a class occurs in the training lists, at any position. What is left to learn is how an image
+        differs from the average one.
+        """
+        counts = lists.targets[lists.targets != IGNORE].bincount(minlength=self.num_tags + 1)
+        log_counts = (counts + 1.0).log()
+        self.classifier.weight.zero_()
+        self.classifier.bias.copy_(log_counts - log_counts.mean())
+        if self.skip is not None:
+            self.skip.weight.zero_()
 
     def forward(self, features: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (1)-(8): the logits of each position.
@@ -204,7 +262,7 @@ class TagRanker(nn.Module):
             gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + context_gates
             output, c = lstm_recurrence(gates_x, weight_hh, h, c, steps=1, backend=self.lstm.backend)
             h = output[0]
-            p = self.classifier(h).softmax(-1)
+            p = self._classify(h, embedded).softmax(-1)
             probabilities.append(p)
             # Where more positions than tags are asked for, the used ones come round again.
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
@@ -213,10 +271,21 @@ class TagRanker(nn.Module):
 
     def _embed(self, features: Tensor) -> Tensor:
         """Equation (1)."""
+        features = self._root(features)
+        if self.standardise:
+            features = (features - self.feature_mean) / self.feature_deviation
         embedded = self.embedding(features)
         if self.activation == "relu":
             embedded = embedded.relu()
         return F.dropout(embedded, self.dropout, self.training)
+
+    def _root(self, features: Tensor) -> Tensor:
+        return features.sign() * features.abs().sqrt() if self.signed_root else features
+
+    def _classify(self, h: Tensor, embedded: Tensor) -> Tensor:
+        """Equation (8) for hidden states ``[..., B, H]``, with the embedding's share where there is one."""
+        logits: Tensor = self.classifier(h)
+        return logits if self.skip is None else logits + self.skip(embedded)
 
     def _start(self, embedded: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """The context and the initial state of the recurrence."""
@@ -233,9 +302,7 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        output = F.dropout(output.transpose(0, 1), self.dropout, self.training)
-        logits: Tensor = self.classifier(output)
-        return logits
+        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded).transpose(0, 1)
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

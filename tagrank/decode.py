@@ -48,8 +48,8 @@ def decode(
             likeliest first tag.
         top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
             last one's distribution.
-        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where given), keep those
-            whose score is at least this.
+        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where
+            given), keep those whose score is at least this.
 
     Returns:
         A :class:`Ranking` for each image.

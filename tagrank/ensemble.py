@@ -51,8 +51,11 @@ class RankerEnsemble(nn.Module):
             member.start_at_frequencies(lists)
 
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-        """The sum of the members' losses, :meth:`tagrank.TagRanker.loss`: each has the gradient it has alone."""
-        return torch.stack([member.loss(features, lists, reduction) for member in self._rankers()]).sum()
+        """The mean of the members' losses, :meth:`tagrank.TagRanker.loss`.
+
+        AdamW does not mind the scale of a gradient, so that each member is trained as it would be alone.
+        """
+        return torch.stack([member.loss(features, lists, reduction) for member in self._rankers()]).mean()
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.data.targets import IGNORE, ListTargets
+from tagrank.data.targets import IGNORE, ListTargets, rank_weights
 from tagrank.nn import ContextLSTM
 from tagrank.recurrence import lstm_recurrence
 
@@ -40,6 +40,9 @@ class TagRanker(nn.Module):
         hidden_dropout: of the hidden states, where it differs.
         skip: whether the classifier reads the embedding too: ``z_t = W_z h_t + W_s I + b_z`` in place of (8). Not with
             ``conditioning="initial"``, where it would show the image at every step.
+        auxiliary: weight, in training, of the loss of a second classifier on the embedding alone: binary cross-entropy
+            of each tag with its rank weight (:func:`tagrank.data.targets.rank_weights`), summed over the tags. It only
+            helps to shape the embedding; no list is read from it.
         signed_root: whether the feature's entries are replaced by ``sign(x) sqrt(|x|)``, which tames activations with
             long tails (Perronnin et al., 2010).
         standardise: whether the mean over the training images is then subtracted, and all entries divided by one common
@@ -65,6 +68,7 @@ class TagRanker(nn.Module):
         dropout: float = 0.0,
         hidden_dropout: float | None = None,
         skip: bool = False,
+        auxiliary: float = 0.0,
         signed_root: bool = False,
         standardise: bool = False,
         backend: str = "auto",
@@ -87,6 +91,8 @@ class TagRanker(nn.Module):
         for name, rate in {"dropout": dropout, "hidden_dropout": hidden_dropout or 0.0}.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"{name}: expected a probability in [0, 1), got {rate!r}")
+        if not 0 <= auxiliary < float("inf"):
+            raise ValueError(f"auxiliary: expected a finite weight of at least 0, got {auxiliary!r}")
         if skip and conditioning == "initial":
             raise ValueError("skip: expected False with conditioning='initial', got True")
         self.feature_size = feature_size
@@ -98,6 +104,7 @@ class TagRanker(nn.Module):
         self.activation = activation
         self.dropout = dropout
         self.hidden_dropout = dropout if hidden_dropout is None else hidden_dropout
+        self.auxiliary = auxiliary
         self.signed_root = signed_root
         self.standardise = standardise
         self.feature_mean: Tensor
@@ -116,6 +123,7 @@ class TagRanker(nn.Module):
         )
         self.classifier = nn.Linear(hidden_size, num_tags + 1)
         self.skip = nn.Linear(embedding_size, num_tags + 1, bias=False) if skip else None
+        self.tag_classifier = nn.Linear(embedding_size, num_tags) if auxiliary else None
         if self.feedback:
             # END's row is what the first position reads: before the first tag there is none.
             self.tag_embedding = nn.Embedding(num_tags + 1, embedding_size)
@@ -140,6 +148,7 @@ class TagRanker(nn.Module):
             "dropout": self.dropout,
             "hidden_dropout": self.hidden_dropout,
             "skip": self.skip is not None,
+            "auxiliary": self.auxiliary,
             "signed_root": self.signed_root,
             "standardise": self.standardise,
         }
@@ -165,7 +174,7 @@ class TagRanker(nn.Module):
         """Let the output layer start without weights, and with ``b_z = log(1 + n)``, less its mean.
 
         ``n`` is how often a class occurs in the training lists, at any position. What is left to learn is how an image
-        differs from the average one.
+        differs from the average one. The auxiliary classifier starts at the log-odds of the mean rank weights.
         """
         counts = lists.targets[lists.targets != IGNORE].bincount(minlength=self.num_tags + 1)
         log_counts = (counts + 1.0).log()
@@ -173,6 +182,9 @@ class TagRanker(nn.Module):
         self.classifier.bias.copy_(log_counts - log_counts.mean())
         if self.skip is not None:
             self.skip.weight.zero_()
+        if self.tag_classifier is not None:
+            self.tag_classifier.weight.zero_()
+            self.tag_classifier.bias.copy_(rank_weights(lists, self.num_tags).mean(0).logit(eps=1e-5))
 
     def forward(self, features: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (1)-(8): the logits of each position.
@@ -202,6 +214,7 @@ class TagRanker(nn.Module):
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """Equation (10): the negative log-likelihood of people's lists, END included.
 
+        In training mode the auxiliary loss is added where there is one, summed or averaged over the images.
         Without feedback the recurrence runs once per image, however many lists an image has.
 
         Args:
@@ -231,8 +244,14 @@ class TagRanker(nn.Module):
             rows = lists.image_index
         positions = torch.arange(self.steps, device=log_p.device)
         picked = log_p[rows.unsqueeze(1), positions, lists.targets.clamp(min=0)]
-        total = -(picked * (lists.targets != IGNORE)).sum()
-        return total if reduction == "sum" else total / len(lists.targets)
+        loss = -(picked * (lists.targets != IGNORE)).sum()
+        if reduction == "mean":
+            loss = loss / len(lists.targets)
+        if self.training and self.tag_classifier is not None:
+            weights = rank_weights(lists, self.num_tags, len(features)).to(embedded.dtype)
+            tags = F.binary_cross_entropy_with_logits(self.tag_classifier(embedded), weights, reduction="sum")
+            loss = loss + self.auxiliary * (tags / len(features) if reduction == "mean" else tags)
+        return loss
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:

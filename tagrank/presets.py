@@ -16,9 +16,10 @@ class Preset:
         dropout: probability, on the embedding and the hidden states.
         hidden_dropout: on the hidden states, where it differs.
         skip: whether the classifier reads the embedding too; with the image at every step alone.
+        auxiliary: weight of the auxiliary loss on the embedding.
         signed_root: of the features, as for :class:`tagrank.TagRanker`; not where a backbone is trained.
         standardise: the features; not where a backbone is trained.
-        start: ``"frequencies"``: the output layer starts there (:meth:`tagrank.TagRanker.start_at_frequencies`); ``"random"``.
+        start: of the output layer: ``"frequencies"`` (:meth:`tagrank.TagRanker.start_at_frequencies`) or ``"random"``.
         members: rankers in the ensemble (:class:`tagrank.ensemble.RankerEnsemble`); models with feedback have one.
         optimizer: ``"adamw"`` or ``"sgd"``.
         learning_rate: the highest of the schedule.
@@ -37,6 +38,7 @@ class Preset:
     dropout: float = 0.5
     hidden_dropout: float | None = 0.2
     skip: bool = True
+    auxiliary: float = 1.0
     signed_root: bool = True
     standardise: bool = True
     start: Literal["frequencies", "random"] = "frequencies"
@@ -66,6 +68,7 @@ PRESETS: dict[str, Preset] = {
         dropout=0.0,
         hidden_dropout=None,
         skip=False,
+        auxiliary=0.0,
         signed_root=False,
         standardise=False,
         start="random",

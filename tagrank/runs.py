@@ -16,8 +16,8 @@ from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.errors import InputError
 from tagrank.ensemble import Ranker, build_ranker
+from tagrank.errors import InputError
 from tagrank.model import Conditioning
 from tagrank.presets import PRESETS, Preset
 
@@ -181,6 +181,7 @@ def fit_ranker(
                 "dropout": preset.dropout,
                 "hidden_dropout": preset.hidden_dropout,
                 "skip": preset.skip and conditioning == "every_step",
+                "auxiliary": preset.auxiliary,
                 # Features that are learned change, and a root has no gradient at zero.
                 "signed_root": preset.signed_root and backbone is None,
                 "standardise": preset.standardise and backbone is None,

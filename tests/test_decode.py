@@ -136,7 +136,10 @@ def test_more_tags_than_positions() -> None:
         ({"probabilities": torch.zeros(2, 3)}, r"expected shape \[B, S, V \+ 1\], got \[2, 3\]"),
         ({"probabilities": torch.full((1, 2, 3), float("nan"))}, "expected finite"),
         ({"probabilities": torch.full((1, 2, 3), 1.0)}, "sum to 1"),
-        ({"decoder": "viterbi"}, "decoder: expected one of 'headline', 'expected_gain', 'greedy', 'assignment'; got 'viterbi'"),
+        (
+            {"decoder": "viterbi"},
+            "decoder: expected one of 'headline', 'expected_gain', .*; got 'viterbi'",
+        ),
         ({"top_k": 0}, "top_k: expected at least 1, got 0"),
         ({"threshold": 1.5}, r"threshold: expected a probability in \[0, 1\], got 1.5"),
     ],

@@ -130,6 +130,29 @@ def test_more_tags_than_positions() -> None:
             assert len(set(ranking.tags)) == 4
 
 
+@given(shapes)
+@settings(max_examples=25)
+def test_headline_is_expected_gain_but_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
+    p = distributions(*shape)
+    num_tags = shape[3]
+    got = decode(p, "headline", top_k=num_tags)
+    plain = decode(p, "expected_gain", top_k=num_tags)
+    for image, ours, theirs in zip(p, got, plain, strict=True):
+        squared = [0.0] * num_tags
+        for tags, probability in draws(image).items():
+            for t, v in enumerate(tags):
+                squared[v] += probability / math.log2(2 + t) ** 2
+        assert squared[ours.tags[0]] == pytest.approx(max(squared))
+        assert ours.tags[1:] == [v for v in theirs.tags if v != ours.tags[0]]
+
+
+def test_headline_prefers_what_comes_first() -> None:
+    # Tag 0 is always second or third, tag 1 first for half of the people.
+    p = torch.tensor([[[0.0, 0.5, 0.25, 0.25, 0], [0.7, 0, 0.15, 0.15, 0], [0.3, 0, 0.35, 0.35, 0]]])
+    assert decode(p, "expected_gain", top_k=1)[0].tags == [0]
+    assert decode(p, "headline", top_k=1)[0].tags == [1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

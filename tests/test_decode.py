@@ -98,16 +98,16 @@ def test_greedy_takes_the_best_unused_tag_and_ends_with_end() -> None:
 def test_a_list_is_never_empty_nor_longer_than_the_vocabulary() -> None:
     ends = torch.tensor([[[0.1, 0.1, 0.8]] * 3])
     never = torch.tensor([[[0.6, 0.4, 0.0]] * 5])
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         assert len(decode(ends, decoder)[0].tags) == 1
         assert decode(never, decoder, top_k=9)[0].tags == [0, 1]
-    for decoder in ("greedy", "expected_gain"):
+    for decoder in ("greedy", "expected_gain", "headline"):
         assert decode(never, decoder)[0].tags == [0, 1]
     # The shorter of two lists that never end is the likelier.
     assert decode(never, "assignment")[0].tags == [0]
 
 
-@pytest.mark.parametrize("decoder", ["greedy", "assignment", "expected_gain"])
+@pytest.mark.parametrize("decoder", ["greedy", "assignment", "expected_gain", "headline"])
 def test_ties_go_to_the_first_of_the_vocabulary(decoder: str) -> None:
     p = torch.full((2, 3, 6), 1 / 6)
     assert [r.tags for r in decode(p, decoder, top_k=3)] == [[0, 1, 2]] * 2
@@ -115,7 +115,7 @@ def test_ties_go_to_the_first_of_the_vocabulary(decoder: str) -> None:
 
 def test_threshold_keeps_order_and_filters() -> None:
     p = distributions(3, 4, 4, 6)
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         for full, kept in zip(decode(p, decoder, threshold=0.0), decode(p, decoder, threshold=0.4), strict=True):
             assert kept.tags == [v for v, s in zip(*full, strict=True) if s >= 0.4]
         for ranking in decode(p, decoder, threshold=0.2, top_k=2):
@@ -125,7 +125,7 @@ def test_threshold_keeps_order_and_filters() -> None:
 
 def test_more_tags_than_positions() -> None:
     p = distributions(0, 2, 2, 5)
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         for ranking in decode(p, decoder, top_k=4):
             assert len(set(ranking.tags)) == 4
 

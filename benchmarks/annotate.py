@@ -5,7 +5,8 @@ the ranker (projection, recurrence, classifier, softmax), and the decoder that m
 files (cached by the system) on one thread. ``Annotator.annotate``, the last row, reads them while the network runs.
 
 Training, in milliseconds per step: forward (the ``ContextLSTM`` apart from the rest), loss, backward and optimizer, on
-feature vectors in memory, with the sizes of the default preset; with the eager loop and with ``backend="auto"``.
+feature vectors in memory, with the sizes of a member of the default preset; with the eager loop and with
+``backend="auto"``.
 
 Everything runs on the CPU, what is compared in turn, round after round; figures are medians over the rounds. Weights
 and training data are random, which costs the same: accuracy is not measured. The ranker's results and gradients are
@@ -47,7 +48,17 @@ SCENES, SCENE_PIXELS = 64, 400
 # A call of annotate gets four batches: in one alone there would be nothing to overlap.
 BATCHES = 4
 PRESET = PRESETS["default"]
-OPTIONS = ("embedding_size", "hidden_size", "bias", "activation", "dropout")
+OPTIONS = (
+    "embedding_size",
+    "hidden_size",
+    "bias",
+    "activation",
+    "dropout",
+    "hidden_dropout",
+    "skip",
+    "signed_root",
+    "standardise",
+)
 
 Seconds = dict[str, float]
 Row = dict[str, Any]
@@ -121,7 +132,7 @@ def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Ca
 
 
 def make_ranker(feature_size: int, backend: str) -> TagRanker:
-    """The default preset's model, with the same weights each time."""
+    """A member of the default preset's ensemble, with the same weights each time."""
     torch.manual_seed(0)
     options = {name: getattr(PRESET, name) for name in OPTIONS}
     return TagRanker(feature_size, TAGS, max_length=MAX_LENGTH, backend=backend, **options).eval()

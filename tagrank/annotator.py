@@ -18,9 +18,9 @@ from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode, decode_feedback
+from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
 from tagrank.metrics import FloatArray, negative_log_likelihood
-from tagrank.model import TagRanker
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
@@ -42,7 +42,7 @@ class Annotator:
 
     def __init__(
         self,
-        ranker: TagRanker,
+        ranker: Ranker,
         vocabulary: Vocabulary,
         backbone_spec: Mapping[str, str] | None = None,
         *,
@@ -59,6 +59,11 @@ class Annotator:
         if self._trained is not None and self.backbone_spec is not None:
             self._trained.spec = self.backbone_spec
         self._backbone = self._trained
+
+    @property
+    def default_decoder(self) -> str:
+        """``headline``; for a model with feedback, whose positions are not independent, ``expected_gain``."""
+        return "expected_gain" if self.ranker.feedback else "headline"
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
         """The backbone of the model's features, loaded on first use.
@@ -118,7 +123,7 @@ class Annotator:
         Args:
             features: as for :meth:`probabilities`.
             decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
-                :func:`tagrank.decode.decode_feedback`; ``"expected_gain"`` where left out.
+                :func:`tagrank.decode.decode_feedback`; that of :attr:`default_decoder` where left out.
             top_k: this many tags in place of a length chosen by the model.
             threshold: keep tags at least this likely to be on a person's list.
             output: which tags may be on a list, and what they need; all where left out.
@@ -173,10 +178,10 @@ class Annotator:
         return mean
 
     def check_decoder(self, decoder: str | None) -> str:
-        """The decoder to use, ``"expected_gain"`` for ``None``, where it goes with the model."""
+        """The decoder to use, the default one for ``None``, where it goes with the model."""
         known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
         if decoder is None:
-            return "expected_gain"
+            return self.default_decoder
         if decoder not in known:
             raise InputError(f"decoder: expected one of {', '.join(known)}; got {decoder!r}")
         takes = FEEDBACK_DECODERS if self.ranker.feedback else tuple(DECODERS)
@@ -264,7 +269,7 @@ class Annotator:
         try:
             if config["format"] != FORMAT:
                 raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
-            ranker = TagRanker(**config["ranker"])
+            ranker = build_ranker(config["ranker"])
             spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
             backbone = load_backbone(spec["backbone"], "none") if trained else None
         except (KeyError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ Fitting depends on its arguments and ``seed`` alone, and leaves PyTorch's global
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 ListsPerImage = Sequence[Sequence[Sequence[int]]]
 """For each image its ordered lists of tag indices, one list per person."""
+
+RankWeight = Literal["log", "reciprocal"]
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -122,14 +124,20 @@ class NearestNeighbours:
 class _Classifier(ABC):
     """One logit per tag, trained with binary cross-entropy on rank weights: AdamW, one-cycle schedule.
 
+    With ``members`` above 1 the mean probability of as many networks, trained one after the other.
+
     The output layer starts at the frequency prior: no weights, and the log-odds of the mean targets as its bias. What
     is left to learn is how an image differs from the average one, which takes a small fraction of the steps.
     """
 
     weight_decay: float
 
-    def __init__(self) -> None:
-        self._network: nn.Sequential | None = None
+    def __init__(self, members: int = 1, weight: RankWeight = "log") -> None:
+        if members < 1:
+            raise ValueError(f"members: expected at least 1, got {members}")
+        self.members = members
+        self.weight: RankWeight = weight
+        self._network: nn.Module | None = None
         self._dimension = 0
 
     @abstractmethod
@@ -139,17 +147,22 @@ class _Classifier(ABC):
     def fit(self, features: Tensor, lists_per_image: ListsPerImage, num_tags: int, seed: int = 0) -> None:
         """See :meth:`Baseline.fit`."""
         _check(features, rows=len(lists_per_image))
-        targets = rank_weights(lists_per_image, num_tags)
+        targets = rank_weights(lists_per_image, num_tags, self.weight)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            hidden, size = self._hidden(features.shape[1])
-            output = nn.Linear(size, num_tags)
-            with torch.no_grad():
-                output.weight.zero_()
-                output.bias.copy_(targets.mean(dim=0).logit(eps=1e-5))
-            network = nn.Sequential(_Standardise(features), *hidden, output)
-            self._train(network, features, targets)
+            networks = [self._fitted_network(features, targets) for _ in range(self.members)]
+        network = networks[0] if self.members == 1 else _MeanProbability(networks)
         self._network, self._dimension = network.eval(), features.shape[1]
+
+    def _fitted_network(self, features: Tensor, targets: Tensor) -> nn.Sequential:
+        hidden, size = self._hidden(features.shape[1])
+        output = nn.Linear(size, targets.shape[1])
+        with torch.no_grad():
+            output.weight.zero_()
+            output.bias.copy_(targets.mean(dim=0).logit(eps=1e-5))
+        network = nn.Sequential(_Standardise(features), *hidden, output)
+        self._train(network, features, targets)
+        return network
 
     def _train(self, network: nn.Sequential, features: Tensor, targets: Tensor) -> None:
         batches = math.ceil(len(features) / BATCH_SIZE)
@@ -194,12 +207,22 @@ class MLPClassifier(_Classifier):
         return [nn.Linear(dimension, 512), nn.ReLU(), nn.Dropout(0.5)], 512
 
 
-def rank_weights(lists_per_image: ListsPerImage, num_tags: int) -> Tensor:
+class _MeanProbability(nn.Module):
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack([network(features).sigmoid() for network in self.networks]).mean(dim=0)
+
+
+def rank_weights(lists_per_image: ListsPerImage, num_tags: int, weight: RankWeight = "log") -> Tensor:
     """The mean over each image's lists of ``1 / log2(1 + position)``, 0 where a list does not name the tag.
 
     Args:
         lists_per_image: for each of ``N`` images its ordered lists of tag indices, at least one list.
         num_tags: ``V``.
+        weight: ``"log"``, or ``"reciprocal"`` for ``1 / position``, which weighs the first tag more.
 
     Returns:
         ``[N, V]``, float32, in [0, 1].
@@ -217,7 +240,8 @@ def rank_weights(lists_per_image: ListsPerImage, num_tags: int) -> Tensor:
             tags = np.asarray(ranked, dtype=np.int64)
             if ((tags < 0) | (tags >= num_tags)).any():
                 raise ValueError(f"lists_per_image: expected tags 0..{num_tags - 1}, image {image} has {list(ranked)}")
-            weights[image, tags] += 1 / np.log2(2.0 + np.arange(len(tags))) / len(lists)
+            positions = np.arange(1.0, len(tags) + 1)
+            weights[image, tags] += 1 / (positions if weight == "reciprocal" else np.log2(1 + positions)) / len(lists)
     return torch.from_numpy(weights)
 
 

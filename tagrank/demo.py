@@ -101,7 +101,7 @@ def write_model_report(
     by_score = sorted(there, key=lambda i: float(ours.per_image["ndcg@5"][i]))
     spec = annotator.backbone_spec
     summary = {
-        "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.lstm.hidden_size}",
+        "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.hidden_size}",
         "backbone": "unknown" if spec is None else ", ".join(spec.values()),
         "decoder": annotator.check_decoder(options.get("decoder")).replace("_", " "),
         "vocabulary": f"{len(annotator.vocabulary)} tags",

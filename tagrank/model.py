@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.data.targets import IGNORE, ListTargets
+from tagrank.data.targets import IGNORE, ListTargets, rank_weights
 from tagrank.nn import ContextLSTM
 from tagrank.recurrence import lstm_recurrence
 
@@ -17,17 +17,22 @@ Conditioning = Literal["every_step", "initial"]
 
 
 class DecoderState(NamedTuple):
-    """What a model with feedback knows after some tags: the context's share of the gates ``[N, 4H]``, and the hidden
-    and cell state ``[N, H]`` (``None`` before the first step of a model that starts from zeros)."""
+    """What a model with feedback knows after some tags.
+
+    The context's share of the gates ``[N, 4H]``, the embedding's share of the logits ``[N, V + 1]`` (``None`` where it
+    has none), and the hidden and cell state ``[N, H]`` (``None`` before the first step of a model that starts from
+    zeros).
+    """
 
     gates: Tensor
+    logits: Tensor | None
     h: Tensor | None
     c: Tensor | None
 
     def take(self, rows: Tensor) -> "DecoderState":
         """The states of some rows, in the order asked for; a row may be asked for more than once."""
-        h, c = (None if part is None else part[rows] for part in self[1:])
-        return DecoderState(self.gates[rows], h, c)
+        logits, h, c = (None if part is None else part[rows] for part in self[1:])
+        return DecoderState(self.gates[rows], logits, h, c)
 
 
 class TagRanker(nn.Module):
@@ -51,6 +56,16 @@ class TagRanker(nn.Module):
         bias: whether the gates have biases; the paper's (2)-(5) have none.
         activation: of the embedding: ``None``, as in (1), or ``"relu"``.
         dropout: probability of dropout on the embedding and on the hidden states, in training.
+        hidden_dropout: of the hidden states, where it differs.
+        skip: whether the classifier reads the embedding too: ``z_t = W_z h_t + W_s I + b_z`` in place of (8). Not with
+            ``conditioning="initial"``, where it would show the image at every step.
+        auxiliary: weight, in training, of the loss of a second classifier on the embedding alone: binary cross-entropy
+            of each tag with its rank weight (:func:`tagrank.data.targets.rank_weights`), summed over the tags. It only
+            helps to shape the embedding; no list is read from it.
+        signed_root: whether the feature's entries are replaced by ``sign(x) sqrt(|x|)``, which tames activations with
+            long tails (Perronnin et al., 2010).
+        standardise: whether the mean over the training images is then subtracted, and all entries divided by one common
+            deviation; :meth:`standardise_by` measures both.
         backend: of the recurrence, as in :class:`tagrank.ContextLSTM`.
 
     Raises:
@@ -70,6 +85,11 @@ class TagRanker(nn.Module):
         bias: bool = False,
         activation: Literal["relu"] | None = None,
         dropout: float = 0.0,
+        hidden_dropout: float | None = None,
+        skip: bool = False,
+        auxiliary: float = 0.0,
+        signed_root: bool = False,
+        standardise: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -87,15 +107,30 @@ class TagRanker(nn.Module):
             raise ValueError(f"conditioning: expected 'every_step' or 'initial', got {conditioning!r}")
         if activation not in (None, "relu"):
             raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout!r}")
+        for name, rate in {"dropout": dropout, "hidden_dropout": hidden_dropout or 0.0}.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: expected a probability in [0, 1), got {rate!r}")
+        if not 0 <= auxiliary < float("inf"):
+            raise ValueError(f"auxiliary: expected a finite weight of at least 0, got {auxiliary!r}")
+        if skip and conditioning == "initial":
+            raise ValueError("skip: expected False with conditioning='initial', got True")
         self.feature_size = feature_size
         self.num_tags = num_tags
         self.max_length = max_length
+        self.hidden_size = hidden_size
         self.conditioning = conditioning
         self.feedback = feedback or conditioning == "initial"
         self.activation = activation
         self.dropout = dropout
+        self.hidden_dropout = dropout if hidden_dropout is None else hidden_dropout
+        self.auxiliary = auxiliary
+        self.signed_root = signed_root
+        self.standardise = standardise
+        self.feature_mean: Tensor
+        self.feature_deviation: Tensor
+        if standardise:
+            self.register_buffer("feature_mean", torch.zeros(feature_size))
+            self.register_buffer("feature_deviation", torch.ones(()))
 
         self.embedding = nn.Linear(feature_size, embedding_size)
         self.lstm = ContextLSTM(
@@ -106,6 +141,8 @@ class TagRanker(nn.Module):
             backend=backend,
         )
         self.classifier = nn.Linear(hidden_size, num_tags + 1)
+        self.skip = nn.Linear(embedding_size, num_tags + 1, bias=False) if skip else None
+        self.tag_classifier = nn.Linear(embedding_size, num_tags) if auxiliary else None
         if self.feedback:
             # END's row is what the first position reads: before the first tag there is none.
             self.tag_embedding = nn.Embedding(num_tags + 1, embedding_size)
@@ -122,13 +159,51 @@ class TagRanker(nn.Module):
             "num_tags": self.num_tags,
             "max_length": self.max_length,
             "embedding_size": self.embedding.out_features,
-            "hidden_size": self.lstm.hidden_size,
+            "hidden_size": self.hidden_size,
             "conditioning": self.conditioning,
             "feedback": self.feedback,
             "bias": self.lstm.bias,
             "activation": self.activation,
             "dropout": self.dropout,
+            "hidden_dropout": self.hidden_dropout,
+            "skip": self.skip is not None,
+            "auxiliary": self.auxiliary,
+            "signed_root": self.signed_root,
+            "standardise": self.standardise,
         }
+
+    @torch.no_grad()
+    def standardise_by(self, features: Tensor) -> None:
+        """Measure mean and deviation for ``standardise=True``; without it there is nothing to do.
+
+        Args:
+            features: ``[N, D]``, all training images.
+
+        Raises:
+            ValueError: ``features`` is not ``[N, D]``.
+        """
+        self._check_features(features)
+        if self.standardise:
+            variance, mean = torch.var_mean(self._root(features.float()), dim=0, correction=0)
+            self.feature_mean.copy_(mean)
+            self.feature_deviation.copy_(variance.mean().sqrt().clamp(min=1e-12))
+
+    @torch.no_grad()
+    def start_at_frequencies(self, lists: ListTargets) -> None:
+        """Let the output layer start without weights, and with ``b_z = log(1 + n)``, less its mean.
+
+        ``n`` is how often a class occurs in the training lists, at any position. What is left to learn is how an image
+        differs from the average one. The auxiliary classifier starts at the log-odds of the mean rank weights.
+        """
+        counts = lists.targets[lists.targets != IGNORE].bincount(minlength=self.num_tags + 1)
+        log_counts = (counts + 1.0).log()
+        self.classifier.weight.zero_()
+        self.classifier.bias.copy_(log_counts - log_counts.mean())
+        if self.skip is not None:
+            self.skip.weight.zero_()
+        if self.tag_classifier is not None:
+            self.tag_classifier.weight.zero_()
+            self.tag_classifier.bias.copy_(rank_weights(lists, self.num_tags).mean(0).logit(eps=1e-5))
 
     def forward(self, features: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (1)-(8): the logits of each position.
@@ -158,6 +233,7 @@ class TagRanker(nn.Module):
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """Equation (10): the negative log-likelihood of people's lists, END included.
 
+        In training mode the auxiliary loss is added where there is one, summed or averaged over the images.
         Without feedback the recurrence runs once per image, however many lists an image has.
 
         Args:
@@ -187,8 +263,14 @@ class TagRanker(nn.Module):
             rows = lists.image_index
         positions = torch.arange(self.steps, device=log_p.device)
         picked = log_p[rows.unsqueeze(1), positions, lists.targets.clamp(min=0)]
-        total = -(picked * (lists.targets != IGNORE)).sum()
-        return total if reduction == "sum" else total / len(lists.targets)
+        loss = -(picked * (lists.targets != IGNORE)).sum()
+        if reduction == "mean":
+            loss = loss / len(lists.targets)
+        if self.training and self.tag_classifier is not None:
+            weights = rank_weights(lists, self.num_tags, len(features)).to(embedded.dtype)
+            tags = F.binary_cross_entropy_with_logits(self.tag_classifier(embedded), weights, reduction="sum")
+            loss = loss + self.auxiliary * (tags / len(features) if reduction == "mean" else tags)
+        return loss
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
@@ -231,11 +313,12 @@ class TagRanker(nn.Module):
         if not self.feedback:
             raise ValueError("start: a model without feedback reads no tags; predict() has all its distributions")
         self._check_features(features)
-        context, state = self._start(self._embed(features))
-        gates = self.lstm.context_gates(context)
+        embedded = self._embed(features)
+        context, state = self._start(embedded)
         # Without a context these are the biases, the same for each image.
-        gates = gates.expand(len(features), -1)
-        return DecoderState(gates, None, None) if state is None else DecoderState(gates, state[0][0], state[1][0])
+        gates = self.lstm.context_gates(context).expand(len(features), -1)
+        h, c = (None, None) if state is None else (state[0][0], state[1][0])
+        return DecoderState(gates, None if self.skip is None else self.skip(embedded), h, c)
 
     @torch.no_grad()
     def step(self, state: DecoderState, tag: Tensor | None) -> tuple[Tensor, DecoderState]:
@@ -248,20 +331,33 @@ class TagRanker(nn.Module):
         Returns:
             Log probabilities ``[N, V + 1]`` and the state of this position.
         """
-        gates, h, c = state
+        gates, share, h, c = state
         tag = torch.full((len(gates),), self.num_tags, device=gates.device) if tag is None else tag
         gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + gates
         output, c = lstm_recurrence(
             gates_x, self.lstm.get_parameter("weight_hh_l0"), h, c, steps=1, backend=self.lstm.backend
         )
-        return self.classifier(output[0]).log_softmax(-1), DecoderState(gates, output[0], c)
+        logits = self.classifier(output[0])
+        logits = logits if share is None else logits + share
+        return logits.log_softmax(-1), DecoderState(gates, share, output[0], c)
 
     def _embed(self, features: Tensor) -> Tensor:
         """Equation (1)."""
+        features = self._root(features)
+        if self.standardise:
+            features = (features - self.feature_mean) / self.feature_deviation
         embedded = self.embedding(features)
         if self.activation == "relu":
             embedded = embedded.relu()
         return F.dropout(embedded, self.dropout, self.training)
+
+    def _root(self, features: Tensor) -> Tensor:
+        return features.sign() * features.abs().sqrt() if self.signed_root else features
+
+    def _classify(self, h: Tensor, embedded: Tensor) -> Tensor:
+        """Equation (8) for hidden states ``[..., B, H]``, with the embedding's share where there is one."""
+        logits: Tensor = self.classifier(h)
+        return logits if self.skip is None else logits + self.skip(embedded)
 
     def _start(self, embedded: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """The context and the initial state of the recurrence."""
@@ -278,9 +374,7 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        output = F.dropout(output.transpose(0, 1), self.dropout, self.training)
-        logits: Tensor = self.classifier(output)
-        return logits
+        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded).transpose(0, 1)
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

@@ -14,6 +14,13 @@ class Preset:
         bias: whether the gates have biases.
         activation: of the embedding.
         dropout: probability, on the embedding and the hidden states.
+        hidden_dropout: on the hidden states, where it differs.
+        skip: whether the classifier reads the embedding too; with the image at every step alone.
+        auxiliary: weight of the auxiliary loss on the embedding.
+        signed_root: of the features, as for :class:`tagrank.TagRanker`; not where a backbone is trained.
+        standardise: the features; not where a backbone is trained.
+        start: of the output layer: ``"frequencies"`` (:meth:`tagrank.TagRanker.start_at_frequencies`) or ``"random"``.
+        members: rankers in the ensemble (:class:`tagrank.ensemble.RankerEnsemble`); models with feedback have one.
         optimizer: ``"adamw"`` or ``"sgd"``.
         learning_rate: the highest of the schedule.
         weight_decay: of the optimizer.
@@ -25,12 +32,19 @@ class Preset:
     """
 
     embedding_size: int = 512
-    hidden_size: int = 512
+    hidden_size: int = 128
     bias: bool = True
     activation: Literal["relu"] | None = "relu"
     dropout: float = 0.5
+    hidden_dropout: float | None = 0.2
+    skip: bool = True
+    auxiliary: float = 1.0
+    signed_root: bool = True
+    standardise: bool = True
+    start: Literal["frequencies", "random"] = "frequencies"
+    members: int = 5
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.3
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     batch_size: int = 128
@@ -48,9 +62,17 @@ PRESETS: dict[str, Preset] = {
     # rates.
     "paper": replace(
         _DEFAULT,
+        hidden_size=512,
         bias=False,
         activation=None,
         dropout=0.0,
+        hidden_dropout=None,
+        skip=False,
+        auxiliary=0.0,
+        signed_root=False,
+        standardise=False,
+        start="random",
+        members=1,
         optimizer="sgd",
         learning_rate=0.1,
         weight_decay=0.0,
@@ -65,6 +87,10 @@ PRESETS: dict[str, Preset] = {
         embedding_size=128,
         hidden_size=128,
         dropout=0.2,
+        signed_root=False,
+        standardise=False,
+        members=1,
+        learning_rate=2e-3,
         weight_decay=0.05,
         batch_size=32,
         epochs=16,

@@ -14,9 +14,11 @@ from tagrank.backbones import Backbone, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
-from tagrank.model import Conditioning, TagRanker
+from tagrank.model import Conditioning
 from tagrank.presets import PRESETS, Preset
 
 VAL_SPLITS = ("val", "validation")
@@ -133,7 +135,7 @@ def fit_ranker(
     seed: int = 0,
     resume: bool = False,
     progress: str | None = None,
-) -> TagRanker:
+) -> Ranker:
     """Build a ranker for these images and train it, and the backbone with it where there is one.
 
     Args:
@@ -163,18 +165,33 @@ def fit_ranker(
     finished = resume and history.is_file()  # it is written last
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ranker = TagRanker(
-            images.inputs.shape[1] if backbone is None else backbone.feature_size,
-            len(vocabulary),
-            max_length=max(len(tags) for image in lists for tags in image),
-            embedding_size=preset.embedding_size,
-            hidden_size=preset.hidden_size,
-            conditioning=conditioning,
-            feedback=feedback,
-            bias=preset.bias,
-            activation=preset.activation,
-            dropout=preset.dropout,
+        # What reads its own tags cannot be averaged, and a captioning LSTM sees the image once.
+        alone = feedback or conditioning == "initial"
+        ranker = build_ranker(
+            {
+                "feature_size": images.inputs.shape[1] if backbone is None else backbone.feature_size,
+                "num_tags": len(vocabulary),
+                "max_length": max(len(tags) for image in lists for tags in image),
+                "conditioning": conditioning,
+                "feedback": feedback,
+                "embedding_size": preset.embedding_size,
+                "hidden_size": preset.hidden_size,
+                "bias": preset.bias,
+                "activation": preset.activation,
+                "dropout": preset.dropout,
+                "hidden_dropout": preset.hidden_dropout,
+                "skip": preset.skip and conditioning == "every_step",
+                "auxiliary": preset.auxiliary,
+                # Features that are learned change, and a root has no gradient at zero.
+                "signed_root": preset.signed_root and backbone is None,
+                "standardise": preset.standardise and backbone is None,
+                **({} if alone or preset.members == 1 else {"members": preset.members}),
+            }
         )
+        if backbone is None:
+            ranker.standardise_by(images.inputs)
+        if preset.start == "frequencies":
+            ranker.start_at_frequencies(encode_lists(lists, vocabulary.end, ranker.steps))
         references = val_images.references(vocabulary)
         module = RankerModule(ranker, preset, references, seed, backbone)
         fit(

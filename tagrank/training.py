@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tagrank.data.targets import ListTargets, encode_lists
 from tagrank.decode import decode
+from tagrank.ensemble import Ranker
 from tagrank.errors import InputError
 from tagrank.metrics import evaluate_rankings
-from tagrank.model import TagRanker
 from tagrank.presets import Preset
 from tagrank.progress import progress_bar
 
@@ -106,7 +106,7 @@ class RankerModule(L.LightningModule):
 
     def __init__(
         self,
-        ranker: TagRanker,
+        ranker: Ranker,
         preset: Preset,
         references: Sequence[Sequence[int]],
         seed: int,

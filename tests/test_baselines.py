@@ -62,6 +62,26 @@ def test_rank_weights_computed_by_hand() -> None:
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32))
 
 
+def test_rank_weights_by_reciprocal_position() -> None:
+    got = rank_weights([[[2, 0], [2]], [[1, 2, 0]]], num_tags=4, weight="reciprocal")
+    torch.testing.assert_close(got, torch.tensor([[1 / 4, 0, 1, 0], [1 / 3, 1, 1 / 2, 0]]))
+
+
+def test_members_are_averaged() -> None:
+    features, lists = make_set(60, seed=0)
+    baseline = MLPClassifier(members=3)
+    baseline.fit(features, lists, num_tags=6)
+    networks = list(baseline._network.networks)  # type: ignore[union-attr,arg-type]
+    probabilities = [network(features).sigmoid() for network in networks]
+    assert len(probabilities) == 3
+    assert not torch.equal(probabilities[0], probabilities[1])
+    mean = sum(probabilities) / 3
+    for row, ranking in zip(mean, baseline.rank(features), strict=True):
+        assert (row[ranking].diff() <= 1e-6).all()
+    with pytest.raises(ValueError, match="members: expected at least 1, got 0"):
+        LinearClassifier(members=0)
+
+
 def test_frequency_prior_ranks_by_mean_rank_weight_with_ties_by_index() -> None:
     prior = FrequencyPrior()
     # Tag 1 is named more often, tag 3 earlier; 0 and 4 are never named, 2 and 5 equally.

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tagrank import TagRanker
-from tagrank.data.targets import encode_lists
+from tagrank.baselines import rank_weights as rank_weights_of_lists
+from tagrank.data.targets import encode_lists, rank_weights
 from tagrank.decode import decode
+from tagrank.ensemble import build_ranker
 from tagrank.recurrence import trace
 
 LISTS = [[[0, 3, 1], [2]], [[4, 0]], [[1, 2, 3], [3], [0]]]
@@ -17,7 +20,9 @@ LISTS = [[[0, 3, 1], [2]], [[4, 0]], [[1, 2, 3], [3], [0]]]
 def make(seed: int = 0, **options: Any) -> TagRanker:
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"max_length": 4, "embedding_size": 6, "hidden_size": 7}
-    return TagRanker(8, 5, **(sizes | options)).double()
+    model = TagRanker(8, 5, **(sizes | options)).double()
+    model.standardise_by(3 * torch.randn(20, 8, dtype=torch.float64) + 1)
+    return model
 
 
 def features(batch: int = 3) -> Tensor:
@@ -31,6 +36,10 @@ def by_hand(model: TagRanker, image: Tensor, previous: list[int]) -> Tensor:
     """
     w = dict(model.named_parameters())
     size = model.lstm.hidden_size
+    if model.signed_root:
+        image = torch.where(image < 0, -((-image).clamp(min=0) ** 0.5), image.clamp(min=0) ** 0.5)
+    if model.standardise:
+        image = (image - model.feature_mean) / model.feature_deviation
     embedded = w["embedding.weight"] @ image + w["embedding.bias"]
     if model.activation == "relu":
         embedded = embedded.clamp(min=0)
@@ -55,7 +64,10 @@ def by_hand(model: TagRanker, image: Tensor, previous: list[int]) -> Tensor:
         else:
             x = embedded
         h, c = step(x, h, c)
-        rows.append((w["classifier.weight"] @ h + w["classifier.bias"]).log_softmax(-1))
+        logits = w["classifier.weight"] @ h + w["classifier.bias"]
+        if "skip.weight" in w:
+            logits = logits + w["skip.weight"] @ embedded
+        rows.append(logits.log_softmax(-1))
     return torch.stack(rows)
 
 
@@ -64,6 +76,8 @@ VARIANTS = [
     {"bias": True, "activation": "relu"},
     {"feedback": True},
     {"conditioning": "initial", "bias": True},
+    {"skip": True, "activation": "relu"},
+    {"skip": True, "feedback": True, "signed_root": True, "standardise": True},
 ]
 
 
@@ -99,6 +113,69 @@ def test_predict_is_equation_9_along_the_greedy_list(options: dict[str, Any]) ->
             used.append(max((v for v in range(5) if v not in used), key=lambda v: at[v].item()))
         torch.testing.assert_close(p, by_hand(model, image, used).exp())
         assert decode(p.unsqueeze(0), "greedy", top_k=4)[0].tags == used
+
+
+def test_what_standardise_by_measures() -> None:
+    model, images = make(signed_root=True, standardise=True), 4 * features(9) + 1
+    model.standardise_by(images)
+    rooted = np.sign(images.numpy()) * np.sqrt(np.abs(images.numpy()))
+    np.testing.assert_allclose(model.feature_mean.numpy(), rooted.mean(0), rtol=1e-6)
+    deviation = np.sqrt(((rooted - rooted.mean(0)) ** 2).mean())
+    np.testing.assert_allclose(model.feature_deviation.item(), deviation, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"features: expected shape \[B, D\] with D = 8, got \[2, 9\]"):
+        model.standardise_by(torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_starts_at_the_frequencies(skip: bool) -> None:
+    model = make(skip=skip, auxiliary=1.0)
+    model.start_at_frequencies(encode_lists(LISTS, 5, model.steps))
+    # How often tags 0 to 4 and END are in LISTS, and one more.
+    counts = np.array([3, 2, 2, 3, 1, 6]) + 1
+    want = torch.from_numpy(counts / counts.sum()).expand(3, model.steps, 6)
+    torch.testing.assert_close(model.eval().predict(features()), want)
+    assert model.tag_classifier is not None
+    start = model.tag_classifier.bias.sigmoid()
+    # Tag 4 is first in the one list of the second of three images, tag 1 first and third.
+    torch.testing.assert_close(start[4].item(), 1 / 3, rtol=1e-6, atol=0)
+    torch.testing.assert_close(start[1].item(), (0.5 / 2 + 1 / 3) / 3, rtol=1e-6, atol=0)
+
+
+def test_the_auxiliary_loss_counts_in_training_alone() -> None:
+    model, images = make(auxiliary=0.7, activation="relu"), features()
+    encoded = encode_lists(LISTS, 5, model.steps)
+    w = dict(model.named_parameters())
+    weights = rank_weights_of_lists(LISTS, 5).double()
+    odds = (images @ w["embedding.weight"].T + w["embedding.bias"]).clamp(min=0) @ w["tag_classifier.weight"].T
+    p = torch.sigmoid(odds + w["tag_classifier.bias"])
+    tags = -(weights * p.log() + (1 - weights) * (1 - p).log()).sum()
+    for reduction, images_in in (("sum", 1), ("mean", 3)):
+        with_tags = model.train().loss(images, encoded, reduction)  # type: ignore[arg-type]
+        without = model.eval().loss(images, encoded, reduction)  # type: ignore[arg-type]
+        torch.testing.assert_close(with_tags - without, 0.7 * tags / images_in)
+
+
+def test_rank_weights_of_targets_are_those_of_lists() -> None:
+    lists = [[[0, 3, 1], [2]], [], [[4, 0, 1, 2, 3], []], []]
+    got = rank_weights(encode_lists(lists, 5, 5), 5, 4)
+    want = rank_weights_of_lists([image or [[]] for image in lists], 5)
+    torch.testing.assert_close(got, want)
+
+
+def test_hidden_states_have_a_dropout_of_their_own() -> None:
+    model = make(dropout=0.0, hidden_dropout=0.5)
+    assert torch.equal(model._embed(features()), model._embed(features()))
+    assert not torch.equal(model(features()), model(features()))
+
+
+def test_a_configuration_without_the_newer_options() -> None:
+    model = make()
+    newer = ("hidden_dropout", "skip", "auxiliary", "signed_root", "standardise")
+    config = {name: value for name, value in model.config().items() if name not in newer}
+    twin = build_ranker(config)
+    assert isinstance(twin, TagRanker)
+    twin.load_state_dict(model.state_dict())
+    assert twin.config() == model.config()
 
 
 def test_without_feedback_the_recurrence_runs_once_per_image() -> None:
@@ -156,6 +233,9 @@ def test_overfits_lists_whose_order_differs_by_image() -> None:
         ({"conditioning": "always"}, "conditioning: expected 'every_step' or 'initial', got 'always'"),
         ({"activation": "gelu"}, "activation: expected None or 'relu', got 'gelu'"),
         ({"dropout": 1.0}, r"dropout: expected a probability in \[0, 1\), got 1.0"),
+        ({"hidden_dropout": -0.1}, r"hidden_dropout: expected a probability in \[0, 1\), got -0.1"),
+        ({"auxiliary": -1.0}, "auxiliary: expected a finite weight of at least 0, got -1.0"),
+        ({"skip": True, "conditioning": "initial"}, "skip: expected False with conditioning='initial', got True"),
     ],
 )
 def test_bad_construction(options: dict[str, Any], message: str) -> None:

@@ -70,7 +70,7 @@ def test_build_beside_torch_has_the_library(source: Path) -> None:
         library = archive.extract("tagrank/_C.so", source / "unpacked")
     code = f"import torch; torch.ops.load_library({library!r}); print(torch.ops.tagrank.cpu_capability())"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=source.parent, capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() in ("portable", "avx2", "avx512")
+    assert loaded.stdout.strip() in ("portable", "avx2", "avx512", "amx")
 
 
 @pytest.mark.skipif(not (has_compiler() and shutil.which("nm")), reason="no C++ compiler, or no nm")

@@ -71,3 +71,22 @@ def test_growth() -> None:
     for row in result("growth.json")["rows"]:
         exponents = " ".join(f"{e:.2f}" for e in row["exponents"])
         assert f"| {row['axis']} | {row['mode']} | {row['sizes'][0]} to {row['sizes'][-1]} | {exponents} |" in page
+
+
+def test_quality() -> None:
+    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    quality = result("quality.json")
+    assert sum(line.startswith("| ") for line in page.splitlines()) == len(quality["rows"]) + 2
+    for row in quality["rows"]:
+        name = row["name"] if row["decoder"] is None else f"{row['name']}, {row['decoder'].replace('_', ' ')}"
+        assert f"| {name} | {row['seeds']} | {quality_cells(row)} |" in page
+    assert (
+        f"| default, headline, less the best | | {' | '.join(f'{m:+.4f}' for m in quality['margins'].values())} |"
+        in page
+    )
+
+
+def quality_cells(row: dict[str, Any]) -> str:
+    """Mean and deviation, where there are several seeds."""
+    deviation = {c: "" if row["deviation"][c] is None else f" ± {row['deviation'][c]:.3f}" for c in COLUMNS}
+    return " | ".join(f"{row['mean'][c]:.4f}{deviation[c]}" for c in COLUMNS)

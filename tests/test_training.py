@@ -294,9 +294,9 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
 
 def test_weights_that_are_not_finite(model: Path) -> None:
     tensors = weights(model)
-    tensors["ranker.classifier.bias"][0] = float("nan")
+    tensors["ranker.members.0.classifier.bias"][0] = float("nan")
     save_file(tensors, model / "model.safetensors")
-    with pytest.raises(InputError, match=r"ranker.classifier.bias has values that are not finite"):
+    with pytest.raises(InputError, match=r"ranker.members.0.classifier.bias has values that are not finite"):
         Annotator.load(model)
 
 

@@ -33,6 +33,7 @@ app = typer.Typer(
 class Decoder(str, Enum):
     """Names of :data:`tagrank.decode.DECODERS` and :data:`tagrank.decode.FEEDBACK_DECODERS`."""
 
+    headline = "headline"
     expected_gain = "expected_gain"
     greedy = "greedy"
     assignment = "assignment"
@@ -65,7 +66,7 @@ TrainOption = Annotated[
 TrainFeaturesOption = Annotated[Path | None, typer.Option("--train-features", help="Features of --train.")]
 DecoderOption = Annotated[
     Decoder | None,
-    typer.Option(help="How a list is chosen; else expected_gain. beam: models with --feedback; assignment: others."),
+    typer.Option(help="How a list is chosen; else headline, or expected_gain for models with --feedback, as beam is."),
 ]
 BeamsOption = Annotated[int, typer.Option(help="Lists that the decoder beam keeps at each position.", min=1)]
 SamplesOption = Annotated[int, typer.Option(help="Lists drawn per photograph from a model with --feedback.", min=1)]

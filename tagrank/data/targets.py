@@ -69,3 +69,22 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     ended = np.flatnonzero(lengths < steps)
     targets[ended, lengths[ended]] = end
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
+
+
+def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None) -> Tensor:
+    """The mean over each image's lists of ``1 / log2(1 + position)``, 0 where a list does not name the tag.
+
+    Args:
+        lists: the lists of ``B`` images.
+        num_tags: ``V``.
+        images: ``B``; one more than the last image with a list where left out.
+
+    Returns:
+        ``[B, V]``, float32, in [0, 1]; zeros for an image without lists.
+    """
+    images = int(lists.image_index[-1]) + 1 if images is None else images
+    counts = lists.image_index.bincount(minlength=images).clamp(min=1)
+    rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)
+    image, tag = lists.image_index[rows], lists.targets[rows, positions]
+    weights = torch.zeros(images, num_tags, device=lists.targets.device)
+    return weights.index_put_((image, tag), 1 / (torch.log2(2.0 + positions) * counts[image]), accumulate=True)

@@ -32,10 +32,13 @@ def decode(
             ``"assignment"``: the most likely list of distinct tags, END included, exactly, as a linear sum assignment.
             ``"expected_gain"``: tags by ``sum_t w_t P(list reaches t) p_t(v)``, ``w_t = 1/log2(1+t)``, which is
             Bayes-optimal under DCG where positions are independent; as many as the expected length, rounded.
+            ``"headline"``: the same, but for the first tag, which has the largest ``sum_t w_t^2 P(list reaches t)
+            p_t(v)``: steeper weights, between those of gain, which favour what everybody names somewhere, and the
+            likeliest first tag.
         top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
             last one's distribution.
-        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"``; ``top_k`` where given), keep those
-            whose score is at least this.
+        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where
+            given), keep those whose score is at least this.
         output: which tags may be on the list; all ``V`` where left out. The decoders see no other: the expected length
             is that of the tags shown, and ``"greedy"`` ends where END is more likely than the best of these.
 
@@ -115,16 +118,25 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
     return lists
 
 
-def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
+def _expected_gain(p: Array, length: int | None, first_power: float = 1.0) -> list[list[int]]:
+    on_position = reach(p)[..., None] * p[..., :-1]
     weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
-    gain = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
+    gain = np.einsum("s,bsv->bv", weights, on_position)
+    if first_power != 1.0:
+        first = np.einsum("s,bsv->bv", weights**first_power, on_position).argmax(axis=1)
+        gain[np.arange(len(gain)), first] = np.inf
     # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
     # has one.
-    return order_by_gain(gain, (reach(p) * p[..., :-1].sum(axis=2)).sum(axis=1), length)
+    return order_by_gain(gain, on_position.sum(axis=(1, 2)), length)
+
+
+def _headline(p: Array, length: int | None) -> list[list[int]]:
+    return _expected_gain(p, length, first_power=2.0)
 
 
 #: Decoders by name: distributions and a length (``None``: the model's own) to tags.
 DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
+    "headline": _headline,
     "expected_gain": _expected_gain,
     "greedy": _greedy,
     "assignment": _assignment,

@@ -43,7 +43,7 @@ def list_length(decoder: str, top_k: int | None, threshold: float | None, steps:
     if top_k is None:
         if threshold is None:
             return None
-        top_k = num_tags if decoder == "expected_gain" else steps
+        top_k = num_tags if decoder in ("expected_gain", "headline") else steps
     return min(top_k, num_tags)
 
 

@@ -98,16 +98,16 @@ def test_greedy_takes_the_best_unused_tag_and_ends_with_end() -> None:
 def test_a_list_is_never_empty_nor_longer_than_the_vocabulary() -> None:
     ends = torch.tensor([[[0.1, 0.1, 0.8]] * 3])
     never = torch.tensor([[[0.6, 0.4, 0.0]] * 5])
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         assert len(decode(ends, decoder)[0].tags) == 1
         assert decode(never, decoder, top_k=9)[0].tags == [0, 1]
-    for decoder in ("greedy", "expected_gain"):
+    for decoder in ("greedy", "expected_gain", "headline"):
         assert decode(never, decoder)[0].tags == [0, 1]
     # The shorter of two lists that never end is the likelier.
     assert decode(never, "assignment")[0].tags == [0]
 
 
-@pytest.mark.parametrize("decoder", ["greedy", "assignment", "expected_gain"])
+@pytest.mark.parametrize("decoder", ["greedy", "assignment", "expected_gain", "headline"])
 def test_ties_go_to_the_first_of_the_vocabulary(decoder: str) -> None:
     p = torch.full((2, 3, 6), 1 / 6)
     assert [r.tags for r in decode(p, decoder, top_k=3)] == [[0, 1, 2]] * 2
@@ -115,7 +115,7 @@ def test_ties_go_to_the_first_of_the_vocabulary(decoder: str) -> None:
 
 def test_threshold_keeps_order_and_filters() -> None:
     p = distributions(3, 4, 4, 6)
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         for full, kept in zip(decode(p, decoder, threshold=0.0), decode(p, decoder, threshold=0.4), strict=True):
             assert kept.tags == [v for v, s in zip(*full, strict=True) if s >= 0.4]
         for ranking in decode(p, decoder, threshold=0.2, top_k=2):
@@ -125,9 +125,32 @@ def test_threshold_keeps_order_and_filters() -> None:
 
 def test_more_tags_than_positions() -> None:
     p = distributions(0, 2, 2, 5)
-    for decoder in ("greedy", "assignment", "expected_gain"):
+    for decoder in ("greedy", "assignment", "expected_gain", "headline"):
         for ranking in decode(p, decoder, top_k=4):
             assert len(set(ranking.tags)) == 4
+
+
+@given(shapes)
+@settings(max_examples=25)
+def test_headline_is_expected_gain_but_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
+    p = distributions(*shape)
+    num_tags = shape[3]
+    got = decode(p, "headline", top_k=num_tags)
+    plain = decode(p, "expected_gain", top_k=num_tags)
+    for image, ours, theirs in zip(p, got, plain, strict=True):
+        squared = [0.0] * num_tags
+        for tags, probability in draws(image).items():
+            for t, v in enumerate(tags):
+                squared[v] += probability / math.log2(2 + t) ** 2
+        assert squared[ours.tags[0]] == pytest.approx(max(squared))
+        assert ours.tags[1:] == [v for v in theirs.tags if v != ours.tags[0]]
+
+
+def test_headline_prefers_what_comes_first() -> None:
+    # Tag 0 is always second or third, tag 1 first for half of the people.
+    p = torch.tensor([[[0.0, 0.5, 0.25, 0.25, 0], [0.7, 0, 0.15, 0.15, 0], [0.3, 0, 0.35, 0.35, 0]]])
+    assert decode(p, "expected_gain", top_k=1)[0].tags == [0]
+    assert decode(p, "headline", top_k=1)[0].tags == [1]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +159,10 @@ def test_more_tags_than_positions() -> None:
         ({"probabilities": torch.zeros(2, 3)}, r"expected shape \[B, S, V \+ 1\], got \[2, 3\]"),
         ({"probabilities": torch.full((1, 2, 3), float("nan"))}, "expected finite"),
         ({"probabilities": torch.full((1, 2, 3), 1.0)}, "sum to 1"),
-        ({"decoder": "viterbi"}, "decoder: expected one of 'expected_gain', 'greedy', 'assignment'; got 'viterbi'"),
+        (
+            {"decoder": "viterbi"},
+            "decoder: expected one of 'headline', 'expected_gain', .*; got 'viterbi'",
+        ),
         ({"top_k": 0}, "top_k: expected at least 1, got 0"),
         ({"threshold": 1.5}, r"threshold: expected a probability in \[0, 1\], got 1.5"),
     ],

@@ -161,7 +161,7 @@ def test_comparison_of_two_models(world: Path, tmp_path: Path) -> None:
     result = tagrank(*arguments, "--against", world / "feedback", "--retrieval", "--json", out)
     record = json.loads(out.read_text())
     ours, other = record["rows"]
-    assert ours["name"] == "tagrank, expected gain"
+    assert ours["name"] == "tagrank, headline"
     assert other["name"] == f"{world / 'feedback'}, expected gain"
     assert {"ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag", "rbo", "kendall_tau", "nll"} < ours.keys()
     assert ours["intervals"].keys() == ours.keys() - {"name", "intervals"}

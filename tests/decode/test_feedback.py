@@ -215,11 +215,11 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 def test_an_annotator_takes_the_decoders_of_its_model() -> None:
     reads = Annotator(make({"feedback": True}).float(), VOCABULARY)
     does_not = Annotator(make({}).float(), VOCABULARY)
-    assert reads.check_decoder(None) == does_not.check_decoder(None) == "expected_gain"
+    assert (reads.check_decoder(None), does_not.check_decoder(None)) == ("expected_gain", "headline")
     with pytest.raises(InputError, match=r"this model reads its own tags: .*; got 'assignment'"):
         reads.rank(features(), decoder="assignment")
     with pytest.raises(InputError, match=r"this model does not read its own tags: .*; got 'beam'"):
         does_not.rank(features(), decoder="beam")
-    with pytest.raises(InputError, match="decoder: expected one of expected_gain, greedy, assignment, beam"):
+    with pytest.raises(InputError, match="decoder: expected one of headline, expected_gain, greedy, assignment, beam"):
         reads.rank(features(), decoder="viterbi")
     assert len(reads.rank(features(), decoder="beam", batch_size=2)) == 3

@@ -26,13 +26,13 @@ class Backward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
-        tall_(GradientTiles<T>::kThere && call.steps > 1 && call.batch >= kTallRows),
+        tall_(GradientTiles<T>::kThere && !recompute_ && call.steps > 1 && call.batch >= kTallRows),
         tiles_(call, chunk_) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
     workspace_.add(weight_, has_products() && !tall_ ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
-    workspace_.add(hidden_, !tall_ || recompute_ ? blocks_ * stride_ : 0);
+    workspace_.add(hidden_, !tall_ ? blocks_ * stride_ : 0);
     workspace_.add(grad_gates_[0], !tall_ ? 4 * blocks_ * stride_ : 0);
     workspace_.add(grad_gates_[1], !tall_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
     if (tall_) tiles_.reserve(workspace_, grid_.workers());
@@ -146,8 +146,7 @@ class Backward {
   // The hidden states before the steps [first, last), in blocks.
   void gather(int64_t first, int64_t last, int64_t worker) {
     if constexpr (GradientTiles<T>::kThere) {
-      if (tall_) tiles_.gather(first, last, grid_.workers(), worker);
-      if (tall_ && !recompute_) return;
+      if (tall_) return tiles_.gather(first, last, grid_.workers(), worker);
     }
     const int64_t H = call_.hidden, B = call_.batch;
     const Range rows = grid_.row_share(worker, (last - first) * B), own = grid_.column_share(worker, blocks_);
@@ -393,7 +392,8 @@ class Backward {
   const int64_t blocks_, panels_;
   const Grid grid_;
   const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
-  const bool tall_;                    // whether the products are made of tiles
+  // Whether the products are made of tiles, which need more memory than recomputation is meant to save.
+  const bool tall_;
   GradientTiles<T> tiles_;
   Workspace workspace_;
   C* weight_;         // [panels][4 K][4][L]

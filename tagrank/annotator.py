@@ -21,6 +21,7 @@ from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, R
 from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
 from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.model import TagRanker
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
@@ -137,7 +138,7 @@ class Annotator:
         decoder = self.check_decoder(decoder)
         if len(features) == 0:
             return []
-        if not self.ranker.feedback:
+        if not isinstance(self.ranker, TagRanker) or not self.ranker.feedback:
             probabilities = self.probabilities(features, batch_size)
             return decode(probabilities, decoder, top_k=top_k, threshold=threshold, output=output)
         output = output or OutputTags(self.vocabulary)

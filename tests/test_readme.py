@@ -49,7 +49,8 @@ def test_bfloat16() -> None:
     assert all(row["right"] for row in rows)
     ours = [row for row in rows if row["kind"] == "ours"]
     assert max(row["error"] for row in ours) <= 1e-2
-    assert all(0.95 <= row["speedup"] <= 1.05 for row in ours if row["mode"] == "inference")
+    speedups = {row["B"]: row["speedup"] for row in ours if row["mode"] == "inference"}
+    assert f"inference is {speedups[1]:.2f}x (B = 1) and {speedups[64]:.2f}x (B = 64) as fast as nn.LSTM's" in readme()
 
 
 def test_annotator() -> None:

@@ -214,6 +214,7 @@ class Backward {
     }
   }
 
+  // The same with products made of tiles, 32 rows at a time.
   void tall_step(int64_t t, int64_t worker) {
     const Range groups = grid_.row_share(worker, tall_rows(call_.batch) / kTallRows);
     const Range rows{groups.begin * kTallRows, std::min(groups.end * kTallRows, call_.batch)};

@@ -116,6 +116,7 @@ class Forward {
     }
   }
 
+  // The same with products made of tiles: 32 rows of the four gates at a time.
   void tall_step(int64_t t, int64_t worker) {
     const Range groups = grid_.row_share(worker, tall_rows_ / kTallRows), panels = grid_.column_share(worker, panels_);
     const int64_t H = call_.hidden, B = call_.batch;
@@ -124,8 +125,9 @@ class Forward {
       if (t == first_ && grid_.rows == 1) pack(p);
       for (int64_t row = groups.begin * kTallRows; row < std::min(groups.end * kTallRows, B); row += kTallRows) {
         for (int64_t gate = 0; t >= first_ && gate < kWidth; gate += 2) {
-          multiply_tiles<P, P>(products + gate * kTallRows * L, kTallRows * L, /*fresh=*/true, hidden_tiles(t).tiles_from(row / kTileRows),
-                               weight_tiles(p).tiles_from(gate), tile_blocks(panels_));
+          multiply_tiles<P, P>(products + gate * kTallRows * L, kTallRows * L, /*fresh=*/true,
+                               hidden_tiles(t).tiles_from(row / kTileRows), weight_tiles(p).tiles_from(gate),
+                               tile_blocks(panels_));
         }
         for (int64_t m = 0; m < std::min(kTallRows, B - row); ++m) {
           const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row + m) * 4 * H + p * L;
@@ -206,17 +208,16 @@ class Forward {
   const ForwardCall<T> call_;
   const int64_t panels_;
   const Grid grid_;
-  const int64_t first_;  // the first step that has a product
-  const bool packed_;
-  const bool tall_;  // whether products are made of tiles
+  const int64_t first_;      // the first step that has a product
+  const bool packed_, tall_;  // whether the weight is packed, and whether products are made of tiles
   const int64_t tall_rows_;
   Workspace workspace_;
-  C* weight_;     // [panels][K][4][L]
-  C* cells_;      // [B, H], where the cell states are not kept
-  uint16_t* tile_weight_;
-  uint16_t* left_[2];
-  float* products_;  // [workers][4][32][L]
-  C* hidden_[2];  // h_{t-1} and h_t in blocks, in turn
+  C* weight_;              // [panels][K][4][L]
+  C* cells_;               // [B, H], where the cell states are not kept
+  C* hidden_[2];           // h_{t-1} and h_t in blocks, in turn
+  uint16_t* tile_weight_;  // the same of tiles: [panels][blocks of K][parts][4 tiles]
+  uint16_t* left_[2];      // [blocks of K][parts][rows][32]
+  float* products_;        // [workers][4][32][L]
 };
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

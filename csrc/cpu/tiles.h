@@ -75,14 +75,16 @@ class TileRegisters {
   alignas(64) uint8_t before_[64];
 };
 
-// The parts of x, cut off rather than rounded, so that they cannot overflow.
+// Takes the first part off x: its bits, in the upper halves. It is cut off rather than rounded, so that it cannot overflow.
+TAGRANK_INLINE Bits take_part(Vector<float>& x) {
+  const Bits part = bit_cast<Bits>(x) & 0xffff0000u;
+  x -= bit_cast<Vector<float>>(part);
+  return part;
+}
+
 template <int P>
 TAGRANK_INLINE void split(Vector<float> x, HalfBits (&parts)[P]) {
-  TAGRANK_UNROLL for (int part = 0; part < P; ++part) {
-    const Bits bits = bit_cast<Bits>(x);
-    parts[part] = __builtin_convertvector(bits >> 16, HalfBits);
-    x -= bit_cast<Vector<float>>(bits & 0xffff0000u);
-  }
+  TAGRANK_UNROLL for (HalfBits& part : parts) part = __builtin_convertvector(take_part(x) >> 16, HalfBits);
 }
 
 // Writes 16 elements of K of a row of a left matrix, its block p of 16.
@@ -100,9 +102,8 @@ TAGRANK_INLINE void store_right(const Operand& right, int64_t k, int64_t tile, V
   const __mmask32 lanes = k % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
   uint16_t* to = right.at + k / kBlock * right.block + tile * right.tile + k % kBlock / 2 * kBlock;
   TAGRANK_UNROLL for (int part = 0; part < P; ++part, to += right.part) {
-    const Bits bits = bit_cast<Bits>(x);
+    const Bits bits = take_part(x);
     _mm512_mask_storeu_epi16(to, lanes, bit_cast<__m512i>(k % 2 == 0 ? bits >> 16 : bits));
-    x -= bit_cast<Vector<float>>(bits & 0xffff0000u);
   }
 }
 
@@ -111,10 +112,8 @@ template <int P>
 TAGRANK_INLINE void store_right_pair(const Operand& right, int64_t k, int64_t tile, Vector<float> x, Vector<float> y) {
   uint16_t* to = right.at + k / kBlock * right.block + tile * right.tile + k % kBlock / 2 * kBlock;
   TAGRANK_UNROLL for (int part = 0; part < P; ++part, to += right.part) {
-    const Bits first = bit_cast<Bits>(x), second = bit_cast<Bits>(y), pair = first >> 16 | (second & 0xffff0000u);
+    const Bits pair = take_part(x) >> 16 | take_part(y);
     std::memcpy(to, &pair, 64);
-    x -= bit_cast<Vector<float>>(first & 0xffff0000u);
-    y -= bit_cast<Vector<float>>(second & 0xffff0000u);
   }
 }
 

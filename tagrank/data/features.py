@@ -11,23 +11,20 @@ killed at any moment. It loses the rows that were not yet in a shard, at most ``
 anew with each shard, and so has no more than a few words for each; the names of a million images are in the shards.
 """
 
-import contextlib
-import fcntl
 import json
-import os
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.data.files import parse_json, read_json, reason, write_atomically
+from tagrank.data.files import parse_json, read_json, reason
+from tagrank.data.shards import ShardWriter, some
 from tagrank.errors import InputError
 
 INDEX = "index.json"
@@ -70,7 +67,7 @@ class Features:
         """
         absent = [name for name in names if name not in self._row]
         if absent:
-            raise InputError(f"{self.path}: no features of {_some(absent)}")
+            raise InputError(f"{self.path}: no features of {some(absent)}")
         rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
         output = torch.empty(len(names), self.dimension)
         # Block by block, each found once however many there are.
@@ -83,7 +80,7 @@ class Features:
         finite = output.isfinite().all(dim=1)
         if not finite.all():
             broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
-            raise InputError(f"{self.path}: expected finite features, got NaN or infinity for {_some(broken)}")
+            raise InputError(f"{self.path}: expected finite features, got NaN or infinity for {some(broken)}")
         return output
 
     def __len__(self) -> int:
@@ -117,7 +114,7 @@ def open_features(path: str | Path) -> Features:
     return Features(path, names, blocks, dimension, spec)
 
 
-class FeatureWriter:
+class FeatureWriter(ShardWriter):
     """Adds features to a store, which it makes where there is none. A context manager; one writer at a time.
 
     To resume after an interruption, leave out the images in :attr:`done`::
@@ -136,30 +133,19 @@ class FeatureWriter:
             another process, or the folder has something else in it.
     """
 
+    expected = "images that are not in the store yet"
+
     def __init__(self, folder: str | Path, spec: dict[str, str], dimension: int, rows_per_shard: int = 1024) -> None:
         if dimension < 1:
             raise ValueError(f"dimension: expected at least 1, got {dimension}")
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard: expected at least 1, got {rows_per_shard}")
-        self.folder = Path(folder)
         self.dimension = dimension
         self._spec = dict(spec)
-        self._rows_per_shard = rows_per_shard
         self._shards: list[tuple[str, int]] = []
-        self._done: set[str] = set()
         self._names: list[str] = []
         self._rows: list[Tensor] = []
-        self._lock = lock_folder(self.folder)
-        try:
-            self._resume()
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    @property
-    def done(self) -> Set[str]:
-        """The names of all images that were added, in this run or an earlier one."""
-        return self._done
+        super().__init__(folder, rows_per_shard)
 
     def add(self, names: Sequence[str], features: Tensor) -> None:
         """Add the features of some images. They are on the disk when their shard is full, or at the end.
@@ -177,40 +163,18 @@ class FeatureWriter:
                 f"features: expected floating point [{len(names)}, {self.dimension}], "
                 f"got {features.dtype} {list(features.shape)}"
             )
-        twice = [name for name in names if name in self._done]
-        if twice or len(set(names)) < len(names):
-            raise ValueError(
-                f"names: expected images that are not in the store yet, each once; got {_some(twice or names)}"
-            )
+        self._check_new(names)
         rows = features.detach().to("cpu", torch.float16)
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
             broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
-            raise InputError(f"expected finite features within float16's range, got others for {_some(broken)}")
+            raise InputError(f"expected finite features within float16's range, got others for {some(broken)}")
         self._names.extend(names)
         self._rows.append(rows)
-        self._done.update(names)
-        while len(self._names) >= self._rows_per_shard:
-            self._flush(self._rows_per_shard)
+        self._added(names)
 
-    def close(self) -> None:
-        """Write what is left, and let other writers in."""
-        try:
-            if self._names:
-                self._flush(len(self._names))
-        finally:
-            os.close(self._lock)
-
-    def __enter__(self) -> "FeatureWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # After an error too: what was added is good, and took time to compute.
-        self.close()
-
-    def _resume(self) -> None:
+    def _resume(self) -> set[str]:
+        done: set[str] = set()
         if (self.folder / INDEX).exists():
             spec, dimension, self._shards = _read_index(self.folder)
             if (spec, dimension) != (self._spec, self.dimension):
@@ -219,7 +183,7 @@ class FeatureWriter:
                     f"cannot add those of {_describe(self._spec, self.dimension)}"
                 )
             for file, rows in self._shards:
-                self._done.update(_open_shard(self.folder / file, rows, dimension)[0])
+                done.update(_open_shard(self.folder / file, rows, dimension)[0])
         present = {entry.name for entry in self.folder.iterdir()}
         # What a killed writer leaves: temporary files, and a shard that the index does not name yet.
         listed = {file for file, _ in self._shards}
@@ -227,13 +191,14 @@ class FeatureWriter:
         if INDEX not in present:
             if present - stale or any(SHARD.fullmatch(name) for name in stale):
                 raise InputError(
-                    f"{self.folder}: expected a feature store or an empty folder, got {_some(sorted(present))}"
+                    f"{self.folder}: expected a feature store or an empty folder, got {some(sorted(present))}"
                 )
             self._write_index([])
         for name in stale:
             (self.folder / name).unlink()
+        return done
 
-    def _flush(self, count: int) -> None:
+    def _write_shard(self, count: int) -> None:
         from safetensors.torch import save
 
         rows = torch.cat(self._rows)
@@ -250,32 +215,6 @@ class FeatureWriter:
         entries = [{"file": file, "rows": rows} for file, rows in shards]
         index = {"spec": self._spec, "dimension": self.dimension, "shards": entries}
         self._write(INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
-
-    def _write(self, name: str, chunks: list[bytes]) -> None:
-        try:
-            write_atomically(self.folder / name, chunks)
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written: {reason(error)}") from error
-
-
-def lock_folder(folder: Path) -> int:
-    """A descriptor of the folder that keeps other writers out until it is closed, or the process dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder}: {reason(error)}") from error
-    try:
-        # Some network file systems cannot lock a folder; two writers are then the user's to avoid.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{folder}: another process is writing to it") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, int]]]:
@@ -334,7 +273,7 @@ def _open_npz(path: Path) -> Features:
         with archive:
             missing = [key for key in ("images", "features") if key not in archive]
             if missing:
-                raise InputError(f"{path}: expected arrays 'images' and 'features', got {_some(list(archive))}")
+                raise InputError(f"{path}: expected arrays 'images' and 'features', got {some(list(archive))}")
             images, features = archive["images"], archive["features"]
     except InputError:
         raise
@@ -354,9 +293,3 @@ def _open_npz(path: Path) -> Features:
 
 def _describe(spec: dict[str, str], dimension: int) -> str:
     return ", ".join([f"{key}={value!r}" for key, value in spec.items()] + [f"dimension={dimension}"])
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names, and how many there are beside them."""
-    shown = ", ".join(repr(name) for name in names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"

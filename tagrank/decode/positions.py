@@ -118,20 +118,27 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
     return lists
 
 
-def _expected_gain(p: Array, length: int | None, first_power: float = 1.0) -> list[list[int]]:
-    on_position = reach(p)[..., None] * p[..., :-1]
+def expected_gains(p: Array, power: float = 1.0) -> Array:
+    """``sum_t w_t^power P(list reaches t) p_t(v)`` with ``w_t = 1/log2(1+t)``, ``[B, V]``."""
     weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
-    gain = np.einsum("s,bsv->bv", weights, on_position)
-    if first_power != 1.0:
-        first = np.einsum("s,bsv->bv", weights**first_power, on_position).argmax(axis=1)
-        gain[np.arange(len(gain)), first] = np.inf
-    # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
-    # has one.
-    return order_by_gain(gain, on_position.sum(axis=(1, 2)), length)
+    gains: Array = np.einsum("s,bs,bsv->bv", weights**power, reach(p), p[..., :-1])
+    return gains
+
+
+def _expected_gain(p: Array, length: int | None) -> list[list[int]]:
+    return _by_gain(p, expected_gains(p), length)
 
 
 def _headline(p: Array, length: int | None) -> list[list[int]]:
-    return _expected_gain(p, length, first_power=2.0)
+    gains = expected_gains(p)
+    gains[np.arange(len(gains)), expected_gains(p, power=2.0).argmax(axis=1)] = np.inf
+    return _by_gain(p, gains, length)
+
+
+def _by_gain(p: Array, gains: Array, length: int | None) -> list[list[int]]:
+    # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
+    # has one.
+    return order_by_gain(gains, (reach(p) * p[..., :-1].sum(axis=2)).sum(axis=1), length)
 
 
 #: Decoders by name: distributions and a length (``None``: the model's own) to tags.

@@ -18,11 +18,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tagrank.annotator import Annotator
-from tagrank.data.features import lock_folder
-from tagrank.data.files import read_json, reason, write_atomically
-from tagrank.decode.positions import reach
+from tagrank.data.files import read_json, reason
+from tagrank.data.shards import ShardWriter
+from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
 
 FORMAT = 1
@@ -83,14 +82,13 @@ def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
         ``w_t = 1/log2(1+t)``, divided by their Euclidean length; both float16.
     """
     p = probabilities.double().cpu().numpy()
-    weights = 1.0 / np.log2(np.arange(2, p.shape[1] + 2))
-    gains = np.einsum("s,bs,bsv->bv", weights, reach(p), p[..., :-1])
+    gains = expected_gains(p)
     gains /= np.maximum(np.linalg.norm(gains, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     log_p = np.log(np.maximum(p[..., :-1], np.exp(FLOOR)))
     return log_p.astype(np.float16), gains.astype(np.float16)
 
 
-class IndexWriter:
+class IndexWriter(ShardWriter):
     """Adds photographs to an index, which it makes where there is none. A context manager; one writer at a time.
 
     To resume after an interruption, leave out the photographs in :attr:`done`.
@@ -105,6 +103,8 @@ class IndexWriter:
             process, or the folder has something else in it.
     """
 
+    expected = "photographs that are not there yet"
+
     def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
         if photos_per_shard < 1:
             raise ValueError(f"photos_per_shard: expected at least 1, got {photos_per_shard}")
@@ -113,22 +113,9 @@ class IndexWriter:
                 "an index needs the distributions of all positions beforehand; this model reads its own tags: train "
                 "one with the image at every step and without feedback"
             )
-        self.folder = Path(folder)
         self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps)
-        self._photos_per_shard = photos_per_shard
         self._waiting: list[tuple[list[str], HalfArray, HalfArray]] = []
-        self._count = 0
-        self._lock = lock_folder(self.folder)
-        try:
-            self._done = self._resume()
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    @property
-    def done(self) -> Set[str]:
-        """The names of all photographs that were added, in this run or an earlier one."""
-        return self._done
+        super().__init__(folder, photos_per_shard)
 
     def add(self, names: Sequence[str], probabilities: Tensor) -> None:
         """Add some photographs. They are on the disk when their shard is full, or at the end.
@@ -144,33 +131,9 @@ class IndexWriter:
         expected = (len(names), self._contents.positions, len(self._contents.tags) + 1)
         if probabilities.shape != expected:
             raise ValueError(f"probabilities: expected shape {list(expected)}, got {list(probabilities.shape)}")
-        twice = [name for name in names if name in self._done]
-        if twice or len(set(names)) < len(names):
-            raise ValueError(
-                f"names: expected photographs that are not there yet, each once; got {(twice or names)[:3]}"
-            )
+        self._check_new(names)
         self._waiting.append((list(names), *photo_tables(probabilities)))
-        self._done.update(names)
-        self._count += len(names)
-        while self._count >= self._photos_per_shard:
-            self._flush(self._photos_per_shard)
-
-    def close(self) -> None:
-        """Write what is left, and let other writers in."""
-        try:
-            if self._count:
-                self._flush(self._count)
-        finally:
-            os.close(self._lock)
-
-    def __enter__(self) -> "IndexWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # After an error too: what was added is good, and took time to compute.
-        self.close()
+        self._added(names)
 
     def _resume(self) -> set[str]:
         names: set[str] = set()
@@ -195,7 +158,7 @@ class IndexWriter:
             (self.folder / name).unlink()
         return names
 
-    def _flush(self, count: int) -> None:
+    def _write_shard(self, count: int) -> None:
         from safetensors.numpy import save
 
         names = [name for part, _, _ in self._waiting for name in part]
@@ -208,22 +171,15 @@ class IndexWriter:
             "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
             "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         }
-        self._write(shard_name(len(self._contents.shards)), save(tensors))
+        self._write(shard_name(len(self._contents.shards)), [save(tensors)])
         contents = Contents(**{**vars(self._contents), "shards": (*self._contents.shards, count)})
         self._write_index(contents)
         self._contents = contents
         self._waiting = [(names[count:], log_p[count:], gains[count:])]
-        self._count -= count
 
     def _write_index(self, contents: Contents) -> None:
         record = {"format": FORMAT, **vars(contents)}
-        self._write(INDEX, json.dumps(record, ensure_ascii=False).encode() + b"\n")
-
-    def _write(self, name: str, content: bytes) -> None:
-        try:
-            write_atomically(self.folder / name, [content])
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written: {reason(error)}") from error
+        self._write(INDEX, [json.dumps(record, ensure_ascii=False).encode(), b"\n"])
 
 
 def shard_name(number: int) -> str:

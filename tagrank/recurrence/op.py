@@ -201,7 +201,9 @@ def _backward(
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # Entering one where there is nothing to switch off would take as long as a step of a small recurrence.
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 @torch.library.custom_op("tagrank::lstm_backward", _backward, mutates_args=()).register_fake

@@ -10,8 +10,9 @@ from typing import Any
 
 import triton
 
-from tagrank.kernels.choice import RULES, Gpu, Kernel, choose
+from tagrank.kernels.choice import RULES, choose
 from tagrank.kernels.model import H100, step
+from tagrank.kernels.variants import Gpu, Kernel
 
 KERNELS: tuple[Kernel, ...] = ("forward", "backward")
 _EVERYWHERE = frozenset(itertools.product([(9, 0)], KERNELS, ("resident", "grouped")))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tagrank.kernels.choice import RULES, Gpu
+from tagrank.kernels.choice import RULES
+from tagrank.kernels.variants import Gpu
 
 CAPABILITIES = ("8.0", "9.0")
 

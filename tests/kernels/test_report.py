@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagrank.kernels.choice import RULES, Gpu
+from tagrank.kernels.choice import RULES
 from tagrank.kernels.report import compiled, modelled, reasons
+from tagrank.kernels.variants import Gpu
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 REPORT = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import Gpu
+from tagrank.kernels.variants import Gpu
 from tagrank.recurrence import explain, trace
 from tagrank.recurrence.backends import unavailable
 

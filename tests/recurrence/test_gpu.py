@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import RULES, Kernel, Rule, choose
+from tagrank.kernels.choice import RULES, choose
+from tagrank.kernels.variants import Kernel, Rule
 from tagrank.recurrence import trace
 from tagrank.recurrence import triton as backend
 from tagrank.recurrence.eager import lstm_loop

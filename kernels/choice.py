@@ -20,10 +20,13 @@ def _grouped(
     max_hidden: int = 1024,
     block_k: int = 128,
     oldest: tuple[int, int] = (8, 0),
+    newest: tuple[int, int] | None = None,
 ) -> Rule:
     """A rule whose blocks need ``shared`` bytes besides U, which takes 4 BLOCK_K BLOCK_H numbers a chunk."""
     variant = Variant("grouped", block_b, block_h, block_k, num_warps)
-    return Rule(HALF, variant, why, shared, 2 * 4 * block_k * block_h, oldest=oldest, max_hidden=max_hidden)
+    return Rule(
+        HALF, variant, why, shared, 2 * 4 * block_k * block_h, oldest=oldest, newest=newest, max_hidden=max_hidden
+    )
 
 
 #: The first rule that serves a call decides. The last serves every call.
@@ -71,7 +74,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 2),
-            "without TF32 the product is on the scalar units: larger tiles read less; 4 warps and 3 stages spill on Hopper",
+            "without TF32 the product is on the scalar units: larger tiles read less; 4 warps or 3 stages spill on 9.0",
             40 * 1024,
             min_programs=FULL_GRID,
         ),
@@ -100,7 +103,25 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=16 * 1024),
         _grouped(16, 32, 8, "slices of 16 would be more programs", shared=16 * 1024, max_hidden=512),
         _grouped(32, 16, 8, "16 rows would be more programs than multiprocessors", shared=32 * 1024),
-        _grouped(32, 32, 8, "slices of 16 would be more programs", shared=32 * 1024, max_hidden=512),
+        _grouped(
+            32,
+            32,
+            8,
+            "slices of 16 would be more programs; 256 of K take the fewest registers",
+            shared=64 * 1024,
+            max_hidden=512,
+            block_k=256,
+            oldest=(9, 0),
+        ),
+        _grouped(
+            32,
+            32,
+            8,
+            "256 of K take more shared memory than an A100 has; on 9.0 this spills",
+            shared=32 * 1024,
+            max_hidden=512,
+            newest=(8, 9),
+        ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),

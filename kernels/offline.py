@@ -62,7 +62,7 @@ def cases(capability: tuple[int, int], quick: bool = False) -> Iterator[Case]:
     gpu = Gpu(capability, FULL_GRID)
     for kernel, rules in RULES.items():
         for rule in rules:
-            if capability < rule.oldest:
+            if not rule.compiles_for(capability):
                 continue
             fitting = [h for h in _hidden(rule) if rule.shared_memory(h) <= gpu.shared_memory]
             hidden = sorted({*fitting[:1], *fitting[-1:]})

@@ -108,7 +108,7 @@ class Rule:
         why: the reason for its sizes.
         shared: shared memory it may need, in bytes; the capability has to offer as much.
         shared_per_chunk: what it may need besides for each chunk of a grouped variant's slice of U.
-        oldest: the first compute capability it is for.
+        oldest, newest: the first and the last compute capability it is for.
         max_hidden: the largest H it is for.
         max_batch: the largest B it is for.
         min_programs: the smallest grid it is for.
@@ -122,10 +122,15 @@ class Rule:
     shared: int
     shared_per_chunk: int = 0
     oldest: tuple[int, int] = (8, 0)
+    newest: tuple[int, int] | None = None
     max_hidden: int | None = None
     max_batch: int | None = None
     min_programs: int = 0
     aligned: bool = True
+
+    def compiles_for(self, capability: tuple[int, int]) -> bool:
+        """Whether it is for this compute capability."""
+        return self.oldest <= capability and (self.newest is None or capability <= self.newest)
 
     def shared_memory(self, hidden: int) -> int:
         """The most shared memory that a block may need, in bytes."""
@@ -137,6 +142,8 @@ class Rule:
             return f"it is for {' and '.join(self.dtypes)}"
         if gpu.capability < self.oldest:
             return f"it is for compute capability {self.oldest[0]}.{self.oldest[1]} and later"
+        if self.newest is not None and gpu.capability > self.newest:
+            return f"it is for compute capability up to {self.newest[0]}.{self.newest[1]}"
         if self.max_hidden is not None and hidden > self.max_hidden:
             return f"it is for H up to {self.max_hidden}"
         if self.max_batch is not None and batch > self.max_batch:

@@ -51,8 +51,7 @@ TAIL = 4000
 
 Outcomes = dict[str, str]
 _NAME = re.compile(r"^tests/\S+::")
-_LINE = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
-_STARTED = re.compile(r"^(tests/\S+::.+?)\s*(\++ Timeout \++)?$")
+_OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
 def run_tests(seconds: float) -> tuple[Outcomes, str]:
@@ -83,28 +82,32 @@ def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
         text, code = _run([sys.executable, "-m", "pytest", *options, *left], seconds, SILENT_SECONDS)
         output += text
         before = len(outcomes)
-        outcomes |= parse(text, killed=code is None)
+        outcomes |= parse(text, left, killed=code is None)
         if len(outcomes) == before:
             return outcomes | dict.fromkeys(left, "crashed"), output
     return outcomes, output
 
 
-def parse(text: str, killed: bool) -> Outcomes:
+def parse(text: str, names: Sequence[str], killed: bool) -> Outcomes:
     """From ``pytest -v``: each test's outcome; one that started and has none took the process with it.
 
     Args:
         text: what pytest printed.
+        names: of the tests that it was to run.
         killed: whether it had to be, as it did not go on.
     """
     outcomes: Outcomes = {}
     started = None
     for line in text.splitlines():
-        if match := _LINE.match(line):
-            outcomes[match[1]] = match[2].lower()
+        # What a process says when it dies may follow the name in the same line.
+        named = [name for name in names if line.startswith(name) and line[len(name) :][:1] in ("", " ")]
+        if not named:
+            continue
+        started = max(named, key=len)
+        if match := _OUTCOME.match(line[len(started) :]):
+            outcomes[started] = match[1].lower()
             started = None
-        elif match := _STARTED.match(line):
-            started = match[1]
-    if started is not None and started not in outcomes:
+    if started is not None:
         outcomes[started] = "hung" if killed or "Timeout" in text else "crashed"
     return outcomes
 

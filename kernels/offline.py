@@ -1,10 +1,10 @@
 """Compile all that the table can select, without a GPU, and say what it costs: ``python -m tagrank.kernels.offline``.
 
-Prints one JSON object a line: the launch (``kernel``, ``capability``, ``dtype``, variant and tile sizes, ``hidden``
-where the variant is compiled for it, flags), and what the compiler made of it: ``registers`` a thread; ``spilled``, the
-bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its ``shared_limit``;
-``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX. Where it does not
-compile, there is an ``error`` in the place of all these.
+Prints one JSON object a line: the version of ``triton``; the launch (``kernel``, ``capability``, ``dtype``, variant and
+tile sizes, ``hidden`` where the variant is compiled for it, flags); and what the compiler made of it: ``registers`` a
+thread; ``spilled``, the bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its
+``shared_limit``; ``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX.
+Where it does not compile, there is an ``error`` in the place of all these.
 Exits with 1 where a kernel does not compile, spills, or needs more shared memory than its rule says.
 """
 
@@ -124,6 +124,7 @@ def compile_case(case: Case) -> CompiledKernel:
 def report(case: Case) -> dict[str, Any]:
     """Compile, and describe the launch and the result as the module says."""
     launch = {
+        "triton": triton.__version__,
         "kernel": case.kernel,
         "capability": ".".join(map(str, case.capability)),
         "dtype": case.dtype,

@@ -74,10 +74,11 @@ class Variant:
     def launch_options(self) -> dict[str, Any]:
         """What Triton has to be told beside the kernel's arguments."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        if self.name != "step":
+            # ptxas would rather spill than leave no room for another block; these seldom have another beside them.
+            options["maxnreg"] = 255
         if self.cooperative:
-            # A block has a multiprocessor to itself; ptxas, which does not know, would rather spill than leave room for
-            # no other.
-            options |= {"launch_cooperative_grid": True, "maxnreg": 255}
+            options["launch_cooperative_grid"] = True
         return options
 
     def chunks(self, hidden: int) -> int:

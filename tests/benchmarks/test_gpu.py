@@ -22,11 +22,12 @@ HUNG = """tests/a.py::test_one[x-1] PASSED                                   [ 3
 tests/a.py::test_two[a b] ++++++++++++++ Timeout ++++++++++++++
 ~~~~~~~~~~~~~~~~~~~~~ Stack of MainThread (139) ~~~~~~~~~~~~~~~~~~~~~
 """
-CRASHED = "tests/a.py::test_two \nFatal Python error: Segmentation fault\n"
+CRASHED = "tests/a.py::test_two Fatal Python error: Segmentation fault\n"
+NAMES = ["tests/a.py::" + name for name in ("test_one[x-1]", "test_two", "test_two[a b]", "test_three")]
 
 
 def parse(text: str, killed: bool) -> dict[str, str]:
-    code = PRELUDE + f"from benchmarks.gpu import parse\nprint(json.dumps(parse({text!r}, {killed})))"
+    code = PRELUDE + f"from benchmarks.gpu import parse\nprint(json.dumps(parse({text!r}, {NAMES!r}, {killed})))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)

@@ -128,7 +128,7 @@ def test_every_entry(kernel: Kernel, rule: Rule, dtype: torch.dtype, precision: 
         pytest.skip("TF32 is for float32")
     gpu = backend.gpu_of(torch.device("cuda", torch.cuda.current_device()))
     steps, variant = 20, rule.variant
-    widths = (rule.max_hidden - 16, rule.max_hidden) if rule.max_hidden else (144, 512) if rule.aligned else (1, 100)
+    widths = (rule.max_hidden - 8, rule.max_hidden) if rule.max_hidden else (136, 512) if rule.aligned else (1, 100)
     rows = (1, variant.block_b + 1)
     served = [
         (batch, hidden)

@@ -45,7 +45,7 @@ PYTEST = ("-o", "addopts=--import-mode=importlib")
 VARIANTS = ("resident", "grouped", "step")
 HIDDEN = (128, 256, 512, 1024)
 #: Seconds: for tests and checker at most; for everything, of which the benchmark has what is left; and for one test.
-TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 240, 70, 500, 60
+TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 240, 70, 500, 50
 #: So much of what a process said goes into the result.
 TAIL = 4000
 
@@ -66,7 +66,7 @@ def run_tests(seconds: float) -> tuple[Outcomes, str]:
     with ThreadPoolExecutor(PROCESSES) as pool:
         for some, text in pool.map(lambda i: _run_some(names[i::PROCESSES], end), range(PROCESSES)):
             outcomes |= some
-            output += [text] if {"failed", "error", "hung", "crashed"} & set(some.values()) else []
+            output += [text] if {"failed", "error", "hung", "crashed", "not finished"} & set(some.values()) else []
     return outcomes, "\n".join(output)
 
 
@@ -82,19 +82,20 @@ def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
         text, code = _run([sys.executable, "-m", "pytest", *options, *left], seconds, SILENT_SECONDS)
         output += text
         before = len(outcomes)
-        outcomes |= parse(text, left, killed=code is None)
+        died = "crashed" if code is not None else "hung" if time.monotonic() < end else "not finished"
+        outcomes |= parse(text, left, died)
         if len(outcomes) == before:
             return outcomes | dict.fromkeys(left, "crashed"), output
     return outcomes, output
 
 
-def parse(text: str, names: Sequence[str], killed: bool) -> Outcomes:
+def parse(text: str, names: Sequence[str], died: str) -> Outcomes:
     """From ``pytest -v``: each test's outcome; one that started and has none took the process with it.
 
     Args:
         text: what pytest printed.
         names: of the tests that it was to run.
-        killed: whether it had to be, as it did not go on.
+        died: the outcome of a test that has no other.
     """
     outcomes: Outcomes = {}
     started = None
@@ -108,7 +109,7 @@ def parse(text: str, names: Sequence[str], killed: bool) -> Outcomes:
             outcomes[started] = match[1].lower()
             started = None
     if started is not None:
-        outcomes[started] = "hung" if killed or "Timeout" in text else "crashed"
+        outcomes[started] = "hung" if "Timeout" in text else died
     return outcomes
 
 

@@ -39,14 +39,19 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
 
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): tests, checker, benchmark, one file.
-	TAGRANK_BUILD_EXT=0 $(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
+	# A link to this folder and nothing else, so that it may go into a distribution's Python too.
+	PIP_BREAK_SYSTEM_PACKAGES=1 TAGRANK_BUILD_EXT=0 $(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
 	$(PYTHON) -m benchmarks.gpu
 
 kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200, write docs/kernels.md; minutes, no GPU.
-	mkdir -p build
-	$(BIN)/python -m tagrank.kernels.offline 8.0 9.0 > build/kernels.jsonl
-	-$(BIN)/python -m tagrank.kernels.offline --quick 10.0 >> build/kernels.jsonl
-	$(BIN)/python -m tagrank.kernels.report build/kernels.jsonl > docs/kernels.md
+	rm -rf build/triton-oldest && mkdir -p build
+	$(BIN)/pip install -q --no-deps --target build/triton-oldest triton==3.6.0
+	for path in "" build/triton-oldest; do \
+		PYTHONPATH=$$path $(BIN)/python -m tagrank.kernels.offline 8.0 9.0 && \
+		PYTHONPATH=$$path $(BIN)/python -m tagrank.kernels.offline --quick 10.0 || exit 1; \
+	done > build/kernels.jsonl
+	$(BIN)/python -m tagrank.kernels.report build/kernels.jsonl > build/kernels.md
+	mv build/kernels.md docs/kernels.md
 
 wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
 	TAGRANK_BUILD_EXT=1 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -173,8 +173,9 @@ def _served(case: Case) -> list[OneLaunch]:
 
 def _modelled(case: Case, name: OneLaunch | None) -> dict[Mode, float]:
     """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
-    from tagrank.kernels.choice import Kernel, choose
+    from tagrank.kernels.choice import choose
     from tagrank.kernels.model import H100, step
+    from tagrank.kernels.variants import Kernel
 
     size = _table(case)
     if case.dtype == torch.float32 or size[-1].capability != (9, 0):

@@ -1,8 +1,9 @@
 """Check and measure the GPU kernels on this machine, into one result file: ``make gpu``. Needs no network.
 
 In turn: the GPU tests, in some processes at once; compute-sanitizer on small problems, where it is there; the benchmark
-of the recurrence against its peers. A test that hangs ends at its timeout, is reported as that, and the others go on.
-The result says how each went, so that ``tagrank.kernels.verified`` can rest on it.
+of the recurrence against its peers, in a process for each H. A test that hangs is killed and reported as that; after
+one that fails the rest run in another process, as an error on a GPU may spoil all that follows in the same one. The
+result says how each went, so that ``tagrank.kernels.verified`` can rest on it, and is written after each part.
 """
 
 import argparse
@@ -16,15 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from benchmarks.machine import describe, write
+from benchmarks.recurrence import summary
 from tagrank import lstm_recurrence
 from tagrank.recurrence import triton
 from tagrank.recurrence.eager import lstm_loop
@@ -36,98 +40,122 @@ TESTS = (
     "tests/test_nn.py",
 )
 PROCESSES = 6
+#: Plugins may be missing, and their marks then unknown: what hangs is found without them.
+PYTEST = ("-o", "addopts=--import-mode=importlib")
 VARIANTS = ("resident", "grouped", "step")
-#: Seconds for each part at most, so that all of it takes less than nine minutes. A test has one of its own.
-TEST_SECONDS, SANITIZER_SECONDS, BENCHMARK_SECONDS = 240, 70, 180
+HIDDEN = (128, 256, 512, 1024)
+#: Seconds: for tests and checker at most; for everything, of which the benchmark has what is left; and for one test.
+TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 240, 70, 500, 50
+#: So much of what a process said goes into the result.
+TAIL = 4000
 
 Outcomes = dict[str, str]
-_LINE = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
-_STARTED = re.compile(r"^(tests/\S+::.+?)\s*(\++ Timeout \++)?$")
+_NAME = re.compile(r"^tests/\S+::")
+_OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
 def run_tests(seconds: float) -> tuple[Outcomes, str]:
     """The outcome of each test, and the output of those processes in which one failed."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *TESTS]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    names = [line for line in listed.stdout.splitlines() if "::" in line]
-    if not names:
-        return {"collection": "failed"}, listed.stdout + listed.stderr
     end = time.monotonic() + seconds
+    text, code = _run([sys.executable, "-m", "pytest", *PYTEST, "--collect-only", "-q", *TESTS], seconds)
+    names = [line for line in text.splitlines() if _NAME.match(line)]
+    if code != 0 or not names:
+        return {"collection": "failed"}, text
     outcomes: Outcomes = {}
     output = []
     with ThreadPoolExecutor(PROCESSES) as pool:
         for some, text in pool.map(lambda i: _run_some(names[i::PROCESSES], end), range(PROCESSES)):
             outcomes |= some
-            output += [text] if {"failed", "error", "hung", "crashed"} & set(some.values()) else []
+            output += [text] if {"failed", "error", "hung", "crashed", "not finished"} & set(some.values()) else []
     return outcomes, "\n".join(output)
 
 
 def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
-    """Run tests in a process, and after one that ends the process, the rest in another."""
+    """Run tests in a process, and after one that fails or ends the process, the rest in another."""
     outcomes: Outcomes = {}
     output = ""
     while left := [name for name in names if name not in outcomes]:
         seconds = end - time.monotonic()
         if seconds < 5:
             return outcomes | dict.fromkeys(left, "not reached"), output
-        options = ["-v", "--tb=short", "--timeout=60", "--timeout-method=thread", "-p", "no:cacheprovider"]
-        text, finished = _run([sys.executable, "-m", "pytest", *options, *left], seconds)
+        options = [*PYTEST, "-v", "-x", "--tb=short", "-p", "no:cacheprovider"]
+        text, code = _run([sys.executable, "-m", "pytest", *options, *left], seconds, SILENT_SECONDS)
         output += text
         before = len(outcomes)
-        outcomes |= parse(text, finished)
+        died = "crashed" if code is not None else "hung" if time.monotonic() < end else "not finished"
+        outcomes |= parse(text, left, died)
         if len(outcomes) == before:
             return outcomes | dict.fromkeys(left, "crashed"), output
     return outcomes, output
 
 
-def parse(text: str, finished: bool) -> Outcomes:
+def parse(text: str, names: Sequence[str], died: str) -> Outcomes:
     """From ``pytest -v``: each test's outcome; one that started and has none took the process with it.
 
     Args:
         text: what pytest printed.
-        finished: whether it ended by itself.
+        names: of the tests that it was to run.
+        died: the outcome of a test that has no other.
     """
     outcomes: Outcomes = {}
     started = None
     for line in text.splitlines():
-        if match := _LINE.match(line):
-            outcomes[match[1]] = match[2].lower()
+        # What a process says when it dies may follow the name in the same line.
+        named = [name for name in names if line.startswith(name) and line[len(name) :][:1] in ("", " ")]
+        if not named:
+            continue
+        started = max(named, key=len)
+        if match := _OUTCOME.match(line[len(started) :]):
+            outcomes[started] = match[1].lower()
             started = None
-        elif match := _STARTED.match(line):
-            started = match[1]
-    if started is not None and started not in outcomes:
-        outcomes[started] = "hung" if not finished or "Timeout" in text else "crashed"
+    if started is not None:
+        outcomes[started] = "hung" if "Timeout" in text else died
     return outcomes
 
 
-def _run(command: Sequence[str], seconds: float, **variables: str) -> tuple[str, bool]:
-    """Output, and whether the command ended within that time; else it is killed."""
-    with tempfile.TemporaryFile("w+") as file:
+def _run(
+    command: Sequence[str], seconds: float, silent: float = float("inf"), **variables: str
+) -> tuple[str, int | None]:
+    """Output and exit status; ``None`` where it took longer, or said nothing for so long, and was killed."""
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | variables, start_new_session=True
         )
-        try:
-            process.wait(max(seconds, 1))
-            finished = True
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            finished = False
-        file.seek(0)
-        return file.read(), finished
+        start = spoke = time.monotonic()
+        size = 0
+        while process.poll() is None:
+            time.sleep(0.1)
+            now, before, size = time.monotonic(), size, os.fstat(file.fileno()).st_size
+            spoke = now if size != before else spoke
+            if now - start > seconds or now - spoke > silent:
+                os.killpg(process.pid, signal.SIGKILL)
+                # It may wait in the driver, which not even this ends at once: what it said is worth more.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+                return _read(file), None
+        return _read(file), process.returncode
+
+
+def _read(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def run_sanitizer(seconds: float) -> dict[str, str]:
-    """For each of compute-sanitizer's tools and each variant: ``passed``, ``hung``, or the end of what it said."""
-    path = shutil.which("compute-sanitizer")
+    """For each tool of compute-sanitizer and each variant: ``passed``, or how it ended, and what it said last."""
+    path = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if path is None:
         return {"compute-sanitizer": "not installed"}
 
     def run(tool: str, variant: str) -> str:
         command = [path, "--tool", tool, sys.executable, "-m", "benchmarks.gpu", "--small", variant]
         # PyTorch's own allocator would hand out memory beyond an array without the tool seeing it.
-        text, finished = _run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        text, code = _run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         clean = "ERROR SUMMARY: 0 errors" in text or "RACECHECK SUMMARY: 0 hazards" in text
-        return "passed" if clean and f"{variant}: right" in text else text[-2000:] if finished else "hung"
+        if code == 0 and clean and f"{variant}: right" in text:
+            return "passed"
+        how = f"not finished in {seconds:.0f} s" if code is None else f"failed with {code}"
+        return f"{how}: {text[-TAIL:]}"
 
     cases = list(itertools.product(("memcheck", "racecheck"), VARIANTS))
     with ThreadPoolExecutor(len(cases)) as pool:
@@ -152,18 +180,33 @@ def run_small(name: Any) -> None:
 
 
 def run_benchmark(seconds: float) -> dict[str, Any]:
-    """The rows of ``benchmarks.recurrence`` in bfloat16, as many as there was time for."""
+    """The rows of ``benchmarks.recurrence`` in bfloat16, as many as there was time for; and for each H how it went."""
+    result: dict[str, Any] = {"rows": [], "ended": {}}
+    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rows.json")
-        sizes = ["-H", "128", "256", "512", "1024", "-B", "1", "16", "64", "256", "-T", "5", "10", "20"]
-        options = ["--device", "cuda", "--dtype", "bfloat16", "--no-compile", "--seconds", "0.05", *sizes]
-        command = [sys.executable, "-m", "benchmarks.recurrence", *options, "--json", str(path)]
-        text, finished = _run(command, seconds)
-        result: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"rows": []}
-    result["finished"] = finished
-    if not result["rows"]:
-        result["output"] = text[-4000:]
+        for i, hidden in enumerate(HIDDEN):
+            path = Path(folder, f"{hidden}.json")
+            sizes = ["-H", str(hidden), "-B", "1", "16", "64", "256", "-T", "5", "10", "20"]
+            options = ["--device", "cuda", "--dtype", "bfloat16", "--no-compile", "--seconds", "0.05", *sizes]
+            command = [sys.executable, "-m", "benchmarks.recurrence", *options, "--json", str(path)]
+            text, code = _run(command, (end - time.monotonic()) / (len(HIDDEN) - i))
+            if path.exists():
+                part = json.loads(path.read_bytes())
+                result["rows"] += part["rows"]
+                result["rates"] = part["rates"]
+            how = "not finished in its time" if code is None else f"failed with {code}"
+            result["ended"][str(hidden)] = "finished" if code == 0 else f"{how}: {text[-TAIL:]}"
+    result["summary"] = summary(result["rows"])
     return result
+
+
+def attempt(result: dict[str, Any], path: Path, name: str, part: Callable[[], Any]) -> None:
+    """Run a part into ``result[name]``; an error is its result, so that nothing else is lost. Then write the file."""
+    try:
+        result[name] = part()
+    except Exception:
+        result[name] = {"error": traceback.format_exc()}
+    write(path, result)
 
 
 def main() -> int:
@@ -178,21 +221,30 @@ def main() -> int:
         return 0
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     path = arguments.json or Path(f"benchmarks/results/gpu-{capability}.json")
-    result = describe() | {"tests": {}, "sanitizer": {}, "benchmark": {}}
+    return check_and_measure(path)
 
-    result["tests"], output = run_tests(TEST_SECONDS)
-    print(output, dict(Counter(result["tests"].values())), sep="\n", flush=True)
-    # Written after each part: whatever comes later, this is known.
-    write(path, result)
-    result["sanitizer"] = run_sanitizer(SANITIZER_SECONDS)
-    print(*(f"{name}: {said}" for name, said in result["sanitizer"].items()), sep="\n", flush=True)
-    write(path, result)
-    result["benchmark"] = run_benchmark(BENCHMARK_SECONDS)
-    print(*result["benchmark"].get("summary", ["no row was measured"]), sep="\n")
-    write(path, result)
-    wrong = sorted({*result["tests"].values()} - {"passed", "skipped", "xfail"})
-    print(f"{path}: {'tests ' + ', '.join(wrong) if wrong else 'all tests passed'}")
+
+def check_and_measure(path: Path) -> int:
+    """Run all parts, and write the result after each; 1 where one of them did not go well."""
+    start = time.monotonic()
+    result: dict[str, Any] = {}
+    attempt(result, path, "machine", describe)
+    attempt(result, path, "tests", lambda: _tests(TEST_SECONDS))
+    attempt(result, path, "sanitizer", lambda: run_sanitizer(SANITIZER_SECONDS))
+    attempt(result, path, "benchmark", lambda: run_benchmark(ALL_SECONDS - (time.monotonic() - start)))
+    wrong = [name for name, part in result.items() if "error" in part]
+    outcomes = result["tests"].get("outcomes", {})
+    wrong += sorted({*outcomes.values()} - {"passed", "skipped", "xfail"})
+    print(*(f"{name}: {said}" for name, said in result["sanitizer"].items()), sep="\n")
+    print(*result["benchmark"].get("summary", []), result["tests"].get("counts"), sep="\n")
+    print(f"{path}: {'not well: ' + ', '.join(wrong) if wrong else 'all tests passed'}")
     return int(bool(wrong))
+
+
+def _tests(seconds: float) -> dict[str, Any]:
+    outcomes, output = run_tests(seconds)
+    print(output, flush=True)
+    return {"counts": Counter(outcomes.values()), "outcomes": outcomes, "output": output[-5 * TAIL :]}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tagrank.kernels.cell import activate, cell_backward
 from tagrank.kernels.tiles import load_gates, load_weights, load_weights_by_gate, split_gates, store_gates
 
 
-@triton.jit(do_not_specialize=["t0", "length", "batch"], do_not_specialize_on_alignment=["steps"])
+@triton.jit(do_not_specialize=["t0", "length", "batch", "hidden_over_align"], do_not_specialize_on_alignment=["steps"])
 def lstm_backward(
     grad_output,  # [T, B, H]
     grad_c_n,  # [B, H]
@@ -38,7 +38,8 @@ def lstm_backward(
     steps,
     length,  # T
     batch,  # B
-    hidden,  # H
+    hidden_over_align,  # H / ALIGN
+    ALIGN: tl.constexpr,  # divides H: so many numbers of a row can be loaded at a time
     CONSTANT: tl.constexpr,
     RECOMPUTE: tl.constexpr,
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
@@ -48,6 +49,7 @@ def lstm_backward(
     BLOCK_K: tl.constexpr,
     CHUNKS: tl.constexpr,  # BLOCK_K fits so often into H, rounded up
 ):
+    hidden = hidden_over_align * ALIGN
     dtype = d_gates.dtype.element_ty
     accumulate = cells.dtype.element_ty
     rows = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -91,12 +93,12 @@ def lstm_backward(
     for step in tl.range(0, steps, disable_licm=VARIANT == "grouped"):
         t = end - 1 - step
         i, f, g, o = load_gates(gates + t * (4 * state_size) + at_gates, hidden, mask)
-        i, f, g, o = i.to(accumulate), f.to(accumulate), g.to(accumulate), o.to(accumulate)
         if RECOMPUTE:
             gates_x_t = gates_x
             if not CONSTANT:
                 gates_x_t += t * (4 * state_size)
             p_i, p_f, p_g, p_o = load_gates(gates_x_t + at_gates, hidden, mask)
+            i, f, g, o = i.to(accumulate), f.to(accumulate), g.to(accumulate), o.to(accumulate)
             i, f, g, o = activate(i + p_i, f + p_f, g + p_g, o + p_o)
             # d_gates[t] may lie where another thread of this program reads the gates.
             tl.debug_barrier()
@@ -136,6 +138,7 @@ def lstm_backward(
                     u = load_weights(weight_hh, start + k, units, 4 * hidden, hidden)
                     dh = tl.dot(d, u, dh, input_precision=PRECISION, out_dtype=accumulate)
 
+        i, f, g, o = i.to(accumulate), f.to(accumulate), g.to(accumulate), o.to(accumulate)
         a_i, a_f, a_g, a_o, dc = cell_backward(i, f, g, o, c_prev, c, dh + d_output, dc)
         store_gates(d_gates + t * (4 * state_size) + at_gates, a_i, a_f, a_g, a_o, hidden, mask)
         c = c_prev

@@ -23,7 +23,10 @@ from tagrank.kernels.cell import cell_forward
 from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed, split_gates, store_gates
 
 
-@triton.jit(do_not_specialize=["t0", "length", "batch", "cell_slots"], do_not_specialize_on_alignment=["steps"])
+@triton.jit(
+    do_not_specialize=["t0", "length", "batch", "hidden_over_align", "cell_slots"],
+    do_not_specialize_on_alignment=["steps"],
+)
 def lstm_forward(
     gates_x,  # [T, B, 4H], or [B, 4H] where CONSTANT
     weight_hh,  # [4H, H]
@@ -38,8 +41,9 @@ def lstm_forward(
     steps,
     length,  # T
     batch,  # B
-    hidden,  # H
+    hidden_over_align,  # H / ALIGN
     cell_slots,
+    ALIGN: tl.constexpr,  # divides H: so many numbers of a row can be loaded at a time
     CONSTANT: tl.constexpr,
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
@@ -50,6 +54,7 @@ def lstm_forward(
     BLOCK_K: tl.constexpr,
     CHUNKS: tl.constexpr,  # BLOCK_K fits so often into H, rounded up
 ):
+    hidden = hidden_over_align * ALIGN
     dtype = output.dtype.element_ty
     accumulate = cells.dtype.element_ty
     first_unit = tl.program_id(1) * BLOCK_H
@@ -82,7 +87,7 @@ def lstm_forward(
         u = ()
         for chunk in tl.static_range(CHUNKS):
             u += (load_interleaved(weight_hh, first_unit, chunk * BLOCK_K + k, hidden, BLOCK_H),)
-    if CONSTANT:
+    if CONSTANT and VARIANT == "resident":
         x_i, x_f, x_g, x_o = load_gates(gates_x + at_gates, hidden, mask)
 
     # Hoisting what does not change out of this loop would keep more addresses than there are registers.
@@ -90,6 +95,9 @@ def lstm_forward(
         t = t0 + step
         if not CONSTANT:
             x_i, x_f, x_g, x_o = load_gates(gates_x + t * (4 * state_size) + at_gates, hidden, mask)
+        elif VARIANT != "resident":
+            # At each step again, out of the first-level cache: in registers, larger tiles would spill.
+            x_i, x_f, x_g, x_o = load_gates(gates_x + at_gates, hidden, mask)
 
         if VARIANT == "resident":
             zeros = tl.zeros([BLOCK_B, BLOCK_H], accumulate)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tagrank.kernels.choice import Kernel, Variant
+from tagrank.kernels.variants import Kernel, Variant
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Compile all that the table can select, without a GPU, and say what it costs: ``python -m tagrank.kernels.offline``.
 
-Prints one JSON object a line: the launch (``kernel``, ``capability``, ``dtype``, variant and tile sizes, ``hidden``
-where the variant is compiled for it, flags), and what the compiler made of it: ``registers`` a thread; ``spilled``, the
-bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its ``shared_limit``;
-``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX. Where it does not
-compile, there is an ``error`` in the place of all these.
+Prints one JSON object a line: the version of ``triton``; the launch (``kernel``, ``capability``, ``dtype``, variant and
+tile sizes, ``hidden`` where the variant is compiled for it, flags); and what the compiler made of it: ``registers`` a
+thread; ``spilled``, the bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its
+``shared_limit``; ``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX.
+Where it does not compile, there is an ``error`` in the place of all these.
 Exits with 1 where a kernel does not compile, spills, or needs more shared memory than its rule says.
 """
 
@@ -26,15 +26,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from tagrank.kernels.backward import lstm_backward
-from tagrank.kernels.choice import FULL_GRID, RULES, Gpu, Kernel, Rule
+from tagrank.kernels.choice import RULES
 from tagrank.kernels.forward import lstm_forward
+from tagrank.kernels.variants import ALIGNMENT, FULL_GRID, Gpu, Kernel, Rule
 
 CAPABILITIES = ((8, 0), (9, 0))
 
 _FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 _STATE = ("cells", "carry_c", "carry_x")  # arguments in the dtype of the cell state
-_SIZES = ("t0", "steps", "length", "batch", "hidden", "cell_slots")
+_SIZES = ("t0", "steps", "length", "batch", "hidden_over_align", "cell_slots")
 
 
 #: Of a multiprocessor: registers, threads, blocks.
@@ -61,7 +62,7 @@ def cases(capability: tuple[int, int], quick: bool = False) -> Iterator[Case]:
     gpu = Gpu(capability, FULL_GRID)
     for kernel, rules in RULES.items():
         for rule in rules:
-            if capability < rule.oldest:
+            if not rule.compiles_for(capability):
                 continue
             fitting = [h for h in _hidden(rule) if rule.shared_memory(h) <= gpu.shared_memory]
             hidden = sorted({*fitting[:1], *fitting[-1:]})
@@ -97,6 +98,7 @@ def compile_case(case: Case) -> CompiledKernel:
     function, variant = _FUNCTIONS[case.kernel], case.rule.variant
     values = {
         **case.flags,
+        "ALIGN": ALIGNMENT if case.rule.aligned else 1,
         "VARIANT": variant.name,
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,
@@ -109,9 +111,7 @@ def compile_case(case: Case) -> CompiledKernel:
     signature |= dict.fromkeys(_STATE, "*fp64" if case.dtype == "float64" else "*fp32") | {"counters": "*i32"}
     signature |= dict.fromkeys(_SIZES, "i32") | dict.fromkeys(values, "constexpr")
     signature = {name: signature[name] for name in function.arg_names}
-    divisible = [name for name, kind in signature.items() if kind.startswith("*") or name == "hidden"]
-    if not case.rule.aligned:
-        divisible.remove("hidden")
+    divisible = [name for name, kind in signature.items() if kind.startswith("*")]
     attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible}
     major, minor = case.capability
     return triton.compile(
@@ -124,6 +124,7 @@ def compile_case(case: Case) -> CompiledKernel:
 def report(case: Case) -> dict[str, Any]:
     """Compile, and describe the launch and the result as the module says."""
     launch = {
+        "triton": triton.__version__,
         "kernel": case.kernel,
         "capability": ".".join(map(str, case.capability)),
         "dtype": case.dtype,

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import triton
-
-from tagrank.kernels.choice import RULES, Gpu, Kernel, choose
+from tagrank.kernels.choice import RULES, choose
 from tagrank.kernels.model import H100, step
+from tagrank.kernels.variants import Gpu, Kernel
 
 KERNELS: tuple[Kernel, ...] = ("forward", "backward")
 _EVERYWHERE = frozenset(itertools.product([(9, 0)], KERNELS, ("resident", "grouped")))
@@ -24,10 +23,11 @@ bounds them. **It says nothing about the speed that they have**: none of them wa
 
 ## Compiled
 
-Triton {version}. A row is an entry of the table in `kernels/choice.py`, in one dtype; the figures are the worst over
-its flags (constant input, what is saved, recomputed gates, TF32), and for a grouped kernel over the smallest and the
-largest H that fit. For capability 10.0 an entry was compiled in one dtype, with one set of flags, at its largest
-H. A tile is rows of the batch x hidden units x the part of the product's inner dimension that is loaded at a time.
+Triton {versions}; where they differ, a figure for each. A row is an entry of the table in `kernels/choice.py`, in
+one dtype; the figures are the worst over its flags (constant input, what is saved, recomputed gates, TF32), and for a
+grouped kernel over the smallest and the largest H that fit. For capability 10.0 an entry was compiled in one dtype,
+with one set of flags, at its largest H. A tile is rows of the batch x hidden units x the part of the product's inner
+dimension that is loaded at a time.
 Registers are those of a thread, bytes spilled too; shared memory is that of a block. The last two columns are how many
 blocks fit on a multiprocessor, and the matrix instructions in the code.
 """
@@ -53,20 +53,31 @@ def compiled(reports: list[dict[str, Any]]) -> Iterator[str]:
     for report in reports:
         keys = ("capability", "kernel", "name", "block_b", "block_h", "block_k", "num_warps", "num_stages", "aligned")
         entries[(*(report[key] for key in keys), report["dtype"])].append(report)
+    versions = sorted({report["triton"] for report in reports})
     for key, some in entries.items():
         capability, kernel, name, block_b, block_h, block_k, warps, stages, aligned, dtype = key
         good = [report for report in some if "error" not in report]
         tile = f"{name} {block_b} x {block_h} x {block_k}" + ("" if aligned else ", any H")
         line = f"| {capability} | {kernel} | {tile} | {warps}, {stages} | {dtype} "
         if len(good) < len(some):
-            yield line + f"| does not compile: {next(r['error'] for r in some if 'error' in r)} | | | | |"
+            wrong = next(r for r in some if "error" in r)
+            yield line + f"| does not compile with {wrong['triton']}: {wrong['error']} | | | | |"
             continue
-        instructions = sorted({one for report in good for one in report["matrix_instructions"]})
-        yield line + (
-            f"| {max(r['registers'] for r in good)} | {max(r['spilled'] for r in good)} "
-            f"| {max(r['shared_memory'] for r in good) / 1024:.0f} | {min(r['blocks'] for r in good)} "
-            f"| {', '.join(instructions) or 'none'} |"
-        )
+        columns = zip(*(_worst([r for r in good if r["triton"] == version]) for version in versions), strict=True)
+        # One figure where all versions give the same.
+        yield line + "| " + " | ".join(c[0] if len({*c}) == 1 else " / ".join(c) for c in columns) + " |"
+
+
+def _worst(reports: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Registers, spilled, shared KB, blocks and instructions of one entry with one version of Triton."""
+    instructions = sorted({one for report in reports for one in report["matrix_instructions"]})
+    return (
+        str(max(r["registers"] for r in reports)),
+        str(max(r["spilled"] for r in reports)),
+        f"{max(r['shared_memory'] for r in reports) / 1024:.0f}",
+        str(min(r["blocks"] for r in reports)),
+        ", ".join(instructions) or "none",
+    )
 
 
 def modelled() -> Iterator[str]:
@@ -111,7 +122,7 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     reports = [json.loads(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
-    print(HEAD.format(version=triton.__version__))
+    print(HEAD.format(versions=" and ".join(sorted({report["triton"] for report in reports}))))
     print(*compiled(reports), MODEL, *modelled(), *reasons(), sep="\n")
     return 0
 

@@ -12,7 +12,7 @@ from tagrank.recurrence.backends import FUSED, refusal
 from tagrank.recurrence.op import DTYPES
 
 if TYPE_CHECKING:
-    from tagrank.kernels.choice import Gpu, Kernel
+    from tagrank.kernels.variants import Gpu, Kernel
 
 
 def explain(
@@ -32,7 +32,7 @@ def explain(
         hidden: ``H``.
         dtype: of the gates.
         device: of the gates.
-        gpu: a GPU that is not here, to ask what would run on it: ``tagrank.kernels.choice.Gpu((9, 0), 132)`` is an
+        gpu: a GPU that is not here, to ask what would run on it: ``tagrank.kernels.variants.Gpu((9, 0), 132)`` is an
             H100. It takes the place of ``device``.
 
     Returns:

@@ -16,7 +16,7 @@ from tagrank.recurrence.eager import cell_dtype
 from tagrank.recurrence.trace import record
 
 if TYPE_CHECKING:
-    from tagrank.kernels.choice import Gpu, Kernel, Name, Variant
+    from tagrank.kernels.variants import Gpu, Kernel, Name, Variant
 
 DEVICE = "cuda"
 UNAVAILABLE: str | None
@@ -108,6 +108,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(output, c_n, gates, cells)``; what is not saved has no elements. Shapes as in ``tagrank.recurrence.op``."""
     from tagrank.kernels.forward import lstm_forward
+    from tagrank.kernels.variants import alignment
 
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
     variant = _variant("forward", gates_x, batch, hidden)
@@ -136,7 +137,7 @@ def forward(
                 count,
                 steps,
                 batch,
-                hidden,
+                hidden // alignment(hidden),
                 slots,
                 CONSTANT=gates_x.dim() == 2,
                 SAVE_GATES=save_gates,
@@ -164,6 +165,7 @@ def backward(
     time that is the gradient of a ``constant`` input.
     """
     from tagrank.kernels.backward import lstm_backward
+    from tagrank.kernels.variants import alignment
 
     grad_output = grad_output.contiguous()
     steps, batch, hidden = output.shape
@@ -201,7 +203,7 @@ def backward(
                 count,
                 steps,
                 batch,
-                hidden,
+                hidden // alignment(hidden),
                 CONSTANT=constant,
                 RECOMPUTE=recompute,
                 **_options(variant, hidden),
@@ -242,7 +244,7 @@ def _guard(tensor: Tensor) -> AbstractContextManager[Any]:
 
 def gpu_of(device: torch.device) -> "Gpu":
     """What the table is asked for; the interpreter stands for the oldest GPU."""
-    from tagrank.kernels.choice import Gpu
+    from tagrank.kernels.variants import Gpu
 
     if device.type != "cuda":
         return Gpu(OLDEST, 108)
@@ -253,7 +255,8 @@ def gpu_of(device: torch.device) -> "Gpu":
 
 def _variant(kernel: "Kernel", tensor: Tensor, batch: int, hidden: int) -> "Variant":
     """The variant that serves tensors like this one, noted in the trace."""
-    from tagrank.kernels.choice import Variant, choose
+    from tagrank.kernels.choice import choose
+    from tagrank.kernels.variants import Variant
 
     variant = _forced.get(kernel)
     if not isinstance(variant, Variant):
@@ -281,10 +284,13 @@ def _zeroed_counters(variant: "Variant", tensor: Tensor, tiles: int) -> Tensor:
 
 
 def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
+    from tagrank.kernels.variants import alignment
+
     return {
         "VARIANT": variant.name,
         # What torch.set_float32_matmul_precision sets too; its getter raises where the setting was made here.
         "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "ALIGN": alignment(hidden),
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,
         "BLOCK_K": variant.block_k,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tagrank.kernels.choice import Variant
 from tagrank.kernels.model import Limits, step
+from tagrank.kernels.variants import Variant
 
 STEP = Variant("step", 16, 16, 128, 4, 4)
 GROUPED = Variant("grouped", 16, 16, 128, 4)

@@ -1,4 +1,4 @@
-"""The table compiles for A100 and H100 without a spill and within shared memory. Needs no GPU.
+"""The table compiles for A100, H100 and B200 without a spill and within shared memory. Needs no GPU.
 
 Each rule once here; ``make kernels-report`` compiles each in all its dtypes and with all its flags, and
 ``docs/kernels.md`` is what that gave.
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tagrank.kernels.choice import RULES, Gpu
+from tagrank.kernels.choice import RULES
+from tagrank.kernels.variants import Gpu
 
-CAPABILITIES = ("8.0", "9.0")
+CAPABILITIES = ("8.0", "9.0", "10.0")
 
 
 def without_interpreter(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -22,9 +23,14 @@ def without_interpreter(*command: str, **variables: str) -> "subprocess.Complete
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=500)
 
 
+def version(capability: str) -> tuple[int, int]:
+    major, minor = map(int, capability.split("."))
+    return major, minor
+
+
 @pytest.fixture(scope="module")
 def reports() -> list[dict[str, Any]]:
-    result = without_interpreter("-m", "tagrank.kernels.offline", "--quick")
+    result = without_interpreter("-m", "tagrank.kernels.offline", "--quick", *CAPABILITIES)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines, result.stderr
     return lines
@@ -33,8 +39,7 @@ def reports() -> list[dict[str, Any]]:
 @pytest.mark.timeout(600)
 def test_no_spill_and_no_more_shared_memory_than_there_is(reports: list[dict[str, Any]]) -> None:
     for report in reports:
-        major, minor = map(int, report["capability"].split("."))
-        there = Gpu((major, minor), 128).shared_memory
+        there = Gpu(version(report["capability"]), 128).shared_memory
         assert report["spilled"] == 0, report
         assert 0 < report["registers"] <= 255, report
         assert 0 < report["shared_memory"] <= report["shared_limit"] <= there, report
@@ -49,7 +54,7 @@ def test_everything_was_compiled(reports: list[dict[str, Any]]) -> None:
             assert [tuple(r[size] for size in sizes) for r in compiled] == [
                 tuple(getattr(rule.variant, size) for size in sizes)
                 for rule in rules
-                if tuple(map(int, capability.split("."))) >= rule.oldest
+                if rule.compiles_for(version(capability))
             ]
 
 
@@ -58,8 +63,8 @@ def test_matrix_instructions(reports: list[dict[str, Any]]) -> None:
     for report in reports:
         if report["dtype"] == "float32" and report["precision"] == "ieee":
             expected = []
-        elif report["capability"] == "9.0" and report["block_b"] >= 64:
-            expected = ["wgmma.mma_async"]
+        elif report["capability"] != "8.0" and report["block_b"] >= 64:
+            expected = ["wgmma.mma_async" if report["capability"] == "9.0" else "tcgen05.mma"]
         else:
             expected = ["mma.sync"]
         assert report["matrix_instructions"] == expected, report

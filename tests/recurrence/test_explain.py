@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import Gpu
+from tagrank.kernels.variants import Gpu
 from tagrank.recurrence import explain, trace
 from tagrank.recurrence.backends import unavailable
 
@@ -36,8 +36,8 @@ def test_a_gpu_that_is_not_here() -> None:
 
 
 def test_a_shape_that_no_fused_kernel_serves_falls_to_the_next() -> None:
-    lines = explain(4, 1, 1000, torch.float16, gpu=H100).splitlines()
-    assert "  forward: not grouped 16 x 16, as it is for H divisible by 16" in lines
+    lines = explain(4, 1, 1001, torch.float16, gpu=H100).splitlines()
+    assert "  forward: not grouped 16 x 16, as it is for H divisible by 8" in lines
     assert any(line.startswith("  forward: step 16 x 16, 1 launch of 1 x 63 programs; H not div") for line in lines)
     lines = explain(4, 1, 64, gpu=Gpu((7, 5), 40)).splitlines()
     assert lines[-2:] == [

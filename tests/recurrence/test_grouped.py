@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import Variant
+from tagrank.kernels.variants import Variant
 from tagrank.recurrence import trace
 from tagrank.recurrence import triton as backend
 from tagrank.recurrence.eager import lstm_loop

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.choice import Gpu, Variant
+from tagrank.kernels.variants import Gpu, Variant
 from tagrank.recurrence import trace
 from tagrank.recurrence import triton as backend
 from tagrank.recurrence.eager import lstm_loop

@@ -3,14 +3,19 @@
 The environment variable TAGRANK_BUILD_EXT says how much that matters: ``auto`` (the default) goes on without the
 library where it cannot be built, ``1`` makes that an error, ``0`` does not try. torch is seen only by builds without
 isolation (``pip install --no-build-isolation .``); it is looked for, never imported.
+
+TAGRANK_BUILD_CUDA, with the same values, is about csrc/cuda, and nvcc: that of CUDA_HOME, or else the one on the PATH.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -33,6 +38,10 @@ INSTRUCTION_SETS = {
 }
 
 
+#: Machine code for Hopper, the first GPUs with clusters, and PTX for those after it.
+NVCC = ["-std=c++17", "-O3", "-gencode", "arch=compute_90,code=[sm_90,compute_90]", "-Werror", "all-warnings"]
+
+
 class BuildLibrary(build_ext):
     """Builds a library for ``torch.ops.load_library``: no Python module, so its name carries no Python's ABI."""
 
@@ -50,7 +59,33 @@ class BuildLibrary(build_ext):
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *sets.get(os.path.basename(src), [])], pp_opts)
 
         self.compiler._compile = compile_for_its_cpu
+        for extension in self.extensions:
+            self._add_cuda(extension)
         super().build_extensions()
+
+    def _add_cuda(self, extension: Extension) -> None:
+        """Compile csrc/cuda into the extension, where it is wished and nvcc can."""
+        wish, nvcc = _wish("TAGRANK_BUILD_CUDA"), _nvcc()
+        if wish == "0":
+            return
+        if nvcc is None:
+            _without("csrc/cuda", wish, "there is no nvcc in CUDA_HOME/bin or on the PATH")
+            return
+        sources = sorted(glob("csrc/cuda/*.cu"))
+        folder = Path(self.build_temp, "cuda")
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = [str(folder / f"{Path(source).stem}.o") for source in sources]
+        with ThreadPoolExecutor() as pool:
+            done = list(pool.map(lambda pair: _run_nvcc(nvcc, *pair), zip(sources, objects, strict=True)))
+        failed = next((run for run in done if run.returncode != 0), None)
+        if failed is not None:
+            _without("csrc/cuda", wish, f"{nvcc} failed: {failed.stdout}{failed.stderr}")
+            return
+        extension.extra_objects += objects
+        extension.define_macros.append(("TAGRANK_CUDA", "1"))
+        # The runtime is part of the library, which so loads where there is no CUDA.
+        extension.library_dirs += [str(nvcc.parent.parent / "lib64"), str(nvcc.parent.parent / "lib")]
+        extension.libraries += ["cudart_static", "pthread", "dl", "rt"]
 
     def _compiles(self, flags: list[str]) -> bool:
         """Whether the compiler knows these flags."""
@@ -85,24 +120,22 @@ class BuildWheel(bdist_wheel):
 
 def extensions() -> list[Extension]:
     """What to compile: the library, or nothing."""
-    wish = os.environ.get("TAGRANK_BUILD_EXT", "auto")
-    if wish not in ("auto", "1", "0"):
-        raise SystemExit(f"TAGRANK_BUILD_EXT: expected auto, 1 or 0; got {wish!r}")
+    wish = _wish("TAGRANK_BUILD_EXT")
+    _wish("TAGRANK_BUILD_CUDA")
     if wish == "0":
         return []
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
-        return _without_library(wish, "there is no torch in this build environment (pip: --no-build-isolation)")
+        return _without(LIBRARY, wish, "there is no torch in this build environment (pip: --no-build-isolation)")
     version = importlib.metadata.version("torch")
     if tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
-        return _without_library(wish, f"torch {version} is older than {'.'.join(map(str, OLDEST_TORCH))}")
+        return _without(LIBRARY, wish, f"torch {version} is older than {'.'.join(map(str, OLDEST_TORCH))}")
     root = Path(torch.origin).parent
-    # CUDA sources go to csrc/cuda; nvcc's objects for them would be added here as extra_objects.
     return [
         Extension(
             "tagrank._C",
             sources=["csrc/bindings.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
-            depends=sorted(glob("csrc/cpu/*.h")),
+            depends=sorted(glob("csrc/*/*.h") + glob("csrc/cuda/*.cu*")),
             language="c++",
             define_macros=[("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH))],
             extra_compile_args=[
@@ -119,12 +152,37 @@ def extensions() -> list[Extension]:
     ]
 
 
-def _without_library(wish: str, reason: str) -> list[Extension]:
-    message = f"tagrank: {LIBRARY} cannot be built: {reason}"
+def _wish(variable: str) -> str:
+    """``auto``, ``1`` or ``0``, as the environment says."""
+    wish = os.environ.get(variable, "auto")
+    if wish not in ("auto", "1", "0"):
+        raise SystemExit(f"{variable}: expected auto, 1 or 0; got {wish!r}")
+    return wish
+
+
+def _without(part: str, wish: str, reason: str) -> list[Extension]:
+    """Go on without ``part``, unless it is required."""
+    message = f"tagrank: {part} cannot be built: {reason}"
     if wish == "1":
         raise SystemExit(message)
     print(f"{message}; going on without it", file=sys.stderr)
     return []
+
+
+def _nvcc() -> Path | None:
+    """The compiler itself: what the PATH has may be a script that runs it from elsewhere."""
+    home = os.environ.get("CUDA_HOME")
+    found = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc")
+    if found is None:
+        return None
+    told = subprocess.run([found, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+    folder = next((line.split("=", 1)[1].strip() for line in told.splitlines() if line.startswith("#$ _HERE_=")), None)
+    return Path(folder, "nvcc") if folder else Path(found)
+
+
+def _run_nvcc(nvcc: Path, source: str, target: str) -> subprocess.CompletedProcess[str]:
+    command = [str(nvcc), *NVCC, "-Xcompiler", "-fPIC,-fvisibility=hidden", "-c", source, "-o", target]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLibrary, "bdist_wheel": BuildWheel})

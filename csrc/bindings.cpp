@@ -1,5 +1,6 @@
-// The operators behind tagrank.recurrence.native, and the only file that knows torch: through its stable ABI, so that
-// one library serves every torch from 2.10 on. Each is one call for a whole sequence, on torch's threads.
+// The operators behind tagrank.recurrence.native and cluster, and the only file that knows torch: through its stable ABI,
+// so that one library serves every torch from 2.10 on. Each is one call for a whole sequence, on torch's threads or on the
+// stream that it is told.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,6 +17,9 @@
 #include "cpu/capability.h"
 #include "cpu/recurrence.h"
 #include "cpu/workspace.h"
+#ifdef TAGRANK_CUDA
+#include "cuda/recurrence.h"
+#endif
 
 namespace {
 
@@ -138,13 +142,24 @@ Four dispatch(ScalarType dtype, const Function& function) {
   }
 }
 
+// What a tensor has to be like: its dtype, and where it is.
+struct Kind {
+  ScalarType dtype;
+  bool cpu;
+  int device;
+};
+Kind kind_of(const Tensor& tensor) {
+  return {tensor.scalar_type(), tensor.is_cpu(), static_cast<int>(tensor.get_device_index())};
+}
+
 // The kernels take pointers: whatever they will read has to be there, in the layout that they expect.
-void expect(const char* name, const Tensor& tensor, ScalarType dtype, const std::vector<int64_t>& shape,
+void expect(const char* name, const Tensor& tensor, const Kind& kind, const std::vector<int64_t>& shape,
             bool contiguous = true) {
-  bool same = tensor.is_cpu() && (tensor.is_contiguous() || !contiguous) && tensor.scalar_type() == dtype &&
-              tensor.dim() == static_cast<int64_t>(shape.size());
+  const Kind found = kind_of(tensor);
+  bool same = found.dtype == kind.dtype && found.cpu == kind.cpu && found.device == kind.device &&
+              (tensor.is_contiguous() || !contiguous) && tensor.dim() == static_cast<int64_t>(shape.size());
   for (std::size_t d = 0; same && d < shape.size(); ++d) same = tensor.size(static_cast<int64_t>(d)) == shape[d];
-  STD_TORCH_CHECK(same, "tagrank native: ", name, " has the wrong shape, dtype or strides");
+  STD_TORCH_CHECK(same, "tagrank: ", name, " has the wrong shape, dtype, device or strides");
 }
 
 std::vector<int64_t> gates_x_shape(bool constant, int64_t steps, int64_t B, int64_t H) {
@@ -152,22 +167,22 @@ std::vector<int64_t> gates_x_shape(bool constant, int64_t steps, int64_t B, int6
 }
 
 // What both passes take: weight_hh [4H, H], and h0 and c0 [B, H] where they are there.
-void expect_weight_and_states(const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0, ScalarType dtype,
+void expect_weight_and_states(const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0, const Kind& kind,
                               int64_t B, int64_t H) {
-  expect("weight_hh", weight_hh, dtype, {4 * H, H});
-  if (h0.has_value()) expect("h0", *h0, dtype, {B, H});
-  if (c0.has_value()) expect("c0", *c0, dtype, {B, H});
+  expect("weight_hh", weight_hh, kind, {4 * H, H});
+  if (h0.has_value()) expect("h0", *h0, kind, {B, H});
+  if (c0.has_value()) expect("c0", *c0, kind, {B, H});
 }
 
 Four native_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
                     int64_t steps, bool save_gates, bool save_cells, bool concurrent) {
   STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && gates_x.dim() >= 2 && steps > 0,
                   "tagrank native: expected weight_hh [4H, H], gates_x [B, 4H] or [T, B, 4H], and a step at least");
-  const ScalarType dtype = weight_hh.scalar_type();
+  const Kind kind = kind_of(weight_hh);
   const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
-  expect("gates_x", gates_x, dtype, gates_x_shape(gates_x.dim() == 2, steps, B, H));
-  expect_weight_and_states(weight_hh, h0, c0, dtype, B, H);
-  return dispatch(dtype, [&](auto zero, ScalarType cell_dtype) {
+  expect("gates_x", gates_x, kind, gates_x_shape(gates_x.dim() == 2, steps, B, H));
+  expect_weight_and_states(weight_hh, h0, c0, kind, B, H);
+  return dispatch(kind.dtype, [&](auto zero, ScalarType cell_dtype) {
     return forward<decltype(zero)>(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells, concurrent, cell_dtype);
   });
 }
@@ -176,25 +191,113 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
                      const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& gates,
                      const Tensor& cells, bool constant, bool concurrent) {
   STD_TORCH_CHECK(output.dim() == 3, "tagrank native: expected output [T, B, H]");
-  const ScalarType dtype = output.scalar_type();
+  const Kind kind = kind_of(output);
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
-  return dispatch(dtype, [&](auto zero, ScalarType cell_dtype) {
-    expect("grad_output", grad_output, dtype, {steps, B, H}, /*contiguous=*/false);
+  return dispatch(kind.dtype, [&](auto zero, ScalarType cell_dtype) {
+    expect("grad_output", grad_output, kind, {steps, B, H}, /*contiguous=*/false);
     STD_TORCH_CHECK(H == 1 || grad_output.stride(2) == 0 || grad_output.stride(2) == 1,
                     "tagrank native: grad_output has the wrong strides");
-    expect("grad_c_n", grad_c_n, dtype, {B, H});
-    expect_weight_and_states(weight_hh, h0, c0, dtype, B, H);
-    expect("output", output, dtype, {steps, B, H});
+    expect("grad_c_n", grad_c_n, kind, {B, H});
+    expect_weight_and_states(weight_hh, h0, c0, kind, B, H);
+    expect("output", output, kind, {steps, B, H});
     if (gates.numel() > 0) {
-      expect("gates", gates, dtype, {steps, B, 4 * H});
+      expect("gates", gates, kind, {steps, B, 4 * H});
     } else {
-      expect("gates_x", gates_x, dtype, gates_x_shape(constant, steps, B, H));
+      expect("gates_x", gates_x, kind, gates_x_shape(constant, steps, B, H));
     }
-    expect("cells", cells, cell_dtype, {steps, B, H});
+    expect("cells", cells, {cell_dtype, kind.cpu, kind.device}, {steps, B, H});
     return backward<decltype(zero)>(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant,
                                     concurrent);
   });
 }
+
+#ifdef TAGRANK_CUDA
+
+using tagrank::cuda::Launch;
+
+// Where these tensors are and this stream runs.
+Launch launch_on(const Tensor& tensor, int64_t stream) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  "tagrank cluster: expected float16 or bfloat16");
+  return {tensor.get_device_index(), reinterpret_cast<void*>(stream), dtype == ScalarType::BFloat16};
+}
+
+void check(int error) {
+  STD_TORCH_CHECK(error == 0, "tagrank cluster: ", tagrank::cuda::describe(error));
+}
+
+Four cluster_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
+                     int64_t steps, bool save_gates, bool save_cells, int64_t stream) {
+  const Launch launch = launch_on(gates_x, stream);
+  const Kind kind = kind_of(gates_x);
+  const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
+  const bool constant = gates_x.dim() == 2;
+  expect("gates_x", gates_x, kind, gates_x_shape(constant, steps, B, H));
+  expect_weight_and_states(weight_hh, h0, c0, kind, B, H);
+  const std::vector<int64_t> nothing{0};
+  const Tensor output = new_empty(gates_x, {steps, B, H}), c_n = new_empty(gates_x, {B, H});
+  const Tensor gates = new_empty(gates_x, save_gates ? std::vector{steps, B, 4 * H} : nothing);
+  const Tensor cells = new_empty(gates_x, save_cells ? std::vector{steps, B, H} : nothing, ScalarType::Float);
+  tagrank::cuda::ForwardCall call{};
+  call.batch = B;
+  call.steps = steps;
+  call.hidden = static_cast<int>(H);
+  call.constant = constant;
+  call.gates_x = read<uint16_t>(gates_x);
+  call.weight_hh = read<uint16_t>(weight_hh);
+  call.h0 = read<uint16_t>(h0);
+  call.c0 = read<uint16_t>(c0);
+  call.output = write<uint16_t>(output);
+  call.c_n = write<uint16_t>(c_n);
+  call.gates = write<uint16_t>(gates);
+  call.cells = write<float>(cells);
+  if (B > 0) check(tagrank::cuda::forward(call, launch));
+  return {output, c_n, gates, cells};
+}
+
+// Writes d_gates, which may be the gates where these are recurrent products.
+std::tuple<Tensor, Tensor> cluster_backward(const Tensor& grad_output, const Tensor& grad_c_n,
+                                            const MaybeTensor& gates_x, const Tensor& weight_hh, const MaybeTensor& c0,
+                                            const Tensor& gates, const Tensor& cells, Tensor d_gates, bool constant,
+                                            int64_t stream) {
+  const Launch launch = launch_on(gates, stream);
+  const Kind kind = kind_of(gates);
+  STD_TORCH_CHECK(grad_output.dim() == 3, "tagrank cluster: expected grad_output [T, B, H]");
+  const int64_t steps = grad_output.size(0), B = grad_output.size(1), H = grad_output.size(2);
+  expect("grad_output", grad_output, kind, {steps, B, H});
+  expect("grad_c_n", grad_c_n, kind, {B, H});
+  expect_weight_and_states(weight_hh, std::nullopt, c0, kind, B, H);
+  expect("gates", gates, kind, {steps, B, 4 * H});
+  expect("cells", cells, {ScalarType::Float, kind.cpu, kind.device}, {steps, B, H});
+  if (gates_x.has_value()) expect("gates_x", *gates_x, kind, gates_x_shape(constant, steps, B, H));
+  expect("d_gates", d_gates, kind, {steps, B, 4 * H});
+  const Tensor d_gates_x = new_empty(gates, constant ? std::vector{B, 4 * H} : std::vector<int64_t>{0});
+  const Tensor d_c0 = new_empty(gates, c0.has_value() ? std::vector{B, H} : std::vector<int64_t>{0});
+  tagrank::cuda::BackwardCall call{};
+  call.batch = B;
+  call.steps = steps;
+  call.hidden = static_cast<int>(H);
+  call.constant = constant;
+  call.grad_output = read<uint16_t>(grad_output);
+  call.grad_c_n = read<uint16_t>(grad_c_n);
+  call.weight_hh = read<uint16_t>(weight_hh);
+  call.c0 = read<uint16_t>(c0);
+  call.gates = read<uint16_t>(gates);
+  call.gates_x = read<uint16_t>(gates_x);
+  call.cells = read<float>(cells);
+  call.d_gates = write<uint16_t>(d_gates);
+  call.d_gates_x = write<uint16_t>(d_gates_x);
+  call.d_c0 = write<uint16_t>(d_c0);
+  if (B > 0) check(tagrank::cuda::backward(call, launch));
+  return {d_gates_x, d_c0};
+}
+
+int64_t active_clusters(int64_t device, int64_t hidden, bool backward) {
+  return tagrank::cuda::active_clusters(static_cast<int>(device), static_cast<int>(hidden), backward);
+}
+
+#endif
 
 double multiply_add_rate(double seconds) {
   return tagrank::cpu::multiply_add_rate(seconds, torch_threads(/*concurrent=*/true));
@@ -214,6 +317,16 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "-> (Tensor d_gates_x, Tensor d_weight_hh, Tensor d_h0, Tensor d_c0)");
   m.def("cpu_capability() -> str");
   m.def("multiply_add_rate(float seconds) -> float");
+#ifdef TAGRANK_CUDA
+  m.def(
+      "cluster_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, int steps, bool save_gates, "
+      "bool save_cells, int stream) -> (Tensor output, Tensor c_n, Tensor gates, Tensor cells)");
+  m.def(
+      "cluster_backward(Tensor grad_output, Tensor grad_c_n, Tensor? gates_x, Tensor weight_hh, Tensor? c0, "
+      "Tensor gates, Tensor cells, Tensor(a!) d_gates, bool constant, int stream) "
+      "-> (Tensor d_gates_x, Tensor d_c0)");
+  m.def("active_clusters(int device, int hidden, bool backward) -> int");
+#endif
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CPU, m) {
@@ -221,7 +334,17 @@ STABLE_TORCH_LIBRARY_IMPL(tagrank, CPU, m) {
   m.impl("native_backward", TORCH_BOX(&native_backward));
 }
 
+#ifdef TAGRANK_CUDA
+STABLE_TORCH_LIBRARY_IMPL(tagrank, CUDA, m) {
+  m.impl("cluster_forward", TORCH_BOX(&cluster_forward));
+  m.impl("cluster_backward", TORCH_BOX(&cluster_backward));
+}
+#endif
+
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {
+#ifdef TAGRANK_CUDA
+  m.impl("active_clusters", TORCH_BOX(&active_clusters));
+#endif
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
   m.impl("multiply_add_rate", TORCH_BOX(&multiply_add_rate));
 }

@@ -25,3 +25,13 @@ def load() -> str | None:
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return None
+
+
+def without_cuda() -> str | None:
+    """Why the library, which is there, has no kernels for NVIDIA GPUs, or ``None`` where it has."""
+    if hasattr(torch.ops.tagrank, "cluster_forward"):
+        return None
+    return (
+        "tagrank's C++ library was built without CUDA; where nvcc is, TAGRANK_BUILD_CUDA=1 TAGRANK_BUILD_EXT=1 "
+        "pip install --no-build-isolation builds it"
+    )

@@ -5,6 +5,7 @@ A fused backend is a module with
 - ``DEVICE``: the type of device on which ``auto`` uses it;
 - ``UNAVAILABLE``: why it cannot run on this machine, or ``None``;
 - ``unsupported(gates_x)``: why it cannot take these tensors, or ``None``;
+- ``unproven(gates_x)``, where it has one: why ``auto`` does not take tensors that it supports, or ``None``;
 - ``forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)``
   -> ``(output, c_n, gates, cells)``;
 - ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant)``
@@ -21,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tagrank.recurrence import native, triton
+from tagrank.recurrence import cluster, native, triton
 
 #: In the order in which ``auto`` tries them.
-FUSED: dict[str, ModuleType] = {"native": native, "triton": triton}
+FUSED: dict[str, ModuleType] = {"native": native, "cluster": cluster, "triton": triton}
 NAMES = ("eager", *FUSED)
 
 
@@ -58,8 +59,8 @@ def choose(backend: str, gates_x: Tensor) -> str:
     check_name(backend)
     transformed = _transformed()
     if backend == "auto" and transformed is None:
-        for name, module in FUSED.items():
-            if gates_x.device.type == module.DEVICE and refusal(name, gates_x) is None:
+        for name in FUSED:
+            if passed_over(name, gates_x) is None:
                 return name
     if backend in ("auto", "eager"):
         return "eager"
@@ -75,6 +76,17 @@ def refusal(name: str, gates_x: Tensor) -> str | None:
         return None
     module = FUSED[name]
     reason: str | None = module.UNAVAILABLE or module.unsupported(gates_x)
+    return reason
+
+
+def passed_over(name: str, gates_x: Tensor) -> str | None:
+    """Why ``auto`` does not take the fused backend ``name`` for these gates, or ``None``."""
+    module = FUSED[name]
+    reason = refusal(name, gates_x)
+    if reason is None and gates_x.device.type != module.DEVICE:
+        reason = f"auto uses it on {module.DEVICE} alone"
+    if reason is None and hasattr(module, "unproven"):
+        reason = module.unproven(gates_x)
     return reason
 
 

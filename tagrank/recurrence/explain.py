@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tagrank.recurrence import triton
-from tagrank.recurrence.backends import FUSED, refusal
+from tagrank.recurrence import cluster, triton
+from tagrank.recurrence.backends import FUSED, passed_over
 from tagrank.recurrence.op import DTYPES
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def explain(
         >>> print(explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)))
         B = 16, T = 20, H = 512, bfloat16 on cuda:0
         native: no, it runs on the CPU, and gates_x is on cuda:0
+        cluster: no, it was not verified on compute capability 9.0
         triton: taken
           forward: not resident 16 x 64, as it is for H up to 64
           ...
@@ -59,10 +60,8 @@ def explain(
     with FakeTensorMode():
         gates_x = torch.empty(batch, 4 * hidden, dtype=dtype, device=device if gpu is None else "cuda")
     lines = [f"B = {batch}, T = {steps}, H = {hidden}, {_name(dtype)} on {gates_x.device}"]
-    for name, module in FUSED.items():
-        reason = _refusal(name, gates_x, gpu)
-        if reason is None and gates_x.device.type != module.DEVICE:
-            reason = f"auto uses it on {module.DEVICE} alone"
+    for name in FUSED:
+        reason = _passed_over(name, gates_x, gpu)
         if reason is not None:
             lines.append(f"{name}: no, {reason}")
             continue
@@ -75,10 +74,14 @@ def explain(
     return "\n".join([*lines, "eager: taken, as it runs everywhere"])
 
 
-def _refusal(name: str, gates_x: Tensor, gpu: "Gpu | None") -> str | None:
-    if name == "triton" and gpu is not None:
+def _passed_over(name: str, gates_x: Tensor, gpu: "Gpu | None") -> str | None:
+    """As ``backends.passed_over``, for a GPU that need not be here."""
+    if gpu is not None and name == "triton":
         return triton.too_old(gpu, gates_x.device)
-    return refusal(name, gates_x)
+    if gpu is not None and name == "cluster":
+        hidden = gates_x.shape[-1] // 4
+        return cluster.out_of_range(gates_x.dtype, hidden, gpu.capability) or cluster.unverified(gpu.capability)
+    return passed_over(name, gates_x)
 
 
 def _tiles(kernel: "Kernel", gates_x: Tensor, steps: int, gpu: "Gpu") -> Iterator[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tagrank.recurrence.eager import cell_dtype
+from tagrank.recurrence.products import recurrent_products, weight_gradients
 from tagrank.recurrence.trace import record
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def backward(
     steps, batch, hidden = output.shape
     recompute = gates.numel() == 0
     if recompute:
-        gates = _products(output, weight_hh, h0)
+        gates = recurrent_products(output, weight_hh, h0)
     variant = _variant("backward", output, batch, hidden)
     launches = _launches(variant, steps)
     # Gates that were computed again are nobody else's, so that their gradients can take their place.
@@ -208,24 +209,8 @@ def backward(
                 RECOMPUTE=recompute,
                 **_options(variant, hidden),
             )
-    # One product over all steps and rows; h_{t-1} is h0 at the first step and the output, shifted, after it.
-    d_weight_hh = d_gates[1:].flatten(0, 1).t() @ output[:-1].flatten(0, 1)
-    if h0 is not None:
-        d_weight_hh.addmm_(d_gates[0].t(), h0)
-    d_h0 = output.new_empty(0) if h0 is None else d_gates[0] @ weight_hh
+    d_weight_hh, d_h0 = weight_gradients(d_gates, output, weight_hh, h0)
     return d_gates_x if constant else d_gates, d_weight_hh, d_h0, d_c0
-
-
-def _products(output: Tensor, weight_hh: Tensor, h0: Tensor | None) -> Tensor:
-    """``h_{t-1} U^T`` for all steps, ``[T, B, 4H]``: one product, as all hidden states are there already."""
-    steps, batch, hidden = output.shape
-    products = output.new_empty(steps, batch, 4 * hidden)
-    torch.mm(output[:-1].flatten(0, 1), weight_hh.t(), out=products[1:].flatten(0, 1))
-    if h0 is None:
-        products[0].zero_()
-    else:
-        torch.mm(h0, weight_hh.t(), out=products[0])
-    return products
 
 
 def _interpreted() -> bool:

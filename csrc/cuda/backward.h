@@ -1,0 +1,292 @@
+// The backward pass of one cluster: kRows rows of the batch, all hidden units, all steps from the last to the first.
+//
+// A block has the gradients of the gates of its own hidden units, and what these add to the gradient of h_{t-1} of all of
+// them: dh = d_gates U is a sum over the blocks. Each puts its part, in float32, into a slot that every other block has for
+// it, and adds up its own slots in a fixed order: half the bytes of an exchange of the gates' gradients, and the same slice
+// of U as in forward. It is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, as the
+// buffers of h do in forward.
+#pragma once
+
+#include "cell.h"
+#include "cluster.h"
+#include "memory.h"
+#include "plan.h"
+#include "recurrence.h"
+
+namespace tagrank::cuda {
+
+template <typename T, typename S>
+class Backward {
+  static constexpr int kInner = kGates * kUnits;             // the block's gates
+  static constexpr int kRow = padded_row(kInner);               // of their gradients in shared memory
+  static constexpr int kSteps = kInner / kStep;                // of the product
+  static constexpr int kStripes = S::kPadded / kWarps / 16;  // of 16 hidden units, for a warp
+  static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;      // every second one of its group's
+  static constexpr int kStagedRow = S::kPadded + 8;             // eight rows, read 16 bytes each, meet no bank twice
+  static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
+
+  struct Warp {
+    Lanes<Words4> weight[kStripes][2][kSteps];  // the rows g and g + 8 of a stripe
+    Lanes<Float2> dc[kTilesOfWarp];             // of the rows 2q and 2q + 1
+    Lanes<Float4> d_input[kTilesOfWarp][2];     // the sum over time of the gates' gradients
+    Lanes<uint16_t> gates[kTilesOfWarp][2][kGates], grad_output[kTilesOfWarp][2];
+    Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
+    Lanes<Words2> d_gates[kTilesOfWarp][2];  // to be stored when the others have their parts
+  };
+
+ public:
+  // For each block of the cluster, in either set: its part of this block's dh, in the order of fragments.
+  static constexpr int kSlot = kGroups * S::kTiles * kLanes;
+  static constexpr int kGradientBytes = S::kRows * kRow * 2;
+  static constexpr int kStagedBytes = kStep * kStagedRow * 2;
+  // U is brought through the memory of the slots, before these are used.
+  static constexpr int shared(int blocks) {
+    const int slots = 2 * blocks * kSlot * int(sizeof(Float2));
+    return kGradientBytes + (slots > kStagedBytes ? slots : kStagedBytes);
+  }
+
+  TAGRANK_DEVICE Backward(const BackwardCall& call, Block& block)
+      : call_(call),
+        block_(block),
+        hidden_(call.hidden),
+        slice_(slice_of(block.rank(), call.hidden)),
+        first_row_(static_cast<int64_t>(block.cluster()) * S::kRows),
+        gradients_(reinterpret_cast<uint16_t*>(block.shared())),
+        staged_(reinterpret_cast<uint16_t*>(block.shared() + kGradientBytes)),
+        slots_(reinterpret_cast<Float2*>(block.shared() + kGradientBytes)) {}
+
+  TAGRANK_DEVICE void run() {
+    Warps<Warp> warps(kWarps);
+    load_weights(warps);
+    warps.each([&](int index, Warp& warp) { begin(index, warp); });
+    block_.arrive();
+    for (int64_t t = call_.steps - 1; t >= 0; --t) {
+      warps.each([&](int index, Warp& warp) { load(index, warp, t); });
+      block_.wait();
+      warps.each([&](int index, Warp& warp) { differentiate(index, warp, t); });
+      block_.sync();
+      if (t > 0) {
+        warps.each([&](int index, Warp& warp) { put_parts(index, warp, t); });
+        block_.arrive();
+      }
+      warps.each([&](int index, Warp& warp) { store(index, warp, t); });
+    }
+  }
+
+ private:
+  TAGRANK_DEVICE bool exists(int u, int row) const {
+    return u < slice_.count && row < S::kRows && first_row_ + row < call_.batch;
+  }
+  TAGRANK_DEVICE Float2* slot(int64_t t, int from) const { return slots_ + ((t & 1) * block_.blocks() + from) * kSlot; }
+
+  // U^T in the order of fragments: by way of shared memory, 32 of the inner dimension at a time, as its columns are not
+  // next to each other in global memory. There the rows that a fragment reads together are next to each other.
+  TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
+    constexpr int kPieces = S::kPadded / 8;
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      block_.share(kStep * kPieces, [&](int piece) {
+        const int at = piece / kPieces, first = piece % kPieces * 8;
+        const int inner = staged_inner(k, at), u = inner / kGates;
+        Words4 eight = {{0, 0, 0, 0}};
+        if (u < slice_.count) {
+          const int64_t row = gate_row(inner % kGates, slice_.first + u, hidden_);
+          eight = load_eight(call_.weight_hh + row * hidden_, first, hidden_);
+        }
+        *reinterpret_cast<Words4*>(staged_ + at * kStagedRow + first) = eight;
+      });
+      block_.sync();
+      warps.each([&](int index, Warp& warp) {
+#pragma unroll
+        for (int stripe = 0; stripe < kStripes; ++stripe) {
+#pragma unroll
+          for (int lower = 0; lower < 2; ++lower) {
+            Lanes<const uint16_t*> from;
+            each_lane([&](int lane) {
+              from[lane] = staged_ + lane * kStagedRow + group_of(index, stripe, kStripes, lower) * kGroup;
+            });
+            load_transposed(warp.weight[stripe][lower][k], from);
+          }
+        }
+      });
+      block_.sync();
+    }
+  }
+
+  TAGRANK_DEVICE void begin(int index, Warp& warp) {
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane);
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          const int r = row_of(index, lane, i, which);
+          const bool there = exists(u, r);
+          const int64_t at = (first_row_ + r) * hidden_ + slice_.first + u;
+          const int64_t last = (call_.steps - 1) * call_.batch * hidden_;
+          warp.dc[i][lane].at[which] = there ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
+          warp.c_prev[i][which][lane] = there ? call_.cells[last + at] : 0.0f;
+          warp.d_input[i][which][lane] = Float4{};
+        }
+      }
+    });
+  }
+
+  // What a step reads of global memory, while the other blocks' parts are on their way.
+  TAGRANK_DEVICE void load(int index, Warp& warp, int64_t t) {
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane);
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          const int r = row_of(index, lane, i, which);
+          const bool there = exists(u, r);
+          const int64_t at_row = t * call_.batch + first_row_ + r;
+          const int64_t at = at_row * hidden_ + slice_.first + u;
+          const uint16_t* gates = call_.gates + at_row * kGates * hidden_ + slice_.first + u;
+#pragma unroll
+          for (int gate = 0; gate < kGates; ++gate) {
+            warp.gates[i][which][gate][lane] = there ? gates[gate * hidden_] : uint16_t{0};
+          }
+          warp.grad_output[i][which][lane] = there ? call_.grad_output[at] : uint16_t{0};
+          float c_prev = 0.0f;
+          if (there && t > 0) {
+            c_prev = call_.cells[at - call_.batch * hidden_];
+          } else if (there && call_.c0 != nullptr) {
+            c_prev = to_float(T{}, call_.c0[at]);
+          }
+          warp.c[i][which][lane] = warp.c_prev[i][which][lane];
+          warp.c_prev[i][which][lane] = c_prev;
+        }
+      }
+    });
+  }
+
+  TAGRANK_DEVICE void differentiate(int index, Warp& warp, int64_t t) {
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane);
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+        if (tile_of(index, i) >= S::kTiles) continue;
+        Float2 dh = {};
+        if (t + 1 < call_.steps) {
+          const int at = (index / 2 * S::kTiles + tile_of(index, i)) * kLanes + lane;
+          for (int from = 0; from < block_.blocks(); ++from) {
+            const Float2 part = slot(t + 1, from)[at];
+            dh.at[0] += part.at[0];
+            dh.at[1] += part.at[1];
+          }
+        }
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          const int r = row_of(index, lane, i, which);
+          Gates gates = gates_of(warp, lane, i, which, exists(u, r), t, r, u);
+          dh.at[which] += to_float(T{}, warp.grad_output[i][which][lane]);
+          const Gates d = cell_backward(gates, warp.c_prev[i][which][lane], warp.c[i][which][lane], dh.at[which],
+                                        warp.dc[i][lane].at[which]);
+          Float4& sum = warp.d_input[i][which][lane];
+          sum.at[0] += d.i;
+          sum.at[1] += d.f;
+          sum.at[2] += d.g;
+          sum.at[3] += d.o;
+          const Words2 rounded = {{halves<T>(d.i, d.f), halves<T>(d.g, d.o)}};
+          warp.d_gates[i][which][lane] = rounded;
+          *reinterpret_cast<Words2*>(gradients_ + r * kRow + kGates * u) = rounded;
+        }
+      }
+    });
+  }
+
+  // As they were saved, or computed again from the recurrent products and the input's share.
+  TAGRANK_DEVICE Gates gates_of(const Warp& warp, int lane, int i, int which, bool there, int64_t t, int row, int u) {
+    float pre[kGates];
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) pre[gate] = to_float(T{}, warp.gates[i][which][gate][lane]);
+    if (call_.gates_x == nullptr) return {pre[0], pre[1], pre[2], pre[3]};
+    if (there) {
+      const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + row;
+      const uint16_t* gates_x = call_.gates_x + at * kGates * hidden_ + slice_.first + u;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) pre[gate] += to_float(T{}, gates_x[gate * hidden_]);
+    }
+    return activate({pre[0], pre[1], pre[2], pre[3]});
+  }
+
+  // This block's part of the gradient of h_{t-1}, stripe by stripe to the blocks whose units they are.
+  TAGRANK_DEVICE void put_parts(int index, Warp& warp, int64_t t) {
+#pragma unroll 1
+    for (int tile = 0; tile < S::kTiles; ++tile) {
+      Lanes<Float4> sum[kStripes];
+#pragma unroll
+      for (int stripe = 0; stripe < kStripes; ++stripe) each_lane([&](int lane) { sum[stripe][lane] = Float4{}; });
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        Lanes<Words4> eight;
+        each_lane([&](int lane) {
+          const uint16_t* from = gradients_ + (tile * kTile + lane / 4) * kRow + k * kStep + lane % 4 * 8;
+          eight[lane] = *reinterpret_cast<const Words4*>(from);
+        });
+#pragma unroll
+        for (int stripe = 0; stripe < kStripes; ++stripe) {
+          multiply<T>(sum[stripe], warp.weight[stripe][0][k], warp.weight[stripe][1][k], eight);
+        }
+      }
+#pragma unroll
+      for (int stripe = 0; stripe < kStripes; ++stripe) {
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+          const int group = group_of(index, stripe, kStripes, lower);
+          const int to = group / kGroups;
+          if (to >= block_.blocks()) continue;
+          const Float2* mine = slot(t, block_.rank()) + (group % kGroups * S::kTiles + tile) * kLanes;
+          each_lane([&](int lane) {
+            const Float4& four = sum[stripe][lane];
+            block_.put(to, mine + lane, Float2{{four.at[2 * lower], four.at[2 * lower + 1]}});
+          });
+        }
+      }
+    }
+  }
+
+  TAGRANK_DEVICE void store(int index, Warp& warp, int64_t t) {
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane);
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          const int r = row_of(index, lane, i, which);
+          if (!exists(u, r)) continue;
+          const int64_t at_row = t * call_.batch + first_row_ + r;
+          const Words2& rounded = warp.d_gates[i][which][lane];
+          uint16_t* d_gates = call_.d_gates + at_row * kGates * hidden_ + slice_.first + u;
+#pragma unroll
+          for (int gate = 0; gate < kGates; ++gate) {
+            d_gates[gate * hidden_] = static_cast<uint16_t>(rounded.word[gate / 2] >> (16 * (gate % 2)));
+          }
+          if (t > 0) continue;
+          const int64_t at = at_row * hidden_ + slice_.first + u;
+          if (call_.d_c0 != nullptr) call_.d_c0[at] = to_bits(T{}, warp.dc[i][lane].at[which]);
+          if (call_.constant) {
+            uint16_t* d_gates_x = call_.d_gates_x + at_row * kGates * hidden_ + slice_.first + u;
+            const Float4& sum = warp.d_input[i][which][lane];
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) d_gates_x[gate * hidden_] = to_bits(T{}, sum.at[gate]);
+          }
+        }
+      }
+    });
+  }
+
+  const BackwardCall& call_;
+  Block& block_;
+  const int hidden_;
+  const Slice slice_;
+  const int64_t first_row_;
+  uint16_t* const gradients_;
+  uint16_t* const staged_;
+  Float2* const slots_;
+};
+
+}  // namespace tagrank::cuda

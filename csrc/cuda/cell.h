@@ -1,0 +1,61 @@
+// The arithmetic of one LSTM cell, in float32; that of kernels/cell.py.
+#pragma once
+
+#include <cmath>
+
+#include "target.h"
+
+namespace tagrank::cuda {
+
+#ifdef __CUDACC__
+// The hardware's, good to some units in the last place; infinity and 0 at the ends.
+TAGRANK_DEVICE float exponential(float x) { return __expf(x); }
+TAGRANK_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+#else
+inline float exponential(float x) { return std::exp(x); }
+inline float quotient(float a, float b) { return a / b; }
+#endif
+
+// 1 / (1 + exp(-x)) from an exponential of a number that is never positive, so that nothing overflows.
+TAGRANK_DEVICE float sigmoid(float x) {
+  const float e = exponential(-fabsf(x));
+  return quotient(x < 0 ? e : 1.0f, 1.0f + e);
+}
+
+// Near 0 the odd polynomial of tanhf in S. L. Moshier's Cephes library, as (1 - e) / (1 + e) cancels there.
+TAGRANK_DEVICE float hyperbolic_tangent(float x) {
+  const float z = x * x;
+  float p = -5.70498872745e-3f * z + 2.06390887954e-2f;
+  p = (p * z - 5.37397155531e-2f) * z + 1.33314422036e-1f;
+  const float small = x + x * z * (p * z - 3.33332819422e-1f);
+  const float e = exponential(-2.0f * fabsf(x));
+  return z < 0.390625f ? small : copysignf(quotient(1.0f - e, 1.0f + e), x);
+}
+
+struct Gates {
+  float i, f, g, o;
+};
+
+// The gates from their pre-activations: the outer functions of equations (2)-(5).
+TAGRANK_DEVICE Gates activate(Gates pre) {
+  return {sigmoid(pre.i), sigmoid(pre.f), hyperbolic_tangent(pre.g), sigmoid(pre.o)};
+}
+
+// Equations (6) and (7): c_{t-1} becomes c_t, and h_t comes back.
+TAGRANK_DEVICE float cell_forward(Gates gates, float& c) {
+  c = gates.f * c + gates.i * gates.g;
+  return gates.o * hyperbolic_tangent(c);
+}
+
+// The derivative of both: from the gradient of h_t, and of c_t so far, to those of the pre-activations; dc becomes the
+// gradient of c_{t-1}.
+TAGRANK_DEVICE Gates cell_backward(Gates gates, float c_prev, float c, float dh, float& dc) {
+  const float tanh_c = hyperbolic_tangent(c);
+  dc += dh * gates.o * (1.0f - tanh_c * tanh_c);
+  const Gates d = {dc * gates.g * gates.i * (1.0f - gates.i), dc * c_prev * gates.f * (1.0f - gates.f),
+                   dc * gates.i * (1.0f - gates.g * gates.g), dh * tanh_c * gates.o * (1.0f - gates.o)};
+  dc *= gates.f;
+  return d;
+}
+
+}  // namespace tagrank::cuda

@@ -1,0 +1,162 @@
+// A block of a cluster: its threads, its shared memory, and the ways to the other blocks. On a GPU these are hardware; on
+// the host a block is a thread, which runs the warps one after another, and a cluster is as many threads that really wait
+// for each other. A schedule written with these runs on both.
+#pragma once
+
+#include <cstdint>
+
+#include "target.h"
+#include "warp.h"
+
+#ifndef __CUDACC__
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+#endif
+
+namespace tagrank::cuda {
+
+#ifdef __CUDACC__
+
+class Block {
+ public:
+  TAGRANK_DEVICE explicit Block(unsigned char* shared) : shared_(shared) {
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank_));
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks_));
+  }
+  TAGRANK_DEVICE int rank() const { return rank_; }      // in the cluster
+  TAGRANK_DEVICE int blocks() const { return blocks_; }  // of the cluster
+  TAGRANK_DEVICE int cluster() const { return blockIdx.x / blocks_; }
+  TAGRANK_DEVICE unsigned char* shared() const { return shared_; }
+
+  // function(i) for i in [0, n), shared out to the block's threads.
+  template <typename Function>
+  TAGRANK_DEVICE void share(int n, const Function& function) const {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) function(i);
+  }
+
+  // A barrier among the block's threads.
+  TAGRANK_DEVICE void sync() const { __syncthreads(); }
+
+  // A barrier between the warps 2n and 2n+1.
+  TAGRANK_DEVICE void sync_pair() const {
+    asm volatile("bar.sync %0, 64;" : : "r"(1 + static_cast<int>(threadIdx.x) / 64) : "memory");
+  }
+
+  // A barrier of the cluster in two halves: what was written before arrive() is seen after wait(). It covers writes to
+  // global memory too, and waits for them, so that those had better come after it.
+  TAGRANK_DEVICE void arrive() const { asm volatile("barrier.cluster.arrive.release;" : : : "memory"); }
+  TAGRANK_DEVICE void wait() const { asm volatile("barrier.cluster.wait.acquire;" : : : "memory"); }
+
+  // Writes to another block's shared memory, at the place that `mine` has in this block's.
+  TAGRANK_DEVICE void put(int rank, const void* mine, const Words4& value) const {
+    asm volatile("st.shared::cluster.v4.b32 [%0], {%1,%2,%3,%4};"
+                 :
+                 : "r"(there(rank, mine)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
+                   "r"(value.word[3])
+                 : "memory");
+  }
+  TAGRANK_DEVICE void put(int rank, const void* mine, const Float2& value) const {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};"
+                 :
+                 : "r"(there(rank, mine)), "f"(value.at[0]), "f"(value.at[1])
+                 : "memory");
+  }
+
+ private:
+  TAGRANK_DEVICE static uint32_t there(int rank, const void* mine) {
+    uint32_t address;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(address)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank));
+    return address;
+  }
+
+  unsigned char* shared_;
+  int rank_, blocks_;
+};
+
+// What the block's warps keep in registers.
+template <typename State>
+class Warps {
+ public:
+  TAGRANK_DEVICE explicit Warps(int) {}
+  // function(index, state) in each warp.
+  template <typename Function>
+  TAGRANK_DEVICE void each(const Function& function) {
+    function(static_cast<int>(threadIdx.x) / kLanes, state_);
+    __syncwarp();
+  }
+
+ private:
+  State state_;
+};
+
+#else
+
+// The barrier of a cluster.
+class Meeting {
+ public:
+  explicit Meeting(int blocks) : blocks_(blocks) {}
+  void arrive() { arrived_.fetch_add(1, std::memory_order_release); }
+  void wait(int times) const {
+    while (arrived_.load(std::memory_order_acquire) < times * blocks_) std::this_thread::yield();
+  }
+
+ private:
+  const int blocks_;
+  std::atomic<int> arrived_{0};
+};
+
+class Block {
+ public:
+  Block(int rank, int cluster, const std::vector<unsigned char*>& shared, Meeting& meeting)
+      : rank_(rank), cluster_(cluster), shared_(shared), meeting_(meeting) {}
+  int rank() const { return rank_; }
+  int blocks() const { return static_cast<int>(shared_.size()); }
+  int cluster() const { return cluster_; }
+  unsigned char* shared() const { return shared_[rank_]; }
+  template <typename Function>
+  void share(int n, const Function& function) const {
+    for (int i = 0; i < n; ++i) function(i);
+  }
+  void sync() const {}
+  void sync_pair() const {}
+  void arrive() {
+    meeting_.arrive();
+    ++arrivals_;
+  }
+  void wait() const {
+#ifndef TAGRANK_WITHOUT_BARRIER
+    meeting_.wait(arrivals_);
+#endif
+  }
+  template <typename V>
+  void put(int rank, const void* mine, const V& value) const {
+    std::memcpy(shared_[rank] + (static_cast<const unsigned char*>(mine) - shared()), &value, sizeof value);
+  }
+
+ private:
+  const int rank_, cluster_;
+  const std::vector<unsigned char*>& shared_;
+  Meeting& meeting_;
+  int arrivals_ = 0;
+};
+
+template <typename State>
+class Warps {
+ public:
+  explicit Warps(int warps) : states_(warps) {}
+  template <typename Function>
+  void each(const Function& function) {
+    for (int warp = 0; warp < static_cast<int>(states_.size()); ++warp) function(warp, states_[warp]);
+  }
+
+ private:
+  std::vector<State> states_;
+};
+
+#endif
+
+}  // namespace tagrank::cuda

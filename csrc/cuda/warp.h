@@ -1,0 +1,132 @@
+// A warp and its matrix instructions: on a GPU as they are, on the host lane after lane, by the layout that the PTX ISA
+// documents (9.7.14, "Matrix fragments for mma.m16n8k16 with floating point types").
+//
+// In what follows a lane is (g, q) = (lane / 4, lane % 4). The inner dimension of a product may be put in any order, so
+// long as both operands are in the same: lane q takes the eight neighbouring numbers 8q .. 8q+7 of each 32, which it can
+// read at once, for the two instructions that these 32 are.
+#pragma once
+
+#include <cstdint>
+
+#include "number.h"
+#include "target.h"
+
+namespace tagrank::cuda {
+
+constexpr int kLanes = 32;
+
+#ifdef __CUDACC__
+
+// A value of each lane: on a GPU a register.
+template <typename V>
+struct Lanes {
+  V value;
+  TAGRANK_DEVICE V& operator[](int) { return value; }
+  TAGRANK_DEVICE const V& operator[](int) const { return value; }
+};
+
+// function(lane) in each lane of the warp.
+template <typename Function>
+TAGRANK_DEVICE void each_lane(const Function& function) {
+  function(static_cast<int>(threadIdx.x) % kLanes);
+}
+
+TAGRANK_DEVICE void mma(Float16, Float4& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                        uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+TAGRANK_DEVICE void mma(BFloat16, Float4& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                        uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+// c += a b, with a [16, 16], b [16, 8] and c [16, 8] spread over the lanes.
+template <typename T>
+TAGRANK_DEVICE void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Words2>& b) {
+  mma(T{}, c.value, a.value.word[0], a.value.word[1], a.value.word[2], a.value.word[3], b.value.word[0],
+      b.value.word[1]);
+}
+
+// Four 8 x 8 matrices, transposed on the way: lane l names row l % 8 of matrix l / 8, and in word p gets the elements
+// [2q][g] and [2q+1][g] of matrix p.
+TAGRANK_DEVICE void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_t*>& row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row.value));
+  uint32_t* word = to.value.word;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
+
+#else
+
+template <typename V>
+struct Lanes {
+  V value[kLanes];
+  V& operator[](int lane) { return value[lane]; }
+  const V& operator[](int lane) const { return value[lane]; }
+};
+
+template <typename Function>
+void each_lane(const Function& function) {
+  for (int lane = 0; lane < kLanes; ++lane) function(lane);
+}
+
+template <typename T>
+void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Words2>& b) {
+  const auto half = [](uint32_t word, int which) { return which ? high_half<T>(word) : low_half<T>(word); };
+  float left[16][16], right[16][8];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int g = lane / 4, q = lane % 4;
+    for (int r = 0; r < 4; ++r) {  // a0: (g, 2q), a1: (g+8, 2q), a2: (g, 2q+8), a3: (g+8, 2q+8)
+      for (int e = 0; e < 2; ++e) left[g + 8 * (r % 2)][2 * q + 8 * (r / 2) + e] = half(a[lane].word[r], e);
+    }
+    for (int r = 0; r < 2; ++r) {  // b0: (2q, g), b1: (2q+8, g)
+      for (int e = 0; e < 2; ++e) right[2 * q + 8 * r + e][g] = half(b[lane].word[r], e);
+    }
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int g = lane / 4, q = lane % 4;
+    for (int r = 0; r < 4; ++r) {  // c0: (g, 2q), c1: (g, 2q+1), c2: (g+8, 2q), c3: (g+8, 2q+1)
+      for (int k = 0; k < 16; ++k) c[lane].at[r] += left[g + 8 * (r / 2)][k] * right[k][2 * q + r % 2];
+    }
+  }
+}
+
+inline void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_t*>& row) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int g = lane / 4, q = lane % 4;
+    for (int p = 0; p < 4; ++p) {
+      to[lane].word[p] = row[8 * p + 2 * q][g] | static_cast<uint32_t>(row[8 * p + 2 * q + 1][g]) << 16;
+    }
+  }
+}
+
+#endif
+
+// c += a b over 32 of the inner dimension: `upper` and `lower` hold eight numbers of the rows g and g + 8 of a, `right`
+// of column g of b, those from 8q on.
+template <typename T>
+TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const Lanes<Words4>& lower,
+                             const Lanes<Words4>& right) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Lanes<Words4> a;
+    Lanes<Words2> b;
+    each_lane([&](int lane) {
+      const uint32_t* up = upper[lane].word + 2 * half;
+      const uint32_t* low = lower[lane].word + 2 * half;
+      const uint32_t* in = right[lane].word + 2 * half;
+      a[lane] = {{up[0], low[0], up[1], low[1]}};
+      b[lane] = {{in[0], in[1]}};
+    });
+    mma<T>(c, a, b);
+  }
+}
+
+}  // namespace tagrank::cuda

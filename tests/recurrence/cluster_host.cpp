@@ -1,0 +1,173 @@
+// The schedules of csrc/cuda on the host: each block of a cluster a thread, with the barriers between them real, for
+// test_cluster.py. Built without CUDA.
+
+#include <algorithm>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+
+using namespace tagrank::cuda;
+
+namespace {
+
+// All clusters of a pass in turn. What nobody has written is not a number.
+template <typename Pass, typename Call>
+void run(const Call& call, int rows, int bytes) {
+  const int blocks = blocks_for(call.hidden);
+  for (int cluster = 0; cluster * int64_t{rows} < call.batch; ++cluster) {
+    std::vector<std::vector<uint64_t>> memory(blocks, std::vector<uint64_t>(bytes / 8 + 1, ~uint64_t{0}));
+    std::vector<unsigned char*> shared;
+    for (auto& block : memory) {
+      auto* start = reinterpret_cast<unsigned char*>(block.data());
+      shared.push_back(start + reinterpret_cast<uintptr_t>(start) % 16);
+    }
+    Meeting meeting(blocks);
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < blocks; ++rank) {
+      threads.emplace_back([&, rank] {
+        Block block(rank, cluster, shared, meeting);
+        Pass(call, block).run();
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  }
+}
+
+template <typename T, int kPadded, int kTiles>
+void run_forward(const ForwardCall& call) {
+  using Pass = Forward<T, Sizes<kPadded, kTiles>>;
+  run<Pass>(call, kTile * kTiles, Pass::kShared);
+}
+template <typename T, int kPadded, int kTiles>
+void run_backward(const BackwardCall& call) {
+  using Pass = Backward<T, Sizes<kPadded, kTiles>>;
+  run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
+}
+
+// function<T, kPadded, kTiles>(call) for what the call needs; false where that was not compiled.
+#define CHOOSE(function, call, bfloat16, tiles)                                                          \
+  switch (padded(call.hidden) * 10 + tiles) {                                                            \
+    CASE(function, call, bfloat16, 128, 1)                                                               \
+    CASE(function, call, bfloat16, 128, 2)                                                               \
+    CASE(function, call, bfloat16, 128, 4)                                                               \
+    CASE(function, call, bfloat16, 256, 2)                                                               \
+    CASE(function, call, bfloat16, 384, 1)                                                               \
+    CASE(function, call, bfloat16, 512, 2)                                                               \
+    default:                                                                                             \
+      return false;                                                                                      \
+  }
+#define CASE(function, call, bfloat16, padded, tiles)                                                    \
+  case padded * 10 + tiles:                                                                              \
+    bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \
+    return true;
+
+}  // namespace
+
+extern "C" {
+
+bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
+  if (tiles == 8 && padded(call->hidden) == 128) return run_forward<Float16, 128, 8>(*call), !bfloat16;
+  CHOOSE(run_forward, (*call), bfloat16, tiles)
+}
+
+bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
+  CHOOSE(run_backward, (*call), bfloat16, tiles)
+}
+
+int cluster_blocks(int hidden) { return blocks_for(hidden); }
+int cluster_padded(int hidden) { return padded(hidden); }
+
+// Shared memory of a block, in bytes.
+int cluster_forward_bytes() { return Forward<Float16, Sizes<512, 8>>::kShared; }
+int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::shared(kMaxBlocks); }
+
+// How often each element is covered: of U [4H, H] as the operand of both products, of the states [B, H] as they are updated
+// and differentiated, and of the parts of dh [H] that each block puts to the others.
+void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int* backward_weight, int* updated,
+                      int* differentiated, int* put) {
+  const int size = padded(hidden), blocks = blocks_for(hidden), stripes = size / kWarps / 16;
+  for (int block = 0; block < blocks; ++block) {
+    const Slice slice = slice_of(block, hidden);
+    for (int warp = 0; warp < kWarps; ++warp) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int u = unit_of(warp, lane);
+        for (int gate = 0; u < slice.count && gate < kGates; ++gate) {
+          for (int step = 0; step < size / 2 / kStep; ++step) {
+            for (int i = 0; i < 8; ++i) {
+              const int inner = inner_of(warp, lane, step, size) + i;
+              if (inner < hidden) ++forward_weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
+            }
+          }
+        }
+        for (int first = 0; first < batch; first += kTile * tiles) {
+          for (int tile = 0; u < slice.count && tile < tiles; ++tile) {
+            const int row = first + row_of(warp, lane, tile);
+            if (row < batch) ++updated[row * hidden + slice.first + u];
+          }
+          for (int i = 0; u < slice.count && i < (tiles + 1) / 2; ++i) {
+            for (int which = 0; which < 2 && tile_of(warp, i) < tiles; ++which) {
+              const int row = first + row_of(warp, lane, i, which);
+              if (row < batch) ++differentiated[row * hidden + slice.first + u];
+            }
+          }
+        }
+      }
+      for (int stripe = 0; stripe < stripes; ++stripe) {
+        for (int lower = 0; lower < 2; ++lower) {
+          const int group = group_of(warp, stripe, stripes, lower);
+          for (int g = 0; g < kGroup; ++g) {
+            const int state = group * kGroup + g;
+            if (state >= hidden) continue;
+            const Slice owner = slice_of(group / kGroups, hidden);
+            if (owner.first + group % kGroups * kGroup + g == state) ++put[block * hidden + state];
+            for (int step = 0; step < kGates * kUnits / kStep; ++step) {
+              for (int at = 0; at < kStep; ++at) {
+                const int inner = staged_inner(step, at), u = inner / kGates;
+                if (u < slice.count) ++backward_weight[gate_row(inner % kGates, slice.first + u, hidden) * hidden + state];
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+}
+
+#ifdef TAGRANK_MAIN
+// Both passes on one small problem, for the thread sanitizer.
+int main() {
+  const int batch = 9, hidden = 100, steps = 4;
+  std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
+  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size()), c_n(batch * hidden);
+  std::vector<float> cells(output.size());
+  for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
+  ForwardCall forward{};
+  forward.batch = batch;
+  forward.hidden = hidden;
+  forward.steps = steps;
+  forward.constant = true;
+  forward.gates_x = gates_x.data();
+  forward.weight_hh = weight.data();
+  forward.output = output.data();
+  forward.c_n = c_n.data();
+  forward.gates = gates.data();
+  forward.cells = cells.data();
+  BackwardCall backward{};
+  backward.batch = batch;
+  backward.hidden = hidden;
+  backward.steps = steps;
+  backward.constant = true;
+  backward.grad_output = output.data();
+  backward.grad_c_n = c_n.data();
+  backward.weight_hh = weight.data();
+  backward.gates = gates.data();
+  backward.cells = cells.data();
+  backward.d_gates = d_gates.data();
+  backward.d_gates_x = d_gates_x.data();
+  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
+}
+#endif

@@ -1,0 +1,239 @@
+"""The cluster backend without a GPU: its schedules on the host against float64, what holds what, and what was compiled.
+
+The kernels of ``csrc/cuda`` are written for a block that is a GPU's or the host's. Here it is the host's: a cluster is as
+many threads, which wait for each other where the blocks would, and matrix instructions are computed lane by lane as the
+PTX ISA lays them out. It is the schedule and the arithmetic that this checks, and not the hardware: that is for
+``test_gpu.py``.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tagrank import lstm_recurrence
+from tagrank.recurrence import cluster
+from tagrank.recurrence.eager import lstm_loop
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
+SIZES = {128: (1, 2, 4), 256: (2,), 384: (1,), 512: (2,)}
+#: Of the norm of the reference: h and the gates' gradients are rounded to 16 bit at each step.
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+class ForwardCall(ctypes.Structure):
+    _fields_ = (
+        [("batch", ctypes.c_int64), ("steps", ctypes.c_int64), ("hidden", ctypes.c_int), ("constant", ctypes.c_bool)]
+        + [(name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "output", "c_n", "gates", "cells")]
+    )  # fmt: skip
+
+
+class BackwardCall(ctypes.Structure):
+    _fields_ = (
+        ForwardCall._fields_[:4]
+        + [(name, ctypes.c_void_p) for name in ("grad_output", "grad_c_n", "weight_hh", "c0", "gates", "gates_x")]
+        + [(name, ctypes.c_void_p) for name in ("cells", "d_gates", "d_gates_x", "d_c0")]
+    )  # fmt: skip
+
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compile the host's program, as a library unless told otherwise; skips where the compiler has no such option."""
+
+    def build(name: str, *options: str) -> Path:
+        target = tmp_path_factory.getbasetemp() / name
+        if not target.exists():
+            command = [COMPILER, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
+            sources = [f"-I{ROOT}/csrc/cuda", f"{ROOT}/tests/recurrence/cluster_host.cpp", "-o", str(target)]
+            done = subprocess.run([*command, *options, *sources], capture_output=True, text=True)
+            if "_Float16" in done.stderr or "tsan" in done.stderr:
+                pytest.skip("this compiler has no _Float16, or no thread sanitizer")
+            assert done.returncode == 0, done.stderr
+        return target
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def host(build: Build) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build("cluster.so", "-shared", "-fPIC")))
+    library.cluster_forward.restype = library.cluster_backward.restype = ctypes.c_bool
+    return library
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
+def nan(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.full(shape, torch.nan, dtype=dtype)
+
+
+Problem = dict[str, Any]
+
+
+def make_problem(batch: int, hidden: int, steps: int, constant: bool, states: bool, dtype: torch.dtype) -> Problem:
+    generator = torch.Generator().manual_seed(batch * hidden + steps)
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).to(dtype)
+
+    return {
+        "gates_x": normal(batch, 4 * hidden) if constant else normal(steps, batch, 4 * hidden),
+        "weight_hh": normal(4 * hidden, hidden, scale=1.5 / hidden**0.5),
+        "h0": normal(batch, hidden, scale=0.5) if states else None,
+        "c0": normal(batch, hidden) if states else None,
+        "grad_output": normal(steps, batch, hidden),
+        "grad_c_n": normal(batch, hidden),
+        "steps": steps,
+    }
+
+
+def reference(problem: Problem) -> dict[str, Tensor]:
+    """Both passes in float64. The gates' gradients are those of an input of each step's own."""
+    p = {name: value.double() if isinstance(value, Tensor) else value for name, value in problem.items()}
+    batch, hidden = p["grad_c_n"].shape
+    gates_x = p["gates_x"].expand(p["steps"], batch, 4 * hidden).clone().requires_grad_()
+    zeros = torch.zeros_like(p["grad_c_n"])
+    h0 = zeros if p["h0"] is None else p["h0"]
+    c0 = (zeros if p["c0"] is None else p["c0"]).requires_grad_()
+    output, c_n = lstm_loop(gates_x, p["weight_hh"], h0, c0, p["steps"])
+    d_gates, d_c0 = torch.autograd.grad(
+        [output, c_n], [gates_x, c0], [p["grad_output"], p["grad_c_n"]]
+    )  # fmt: skip
+    result = {"output": output.detach(), "c_n": c_n.detach(), "d_gates": d_gates}
+    if problem["gates_x"].dim() == 2:
+        result["d_gates_x"] = d_gates.sum(0)
+    if problem["c0"] is not None:
+        result["d_c0"] = d_c0
+    return result
+
+
+def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False, save: bool = True) -> Problem:
+    """Both passes on the host; the backward pass where forward saved for it."""
+    gates_x, weight_hh, steps = problem["gates_x"], problem["weight_hh"], problem["steps"]
+    dtype, (batch, hidden) = gates_x.dtype, problem["grad_c_n"].shape
+    constant, bfloat16 = gates_x.dim() == 2, dtype == torch.bfloat16
+    output, c_n = nan(steps, batch, hidden, dtype=dtype), nan(batch, hidden, dtype=dtype)
+    gates = nan(steps, batch, 4 * hidden, dtype=dtype) if save and not recompute else None
+    cells = nan(steps, batch, hidden, dtype=torch.float32) if save else None
+    states = [problem["h0"], problem["c0"]]
+    pointers = map(pointer, (gates_x, weight_hh, *states, output, c_n, gates, cells))
+    call = ForwardCall(batch, steps, hidden, constant, *pointers)
+    assert host.cluster_forward(ctypes.byref(call), bfloat16, tiles)
+    result = {"output": output, "c_n": c_n}
+    if not save:
+        return result
+    if recompute:
+        previous = torch.cat([torch.zeros_like(output[:1]) if states[0] is None else states[0][None], output[:-1]])
+        gates = (previous.float() @ weight_hh.float().T).to(dtype)
+    d_gates = gates if recompute else torch.full_like(gates, torch.nan)
+    d_gates_x = nan(batch, 4 * hidden, dtype=dtype) if constant else None
+    d_c0 = None if states[1] is None else nan(batch, hidden, dtype=dtype)
+    again = gates_x if recompute else None
+    pointers = (problem["grad_output"], problem["grad_c_n"], weight_hh, states[1], gates, again, cells, d_gates)
+    call = BackwardCall(batch, steps, hidden, constant, *map(pointer, (*pointers, d_gates_x, d_c0)))
+    assert host.cluster_backward(ctypes.byref(call), bfloat16, tiles)
+    result |= {"d_gates": d_gates, "d_gates_x": d_gates_x, "d_c0": d_c0}
+    return {name: value for name, value in result.items() if value is not None}
+
+
+def errors(result: Problem, expected: Problem) -> dict[str, float]:
+    return {
+        name: ((result[name].double() - value).norm() / value.norm()).item()
+        for name, value in expected.items()
+        if name in result
+    }
+
+
+@settings(max_examples=40)
+@given(
+    padded=st.sampled_from(sorted(SIZES)),
+    short=st.integers(0, 127),
+    batch=st.integers(1, 40),
+    steps=st.integers(1, 4),
+    constant=st.booleans(),
+    states=st.booleans(),
+    recompute=st.booleans(),
+    dtype=st.sampled_from(sorted(TOLERANCE, key=str)),
+    data=st.data(),
+)
+def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, dtype, data) -> None:
+    tiles = data.draw(st.sampled_from(SIZES[padded]))
+    batch = min(batch, 20) if padded > 256 else batch
+    problem = make_problem(batch, padded - short, steps, constant, states, dtype)
+    expected = reference(problem)
+    found = errors(run(host, problem, tiles, recompute), expected)
+    assert set(found) == set(expected)
+    assert max(found.values()) < TOLERANCE[dtype], found
+
+
+@pytest.mark.parametrize("tiles", [1, 8])
+def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int) -> None:
+    problem = make_problem(70, 96, 3, True, True, torch.float16)
+    result = run(host, problem, tiles, save=False)
+    trained = run(host, problem, 1)
+    assert torch.equal(result["output"], trained["output"])
+    assert torch.equal(result["c_n"], trained["c_n"])
+
+
+def test_every_run_gives_the_same_bits(host: ctypes.CDLL) -> None:
+    """The parts of a sum come from many blocks, and are added up in one order."""
+    problem = make_problem(11, 250, 5, True, True, torch.bfloat16)
+    first, second = run(host, problem, 2), run(host, problem, 2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_the_barrier_it_fails(build: Build) -> None:
+    library = ctypes.CDLL(str(build("without.so", "-shared", "-fPIC", "-DTAGRANK_WITHOUT_BARRIER")))
+    problem = make_problem(11, 250, 5, True, True, torch.float16)
+    found = errors(run(library, problem, 2), reference(problem))
+    assert not max(found["output"], found["d_gates"]) < 10 * TOLERANCE[torch.float16]
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+def test_blocks_do_not_race(build: Build, barrier: bool) -> None:
+    """By the thread sanitizer, which sees every access to another block's memory that no barrier orders."""
+    options = ["-fsanitize=thread", "-DTAGRANK_MAIN", *([] if barrier else ["-DTAGRANK_WITHOUT_BARRIER"])]
+    program = build(f"sanitized-{barrier}", *options)
+    done = subprocess.run([program], capture_output=True, text=True)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("the thread sanitizer does not run on this kernel")
+    assert (done.returncode == 0) == barrier, done.stderr
+    assert ("data race" in done.stderr) != barrier
+
+
+@settings(max_examples=30)
+@given(batch=st.integers(1, 70), hidden=st.integers(1, 512), tiles=st.sampled_from((1, 2, 4, 8)))
+def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, tiles: int) -> None:
+    weights = [torch.zeros(4 * hidden, hidden, dtype=torch.int32) for _ in range(2)]
+    states = [torch.zeros(batch, hidden, dtype=torch.int32) for _ in range(2)]
+    put = torch.zeros(host.cluster_blocks(hidden), hidden, dtype=torch.int32)
+    counts = (*weights, *states, put)
+    host.cluster_coverage(batch, hidden, tiles, *(ctypes.c_void_p(count.data_ptr()) for count in counts))
+    assert all((count == 1).all() for count in counts)
+
+
+def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:
+    assert [host.cluster_blocks(hidden) for hidden in (1, 32, 33, 256, 500, 512)] == [1, 1, 2, 8, 16, 16]
+    assert [host.cluster_padded(hidden) for hidden in (1, 128, 129, 512)] == [128, 128, 256, 512]
+    # What a block of compute capability 9.0 may have.
+    assert max(host.cluster_forward_bytes(), host.cluster_backward_bytes()) <= 227 * 1024
+    assert host.cluster_blocks(cluster.MAX_HIDDEN) == 16

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank import ContextLSTM, env
-from tagrank.recurrence import triton
+from tagrank.recurrence import cluster, triton
 from tagrank.recurrence.backends import FUSED
 
 #: Relative error, in the norm, up to which a result counts as right.
@@ -90,6 +90,10 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
             ours = Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps))
             if not cuda:
                 runs.append(ours)
+                continue
+            if backend == "cluster":
+                if cluster.unsupported(torch.empty(0, 4 * case.hidden, device=case.device, dtype=case.dtype)) is None:
+                    runs.append(replace(ours, model_ms=_modelled(case, "cluster")))
                 continue
             runs.append(replace(ours, model_ms=_modelled(case, None)))
             # What the table would take if this GPU were in tagrank.kernels.verified.
@@ -171,10 +175,10 @@ def _served(case: Case) -> list[OneLaunch]:
     return [name for name in names if all(name in some for some in served)]
 
 
-def _modelled(case: Case, name: OneLaunch | None) -> dict[Mode, float]:
+def _modelled(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
     """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
     from tagrank.kernels.choice import choose
-    from tagrank.kernels.model import H100, step
+    from tagrank.kernels.model import H100, cluster_step, step
     from tagrank.kernels.variants import Kernel
 
     size = _table(case)
@@ -182,6 +186,9 @@ def _modelled(case: Case, name: OneLaunch | None) -> dict[Mode, float]:
         return {}
 
     def floor(kernel: Kernel, training: bool) -> float:
+        if name == "cluster":
+            one = cluster_step(kernel, case.batch, case.hidden, H100, training=training)
+            return case.steps * one.floor(H100)[0] * 1e3
         variant = choose(kernel, *size, name=name)
         return case.steps * step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
 

@@ -21,7 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,10 +42,10 @@ TESTS = (
 PROCESSES = 6
 #: Plugins may be missing, and their marks then unknown: what hangs is found without them.
 PYTEST = ("-o", "addopts=--import-mode=importlib")
-VARIANTS = ("resident", "grouped", "step")
+KERNELS = ("resident", "grouped", "step", "cluster")
 HIDDEN = (128, 256, 512, 1024)
 #: Seconds: for tests and checker at most; for everything, of which the benchmark has what is left; and for one test.
-TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 240, 70, 500, 50
+TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 220, 60, 430, 50
 #: So much of what a process said goes into the result.
 TAIL = 4000
 
@@ -142,7 +142,7 @@ def _read(file: IO[str]) -> str:
 
 
 def run_sanitizer(seconds: float) -> dict[str, str]:
-    """For each tool of compute-sanitizer and each variant: ``passed``, or how it ended, and what it said last."""
+    """For each tool of compute-sanitizer and name of kernels: ``passed``, or how it ended, and what it said last."""
     path = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if path is None:
         return {"compute-sanitizer": "not installed"}
@@ -157,21 +157,21 @@ def run_sanitizer(seconds: float) -> dict[str, str]:
         how = f"not finished in {seconds:.0f} s" if code is None else f"failed with {code}"
         return f"{how}: {text[-TAIL:]}"
 
-    cases = list(itertools.product(("memcheck", "racecheck"), VARIANTS))
+    cases = list(itertools.product(("memcheck", "racecheck"), KERNELS))
     with ThreadPoolExecutor(len(cases)) as pool:
         said = list(pool.map(lambda case: run(*case), cases))
     return {" ".join(case): what for case, what in zip(cases, said, strict=True)}
 
 
 def run_small(name: Any) -> None:
-    """What compute-sanitizer watches: both passes of a variant, on rows and units that fill no tile."""
+    """What compute-sanitizer watches: both passes by kernels of this name, on rows and units that fill no tile."""
     for hidden, steps in ((48, 1), (112, 3)):
         generator = torch.Generator().manual_seed(0)
         shapes = (19, 4 * hidden), (4 * hidden, hidden), (19, hidden), (19, hidden)
         inputs = [torch.randn(s, generator=generator).mul(0.1).half().cuda().requires_grad_() for s in shapes]
         exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-        with triton.forced(forward=name, backward=name):
-            output, _ = lstm_recurrence(*inputs, steps=steps, backend="triton")
+        with nullcontext() if name == "cluster" else triton.forced(forward=name, backward=name):
+            output, _ = lstm_recurrence(*inputs, steps=steps, backend="cluster" if name == "cluster" else "triton")
             got = [output, *torch.autograd.grad(output.sum(), inputs)]
         output, _ = lstm_loop(*exact, steps)
         for a, b in zip(got, [output, *torch.autograd.grad(output.sum(), exact)], strict=True):
@@ -212,7 +212,7 @@ def attempt(result: dict[str, Any], path: Path, name: str, part: Callable[[], An
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="result file (default: benchmarks/results/gpu-<capability>.json)")
-    parser.add_argument("--small", choices=VARIANTS, help="run small problems of this variant alone, for a checker")
+    parser.add_argument("--small", choices=KERNELS, help="run small problems by these kernels alone, for a checker")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here")

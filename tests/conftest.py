@@ -68,13 +68,17 @@ def _available(name: str) -> str:
     return name
 
 
-@pytest.fixture(scope="session", params=list(FUSED))
+#: What holds for every backend is tested in float32 and float64. ``test_gpu.py`` has the one that does not take these.
+_WIDE = [name for name in NAMES if name != "cluster"]
+
+
+@pytest.fixture(scope="session", params=[name for name in _WIDE if name in FUSED])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each fused backend by name."""
+    """Each fused backend of any precision by name."""
     return _available(request.param)
 
 
-@pytest.fixture(scope="session", params=list(NAMES))
+@pytest.fixture(scope="session", params=_WIDE)
 def any_backend(request: pytest.FixtureRequest) -> str:
     """Each backend by name, eager among them."""
     return _available(request.param)

@@ -32,6 +32,8 @@ def build(source: Path, *options: str, **environment: str) -> subprocess.Complet
     """``pip wheel`` into ``source/dist``."""
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", *options, "."]
     clean = {name: value for name, value in os.environ.items() if name != "TAGRANK_BUILD_EXT"}
+    # nvcc takes its time.
+    clean["TAGRANK_BUILD_CUDA"] = "0"
     return subprocess.run(command, cwd=source, env=clean | environment, capture_output=True, text=True)
 
 
@@ -104,6 +106,38 @@ def test_compiler_that_fails(source: Path, wish: str) -> None:
         assert "tagrank/__init__.py" in files
 
 
+@pytest.fixture
+def broken_nvcc(tmp_path: Path) -> str:
+    """A CUDA_HOME whose nvcc compiles nothing."""
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho no such GPU >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    return str(tmp_path / "cuda")
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_nvcc_that_fails(source: Path, broken_nvcc: str) -> None:
+    done = build(
+        source, "--no-build-isolation", "-v", TAGRANK_BUILD_EXT="1", TAGRANK_BUILD_CUDA="auto", CUDA_HOME=broken_nvcc
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "csrc/cuda cannot be built" in output
+    assert "no such GPU" in output
+    assert "tagrank/_C.so" in wheel(source)[1]
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.parametrize("there", [True, False])
+def test_nvcc_required(source: Path, broken_nvcc: str, there: bool) -> None:
+    home = broken_nvcc if there else str(source)
+    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", TAGRANK_BUILD_CUDA="1", CUDA_HOME=home)
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert ("no such GPU" if there else "no nvcc in CUDA_HOME/bin") in output
+
+
 def test_library_required_without_torch(source: Path) -> None:
     (source / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
     environment = os.environ | {"TAGRANK_BUILD_EXT": "1", "PYTHONPATH": str(source)}
@@ -114,7 +148,8 @@ def test_library_required_without_torch(source: Path) -> None:
     assert "--no-build-isolation" in done.stderr
 
 
-def test_unknown_wish(source: Path) -> None:
-    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="yes")
+@pytest.mark.parametrize("variable", ["TAGRANK_BUILD_EXT", "TAGRANK_BUILD_CUDA"])
+def test_unknown_wish(source: Path, variable: str) -> None:
+    done = build(source, "--no-build-isolation", **{variable: "yes"})
     assert done.returncode != 0
-    assert "TAGRANK_BUILD_EXT: expected auto, 1 or 0; got 'yes'" in done.stderr
+    assert f"{variable}: expected auto, 1 or 0; got 'yes'" in done.stderr

@@ -1,4 +1,4 @@
-"""The CUDA C++ backend for NVIDIA GPUs of compute capability 9.0 and later: ``csrc/cuda``, built into ``tagrank/_C.so``.
+"""The CUDA C++ backend for NVIDIA GPUs from compute capability 9.0 on: ``csrc/cuda``, built into ``tagrank/_C.so``.
 
 A whole sequence is one launch. Up to 16 thread blocks, a cluster, keep U in their registers and hand the hidden states
 to each other through distributed shared memory. It is there where nvcc was when tagrank was installed, and ``auto``
@@ -23,13 +23,14 @@ MAX_HIDDEN = 512
 #: The first GPUs that have clusters.
 OLDEST = (9, 0)
 
-_LIBRARY = _lib.load() or _lib.without_cuda()
+#: Why the kernels are not there, or ``None``.
+LIBRARY = _lib.load() or _lib.without_cuda()
 
 
 def __getattr__(name: str) -> Any:
     # Looking for a GPU takes time and starts the driver, so not while tagrank is imported.
     if name == "UNAVAILABLE":
-        return _LIBRARY or (None if torch.cuda.is_available() else "no NVIDIA GPU")
+        return LIBRARY or (None if torch.cuda.is_available() else "no NVIDIA GPU")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

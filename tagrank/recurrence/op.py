@@ -51,8 +51,8 @@ def lstm_recurrence(
         h0: ``[B, H]``, the initial hidden state; zeros where left out.
         c0: ``[B, H]``, the initial cell state; zeros where left out.
         steps: ``T``. Required where ``gates_x`` is constant; else it has to agree with its length or be left out.
-        backend: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``. Only ``"eager"`` has second and forward-mode
-            derivatives and goes through ``torch.func``, where ``"auto"`` takes it by itself.
+        backend: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``. Only ``"eager"`` has second and
+            forward-mode derivatives and goes through ``torch.func``, where ``"auto"`` takes it by itself.
         recompute: for backward, keep the cell states alone and compute the gates again: less memory, more time.
 
     Returns:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tagrank.kernels.choice import RULES
-from tagrank.kernels.report import compiled, modelled, reasons
+from tagrank.kernels.report import compiled, modelled, modelled_clusters, reasons
 from tagrank.kernels.variants import Gpu
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
@@ -74,3 +74,8 @@ def test_the_page_is_that_of_this_table() -> None:
     for line in (*modelled(), *reasons()):
         assert line.strip() in text, "make kernels-report writes it again"
     assert re.search(r"It says nothing about the speed that they have", text)
+
+
+def test_the_page_of_the_cluster_has_the_model_as_it_is() -> None:
+    text = (PAGE.parent / "cluster.md").read_text()
+    assert "\n".join(modelled_clusters()) in text

@@ -1,8 +1,8 @@
-"""The cluster backend without a GPU: its schedules on the host against float64, what holds what, and what was compiled.
+"""The cluster backend without a GPU: its schedules on the host against float64, who holds what, what was compiled.
 
-The kernels of ``csrc/cuda`` are written for a block that is a GPU's or the host's. Here it is the host's: a cluster is as
-many threads, which wait for each other where the blocks would, and matrix instructions are computed lane by lane as the
-PTX ISA lays them out. It is the schedule and the arithmetic that this checks, and not the hardware: that is for
+The kernels of ``csrc/cuda`` are written for a block that is a GPU's or the host's. Here it is the host's: a cluster is
+as many threads, which wait for each other where the blocks would, and matrix instructions are computed lane by lane as
+the PTX ISA lays them out. It is the schedule and the arithmetic that this checks, and not the hardware: that is for
 ``test_gpu.py``.
 """
 
@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tagrank import lstm_recurrence
-from tagrank.recurrence import cluster
+from tagrank.kernels.variants import Gpu
+from tagrank.recurrence import _lib, cluster, explain
 from tagrank.recurrence.eager import lstm_loop
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +32,6 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 SIZES = {128: (1, 2, 4), 256: (2,), 384: (1,), 512: (2,)}
 #: Of the norm of the reference: h and the gates' gradients are rounded to 16 bit at each step.
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
 class ForwardCall(ctypes.Structure):
@@ -54,7 +54,9 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compile the host's program, as a library unless told otherwise; skips where the compiler has no such option."""
+    """Compile the host's program; skips where the compiler has no such option."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
 
     def build(name: str, *options: str) -> Path:
         target = tmp_path_factory.getbasetemp() / name
@@ -229,6 +231,61 @@ def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, 
     counts = (*weights, *states, put)
     host.cluster_coverage(batch, hidden, tiles, *(ctypes.c_void_p(count.data_ptr()) for count in counts))
     assert all((count == 1).all() for count in counts)
+
+
+@pytest.mark.skipif(cluster.LIBRARY is not None, reason=str(cluster.LIBRARY))
+def test_compiled_kernels_keep_to_registers() -> None:
+    """Each dtype and size of both passes: U is in registers, and stays there; the products are the tensor cores'."""
+    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(_lib.LIBRARY)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    assert len([name for name, *_ in found if "forward_kernel" in name]) == 2 * 4 * 4
+    assert len([name for name, *_ in found if "backward_kernel" in name]) == 2 * 4 * 3
+    for name, registers, stack, local in found:
+        padded = int(re.search(r"SizesILi(\d+)E", name)[1])
+        # A thread's share of 128 x `padded` numbers of 16 bit.
+        assert padded // 4 < int(registers) <= 255, name
+        assert (stack, local) == ("0", "0"), name
+    code = subprocess.run([command[0], "-sass", command[2]], capture_output=True, text=True, check=True).stdout
+    functions = re.split(r"\n\s+Function : ", code)[1:]
+    assert len(functions) == len(found)
+    for function in functions:
+        assert "HMMA.16816.F32" in function
+        assert not re.search(r"\b(?:LDL|STL)\b", function)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hidden", "capability", "reason"),
+    [
+        (torch.float16, 512, (9, 0), None),
+        (torch.bfloat16, 1, (10, 0), None),
+        (torch.float32, 64, (9, 0), "it takes float16 and bfloat16; got float32"),
+        (torch.float16, 513, (9, 0), "it takes H up to 512, what the registers of 16 blocks hold; got 513"),
+        (torch.float16, 64, (8, 0), "it needs compute capability 9.0, and the GPU has 8.0"),
+    ],
+)
+def test_what_it_takes(dtype: torch.dtype, hidden: int, capability: tuple[int, int], reason: str | None) -> None:
+    assert cluster.out_of_range(dtype, hidden, capability) == reason
+
+
+def test_not_by_itself_unless_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster.unverified((9, 0)) == "it was not verified on compute capability 9.0"
+    monkeypatch.setattr(cluster, "VERIFIED", frozenset({((9, 0), "forward", "cluster")}))
+    assert cluster.unverified((9, 0)) is not None
+    both = frozenset(((9, 0), kernel, "cluster") for kernel in ("forward", "backward"))
+    monkeypatch.setattr(cluster, "VERIFIED", both)
+    assert cluster.unverified((9, 0)) is None
+    assert cluster.unverified((10, 0)) is not None
+    lines = explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)).splitlines()
+    assert lines[1:] == ["native: no, it runs on the CPU, and gates_x is on cuda:0", "cluster: taken"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_why() -> None:
+    gates_x, weight_hh = torch.zeros(2, 16, dtype=torch.float16), torch.zeros(16, 4, dtype=torch.float16)
+    with pytest.raises(RuntimeError, match=r"backend='cluster' cannot run this: (no NVIDIA GPU|tagrank)"):
+        lstm_recurrence(gates_x, weight_hh, steps=2, backend="cluster")
+    assert cluster.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
 
 
 def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:

@@ -5,9 +5,10 @@ Each test may hang where a barrier is wrong, so that each has to end within its 
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 from tagrank import lstm_recurrence
 from tagrank.kernels.choice import RULES, choose
 from tagrank.kernels.variants import Kernel, Rule
-from tagrank.recurrence import trace
+from tagrank.recurrence import cluster, trace
 from tagrank.recurrence import triton as backend
+from tagrank.recurrence.backends import FUSED
 from tagrank.recurrence.eager import lstm_loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(60)]
@@ -25,8 +27,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(60)]
 #: Of the norm of the reference, for results and gradients. In 16 bit, h and the gates are rounded at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 TF32_TOLERANCE = 2e-3
-Name = Literal["resident", "grouped", "step"]
-VARIANTS: tuple[Name, ...] = ("resident", "grouped", "step")
+Name = Literal["resident", "grouped", "step", "cluster"]
+#: The variants of the Triton kernels, and the kernels in CUDA C++.
+KERNELS: tuple[Name, ...] = ("resident", "grouped", "step", "cluster")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 #: B, T, H
@@ -102,7 +105,26 @@ def assert_matches_the_oracle(got: list[Tensor], inputs: Inputs, steps: int, tol
         assert error <= tolerance, f"{name}: {error}"
 
 
+def backend_of(name: Name) -> str:
+    return "cluster" if name == "cluster" else "triton"
+
+
+def only(name: Name) -> AbstractContextManager[Any]:
+    """Inside it, the backend of these kernels runs no others."""
+    return nullcontext() if name == "cluster" else backend.forced(forward=name, backward=name)
+
+
+def traced(name: Name) -> list[str]:
+    end = "" if name == "cluster" else f".{name}"
+    return [f"{backend_of(name)}.{kernel}{end}" for kernel in ("forward", "backward")]
+
+
 def skip_unless_served(name: Name, batch: int, hidden: int, dtype: torch.dtype) -> None:
+    if name == "cluster":
+        reason = cluster.UNAVAILABLE or cluster.unsupported(torch.empty(batch, 4 * hidden, dtype=dtype, device="cuda"))
+        if reason is not None:
+            pytest.skip(reason)
+        return
     gpu = backend.gpu_of(torch.device("cuda", torch.cuda.current_device()))
     for kernel in ("forward", "backward"):
         try:
@@ -155,22 +177,45 @@ def test_auto(batch: int, steps: int, hidden: int, dtype: torch.dtype, recompute
     inputs = make_inputs(batch, hidden, None, dtype)
     with trace() as kernels:
         got = results(*lstm_recurrence(*inputs, steps=steps, recompute=recompute), inputs)
-    assert [kernel.split(".")[:2] for kernel in kernels] == [["triton", "forward"], ["triton", "backward"]]
+    assert [kernel.split(".")[1] for kernel in kernels] == ["forward", "backward"]
+    assert {kernel.split(".")[0] for kernel in kernels} <= {"triton", "cluster"}
     assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("batch", "steps", "hidden"), REGIMES)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_by_name(name: Name, batch: int, steps: int, hidden: int, dtype: torch.dtype) -> None:
     skip_unless_served(name, batch, hidden, dtype)
     inputs = make_inputs(batch, hidden, steps, dtype)
     for recompute in (False, True):
-        with backend.forced(forward=name, backward=name), trace() as kernels:
-            output = lstm_recurrence(*inputs, steps=steps, backend="triton", recompute=recompute)
+        with only(name), trace() as kernels:
+            output = lstm_recurrence(*inputs, steps=steps, backend=backend_of(name), recompute=recompute)
             got = results(*output, inputs)
-        assert kernels == [f"triton.forward.{name}", f"triton.backward.{name}"]
+        assert kernels == traced(name)
         assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [1, 100, 128, 250, 256, 384, 500, 512])
+def test_cluster(hidden: int, dtype: torch.dtype, constant: bool) -> None:
+    """Each size of kernel in each number of rows, with H that fills it, that does not, and that 8 does not divide."""
+    skip_unless_served("cluster", 1, hidden, dtype)
+    clusters = torch.ops.tagrank.active_clusters(torch.cuda.current_device(), hidden, False)
+    for batch in (1, 8 * clusters + 1, 16 * clusters + 1, 64 * clusters + 1):
+        inputs = make_inputs(batch, hidden, None if constant else 7, dtype)
+        with trace() as kernels:
+            got = results(*lstm_recurrence(*inputs, steps=7, backend="cluster"), inputs)
+        assert kernels == traced("cluster")
+        assert_matches_the_oracle(got, inputs, 7, TOLERANCE[dtype])
+
+
+def test_cluster_says_what_it_cannot_take() -> None:
+    skip_unless_served("cluster", 1, 128, torch.float16)
+    for hidden, dtype, reason in ((513, torch.float16, "H up to 512"), (64, torch.float32, "float16 and bfloat16")):
+        with pytest.raises(RuntimeError, match=reason):
+            lstm_recurrence(*make_inputs(2, hidden, None, dtype), steps=2, backend="cluster")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -180,31 +225,31 @@ def test_eager(dtype: torch.dtype) -> None:
     assert_matches_the_oracle(got, inputs, 5, max(TOLERANCE[dtype], 5e-6))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_results_repeat_bit_for_bit(name: Name) -> None:
     """With the graph retained, and in a hundred runs, of which some might come when others are late."""
     skip_unless_served(name, 33, 128, torch.bfloat16)
     inputs = make_inputs(33, 128, None, torch.bfloat16)
-    with backend.forced(forward=name, backward=name):
-        output = lstm_recurrence(*inputs, steps=20, backend="triton")
+    with only(name):
+        output = lstm_recurrence(*inputs, steps=20, backend=backend_of(name))
         expected = results(*output, inputs, retain_graph=True)
         for _ in range(100):
-            again = results(*lstm_recurrence(*inputs, steps=20, backend="triton"), inputs)
+            again = results(*lstm_recurrence(*inputs, steps=20, backend=backend_of(name)), inputs)
             assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
         again = results(*output, inputs)
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_several_streams(name: Name) -> None:
     """At once, with other numbers in each: they must not share counters or scratch memory."""
     skip_unless_served(name, 16, 128, torch.bfloat16)
     problems = [make_inputs(16, 128, None, torch.bfloat16, seed) for seed in range(4)]
 
     def run(inputs: Inputs) -> list[Tensor]:
-        return results(*lstm_recurrence(*inputs, steps=20, backend="triton"), inputs)
+        return results(*lstm_recurrence(*inputs, steps=20, backend=backend_of(name)), inputs)
 
-    with backend.forced(forward=name, backward=name):
+    with only(name):
         expected = [run(inputs) for inputs in problems]
         torch.cuda.synchronize()
         streams = [torch.cuda.Stream() for _ in problems]
@@ -220,16 +265,16 @@ def test_several_streams(name: Name) -> None:
 
 
 @pytest.mark.parametrize("hidden", [128, 512])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_captured_in_a_cuda_graph(name: Name, hidden: int) -> None:
     """Forward and backward, replayed on other numbers, on streams that are not the one of the capture."""
     skip_unless_served(name, 20, hidden, torch.float16)
     inputs = make_inputs(20, hidden, None, torch.float16)
 
     def run() -> list[Tensor]:
-        return results(*lstm_recurrence(*inputs, steps=5, backend="triton"), inputs)
+        return results(*lstm_recurrence(*inputs, steps=5, backend=backend_of(name)), inputs)
 
-    with backend.forced(forward=name, backward=name):
+    with only(name):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -253,15 +298,17 @@ def test_captured_in_a_cuda_graph(name: Name, hidden: int) -> None:
 def test_no_synchronisation_and_no_more_memory_than_the_results() -> None:
     batch, hidden, steps = 16, 512, 20
     inputs = [t.detach() for t in make_inputs(batch, hidden, None, torch.bfloat16)]
-    for name in ("grouped", "step"):
-        with backend.forced(forward=name):
-            lstm_recurrence(*inputs, steps=steps, backend="triton")
+    for name in ("grouped", "step", "cluster"):
+        if name == "cluster" and cluster.UNAVAILABLE:
+            continue
+        with only(name):
+            lstm_recurrence(*inputs, steps=steps, backend=backend_of(name))
             torch.cuda.synchronize()
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.set_sync_debug_mode("error")
             try:
-                output, c_n = lstm_recurrence(*inputs, steps=steps, backend="triton")
+                output, c_n = lstm_recurrence(*inputs, steps=steps, backend=backend_of(name))
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         # Two slots for c go from launch to launch; each allocation is rounded up to 512 bytes.
@@ -270,7 +317,7 @@ def test_no_synchronisation_and_no_more_memory_than_the_results() -> None:
         del output, c_n
 
 
-@pytest.mark.parametrize("name", ["resident", "step"])
+@pytest.mark.parametrize("name", ["resident", "step", "cluster"])
 def test_offsets_beyond_32_bits(name: Name) -> None:
     """5 x 2^29 gates; the last rows, whose offsets do not fit into 32 bits, against the same rows by themselves."""
     steps, batch, hidden = 5, 2**20, 128
@@ -279,11 +326,12 @@ def test_offsets_beyond_32_bits(name: Name) -> None:
     if free < 20 * 2**30:
         pytest.skip("this GPU has too little memory for it")
     gates_x, weight_hh, h0, c0 = (t.detach() for t in make_inputs(batch, hidden, None, torch.float16))
-    with backend.forced(forward=name):
-        output, _, gates, _ = backend.forward(gates_x, weight_hh, h0, c0, steps, True, True)
+    run = FUSED[backend_of(name)].forward
+    with only(name):
+        output, _, gates, _ = run(gates_x, weight_hh, h0, c0, steps, True, True)
         assert gates.numel() > 2**31
         rows = slice(batch - 32, batch)
         few = gates_x[rows].contiguous(), weight_hh, h0[rows].contiguous(), c0[rows].contiguous()
-        expected, _, expected_gates, _ = backend.forward(*few, steps, True, True)
+        expected, _, expected_gates, _ = run(*few, steps, True, True)
     torch.testing.assert_close(output[:, rows], expected, rtol=0, atol=2e-3)
     torch.testing.assert_close(gates[:, rows], expected_gates, rtol=0, atol=2e-3)

@@ -339,7 +339,7 @@ def bad(**changes: Any) -> dict[str, Any]:
         (bad(steps=None), "steps: expected a number of steps"),
         (bad(steps=0), "steps: expected at least 1, got 0"),
         (bad(gates_x=torch.zeros(4, 2, 12)), "steps: expected 4, the length of gates_x, or None; got 2"),
-        (bad(backend="cudnn"), "backend: expected one of 'auto', 'eager', 'native', 'triton'; got 'cudnn'"),
+        (bad(backend="cudnn"), "backend: expected one of 'auto', 'eager', 'native', 'cluster', 'triton'; got 'cudnn'"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

@@ -64,7 +64,7 @@ class ContextLSTM(nn.Module):
         bias: whether to have ``bias_ih`` and ``bias_hh``.
         batch_first: whether input and output are ``[B, T, ...]`` and not ``[T, B, ...]``; states are not affected.
         dropout: probability of dropout on the output of each layer but the last, in training.
-        backend: of the recurrence: ``"auto"``, ``"eager"``, ``"native"`` or ``"triton"``.
+        backend: of the recurrence: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``.
         device: of the parameters.
         dtype: of the parameters.
         bidirectional: not supported.

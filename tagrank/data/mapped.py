@@ -24,7 +24,7 @@ def map_tensors(path: Path, expected: Mapping[str, tuple[torch.dtype, list[int |
 
     Args:
         path: the file (https://github.com/huggingface/safetensors: a header's length, the header in JSON, the data).
-        expected: the tensors by name, with dtype and shape by the index of the folder; a ``None`` in a shape stands for any size.
+        expected: the tensors by name, with dtype and shape by the index of the folder; ``None`` in a shape is any size.
 
     Raises:
         InputError: the file is missing, unreadable or damaged, or does not have these tensors.

@@ -72,9 +72,9 @@ class Classifier:
 
 
 def contestants() -> dict[str, Variant | Classifier]:
-    """All rows by name. Variants change one thing in a single ranker: the default preset without ensemble and mixup."""
+    """All rows by name. The variants change one thing in a single ranker, the default preset without the ensemble."""
     default = PRESETS["default"]
-    single = replace(default, members=1, mixup=0.0, epochs=10)
+    single = replace(default, members=1)
 
     def one(**changes: Any) -> Variant:
         return Variant(replace(single, **changes))
@@ -92,9 +92,7 @@ def contestants() -> dict[str, Variant | Classifier]:
         "two-layer, signed root": classifier(signed_root=True),
         "two-layer, signed root, 5 members": classifier(signed_root=True, members=5),
         "default": Variant(default, decoders=(DECODER, "expected_gain", "greedy", "assignment")),
-        "default, no mixup": Variant(replace(default, mixup=0.0)),
         "single": one(),
-        "single, mixup": Variant(replace(default, members=1)),
         "single, no skip": one(skip=False),
         "single, no auxiliary loss": one(auxiliary=0.0),
         "single, no signed root": one(signed_root=False),
@@ -109,8 +107,8 @@ def contestants() -> dict[str, Variant | Classifier]:
         "single, hidden dropout 0.5": one(hidden_dropout=0.5),
         "single, constant schedule": one(schedule="constant"),
         "single, 20 epochs": one(epochs=20),
-        "feedback": Variant(single, feedback=True, decoders=("expected_gain", "greedy")),
-        "captioning LSTM": Variant(single, conditioning="initial", decoders=("expected_gain", "greedy")),
+        "feedback": Variant(single, feedback=True, decoders=("greedy",)),
+        "captioning LSTM": Variant(single, conditioning="initial", decoders=("greedy",)),
         "paper": Variant(PRESETS["paper"], decoders=("greedy", "expected_gain", DECODER)),
     }
 
@@ -169,8 +167,6 @@ def fit_variant(variant: Variant, data: Data, seed: int) -> dict[str, Scores]:
 def settings(contestant: Variant | Classifier) -> str:
     """Changes with anything that a contestant's figures depend on, except the code and the data."""
     described = asdict(contestant)
-    if isinstance(contestant, Variant) and not contestant.preset.mixup:
-        del described["preset"]["mixup"]  # what was measured before there was any stays good
     if isinstance(contestant, Classifier):
         described["make"] = type(contestant.make()).__name__
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

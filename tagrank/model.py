@@ -239,8 +239,7 @@ class TagRanker(nn.Module):
         Args:
             features: ``[B, D]``.
             lists: the lists of these images, ``image_index`` being rows of ``features``.
-            reduction: ``"sum"`` over all lists, as the paper; ``"mean"`` divides by their number. Lists with weights
-                count by these in either.
+            reduction: ``"sum"`` over all lists, as the paper; ``"mean"`` divides by their number.
 
         Returns:
             A scalar, in nats.
@@ -264,10 +263,9 @@ class TagRanker(nn.Module):
             rows = lists.image_index
         positions = torch.arange(self.steps, device=log_p.device)
         picked = log_p[rows.unsqueeze(1), positions, lists.targets.clamp(min=0)]
-        count = lists.count().to(picked.dtype)
-        loss = -(picked * (lists.targets != IGNORE) * count.unsqueeze(1)).sum()
+        loss = -(picked * (lists.targets != IGNORE)).sum()
         if reduction == "mean":
-            loss = loss / count.sum()
+            loss = loss / len(lists.targets)
         if self.training and self.tag_classifier is not None:
             weights = rank_weights(lists, self.num_tags, len(features)).to(embedded.dtype)
             tags = F.binary_cross_entropy_with_logits(self.tag_classifier(embedded), weights, reduction="sum")

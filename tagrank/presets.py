@@ -21,8 +21,6 @@ class Preset:
         standardise: the features; not where a backbone is trained.
         start: of the output layer: ``"frequencies"`` (:meth:`tagrank.TagRanker.start_at_frequencies`) or ``"random"``.
         members: rankers in the ensemble (:class:`tagrank.ensemble.RankerEnsemble`); models with feedback have one.
-        mixup: ``a`` of the distribution Beta(a, a) of the shares in which each image of a batch, and its lists, are
-            mixed with another's (Zhang et al., 2018); 0 leaves them alone.
         optimizer: ``"adamw"`` or ``"sgd"``.
         learning_rate: the highest of the schedule.
         weight_decay: of the optimizer.
@@ -45,13 +43,12 @@ class Preset:
     standardise: bool = True
     start: Literal["frequencies", "random"] = "frequencies"
     members: int = 5
-    mixup: float = 0.4
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.3
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     batch_size: int = 128
-    epochs: int = 15
+    epochs: int = 10
     patience: int = 10
     flip: bool = False
 
@@ -76,7 +73,6 @@ PRESETS: dict[str, Preset] = {
         standardise=False,
         start="random",
         members=1,
-        mixup=0.0,
         optimizer="sgd",
         learning_rate=0.1,
         weight_decay=0.0,
@@ -94,7 +90,6 @@ PRESETS: dict[str, Preset] = {
         signed_root=False,
         standardise=False,
         members=1,
-        mixup=0.0,
         learning_rate=2e-3,
         weight_decay=0.05,
         batch_size=32,

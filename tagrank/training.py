@@ -128,12 +128,7 @@ class RankerModule(L.LightningModule):
         if self.preset.flip and inputs.dim() == 4:
             mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
             inputs = torch.where(mirrored, inputs.flip(-1), inputs)
-        lists = batch.lists
-        if self.preset.mixup:
-            share = float(torch.distributions.Beta(self.preset.mixup, self.preset.mixup).sample())
-            order = torch.randperm(len(inputs)).to(inputs.device)
-            inputs, lists = share * inputs + (1 - share) * inputs[order], lists.mix(order, share)
-        loss = self.ranker.loss(self._features(inputs), lists)
+        loss = self.ranker.loss(self._features(inputs), batch.lists)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.lists.targets))
         return loss
 

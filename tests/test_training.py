@@ -14,7 +14,6 @@ from tagrank.annotator import Annotator
 from tagrank.data.features import FeatureWriter, open_features
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.data.targets import ListTargets
 from tagrank.errors import InputError
 from tagrank.metrics import evaluate_rankings
 from tagrank.presets import PRESETS
@@ -90,18 +89,6 @@ def test_watches_the_decoder_that_the_model_is_used_with(data: Path, options: di
     watched = max(epoch["val_ndcg@5"] for epoch in history)  # the model is that of the best epoch
     assert watched == pytest.approx(ndcg(None), abs=1e-6)
     assert watched != pytest.approx(ndcg("greedy"), abs=1e-6)
-
-
-def test_mixes_the_images_of_a_batch(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[float] = []
-    original = ListTargets.mix
-    monkeypatch.setattr(ListTargets, "mix", lambda *args: shares.append(args[2]) or original(*args))
-    run(data, "mixed", epochs=2)
-    assert len(shares) == 2 * 4  # 60 images in batches of 16
-    assert len(set(shares)) == len(shares)
-    assert all(0 <= share <= 1 for share in shares)
-    run(data, "paper", epochs=2, preset="paper")
-    assert len(shares) == 8, "the paper mixes nothing"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

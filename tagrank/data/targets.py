@@ -18,33 +18,16 @@ class ListTargets:
     Attributes:
         targets: ``[L, S]`` int64: the tags of a list in order, then END, then :data:`IGNORE`.
         image_index: ``[L]`` int64, the image that a list is about, ascending.
-        weights: ``[L]`` float32, how much each list counts; 1 for all where left out.
     """
 
     targets: Tensor
     image_index: Tensor
-    weights: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ListTargets":
         """The same targets on a device."""
-        parts = (self.targets, self.image_index, self.weights)
-        return ListTargets(*(None if part is None else part.to(device, non_blocking=non_blocking) for part in parts))
-
-    def count(self) -> Tensor:
-        """``[L]``: :attr:`weights`, or as many ones."""
-        return torch.ones(len(self.targets), device=self.targets.device) if self.weights is None else self.weights
-
-    def mix(self, order: Tensor, share: float) -> "ListTargets":
-        """The lists of mixed images: each has its own, with the weight ``share``, and another's, with the rest.
-
-        Args:
-            order: ``[B]`` int64, a permutation: image ``i`` has the lists of image ``order[i]`` too.
-            share: from 0 to 1.
-        """
-        image_index = torch.cat([self.image_index, order.argsort()[self.image_index]])
-        rows = image_index.argsort(stable=True)
-        weights = torch.cat([self.count() * share, self.count() * (1 - share)])
-        return ListTargets(torch.cat([self.targets, self.targets])[rows], image_index[rows], weights[rows])
+        return ListTargets(
+            self.targets.to(device, non_blocking=non_blocking), self.image_index.to(device, non_blocking=non_blocking)
+        )
 
 
 def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, steps: int) -> ListTargets:
@@ -92,7 +75,7 @@ def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None) -
     """The mean over each image's lists of ``1 / log2(1 + position)``, 0 where a list does not name the tag.
 
     Args:
-        lists: the lists of ``B`` images; a weighted mean where they have weights.
+        lists: the lists of ``B`` images.
         num_tags: ``V``.
         images: ``B``; one more than the last image with a list where left out.
 
@@ -100,10 +83,8 @@ def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None) -
         ``[B, V]``, float32, in [0, 1]; zeros for an image without lists.
     """
     images = int(lists.image_index[-1]) + 1 if images is None else images
-    count = lists.count()
-    total = torch.zeros(images, device=count.device).index_add_(0, lists.image_index, count)
+    counts = lists.image_index.bincount(minlength=images).clamp(min=1)
     rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)
     image, tag = lists.image_index[rows], lists.targets[rows, positions]
     weights = torch.zeros(images, num_tags, device=lists.targets.device)
-    share = torch.where(count > 0, count / total[lists.image_index], 0.0)
-    return weights.index_put_((image, tag), share[rows] / torch.log2(2.0 + positions), accumulate=True)
+    return weights.index_put_((image, tag), 1 / (torch.log2(2.0 + positions) * counts[image]), accumulate=True)

@@ -17,11 +17,10 @@ from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode, decode_feedback
+from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode_model, default_decoder
 from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
 from tagrank.metrics import FloatArray, negative_log_likelihood
-from tagrank.model import TagRanker
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
@@ -63,8 +62,8 @@ class Annotator:
 
     @property
     def default_decoder(self) -> str:
-        """``headline``; for a model with feedback, whose positions are not independent, ``expected_gain``."""
-        return "expected_gain" if self.ranker.feedback else "headline"
+        """:func:`tagrank.decode.default_decoder`."""
+        return default_decoder(self.ranker)
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
         """The backbone of the model's features, loaded on first use.
@@ -123,8 +122,7 @@ class Annotator:
 
         Args:
             features: as for :meth:`probabilities`.
-            decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
-                :func:`tagrank.decode.decode_feedback`; that of :attr:`default_decoder` where left out.
+            decoder: as for :func:`tagrank.decode.decode_model`, as are all of the following.
             top_k: this many tags in place of a length chosen by the model.
             threshold: keep tags at least this likely to be on a person's list.
             output: which tags may be on a list, and what they need; all where left out.
@@ -138,15 +136,11 @@ class Annotator:
         decoder = self.check_decoder(decoder)
         if len(features) == 0:
             return []
-        if not isinstance(self.ranker, TagRanker) or not self.ranker.feedback:
-            probabilities = self.probabilities(features, batch_size)
-            return decode(probabilities, decoder, top_k=top_k, threshold=threshold, output=output)
-        output = output or OutputTags(self.vocabulary)
         options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
         return [
             ranking
             for batch in self._batches(features, batch_size)
-            for ranking in decode_feedback(self.ranker, batch, decoder, output, **options)
+            for ranking in decode_model(self.ranker, batch, decoder, output=output, **options)
         ]
 
     def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:

@@ -83,6 +83,8 @@ def voc2007(
         raise InputError("--lists: expected the folder of the ordered tag lists; without them, --order importance")
     if lists is not None and order is VOCOrder.importance:
         raise InputError("--lists: expected none with --order importance")
+    if lists is not None and (difficult or not truncated):
+        raise InputError("--difficult and --no-truncated go with --order importance")
     folder = find_voc2007(root)
     images = ImageFolder(folder / "JPEGImages", out, check_images)
     records = (
@@ -193,8 +195,8 @@ def csv(
     from tagrank.data.sets.records import ImageFolder
 
     delimiter = "\t" if delimiter == "tab" else delimiter
-    if len(delimiter) != 1:
-        raise InputError(f"--delimiter: expected one character or 'tab', got {delimiter!r}")
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise InputError(f"--delimiter: expected one character, no quote or line end, or 'tab'; got {delimiter!r}")
     if not separator:
         raise InputError("--separator: expected at least one character, got none")
     records = partial(
@@ -238,6 +240,8 @@ def _write(
 
     if out.exists() and not overwrite:
         raise InputError(f"{out}: there is a file already; replace it with --overwrite, or name another one")
+    if out.exists() and out.suffix != ".jsonl":
+        raise InputError(f"{out}: --overwrite replaces manifests, which are named .jsonl, and nothing else")
     if not out.parent.is_dir():
         raise InputError(f"{out}: its folder is not there")
     faults = 0

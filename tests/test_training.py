@@ -1,6 +1,7 @@
 """Training: it learns, it is a function of its seed, it resumes exactly, and Ctrl-C ends it cleanly."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from tagrank.data.features import FeatureWriter, open_features
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.errors import InputError
+from tagrank.metrics import evaluate_rankings
 from tagrank.presets import PRESETS
 from tagrank.runs import train
-from tagrank.training import RankerModule
+from tagrank.training import SAMPLES, RankerModule
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
 TAGS = ("sea", "dog", "boat", "tree", "ball")
@@ -65,6 +67,28 @@ def test_learns_the_order_and_writes_a_model(data: Path) -> None:
     assert [h["epoch"] for h in history] == list(range(1, 41))
     assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
     assert max(h["val_ndcg@5"] for h in history) > 0.98
+
+
+@pytest.mark.parametrize("options", [{}, {"feedback": True}], ids=str)
+def test_watches_the_decoder_that_the_model_is_used_with(data: Path, options: dict[str, Any]) -> None:
+    examples = []  # lists that no feature tells of, so that decoders do not agree
+    for i, example in enumerate(read_manifest(data / "images.jsonl").examples):
+        tags = tuple(random.Random(i).sample(TAGS, 1 + i % 5))
+        examples.append(replace(example, tags=tags, lists=(tags,)))
+    write_manifest(data / "images.jsonl", examples)
+    annotator = run(data, "out", epochs=2, **options)
+    images = read_manifest(data / "images.jsonl").select("val").examples
+    features = open_features(data / "features").rows([e.image for e in images])
+    references = [annotator.vocabulary.encode(e.tags) for e in images]
+
+    def ndcg(decoder: str | None) -> float:
+        rankings = annotator.rank(features, decoder=decoder, top_k=5, samples=SAMPLES)
+        return float(evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].mean())
+
+    history = json.loads((data / "out" / "training" / "history.json").read_text())
+    watched = max(epoch["val_ndcg@5"] for epoch in history)  # the model is that of the best epoch
+    assert watched == pytest.approx(ndcg(None), abs=1e-6)
+    assert watched != pytest.approx(ndcg("greedy"), abs=1e-6)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -201,7 +201,7 @@ class FeatureWriter(ShardWriter):
     def _write_shard(self, count: int) -> None:
         from safetensors.torch import save
 
-        rows = torch.cat(self._rows)
+        rows = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows)
         file = f"features-{len(self._shards):05d}.safetensors"
         names = json.dumps(self._names[:count], ensure_ascii=False)
         self._write(file, [save({"features": rows[:count].contiguous()}, metadata={"images": names})])

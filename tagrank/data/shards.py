@@ -33,6 +33,7 @@ class ShardWriter(ABC):
         self.folder = Path(folder)
         self._per_shard = per_shard
         self._count = 0
+        self._closed = False
         self._lock = _lock(self.folder)
         try:
             self._done = self._resume()
@@ -46,7 +47,10 @@ class ShardWriter(ABC):
         return self._done
 
     def close(self) -> None:
-        """Write what is left, and let other writers in."""
+        """Write what is left, and let other writers in. Closing once more does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self._count:
                 self._flush(self._count)
@@ -71,6 +75,8 @@ class ShardWriter(ABC):
         """Write the first so many of what was added as a shard, then the index, and forget them."""
 
     def _check_new(self, names: Sequence[str]) -> None:
+        if self._closed:
+            raise ValueError("add: the writer is closed")
         twice = [name for name in names if name in self._done]
         if twice or len(set(names)) < len(names):
             raise ValueError(f"names: expected {self.expected}, each once; got {some(twice or names)}")

@@ -1,10 +1,11 @@
 """From a model to one ranked list of distinct tags for each image.
 
-``positions`` decodes models whose positions do not depend on each other, ``feedback`` those that read their own tags;
-``output`` says which tags a list may show, and under which names.
+``model`` decodes models of either kind: by ``positions`` those whose positions do not depend on each other, by
+``feedback`` those that read their own tags. ``output`` says which tags a list may show, and under which names.
 """
 
 from tagrank.decode.feedback import FEEDBACK_DECODERS, decode_feedback
+from tagrank.decode.model import decode_model, default_decoder
 from tagrank.decode.output import OutputTags, read_synonyms, read_thresholds
 from tagrank.decode.positions import DECODERS, decode
 from tagrank.decode.ranking import RankedTag, Ranking
@@ -17,6 +18,8 @@ __all__ = [
     "Ranking",
     "decode",
     "decode_feedback",
+    "decode_model",
+    "default_decoder",
     "read_synonyms",
     "read_thresholds",
 ]

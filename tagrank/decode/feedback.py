@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
 from tagrank.model import TagRanker
@@ -34,7 +35,7 @@ def decode_feedback(
     ranker: TagRanker,
     features: Tensor,
     decoder: str,
-    output: OutputTags,
+    output: OutputTags | None = None,
     *,
     top_k: int | None = None,
     threshold: float | None = None,
@@ -53,7 +54,7 @@ def decode_feedback(
             wins where it is more likely together with its END. Exact where ``beams`` is the number of all lists.
             ``"expected_gain"``: tags by ``sum_t w_t E[p_t(v | tags before t)]``, ``w_t = 1/log2(1+t)``, over lists
             drawn from the model; as many as the expected length, rounded.
-        output: which tags may be on the list.
+        output: which tags may be on the list; all ``V`` where left out.
         top_k: this many tags (or all) in place of a length chosen by the model; ``"beam"`` then looks for the most
             likely first ``top_k`` tags. Positions beyond ``S`` are those the model gives when it goes on.
         threshold: as for :func:`tagrank.decode.decode`.
@@ -71,6 +72,8 @@ def decode_feedback(
     for name, count in (("beams", beams), ("samples", samples)):
         if count < 1:
             raise ValueError(f"{name}: expected at least 1, got {count}")
+    if output is None:
+        output = OutputTags(Vocabulary([str(tag) for tag in range(ranker.num_tags)]))
     length = list_length(decoder, top_k, threshold, ranker.steps, len(output.tags))
     search: Callable[[Tensor], list[list[int]]] | None = None
     if decoder != "expected_gain":

@@ -9,6 +9,9 @@ where ``Z`` is the sum for the best ranking there is, and ``s(p)`` in [0, 1] say
 query and of the photograph at position ``p`` are. Here ``s`` is the cosine of the lists' absolute ranks, vectors that
 have ``1/log2(1 + rank)`` for each tag of a list and 0 for others. (They average it with that of relative ranks, which
 compare a tag's rank with its ranks in a training set.)
+
+The gain ``2^s - 1`` and the discount are NDCG's usual ones. That their paper takes just these, and the cosine, is by
+memory of it: its text was not to be had for a check.
 """
 
 from collections.abc import Sequence

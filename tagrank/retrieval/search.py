@@ -7,8 +7,7 @@ learnt it: its distributions are not conditioned on it.
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +88,10 @@ class PhotoIndex:
     def scores(self, tags: Sequence[str], *, ordered: bool = True) -> Scores:
         """The score of each photograph by :meth:`search`, ``[N]`` float64, in the order of the index."""
         numbers = self._query(tags)
+        columns = list(enumerate(numbers)) if ordered else list(product(range(len(numbers)), numbers))
+        # All are asked for before the first is waited for.
+        for shard in self._shards:
+            shard.fetch(*zip(*columns, strict=True))
         if ordered:
             return np.exp(self._over_shards(lambda shard: in_order(shard.log_p, numbers)))
         return self._over_shards(lambda shard: in_any_order(shard.log_p, numbers))
@@ -104,6 +107,8 @@ class PhotoIndex:
             top_k: how many photographs.
         """
         query = gains.float()
+        for shard in self._shards:
+            shard.fetch_gains()
         return self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
 
     def gains(self, name: str) -> Tensor:
@@ -112,9 +117,10 @@ class PhotoIndex:
         Raises:
             InputError: it is not there.
         """
-        if name not in self._rows:
+        place = self._find(name)
+        if place is None:
             raise InputError(f"{self.folder}: no photograph {name!r} in this index")
-        number, row = self._locate(self._rows[name])
+        number, row = place
         return self._shards[number].gains[row]
 
     def gains_of(self, annotator: Annotator, features: Tensor) -> Tensor:
@@ -133,11 +139,14 @@ class PhotoIndex:
         return [name for shard in self._shards for name in shard.names()]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows
+        return isinstance(name, str) and self._find(name) is not None
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.names())}
+    def _find(self, name: str) -> tuple[int, int] | None:
+        """The shard of a photograph and its number there."""
+        for shard in self._shards:
+            shard.fetch_names()
+        found = ((number, shard.row(name)) for number, shard in enumerate(self._shards))
+        return next(((number, row) for number, row in found if row is not None), None)
 
     def _locate(self, row: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tagrank.annotator import Annotator
-from tagrank.data.files import read_json, reason
+from tagrank.data.files import read_json
+from tagrank.data.mapped import map_tensors, will_need
 from tagrank.data.shards import ShardWriter
 from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
@@ -199,30 +200,16 @@ class Shard:
     """
 
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        path = folder / shard_name(number)
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors: dict[str, Tensor] = {
-                    name: file.get_tensor(name) for name in ("log_p", "gains", "names", "offsets")
-                }
-        except OSError as error:
-            raise InputError(f"{path}: missing or unreadable ({reason(error)})") from error
-        except SafetensorError as error:
-            raise InputError(f"{path}: damaged ({error})") from error
         tags = len(contents.tags)
-        expected: dict[str, tuple[torch.dtype, list[int]]] = {
-            "log_p": (torch.float16, [contents.positions, tags, count]),
-            "gains": (torch.float16, [count, tags]),
-            "offsets": (torch.int64, [count + 1]),
-        }
-        for name, (dtype, shape) in expected.items():
-            got = tensors[name]
-            if got.dtype != dtype or list(got.shape) != shape:
-                raise InputError(
-                    f"{path}: {name}: expected {dtype} {shape} by the index, got {got.dtype} {list(got.shape)}"
-                )
+        tensors = map_tensors(
+            folder / shard_name(number),
+            {
+                "log_p": (torch.float16, [contents.positions, tags, count]),
+                "gains": (torch.float16, [count, tags]),
+                "names": (torch.uint8, [None]),
+                "offsets": (torch.int64, [count + 1]),
+            },
+        )
         self.log_p, self.gains = tensors["log_p"], tensors["gains"]
         self._names, self._offsets = tensors["names"], tensors["offsets"]
 
@@ -235,6 +222,29 @@ class Shard:
         """The names of all photographs."""
         text, ends = self._names.numpy().tobytes(), self._offsets.tolist()
         return [os.fsdecode(text[a:b]) for a, b in pairwise(ends)]
+
+    def row(self, name: str) -> int | None:
+        """The number of a photograph in the shard, or None where it is not there."""
+        wanted = np.frombuffer(os.fsencode(name), dtype=np.uint8)
+        offsets = self._offsets.numpy()
+        rows = np.flatnonzero(np.diff(offsets) == len(wanted))
+        letters = self._names.numpy()[offsets[rows, None] + np.arange(len(wanted))]
+        found = rows[(letters == wanted).all(axis=1)]
+        return int(found[0]) if len(found) else None
+
+    def fetch(self, positions: Sequence[int], tags: Sequence[int]) -> None:
+        """Have the columns of ``log_p`` fetched that are at each of these positions for the tag beside it."""
+        for position, tag in zip(positions, tags, strict=True):
+            will_need(self.log_p[position, tag])
+
+    def fetch_gains(self) -> None:
+        """Have ``gains`` fetched."""
+        will_need(self.gains)
+
+    def fetch_names(self) -> None:
+        """Have the names fetched."""
+        will_need(self._names)
+        will_need(self._offsets)
 
 
 def read_contents(folder: Path) -> Contents:

@@ -376,3 +376,17 @@ def test_photographs(flickr8k: Path) -> None:
     features = open_features(flickr8k / "val_features.npz")
     assert (len(features), features.dimension) == (1052, 1280)
     assert features.rows(features.names).shape == (1052, 1280)
+
+
+def test_a_closed_writer(tmp_path: Path) -> None:
+    writer = FeatureWriter(tmp_path, SPEC, 2)
+    writer.add(["a"], torch.ones(1, 2))
+    writer.close()
+    with FeatureWriter(tmp_path, SPEC, 2) as other:  # perhaps with the descriptor that the first one had
+        writer.close()
+        with pytest.raises(InputError, match="another process is writing"):
+            FeatureWriter(tmp_path, SPEC, 2)
+        other.add(["b"], torch.ones(1, 2))
+    with pytest.raises(ValueError, match="the writer is closed"):
+        writer.add(["c"], torch.ones(1, 2))
+    assert open_features(tmp_path).names == ("a", "b")

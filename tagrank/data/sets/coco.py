@@ -4,7 +4,6 @@ The format is that of https://cocodataset.org/#format-data: ``annotations/instan
 ``captions_train2017.json``, photographs in ``train2017``, and so on for other parts.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -19,6 +18,9 @@ from tagrank.errors import InputError
 
 # What is read of a file. Without the outlines of the objects, most of it, it fits in memory.
 KEYS = "images annotations categories id name file_name width height image_id category_id bbox area caption"
+
+LARGEST = 1e12
+"""Beyond any number of pixels."""
 
 Ranking = Callable[[str, Mapping[str, Any], Sequence[Mapping[str, Any]]], Sequence[Sequence[str]]]
 
@@ -84,8 +86,8 @@ def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterat
 
     def rank(where: str, image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
         width, height = _get(where, image, "width", int), _get(where, image, "height", int)
-        if width < 1 or height < 1:
-            raise SkipError(where, "image without a size", f"{width} x {height}")
+        if not (0 < width < LARGEST and 0 < height < LARGEST):
+            raise SkipError(where, "image without a size", f"{width} x {height}"[:60])
         return [rank_by_importance(_seen(path, thing, categories, width, height) for thing in objects)]
 
     return _records(path, record, images, split, rank)
@@ -183,4 +185,5 @@ def _get(where: object, record: Mapping[str, Any], key: str, kind: type[T]) -> T
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Integers of any length are JSON; what does not fit a pixel count does not fit a float either, sooner or later.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST

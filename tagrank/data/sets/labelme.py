@@ -58,5 +58,7 @@ def _xml_files(folder: Path) -> Iterator[Path]:
         raise InputError(f"{error.filename}: {reason(error)}") from error
 
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders.sort()
+        above = {os.path.realpath(parent) for parent in (Path(root), *Path(root).parents)}
+        # A link to a folder above it would be followed round and round.
+        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in above)
         yield from (Path(root, name) for name in sorted(files) if name.lower().endswith(".xml"))

@@ -85,8 +85,10 @@ class ImageFolder:
             image: its path below the folder.
 
         Raises:
-            SkipError: there is no such file, or it is empty.
+            SkipError: there is no such file, it is empty, or the path leads out of the folder.
         """
+        if image.startswith("/") or ".." in image.split("/"):
+            raise SkipError(image, "image outside of its folder", f"expected a path below {self._folder}")
         if self._check:
             path = os.path.join(self._folder, image)
             try:
@@ -159,14 +161,11 @@ def write_records(
             yield record
             if counts.skipped.total() == skipped:  # the manifest took it
                 tags.update(*record.lists)
-
-    try:
-        write_manifest(manifest, examples(), on_error=refused)
-    except InputError as error:
         if counts.read and not counts.written:
             why = ", ".join(f"{count} {kind}" for kind, count in counts.skipped.most_common())
-            raise InputError(f"{manifest}: none of the {counts.read} images is left to write: {why}") from error
-        raise
+            raise InputError(f"{manifest}: none of the {counts.read} images is left to write: {why}")
+
+    write_manifest(manifest, examples(), on_error=refused)
     counts.tags = len(tags)
     return counts
 

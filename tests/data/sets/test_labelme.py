@@ -145,3 +145,10 @@ def test_names_that_are_not_utf8(root: Path, prepare: Prepare) -> None:
     result = prepare("labelme", root, "--out", root / "l.jsonl", "--on-error", "skip")
     assert "left out: 1, not fit for a manifest" in result.stdout
     assert read_manifest(root / "l.jsonl").examples[0].image == "Images/street/a.jpg"
+
+
+def test_a_link_to_a_folder_above_is_not_followed(root: Path, prepare: Prepare) -> None:
+    assert prepare("labelme", root, "--out", root / "before.jsonl").exit_code == 0
+    (root / "Annotations" / "round").symlink_to(root / "Annotations", target_is_directory=True)
+    assert prepare("labelme", root, "--out", root / "after.jsonl").exit_code == 0
+    assert (root / "after.jsonl").read_bytes() == (root / "before.jsonl").read_bytes()

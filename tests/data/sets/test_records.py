@@ -125,3 +125,40 @@ def test_ctrl_c_leaves_everything_as_it_was(write: Write, tmp_path: Path) -> Non
     assert (process.returncode, stdout, stderr) == (130, "", "tagrank: interrupted\n")
     assert out.read_text() == "the old one"
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl", "p.csv"]
+
+
+def test_paths_out_of_the_folder(prepare: Prepare, write: Write, tmp_path: Path) -> None:
+    outside = write("elsewhere/a.jpg")
+    write("photos/b.jpg")
+    table = write("photos/tags.csv", f"image,tags\n{outside},dog\n../elsewhere/a.jpg,dog\nb.jpg,cat\n")
+    out = tmp_path / "m.jsonl"
+    result = prepare("csv", table, "--out", out, "--on-error", "skip")
+    assert "left out: 2, image outside of its folder\n" in result.stdout
+    assert f"{outside}: image outside of its folder: expected a path below {table.parent}\n" in result.stderr
+    assert [e.image for e in read_manifest(out).examples] == ["photos/b.jpg"]
+
+
+def test_a_file_that_is_no_manifest_is_not_replaced(prepare: Prepare, write: Write) -> None:
+    write("a.jpg")
+    table = write("tags.csv", "image,tags\na.jpg,dog\n")
+    result = prepare("csv", table, "--out", table, "--overwrite")
+    assert result.exit_code == 2
+    assert "replaces manifests, which are named .jsonl" in result.stderr
+    assert table.read_text() == "image,tags\na.jpg,dog\n"
+
+
+def test_the_error_that_ends_it_is_told_where_nothing_was_written_before(tmp_path: Path) -> None:
+    def broken() -> Iterator[Record]:
+        yield SkipError("b", "nothing", fault=False)
+        raise InputError("the file ends in the middle")
+
+    with pytest.raises(InputError, match="the file ends in the middle"):
+        write_records(broken, tmp_path / "m.jsonl", skip_faults=True)
+
+
+@pytest.mark.parametrize("delimiter", ['"', "\n", "", ";;"])
+def test_delimiters_that_are_none(prepare: Prepare, write: Write, tmp_path: Path, delimiter: str) -> None:
+    table = write("tags.csv", "image,tags\na.jpg,dog\n")
+    result = prepare("csv", table, "--delimiter", delimiter, "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 2
+    assert "--delimiter: expected one character" in result.stderr

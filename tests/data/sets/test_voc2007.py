@@ -253,6 +253,8 @@ def test_options_and_folders(devkit: Path, lists: Path, prepare: Prepare) -> Non
     assert "--lists: expected the folder" in fails(devkit, *out)
     assert "--lists: expected the folder" in fails(devkit, "--order", "lists", *out)
     assert "--lists: expected none" in fails(devkit, "--lists", lists, "--order", "importance", *out)
+    for option in ("--difficult", "--no-truncated"):
+        assert "go with --order importance" in fails(devkit, "--lists", lists, option, *out)
     assert "expected VOCdevkit/VOC2007/JPEGImages" in fails(lists, "--order", "importance", *out)
     elsewhere = devkit / "other" / "voc.jsonl"
     assert f"has to be {devkit / DEVKIT / 'JPEGImages'} or one above it" in fails(

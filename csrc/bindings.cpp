@@ -294,7 +294,9 @@ std::tuple<Tensor, Tensor> cluster_backward(const Tensor& grad_output, const Ten
 }
 
 int64_t active_clusters(int64_t device, int64_t hidden, bool backward) {
-  return tagrank::cuda::active_clusters(static_cast<int>(device), static_cast<int>(hidden), backward);
+  int clusters;
+  check(tagrank::cuda::active_clusters(static_cast<int>(device), static_cast<int>(hidden), backward, clusters));
+  return clusters;
 }
 
 #endif

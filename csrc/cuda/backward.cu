@@ -47,7 +47,8 @@ int backward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int backward(const BackwardCall& call, const Launch& to) {
-  TAGRANK_TRY(cudaSetDevice(to.device));
+  const OnDevice current(to.device);
+  TAGRANK_TRY(current.error());
   const Kernel* kernels;
   const int count = backward_kernels(call.hidden, to.bfloat16, kernels), blocks = blocks_for(call.hidden);
   Kernel chosen;

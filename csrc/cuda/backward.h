@@ -57,7 +57,7 @@ class Backward {
 
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(kWarps);
-    load_weights(warps);
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(warps); });
     warps.each([&](int index, Warp& warp) { begin(index, warp); });
     block_.arrive();
     for (int64_t t = call_.steps - 1; t >= 0; --t) {
@@ -81,20 +81,24 @@ class Backward {
 
   // U^T in the order of fragments: by way of shared memory, 32 of the inner dimension at a time, as its columns are not
   // next to each other in global memory. There the rows that a fragment reads together are next to each other.
+  template <bool kAligned>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      block_.share(kStep * kPieces, [&](int piece) {
-        const int at = piece / kPieces, first = piece % kPieces * 8;
-        const int inner = staged_inner(k, at), u = inner / kGates;
+      const auto load = [&](int piece) {
+        const int inner = staged_inner(k, piece / kPieces), u = inner / kGates;
         Words4 eight = {{0, 0, 0, 0}};
         if (u < slice_.count) {
           const int64_t row = gate_row(inner % kGates, slice_.first + u, hidden_);
-          eight = load_eight(call_.weight_hh + row * hidden_, first, hidden_);
+          eight = load_eight<kAligned>(call_.weight_hh + row * hidden_, piece % kPieces * 8, hidden_);
         }
-        *reinterpret_cast<Words4*>(staged_ + at * kStagedRow + first) = eight;
-      });
+        return eight;
+      };
+      const auto store = [&](int piece, const Words4& eight) {
+        *reinterpret_cast<Words4*>(staged_ + piece / kPieces * kStagedRow + piece % kPieces * 8) = eight;
+      };
+      block_.template copy<kStep * kPieces>(load, store);
       block_.sync();
       warps.each([&](int index, Warp& warp) {
 #pragma unroll

@@ -11,9 +11,18 @@ namespace tagrank::cuda {
 // The hardware's, good to some units in the last place; infinity and 0 at the ends.
 TAGRANK_DEVICE float exponential(float x) { return __expf(x); }
 TAGRANK_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+// low < limit ? a : b without a branch, which the compiler would make of it: cells then wait for each other.
+TAGRANK_DEVICE float select_below(float low, float limit, float a, float b) {
+  float chosen;
+  asm("{.reg .pred below; setp.lt.f32 below, %1, %2; selp.f32 %0, %3, %4, below;}"
+      : "=f"(chosen)
+      : "f"(low), "f"(limit), "f"(a), "f"(b));
+  return chosen;
+}
 #else
 inline float exponential(float x) { return std::exp(x); }
 inline float quotient(float a, float b) { return a / b; }
+inline float select_below(float low, float limit, float a, float b) { return low < limit ? a : b; }
 #endif
 
 // 1 / (1 + exp(-x)) from an exponential of a number that is never positive, so that nothing overflows.
@@ -29,7 +38,7 @@ TAGRANK_DEVICE float hyperbolic_tangent(float x) {
   p = (p * z - 5.37397155531e-2f) * z + 1.33314422036e-1f;
   const float small = x + x * z * (p * z - 3.33332819422e-1f);
   const float e = exponential(-2.0f * fabsf(x));
-  return z < 0.390625f ? small : copysignf(quotient(1.0f - e, 1.0f + e), x);
+  return select_below(z, 0.390625f, small, copysignf(quotient(1.0f - e, 1.0f + e), x));
 }
 
 struct Gates {

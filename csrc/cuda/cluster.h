@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "plan.h"
 #include "target.h"
 #include "warp.h"
 
@@ -34,6 +35,18 @@ class Block {
   template <typename Function>
   TAGRANK_DEVICE void share(int n, const Function& function) const {
     for (int i = threadIdx.x; i < n; i += blockDim.x) function(i);
+  }
+
+  // store(i, load(i)) for i in [0, kCount), shared out to the block's threads: each has all its loads on the way before it
+  // stores the first.
+  template <int kCount, typename Load, typename Store>
+  TAGRANK_DEVICE void copy(const Load& load, const Store& store) const {
+    static_assert(kCount % kThreads == 0, "every thread copies as much");
+    Words4 values[kCount / kThreads];
+#pragma unroll
+    for (int i = 0; i < kCount / kThreads; ++i) values[i] = load(i * kThreads + static_cast<int>(threadIdx.x));
+#pragma unroll
+    for (int i = 0; i < kCount / kThreads; ++i) store(i * kThreads + static_cast<int>(threadIdx.x), values[i]);
   }
 
   // A barrier among the block's threads.
@@ -120,6 +133,10 @@ class Block {
   template <typename Function>
   void share(int n, const Function& function) const {
     for (int i = 0; i < n; ++i) function(i);
+  }
+  template <int kCount, typename Load, typename Store>
+  void copy(const Load& load, const Store& store) const {
+    for (int i = 0; i < kCount; ++i) store(i, load(i));
   }
   void sync() const {}
   void sync_pair() const {}

@@ -45,7 +45,8 @@ int forward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int forward(const ForwardCall& call, const Launch& to) {
-  TAGRANK_TRY(cudaSetDevice(to.device));
+  const OnDevice current(to.device);
+  TAGRANK_TRY(current.error());
   const Kernel* kernels;
   const int count = forward_kernels(call.hidden, to.bfloat16, kernels), blocks = blocks_for(call.hidden);
   Kernel chosen;

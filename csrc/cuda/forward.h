@@ -49,11 +49,12 @@ class Forward {
     block_.sync();
     block_.arrive();
     for (int64_t t = 0; t < call_.steps; ++t) {
+      warps.each([&](int index, Warp& warp) { load_input(index, warp, t, 0); });
       block_.wait();
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; tile += kChunk) {
         warps.each([&](int index, Warp& warp) {
-          load_input(index, warp, t, tile);
+          if (tile > 0) load_input(index, warp, t, tile);
           if (t > 0 || call_.h0 != nullptr) {
             product(index, warp, t, tile);
           } else {
@@ -88,12 +89,31 @@ class Forward {
       const int row = piece / kPieces, first = piece % kPieces * 8;
       Words4 h = {{0, 0, 0, 0}};
       *reinterpret_cast<Words4*>(state(1) + row * kRow + first) = h;
-      if (call_.h0 != nullptr && row_exists(row)) h = load_eight(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
+      if (call_.h0 != nullptr && row_exists(row)) {
+        by_alignment(call_.h0, hidden_, [&](auto aligned) {
+          h = load_eight<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
+        });
+      }
       *reinterpret_cast<Words4*>(state(0) + row * kRow + first) = h;
     });
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(index, warp); });
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane);
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+        const int r = row_of(index, lane, tile);
+        const bool there = call_.c0 != nullptr && u < slice_.count && row_exists(r);
+        warp.c[tile][lane] =
+            there ? to_float(T{}, call_.c0[(first_row_ + r) * hidden_ + slice_.first + u]) : 0.0f;
+      }
+    });
+  }
+
+  template <bool kAligned>
+  TAGRANK_DEVICE void load_weights(int index, Warp& warp) {
     each_lane([&](int lane) {
       const int u = unit_of(index, lane);
 #pragma unroll
@@ -101,17 +121,11 @@ class Forward {
         const int64_t at = gate_row(gate, slice_.first + u, hidden_);
 #pragma unroll
         for (int k = 0; k < kSteps; ++k) {
+          const int first = inner_of(index, lane, k, S::kPadded);
           Words4 eight = {{0, 0, 0, 0}};
-          if (u < slice_.count) eight = load_eight(call_.weight_hh + at * hidden_, inner_of(index, lane, k, S::kPadded), hidden_);
+          if (u < slice_.count) eight = load_eight<kAligned>(call_.weight_hh + at * hidden_, first, hidden_);
           warp.weight[gate][k][lane] = eight;
         }
-      }
-#pragma unroll
-      for (int tile = 0; tile < S::kTiles; ++tile) {
-        const int r = row_of(index, lane, tile);
-        const bool there = call_.c0 != nullptr && u < slice_.count && row_exists(r);
-        warp.c[tile][lane] =
-            there ? to_float(T{}, call_.c0[(first_row_ + r) * hidden_ + slice_.first + u]) : 0.0f;
       }
     });
   }
@@ -144,6 +158,12 @@ class Forward {
   // This warp's half of the inner dimension.
   TAGRANK_DEVICE void product(int index, Warp& warp, int64_t t, int first_tile) {
     clear(warp);
+    // One tile alone is too few independent sums to keep the tensor cores busy: every second step has its own.
+    constexpr bool kSplit = S::kTiles == 1;
+    Lanes<Float4> odd[2];
+    if constexpr (kSplit) {
+      each_lane([&](int lane) { odd[0][lane] = odd[1][lane] = Float4{}; });
+    }
     const uint16_t* h = state(t) + first_tile * kTile * kRow;
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
@@ -154,9 +174,19 @@ class Forward {
           const uint16_t* from = h + (chunk * kTile + lane / 4) * kRow + inner_of(index, lane, k, S::kPadded);
           eight[lane] = *reinterpret_cast<const Words4*>(from);
         });
-        multiply<T>(warp.sum[0][chunk], warp.weight[0][k], warp.weight[1][k], eight);
-        multiply<T>(warp.sum[1][chunk], warp.weight[2][k], warp.weight[3][k], eight);
+        const bool apart = kSplit && k % 2;
+        multiply<T>(apart ? odd[0] : warp.sum[0][chunk], warp.weight[0][k], warp.weight[1][k], eight);
+        multiply<T>(apart ? odd[1] : warp.sum[1][chunk], warp.weight[2][k], warp.weight[3][k], eight);
       }
+    }
+    if constexpr (kSplit) {
+      each_lane([&](int lane) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          warp.sum[0][0][lane].at[i] += odd[0][lane].at[i];
+          warp.sum[1][0][lane].at[i] += odd[1][lane].at[i];
+        }
+      });
     }
   }
 
@@ -176,22 +206,31 @@ class Forward {
   TAGRANK_DEVICE void update(int index, Warp& warp, int64_t t, int first_tile) {
     uint16_t* h = state(t + 1) + slice_.first;
     each_lane([&](int lane) {
+      // All that is read before anything is written, which the compiler must take for the same memory.
+      Float4 others[kChunk];
+      uint16_t out[kChunk];
+#pragma unroll
+      for (int chunk = 0; chunk < kChunk; ++chunk) {
+        others[chunk] = partial_[(index * S::kTiles + first_tile + chunk) * kLanes + lane];
+      }
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         const int tile = first_tile + chunk;
         const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
-        const Float4 other = partial_[(index * S::kTiles + tile) * kLanes + lane];
         const Float4 mine = index % 2 ? Float4{{if_.at[1], if_.at[3], go.at[1], go.at[3]}}
                                       : Float4{{if_.at[0], if_.at[2], go.at[0], go.at[2]}};
         float pre[kGates];
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          pre[gate] = mine.at[gate] + other.at[gate] + to_float(T{}, warp.input[chunk][gate][lane]);
+          pre[gate] = mine.at[gate] + others[chunk].at[gate] + to_float(T{}, warp.input[chunk][gate][lane]);
         }
         const Gates gates = activate({pre[0], pre[1], pre[2], pre[3]});
-        const float out = cell_forward(gates, warp.c[tile][lane]);
+        out[chunk] = to_bits(T{}, cell_forward(gates, warp.c[tile][lane]));
         warp.gates[tile][lane] = {{halves<T>(gates.i, gates.f), halves<T>(gates.g, gates.o)}};
-        h[row_of(index, lane, tile) * kRow + unit_of(index, lane)] = to_bits(T{}, out);
+      }
+#pragma unroll
+      for (int chunk = 0; chunk < kChunk; ++chunk) {
+        h[row_of(index, lane, first_tile + chunk) * kRow + unit_of(index, lane)] = out[chunk];
       }
     });
   }
@@ -207,12 +246,14 @@ class Forward {
   }
 
   TAGRANK_DEVICE void store_output(int64_t t) {
-    block_.share(S::kRows * kGroups, [&](int piece) {
-      const int row = piece / kGroups, first = slice_.first + piece % kGroups * kGroup;
-      if (!row_exists(row)) return;
-      const uint16_t* h = state(t + 1) + row * kRow + first;
-      store_eight(call_.output + (t * call_.batch + first_row_ + row) * hidden_, first, hidden_,
-                  *reinterpret_cast<const Words4*>(h));
+    by_alignment(call_.output, hidden_, [&](auto aligned) {
+      block_.share(S::kRows * kGroups, [&](int piece) {
+        const int row = piece / kGroups, first = slice_.first + piece % kGroups * kGroup;
+        if (!row_exists(row)) return;
+        const uint16_t* h = state(t + 1) + row * kRow + first;
+        store_eight<aligned>(call_.output + (t * call_.batch + first_row_ + row) * hidden_, first, hidden_,
+                             *reinterpret_cast<const Words4*>(h));
+      });
     });
   }
 

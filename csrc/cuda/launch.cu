@@ -55,12 +55,21 @@ cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) 
   clusters = 0;
   const cudaError_t error = count_active(kernel, blocks, clusters);
   // A GPU that cannot have such a cluster, or so much shared memory, or has no code of the kernel: it runs none.
-  if (error == cudaErrorInvalidClusterSize || error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration ||
-      error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-    cudaGetLastError();
-    clusters = 0;
-  } else if (error != cudaSuccess) {
-    return error;
+  switch (error) {
+    case cudaSuccess:
+      break;
+    case cudaErrorInvalidClusterSize:
+    case cudaErrorInvalidConfiguration:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorInvalidValue:
+    case cudaErrorLaunchOutOfResources:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorNotSupported:
+      cudaGetLastError();
+      clusters = 0;
+      break;
+    default:
+      return error;
   }
   known[key] = clusters;
   return cudaSuccess;
@@ -84,12 +93,14 @@ cudaError_t launch(const Kernel& kernel, int64_t batch, int blocks, const void* 
   return cudaLaunchKernelExC(configuration.get(), kernel.entry, arguments);
 }
 
-int active_clusters(int device, int hidden, bool backward) {
-  if (hidden < 1 || hidden > kMaxHidden || cudaSetDevice(device) != cudaSuccess) return 0;
+int active_clusters(int device, int hidden, bool backward, int& clusters) {
+  clusters = 0;
+  if (hidden < 1 || hidden > kMaxHidden) return cudaSuccess;
+  const OnDevice current(device);
+  TAGRANK_TRY(current.error());
   const Kernel* kernels;
   (backward ? backward_kernels : forward_kernels)(hidden, /*bfloat16=*/false, kernels);
-  int clusters;
-  return active(kernels[0], blocks_for(hidden), device, clusters) == cudaSuccess ? clusters : 0;
+  return active(kernels[0], blocks_for(hidden), device, clusters);
 }
 
 const char* describe(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -18,6 +18,24 @@ struct Kernel {
   int shared;  // bytes of shared memory, for a block
 };
 
+// Makes a device the calling thread's current one, and the one before again at its end.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) : error_(cudaGetDevice(&before_)) {
+    if (error_ == cudaSuccess) error_ = cudaSetDevice(device);
+  }
+  ~OnDevice() {
+    if (error_ == cudaSuccess) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  cudaError_t error() const { return error_; }
+
+ private:
+  int before_ = 0;
+  cudaError_t error_;
+};
+
 // How many clusters of `blocks` blocks run at once on the current device, which is `device`; 0 where none does.
 cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters);
 

@@ -1,17 +1,30 @@
-// Rows of 16-bit numbers in global memory, whose length any number may be.
+// Rows of 16-bit numbers in global memory. Where all rows begin at a multiple of 16 bytes, eight numbers are moved at once.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "number.h"
 #include "target.h"
 
 namespace tagrank::cuda {
 
-// Eight numbers of a row of `length` from `first` on, zeros beyond its end. Rows that 8 divides are read at once.
+// function(std::true_type) where the rows of an array begin at multiples of 16 bytes, else function(std::false_type). Asked
+// once and outside of loops, whose loads then do not wait for each other.
+template <typename Function>
+TAGRANK_DEVICE void by_alignment(const uint16_t* array, int length, const Function& function) {
+  if (length % 8 == 0 && reinterpret_cast<uintptr_t>(array) % 16 == 0) {
+    function(std::true_type{});
+  } else {
+    function(std::false_type{});
+  }
+}
+
+// Eight numbers of a row of `length` from `first` on, zeros beyond its end.
+template <bool kAligned>
 TAGRANK_DEVICE Words4 load_eight(const uint16_t* row, int first, int length) {
   Words4 eight = {{0, 0, 0, 0}};
-  if (length % 8 == 0) {
+  if constexpr (kAligned) {
     if (first < length) eight = *reinterpret_cast<const Words4*>(row + first);
   } else {
 #pragma unroll
@@ -23,8 +36,9 @@ TAGRANK_DEVICE Words4 load_eight(const uint16_t* row, int first, int length) {
   return eight;
 }
 
+template <bool kAligned>
 TAGRANK_DEVICE void store_eight(uint16_t* row, int first, int length, const Words4& eight) {
-  if (length % 8 == 0) {
+  if constexpr (kAligned) {
     if (first < length) *reinterpret_cast<Words4*>(row + first) = eight;
   } else {
 #pragma unroll

@@ -47,7 +47,7 @@ int forward(const ForwardCall& call, const Launch& launch);
 int backward(const BackwardCall& call, const Launch& launch);
 
 // How many clusters of a pass run at once on a device, with the fewest rows in each; 0 where none can.
-int active_clusters(int device, int hidden, bool backward);
+int active_clusters(int device, int hidden, bool backward, int& clusters);
 
 const char* describe(int error);
 

@@ -5,6 +5,7 @@ to each other through distributed shared memory. It is there where nvcc was when
 takes it on the GPUs that ``tagrank.kernels.verified`` names.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -77,6 +78,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _fits(device: int, hidden: int) -> bool:
     """Whether the GPU runs the clusters of both passes: a part of one may have too few multiprocessors for that."""
+    return _counted(device, hidden)
+
+
+@cache
+def _counted(device: int, hidden: int) -> bool:
     return all(torch.ops.tagrank.active_clusters(device, hidden, backward) > 0 for backward in (False, True))
 
 

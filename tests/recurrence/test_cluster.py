@@ -187,13 +187,26 @@ def test_both_passes(host, padded, short, batch, steps, constant, states, recomp
     assert max(found.values()) < TOLERANCE[dtype], found
 
 
-@pytest.mark.parametrize("tiles", [1, 8])
-def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int) -> None:
+@pytest.mark.parametrize(("tiles", "others"), [(1, 1), (8, 4)])
+def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int) -> None:
+    """And the rows of a cluster do not matter, but for one tile alone, which has two sums for each."""
     problem = make_problem(70, 96, 3, True, True, torch.float16)
     result = run(host, problem, tiles, save=False)
-    trained = run(host, problem, 1)
+    trained = run(host, problem, others)
     assert torch.equal(result["output"], trained["output"])
     assert torch.equal(result["c_n"], trained["c_n"])
+
+
+@pytest.mark.parametrize("name", ["weight_hh", "h0"])
+def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str) -> None:
+    """A contiguous tensor may begin at any multiple of two bytes: a slice of many parameters in one, say."""
+    problem = make_problem(9, 96, 3, True, True, torch.float16)
+    expected = run(host, problem, 1)
+    memory = problem[name].new_empty(problem[name].numel() + 1)
+    moved = memory[1:].view_as(problem[name]).copy_(problem[name])
+    assert moved.data_ptr() % 16
+    result = run(host, problem | {name: moved}, 1)
+    assert all(torch.equal(result[key], expected[key]) for key in expected)
 
 
 def test_every_run_gives_the_same_bits(host: ctypes.CDLL) -> None:

@@ -211,6 +211,30 @@ def test_cluster(hidden: int, dtype: torch.dtype, constant: bool) -> None:
         assert_matches_the_oracle(got, inputs, 7, TOLERANCE[dtype])
 
 
+def test_cluster_takes_rows_that_begin_anywhere() -> None:
+    skip_unless_served("cluster", 9, 128, torch.float16)
+    inputs = make_inputs(9, 128, None, torch.float16)
+    expected = results(*lstm_recurrence(*inputs, steps=3, backend="cluster"), inputs)
+    moved = []
+    for tensor in inputs:
+        memory = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype, device="cuda")
+        moved.append(memory[1:].view_as(tensor).copy_(tensor.detach()).requires_grad_())
+        assert moved[-1].data_ptr() % 16
+    got = results(*lstm_recurrence(*moved, steps=3, backend="cluster"), moved)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_cluster_leaves_the_current_device_alone() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    skip_unless_served("cluster", 2, 64, torch.float16)
+    inputs = [tensor.detach().to("cuda:1") for tensor in make_inputs(2, 64, None, torch.float16)]
+    output, _ = lstm_recurrence(*inputs, steps=2, backend="cluster")
+    assert output.device.index == 1
+    assert torch.cuda.current_device() == 0
+    assert torch.zeros(1, device="cuda").device.index == 0
+
+
 def test_cluster_says_what_it_cannot_take() -> None:
     skip_unless_served("cluster", 1, 128, torch.float16)
     for hidden, dtype, reason in ((513, torch.float16, "H up to 512"), (64, torch.float32, "float16 and bfloat16")):

@@ -47,6 +47,7 @@ int backward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int backward(const BackwardCall& call, const Launch& to) {
+  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
   const OnDevice current(to.device);
   TAGRANK_TRY(current.error());
   const Kernel* kernels;

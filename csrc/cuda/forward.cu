@@ -45,6 +45,7 @@ int forward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int forward(const ForwardCall& call, const Launch& to) {
+  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
   const OnDevice current(to.device);
   TAGRANK_TRY(current.error());
   const Kernel* kernels;

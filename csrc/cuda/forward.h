@@ -130,7 +130,7 @@ class Forward {
     });
   }
 
-  // The input's share of the gates, early: the product goes on while it comes.
+  // The input's share of the gates, early: the others' states, or the product before, are waited for while it comes.
   TAGRANK_DEVICE void load_input(int index, Warp& warp, int64_t t, int first_tile) {
     each_lane([&](int lane) {
       const int u = unit_of(index, lane);

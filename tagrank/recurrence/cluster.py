@@ -75,15 +75,18 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return properties.major, properties.minor
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@cache
+def _counted(device: int, hidden: int) -> bool:
+    return all(torch.ops.tagrank.active_clusters(device, hidden, backward) > 0 for backward in (False, True))
+
+
 def _fits(device: int, hidden: int) -> bool:
     """Whether the GPU runs the clusters of both passes: a part of one may have too few multiprocessors for that."""
     return _counted(device, hidden)
 
 
-@cache
-def _counted(device: int, hidden: int) -> bool:
-    return all(torch.ops.tagrank.active_clusters(device, hidden, backward) > 0 for backward in (False, True))
+# What torch.compiler.assume_constant_result does, which would import all of torch's compiler.
+_fits._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forward(

@@ -47,15 +47,7 @@ int backward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int backward(const BackwardCall& call, const Launch& to) {
-  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
-  const OnDevice current(to.device);
-  TAGRANK_TRY(current.error());
-  const Kernel* kernels;
-  const int count = backward_kernels(call.hidden, to.bfloat16, kernels), blocks = blocks_for(call.hidden);
-  Kernel chosen;
-  TAGRANK_TRY(choose(kernels, count, call.batch, blocks, to.device, chosen));
-  if (chosen.entry == nullptr) return cudaErrorInvalidClusterSize;
-  return launch(chosen, call.batch, blocks, &call, to.stream);
+  return run(backward_kernels, call.hidden, call.batch, &call, to);
 }
 
 }  // namespace tagrank::cuda

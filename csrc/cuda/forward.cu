@@ -45,15 +45,7 @@ int forward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
 }
 
 int forward(const ForwardCall& call, const Launch& to) {
-  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
-  const OnDevice current(to.device);
-  TAGRANK_TRY(current.error());
-  const Kernel* kernels;
-  const int count = forward_kernels(call.hidden, to.bfloat16, kernels), blocks = blocks_for(call.hidden);
-  Kernel chosen;
-  TAGRANK_TRY(choose(kernels, count, call.batch, blocks, to.device, chosen));
-  if (chosen.entry == nullptr) return cudaErrorInvalidClusterSize;
-  return launch(chosen, call.batch, blocks, &call, to.stream);
+  return run(forward_kernels, call.hidden, call.batch, &call, to);
 }
 
 }  // namespace tagrank::cuda

@@ -6,8 +6,29 @@
 
 #include "plan.h"
 
+#define TAGRANK_TRY(call) \
+  if (const cudaError_t error_ = (call); error_ != cudaSuccess) return error_
+
 namespace tagrank::cuda {
 namespace {
+
+// Makes a device the calling thread's current one, and the one before again at its end.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) : error_(cudaGetDevice(&before_)) {
+    if (error_ == cudaSuccess) error_ = cudaSetDevice(device);
+  }
+  ~OnDevice() {
+    if (error_ == cudaSuccess) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  cudaError_t error() const { return error_; }
+
+ private:
+  int before_ = 0;
+  cudaError_t error_;
+};
 
 // A launch of clusters of `blocks` blocks each.
 class Configuration {
@@ -40,8 +61,7 @@ cudaError_t count_active(const Kernel& kernel, int blocks, int& clusters) {
   return cudaOccupancyMaxActiveClusters(&clusters, kernel.entry, configuration.get());
 }
 
-}  // namespace
-
+// How many clusters of `blocks` blocks run at once on the current device, which is `device`; 0 where none does.
 cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, std::pair<int, int>>, int> known;
@@ -75,22 +95,29 @@ cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) 
   return cudaSuccess;
 }
 
-cudaError_t choose(const Kernel* kernels, int count, int64_t batch, int blocks, int device, Kernel& chosen) {
-  chosen = {};
+}  // namespace
+
+cudaError_t run(int (*kernels_for)(int, bool, const Kernel*&), int hidden, int64_t batch, const void* call,
+                const Launch& to) {
+  if (hidden < 1 || hidden > kMaxHidden) return cudaErrorInvalidValue;
+  const OnDevice current(to.device);
+  TAGRANK_TRY(current.error());
+  const Kernel* kernels;
+  const int count = kernels_for(hidden, to.bfloat16, kernels), blocks = blocks_for(hidden);
+  Kernel chosen{};
+  int64_t needed = 0;
   for (int i = 0; i < count; ++i) {
     int clusters;
-    TAGRANK_TRY(active(kernels[i], blocks, device, clusters));
+    TAGRANK_TRY(active(kernels[i], blocks, to.device, clusters));
     if (clusters == 0) continue;
     chosen = kernels[i];
-    if ((batch + chosen.rows - 1) / chosen.rows <= clusters) break;
+    needed = (batch + chosen.rows - 1) / chosen.rows;
+    if (needed <= clusters) break;
   }
-  return cudaSuccess;
-}
-
-cudaError_t launch(const Kernel& kernel, int64_t batch, int blocks, const void* call, void* stream) {
-  const Configuration configuration(kernel, (batch + kernel.rows - 1) / kernel.rows, blocks, stream);
+  if (chosen.entry == nullptr) return cudaErrorInvalidClusterSize;
+  const Configuration configuration(chosen, needed, blocks, to.stream);
   void* arguments[] = {const_cast<void*>(call)};
-  return cudaLaunchKernelExC(configuration.get(), kernel.entry, arguments);
+  return cudaLaunchKernelExC(configuration.get(), chosen.entry, arguments);
 }
 
 int active_clusters(int device, int hidden, bool backward, int& clusters) {

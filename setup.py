@@ -65,9 +65,10 @@ class BuildLibrary(build_ext):
 
     def _add_cuda(self, extension: Extension) -> None:
         """Compile csrc/cuda into the extension, where it is wished and nvcc can."""
-        wish, nvcc = _wish("TAGRANK_BUILD_CUDA"), _nvcc()
+        wish = _wish("TAGRANK_BUILD_CUDA")
         if wish == "0":
             return
+        nvcc = _nvcc()
         if nvcc is None:
             _without("csrc/cuda", wish, "there is no nvcc in CUDA_HOME/bin or on the PATH")
             return

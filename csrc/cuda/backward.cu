@@ -1,4 +1,7 @@
 #include "backward.h"
+
+#include <iterator>
+
 #include "launch.cuh"
 
 namespace tagrank::cuda {
@@ -11,40 +14,23 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_cons
   Backward<T, S>(call, block).run();
 }
 
-template <typename T, typename S>
-Kernel kernel() {
-  // The most that a cluster of this size needs, so that the kernel is the same whatever H is.
-  return {reinterpret_cast<const void*>(&backward_kernel<T, S>), S::kRows,
-          Backward<T, S>::shared(blocks_for(S::kPadded))};
-}
-
-template <typename T, int kPadded>
-int sizes(const Kernel*& kernels) {
-  static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                               kernel<T, Sizes<kPadded, 4>>()};
-  kernels = all;
-  return 3;
-}
-
-template <typename T>
-int depths(int hidden, const Kernel*& kernels) {
-  switch (padded(hidden)) {
-    case 128:
-      return sizes<T, 128>(kernels);
-    case 256:
-      return sizes<T, 256>(kernels);
-    case 384:
-      return sizes<T, 384>(kernels);
-    default:
-      return sizes<T, 512>(kernels);
+struct BackwardKernels {
+  // Shared memory is what the largest H of this size needs, so that the kernel is the same whatever H is.
+  template <typename T, typename S>
+  static Kernel kernel() {
+    return {reinterpret_cast<const void*>(&backward_kernel<T, S>), S::kRows, Backward<T, S>::shared(blocks_for(S::kPadded))};
   }
-}
+  template <typename T, int kPadded>
+  static Kernels kernels() {
+    static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
+                                 kernel<T, Sizes<kPadded, 4>>()};
+    return {all, static_cast<int>(std::size(all))};
+  }
+};
 
 }  // namespace
 
-int backward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
-  return bfloat16 ? depths<BFloat16>(hidden, kernels) : depths<Float16>(hidden, kernels);
-}
+Kernels backward_kernels(int hidden, bool bfloat16) { return kernels_of<BackwardKernels>(hidden, bfloat16); }
 
 int backward(const BackwardCall& call, const Launch& to) {
   return run(backward_kernels, call.hidden, call.batch, &call, to);

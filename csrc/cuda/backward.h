@@ -9,6 +9,7 @@
 
 #include "cell.h"
 #include "cluster.h"
+#include "gates.h"
 #include "memory.h"
 #include "plan.h"
 #include "recurrence.h"
@@ -28,8 +29,9 @@ class Backward {
   struct Warp {
     Lanes<Words4> weight[kStripes][2][kSteps];  // the rows g and g + 8 of a stripe
     Lanes<Float2> dc[kTilesOfWarp];             // of the rows 2q and 2q + 1
-    Lanes<Float4> d_input[kTilesOfWarp][2];     // the sum over time of the gates' gradients
-    Lanes<uint16_t> gates[kTilesOfWarp][2][kGates], grad_output[kTilesOfWarp][2];
+    Lanes<Gates> d_input[kTilesOfWarp][2];      // the sum over time of the gates' gradients
+    RawGates gates[kTilesOfWarp][2];
+    Lanes<uint16_t> grad_output[kTilesOfWarp][2];
     Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
     Lanes<Words2> d_gates[kTilesOfWarp][2];  // to be stored when the others have their parts
   };
@@ -77,6 +79,24 @@ class Backward {
   TAGRANK_DEVICE bool exists(int u, int row) const {
     return u < slice_.count && row < S::kRows && first_row_ + row < call_.batch;
   }
+  // The gates of a unit of this block in a row of an array of gates.
+  template <typename Bits>
+  TAGRANK_DEVICE Bits* gates_at(Bits* array, int64_t row, int u) const {
+    return array + row * kGates * hidden_ + slice_.first + u;
+  }
+  // function(lane, i, which, u, row): the unit and row of each number that a lane of a warp has.
+  template <typename Function>
+  TAGRANK_DEVICE static void each_number(int index, const Function& function) {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          function(lane, i, which, unit_of(index, lane), row_of(index, lane, i, which));
+        }
+      }
+    });
+  }
   TAGRANK_DEVICE Float2* slot(int64_t t, int from) const { return slots_ + ((t & 1) * block_.blocks() + from) * kSlot; }
 
   // U^T in the order of fragments: by way of shared memory, 32 of the inner dimension at a time, as its columns are not
@@ -118,52 +138,32 @@ class Backward {
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
-    each_lane([&](int lane) {
-      const int u = unit_of(index, lane);
-#pragma unroll
-      for (int i = 0; i < kTilesOfWarp; ++i) {
-#pragma unroll
-        for (int which = 0; which < 2; ++which) {
-          const int r = row_of(index, lane, i, which);
-          const bool there = exists(u, r);
-          const int64_t at = (first_row_ + r) * hidden_ + slice_.first + u;
-          const int64_t last = (call_.steps - 1) * call_.batch * hidden_;
-          warp.dc[i][lane].at[which] = there ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
-          warp.c_prev[i][which][lane] = there ? call_.cells[last + at] : 0.0f;
-          warp.d_input[i][which][lane] = Float4{};
-        }
-      }
+    const int64_t last = (call_.steps - 1) * call_.batch * hidden_;
+    each_number(index, [&](int lane, int i, int which, int u, int row) {
+      const bool there = exists(u, row);
+      const int64_t at = (first_row_ + row) * hidden_ + slice_.first + u;
+      warp.dc[i][lane].at[which] = there ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
+      warp.c_prev[i][which][lane] = there ? call_.cells[last + at] : 0.0f;
+      warp.d_input[i][which][lane] = Gates{};
     });
   }
 
   // What a step reads of global memory, while the other blocks' parts are on their way.
   TAGRANK_DEVICE void load(int index, Warp& warp, int64_t t) {
-    each_lane([&](int lane) {
-      const int u = unit_of(index, lane);
-#pragma unroll
-      for (int i = 0; i < kTilesOfWarp; ++i) {
-#pragma unroll
-        for (int which = 0; which < 2; ++which) {
-          const int r = row_of(index, lane, i, which);
-          const bool there = exists(u, r);
-          const int64_t at_row = t * call_.batch + first_row_ + r;
-          const int64_t at = at_row * hidden_ + slice_.first + u;
-          const uint16_t* gates = call_.gates + at_row * kGates * hidden_ + slice_.first + u;
-#pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) {
-            warp.gates[i][which][gate][lane] = there ? gates[gate * hidden_] : uint16_t{0};
-          }
-          warp.grad_output[i][which][lane] = there ? call_.grad_output[at] : uint16_t{0};
-          float c_prev = 0.0f;
-          if (there && t > 0) {
-            c_prev = call_.cells[at - call_.batch * hidden_];
-          } else if (there && call_.c0 != nullptr) {
-            c_prev = to_float(T{}, call_.c0[at]);
-          }
-          warp.c[i][which][lane] = warp.c_prev[i][which][lane];
-          warp.c_prev[i][which][lane] = c_prev;
-        }
+    each_number(index, [&](int lane, int i, int which, int u, int row) {
+      const bool there = exists(u, row);
+      const int64_t at_row = t * call_.batch + first_row_ + row;
+      const int64_t at = at_row * hidden_ + slice_.first + u;
+      load_gates(warp.gates[i][which], lane, gates_at(call_.gates, at_row, u), hidden_, there);
+      warp.grad_output[i][which][lane] = there ? call_.grad_output[at] : uint16_t{0};
+      float c_prev = 0.0f;
+      if (there && t > 0) {
+        c_prev = call_.cells[at - call_.batch * hidden_];
+      } else if (there && call_.c0 != nullptr) {
+        c_prev = to_float(T{}, call_.c0[at]);
       }
+      warp.c[i][which][lane] = warp.c_prev[i][which][lane];
+      warp.c_prev[i][which][lane] = c_prev;
     });
   }
 
@@ -189,12 +189,8 @@ class Backward {
           dh.at[which] += to_float(T{}, warp.grad_output[i][which][lane]);
           const Gates d = cell_backward(gates, warp.c_prev[i][which][lane], warp.c[i][which][lane], dh.at[which],
                                         warp.dc[i][lane].at[which]);
-          Float4& sum = warp.d_input[i][which][lane];
-          sum.at[0] += d.i;
-          sum.at[1] += d.f;
-          sum.at[2] += d.g;
-          sum.at[3] += d.o;
-          const Words2 rounded = {{halves<T>(d.i, d.f), halves<T>(d.g, d.o)}};
+          warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
+          const Words2 rounded = round_gates<T>(d);
           warp.d_gates[i][which][lane] = rounded;
           *reinterpret_cast<Words2*>(gradients_ + r * kRow + kGates * u) = rounded;
         }
@@ -204,17 +200,12 @@ class Backward {
 
   // As they were saved, or computed again from the recurrent products and the input's share.
   TAGRANK_DEVICE Gates gates_of(const Warp& warp, int lane, int i, int which, bool there, int64_t t, int row, int u) {
-    float pre[kGates];
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) pre[gate] = to_float(T{}, warp.gates[i][which][gate][lane]);
-    if (call_.gates_x == nullptr) return {pre[0], pre[1], pre[2], pre[3]};
-    if (there) {
-      const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + row;
-      const uint16_t* gates_x = call_.gates_x + at * kGates * hidden_ + slice_.first + u;
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) pre[gate] += to_float(T{}, gates_x[gate * hidden_]);
-    }
-    return activate({pre[0], pre[1], pre[2], pre[3]});
+    const Gates gates = widen<T>(warp.gates[i][which], lane);
+    if (call_.gates_x == nullptr) return gates;
+    const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + row;
+    RawGates input;
+    load_gates(input, lane, gates_at(call_.gates_x, at, u), hidden_, there);
+    return activate(gates + widen<T>(input, lane));
   }
 
   // This block's part of the gradient of h_{t-1}, stripe by stripe to the blocks whose units they are.
@@ -254,31 +245,16 @@ class Backward {
   }
 
   TAGRANK_DEVICE void store(int index, Warp& warp, int64_t t) {
-    each_lane([&](int lane) {
-      const int u = unit_of(index, lane);
-#pragma unroll
-      for (int i = 0; i < kTilesOfWarp; ++i) {
-#pragma unroll
-        for (int which = 0; which < 2; ++which) {
-          const int r = row_of(index, lane, i, which);
-          if (!exists(u, r)) continue;
-          const int64_t at_row = t * call_.batch + first_row_ + r;
-          const Words2& rounded = warp.d_gates[i][which][lane];
-          uint16_t* d_gates = call_.d_gates + at_row * kGates * hidden_ + slice_.first + u;
-#pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) {
-            d_gates[gate * hidden_] = static_cast<uint16_t>(rounded.word[gate / 2] >> (16 * (gate % 2)));
-          }
-          if (t > 0) continue;
-          const int64_t at = at_row * hidden_ + slice_.first + u;
-          if (call_.d_c0 != nullptr) call_.d_c0[at] = to_bits(T{}, warp.dc[i][lane].at[which]);
-          if (call_.constant) {
-            uint16_t* d_gates_x = call_.d_gates_x + at_row * kGates * hidden_ + slice_.first + u;
-            const Float4& sum = warp.d_input[i][which][lane];
-#pragma unroll
-            for (int gate = 0; gate < kGates; ++gate) d_gates_x[gate * hidden_] = to_bits(T{}, sum.at[gate]);
-          }
-        }
+    each_number(index, [&](int lane, int i, int which, int u, int row) {
+      if (!exists(u, row)) return;
+      const int64_t at_row = t * call_.batch + first_row_ + row;
+      store_gates(gates_at(call_.d_gates, at_row, u), hidden_, warp.d_gates[i][which][lane]);
+      if (t > 0) return;
+      if (call_.d_c0 != nullptr) {
+        call_.d_c0[at_row * hidden_ + slice_.first + u] = to_bits(T{}, warp.dc[i][lane].at[which]);
+      }
+      if (call_.constant) {
+        store_gates(gates_at(call_.d_gates_x, at_row, u), hidden_, round_gates<T>(warp.d_input[i][which][lane]));
       }
     });
   }

@@ -41,9 +41,10 @@ TAGRANK_DEVICE float hyperbolic_tangent(float x) {
   return select_below(z, 0.390625f, small, copysignf(quotient(1.0f - e, 1.0f + e), x));
 }
 
-struct Gates {
+struct alignas(16) Gates {
   float i, f, g, o;
 };
+TAGRANK_DEVICE Gates operator+(const Gates& a, const Gates& b) { return {a.i + b.i, a.f + b.f, a.g + b.g, a.o + b.o}; }
 
 // The gates from their pre-activations: the outer functions of equations (2)-(5).
 TAGRANK_DEVICE Gates activate(Gates pre) {

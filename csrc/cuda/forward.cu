@@ -1,4 +1,7 @@
 #include "forward.h"
+
+#include <iterator>
+
 #include "launch.cuh"
 
 namespace tagrank::cuda {
@@ -11,38 +14,22 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   Forward<T, S>(call, block).run();
 }
 
-template <typename T, typename S>
-Kernel kernel() {
-  return {reinterpret_cast<const void*>(&forward_kernel<T, S>), S::kRows, Forward<T, S>::kShared};
-}
-
-template <typename T, int kPadded>
-int sizes(const Kernel*& kernels) {
-  static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                               kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
-  kernels = all;
-  return 4;
-}
-
-template <typename T>
-int depths(int hidden, const Kernel*& kernels) {
-  switch (padded(hidden)) {
-    case 128:
-      return sizes<T, 128>(kernels);
-    case 256:
-      return sizes<T, 256>(kernels);
-    case 384:
-      return sizes<T, 384>(kernels);
-    default:
-      return sizes<T, 512>(kernels);
+struct ForwardKernels {
+  template <typename T, typename S>
+  static Kernel kernel() {
+    return {reinterpret_cast<const void*>(&forward_kernel<T, S>), S::kRows, Forward<T, S>::kShared};
   }
-}
+  template <typename T, int kPadded>
+  static Kernels kernels() {
+    static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
+                                 kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
+    return {all, static_cast<int>(std::size(all))};
+  }
+};
 
 }  // namespace
 
-int forward_kernels(int hidden, bool bfloat16, const Kernel*& kernels) {
-  return bfloat16 ? depths<BFloat16>(hidden, kernels) : depths<Float16>(hidden, kernels);
-}
+Kernels forward_kernels(int hidden, bool bfloat16) { return kernels_of<ForwardKernels>(hidden, bfloat16); }
 
 int forward(const ForwardCall& call, const Launch& to) {
   return run(forward_kernels, call.hidden, call.batch, &call, to);

@@ -9,6 +9,7 @@
 
 #include "cell.h"
 #include "cluster.h"
+#include "gates.h"
 #include "memory.h"
 #include "plan.h"
 #include "recurrence.h"
@@ -26,13 +27,13 @@ class Forward {
     Lanes<float> c[S::kTiles];
     Lanes<Words2> gates[S::kTiles];  // i, f, g, o, to be stored when the others have h
     Lanes<Float4> sum[2][kChunk];    // (i, f) and (g, o) of the rows 2q and 2q + 1
-    Lanes<uint16_t> input[kChunk][kGates];
+    RawGates input[kChunk];
   };
 
  public:
   // The two buffers of h, and what the two warps of a group send each other.
   static constexpr int kStateBytes = S::kRows * kRow * 2;
-  static constexpr int kShared = 2 * kStateBytes + kWarps * S::kTiles * kLanes * int(sizeof(Float4));
+  static constexpr int kShared = 2 * kStateBytes + kWarps * S::kTiles * kLanes * int(sizeof(Gates));
 
   TAGRANK_DEVICE Forward(const ForwardCall& call, Block& block)
       : call_(call),
@@ -40,7 +41,7 @@ class Forward {
         hidden_(call.hidden),
         slice_(slice_of(block.rank(), call.hidden)),
         first_row_(static_cast<int64_t>(block.cluster()) * S::kRows),
-        partial_(reinterpret_cast<Float4*>(block.shared() + 2 * kStateBytes)) {}
+        partial_(reinterpret_cast<Gates*>(block.shared() + 2 * kStateBytes)) {}
 
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(kWarps);
@@ -81,6 +82,12 @@ class Forward {
     return reinterpret_cast<uint16_t*>(block_.shared() + (t % 2) * kStateBytes);
   }
   TAGRANK_DEVICE bool row_exists(int row) const { return first_row_ + row < call_.batch; }
+
+  // The gates of a unit of this block in a row of an array of gates.
+  template <typename Bits>
+  TAGRANK_DEVICE Bits* gates_at(Bits* array, int64_t row, int u) const {
+    return array + row * kGates * hidden_ + slice_.first + u;
+  }
 
   // h_{-1} in the first buffer, and zeros where no hidden unit is: the product runs over them.
   TAGRANK_DEVICE void fill_states() {
@@ -139,11 +146,7 @@ class Forward {
         const int r = row_of(index, lane, first_tile + chunk);
         const bool there = u < slice_.count && row_exists(r);
         const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + r;
-        const uint16_t* gates_x = call_.gates_x + at * kGates * hidden_ + slice_.first + u;
-#pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) {
-          warp.input[chunk][gate][lane] = there ? gates_x[gate * hidden_] : uint16_t{0};
-        }
+        load_gates(warp.input[chunk], lane, gates_at(call_.gates_x, at, u), hidden_, there);
       }
     });
   }
@@ -190,15 +193,19 @@ class Forward {
     }
   }
 
+  // What a warp has summed up for the row 2q, or 2q + 1, of a tile.
+  TAGRANK_DEVICE static Gates sums_of(const Warp& warp, int chunk, int lane, bool second) {
+    const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
+    return second ? Gates{if_.at[1], if_.at[3], go.at[1], go.at[3]} : Gates{if_.at[0], if_.at[2], go.at[0], go.at[2]};
+  }
+
   // The sums of the rows that the other warp updates.
   TAGRANK_DEVICE void send_half(int index, Warp& warp, int first_tile) {
     each_lane([&](int lane) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
-        const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
-        Float4& to = partial_[((index ^ 1) * S::kTiles + first_tile + chunk) * kLanes + lane];
-        to = index % 2 ? Float4{{if_.at[0], if_.at[2], go.at[0], go.at[2]}}
-                       : Float4{{if_.at[1], if_.at[3], go.at[1], go.at[3]}};
+        partial_[((index ^ 1) * S::kTiles + first_tile + chunk) * kLanes + lane] =
+            sums_of(warp, chunk, lane, index % 2 == 0);
       }
     });
   }
@@ -207,7 +214,7 @@ class Forward {
     uint16_t* h = state(t + 1) + slice_.first;
     each_lane([&](int lane) {
       // All that is read before anything is written, which the compiler must take for the same memory.
-      Float4 others[kChunk];
+      Gates others[kChunk];
       uint16_t out[kChunk];
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
@@ -216,17 +223,10 @@ class Forward {
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         const int tile = first_tile + chunk;
-        const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
-        const Float4 mine = index % 2 ? Float4{{if_.at[1], if_.at[3], go.at[1], go.at[3]}}
-                                      : Float4{{if_.at[0], if_.at[2], go.at[0], go.at[2]}};
-        float pre[kGates];
-#pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) {
-          pre[gate] = mine.at[gate] + others[chunk].at[gate] + to_float(T{}, warp.input[chunk][gate][lane]);
-        }
-        const Gates gates = activate({pre[0], pre[1], pre[2], pre[3]});
+        const Gates sums = sums_of(warp, chunk, lane, index % 2 == 1) + others[chunk];
+        const Gates gates = activate(sums + widen<T>(warp.input[chunk], lane));
         out[chunk] = to_bits(T{}, cell_forward(gates, warp.c[tile][lane]));
-        warp.gates[tile][lane] = {{halves<T>(gates.i, gates.f), halves<T>(gates.g, gates.o)}};
+        warp.gates[tile][lane] = round_gates<T>(gates);
       }
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
@@ -266,14 +266,7 @@ class Forward {
         const int r = row_of(index, lane, tile);
         if (!row_exists(r)) continue;
         const int64_t at = t * call_.batch + first_row_ + r;
-        if (call_.gates != nullptr) {
-          uint16_t* to = call_.gates + at * kGates * hidden_ + slice_.first + u;
-          const Words2& gates = warp.gates[tile][lane];
-#pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) {
-            to[gate * hidden_] = static_cast<uint16_t>(gates.word[gate / 2] >> (16 * (gate % 2)));
-          }
-        }
+        if (call_.gates != nullptr) store_gates(gates_at(call_.gates, at, u), hidden_, warp.gates[tile][lane]);
         if (call_.cells != nullptr) call_.cells[at * hidden_ + slice_.first + u] = warp.c[tile][lane];
         if (t + 1 == call_.steps) {
           call_.c_n[(first_row_ + r) * hidden_ + slice_.first + u] = to_bits(T{}, warp.c[tile][lane]);
@@ -287,7 +280,7 @@ class Forward {
   const int hidden_;
   const Slice slice_;
   const int64_t first_row_;
-  Float4* const partial_;
+  Gates* const partial_;
 };
 
 }  // namespace tagrank::cuda

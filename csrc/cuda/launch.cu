@@ -97,20 +97,19 @@ cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) 
 
 }  // namespace
 
-cudaError_t run(int (*kernels_for)(int, bool, const Kernel*&), int hidden, int64_t batch, const void* call,
-                const Launch& to) {
+cudaError_t run(Kernels (*kernels_for)(int, bool), int hidden, int64_t batch, const void* call, const Launch& to) {
   if (hidden < 1 || hidden > kMaxHidden) return cudaErrorInvalidValue;
   const OnDevice current(to.device);
   TAGRANK_TRY(current.error());
-  const Kernel* kernels;
-  const int count = kernels_for(hidden, to.bfloat16, kernels), blocks = blocks_for(hidden);
+  const Kernels kernels = kernels_for(hidden, to.bfloat16);
+  const int blocks = blocks_for(hidden);
   Kernel chosen{};
   int64_t needed = 0;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < kernels.count; ++i) {
     int clusters;
-    TAGRANK_TRY(active(kernels[i], blocks, to.device, clusters));
+    TAGRANK_TRY(active(kernels.first[i], blocks, to.device, clusters));
     if (clusters == 0) continue;
-    chosen = kernels[i];
+    chosen = kernels.first[i];
     needed = (batch + chosen.rows - 1) / chosen.rows;
     if (needed <= clusters) break;
   }
@@ -125,9 +124,8 @@ int active_clusters(int device, int hidden, bool backward, int& clusters) {
   if (hidden < 1 || hidden > kMaxHidden) return cudaSuccess;
   const OnDevice current(device);
   TAGRANK_TRY(current.error());
-  const Kernel* kernels;
-  (backward ? backward_kernels : forward_kernels)(hidden, /*bfloat16=*/false, kernels);
-  return active(kernels[0], blocks_for(hidden), device, clusters);
+  const Kernels kernels = (backward ? backward_kernels : forward_kernels)(hidden, /*bfloat16=*/false);
+  return active(*kernels.first, blocks_for(hidden), device, clusters);
 }
 
 const char* describe(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -1,10 +1,12 @@
-// Launches a kernel as clusters, and knows how many of them run at once.
+// The kernels of a pass, and the launch of one of them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "number.h"
+#include "plan.h"
 #include "recurrence.h"
 
 namespace tagrank::cuda {
@@ -15,13 +17,37 @@ struct Kernel {
   int shared;  // bytes of shared memory, for a block
 };
 
-// The kernels of a pass for H, ordered by their rows; their number.
-int forward_kernels(int hidden, bool bfloat16, const Kernel*& kernels);
-int backward_kernels(int hidden, bool bfloat16, const Kernel*& kernels);
+// Those that serve one H in one dtype, ordered by their rows.
+struct Kernels {
+  const Kernel* first;
+  int count;
+};
+
+// Pass::template kernels<T, kPadded>() for H.
+template <typename Pass, typename T>
+Kernels kernels_in(int hidden) {
+  switch (padded(hidden)) {
+    case 128:
+      return Pass::template kernels<T, 128>();
+    case 256:
+      return Pass::template kernels<T, 256>();
+    case 384:
+      return Pass::template kernels<T, 384>();
+    default:
+      return Pass::template kernels<T, 512>();
+  }
+}
+template <typename Pass>
+Kernels kernels_of(int hidden, bool bfloat16) {
+  return bfloat16 ? kernels_in<Pass, BFloat16>(hidden) : kernels_in<Pass, Float16>(hidden);
+}
+
+// For H in 1 .. kMaxHidden.
+Kernels forward_kernels(int hidden, bool bfloat16);
+Kernels backward_kernels(int hidden, bool bfloat16);
 
 // Launches, of the kernels of a pass, the one with the fewest rows whose clusters all run at once; where there is none, the
 // last of those that run at all.
-cudaError_t run(int (*kernels_for)(int, bool, const Kernel*&), int hidden, int64_t batch, const void* call,
-                const Launch& to);
+cudaError_t run(Kernels (*kernels_for)(int, bool), int hidden, int64_t batch, const void* call, const Launch& to);
 
 }  // namespace tagrank::cuda

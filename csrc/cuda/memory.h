@@ -43,7 +43,7 @@ TAGRANK_DEVICE void store_eight(uint16_t* row, int first, int length, const Word
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (first + i < length) row[first + i] = static_cast<uint16_t>(eight.word[i / 2] >> (16 * (i % 2)));
+      if (first + i < length) row[first + i] = half(eight.word[i / 2], i % 2);
     }
   }
 }

@@ -64,16 +64,11 @@ inline uint16_t to_bits(BFloat16, float x) {
 
 #endif
 
+// Of the two numbers in a word the low one, 0, or the high one, 1.
+TAGRANK_DEVICE uint16_t half(uint32_t word, int which) { return static_cast<uint16_t>(word >> (16 * which)); }
+
 template <typename T>
-TAGRANK_EVERYWHERE float low_half(uint32_t word) {
-  return to_float(T{}, static_cast<uint16_t>(word & 0xffff));
-}
-template <typename T>
-TAGRANK_EVERYWHERE float high_half(uint32_t word) {
-  return to_float(T{}, static_cast<uint16_t>(word >> 16));
-}
-template <typename T>
-TAGRANK_EVERYWHERE uint32_t halves(float low, float high) {
+TAGRANK_DEVICE uint32_t halves(float low, float high) {
   return to_bits(T{}, low) | static_cast<uint32_t>(to_bits(T{}, high)) << 16;
 }
 

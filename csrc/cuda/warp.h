@@ -79,15 +79,14 @@ void each_lane(const Function& function) {
 
 template <typename T>
 void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Words2>& b) {
-  const auto half = [](uint32_t word, int which) { return which ? high_half<T>(word) : low_half<T>(word); };
   float left[16][16], right[16][8];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, q = lane % 4;
     for (int r = 0; r < 4; ++r) {  // a0: (g, 2q), a1: (g+8, 2q), a2: (g, 2q+8), a3: (g+8, 2q+8)
-      for (int e = 0; e < 2; ++e) left[g + 8 * (r % 2)][2 * q + 8 * (r / 2) + e] = half(a[lane].word[r], e);
+      for (int e = 0; e < 2; ++e) left[g + 8 * (r % 2)][2 * q + 8 * (r / 2) + e] = to_float(T{}, half(a[lane].word[r], e));
     }
     for (int r = 0; r < 2; ++r) {  // b0: (2q, g), b1: (2q+8, g)
-      for (int e = 0; e < 2; ++e) right[2 * q + 8 * r + e][g] = half(b[lane].word[r], e);
+      for (int e = 0; e < 2; ++e) right[2 * q + 8 * r + e][g] = to_float(T{}, half(b[lane].word[r], e));
     }
   }
   for (int lane = 0; lane < kLanes; ++lane) {

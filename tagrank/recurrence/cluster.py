@@ -15,6 +15,7 @@ from tagrank.kernels.verified import VERIFIED
 from tagrank.recurrence import _lib
 from tagrank.recurrence.products import recurrent_products, weight_gradients
 from tagrank.recurrence.trace import record
+from tagrank.recurrence.triton import gpu_of
 
 DEVICE = "cuda"
 UNAVAILABLE: str | None
@@ -40,7 +41,7 @@ def unsupported(gates_x: Tensor) -> str | None:
     if gates_x.device.type != DEVICE:
         return f"it runs on NVIDIA GPUs, and gates_x is on {gates_x.device}"
     hidden = gates_x.shape[-1] // 4
-    reason = out_of_range(gates_x.dtype, hidden, _capability(gates_x.device))
+    reason = out_of_range(gates_x.dtype, hidden, gpu_of(gates_x.device).capability)
     if reason is None and not _fits(gates_x.device.index, hidden):
         reason = f"this GPU runs no cluster of {-(-hidden // 32)} blocks with as much shared memory as it needs"
     return reason
@@ -59,7 +60,7 @@ def out_of_range(dtype: torch.dtype, hidden: int, capability: tuple[int, int]) -
 
 def unproven(gates_x: Tensor) -> str | None:
     """Why ``auto`` does not take these gates though it could, or ``None``."""
-    return unverified(_capability(gates_x.device))
+    return unverified(gpu_of(gates_x.device).capability)
 
 
 def unverified(capability: tuple[int, int]) -> str | None:
@@ -67,12 +68,6 @@ def unverified(capability: tuple[int, int]) -> str | None:
     if all((capability, kernel, "cluster") in VERIFIED for kernel in ("forward", "backward")):
         return None
     return f"it was not verified on compute capability {capability[0]}.{capability[1]}"
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    # Unlike torch.cuda.get_device_capability, torch.compile takes this for a constant.
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major, properties.minor
 
 
 @cache

@@ -35,10 +35,12 @@ TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 
 
 class ForwardCall(ctypes.Structure):
-    _fields_ = (
-        [("batch", ctypes.c_int64), ("steps", ctypes.c_int64), ("hidden", ctypes.c_int), ("constant", ctypes.c_bool)]
-        + [(name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "output", "c_n", "gates", "cells")]
-    )  # fmt: skip
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("hidden", ctypes.c_int),
+        ("constant", ctypes.c_bool),
+    ] + [(name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "output", "c_n", "gates", "cells")]
 
 
 class BackwardCall(ctypes.Structure):
@@ -46,7 +48,7 @@ class BackwardCall(ctypes.Structure):
         ForwardCall._fields_[:4]
         + [(name, ctypes.c_void_p) for name in ("grad_output", "grad_c_n", "weight_hh", "c0", "gates", "gates_x")]
         + [(name, ctypes.c_void_p) for name in ("cells", "d_gates", "d_gates_x", "d_c0")]
-    )  # fmt: skip
+    )
 
 
 Build = Callable[..., Path]
@@ -117,9 +119,7 @@ def reference(problem: Problem) -> dict[str, Tensor]:
     h0 = zeros if p["h0"] is None else p["h0"]
     c0 = (zeros if p["c0"] is None else p["c0"]).requires_grad_()
     output, c_n = lstm_loop(gates_x, p["weight_hh"], h0, c0, p["steps"])
-    d_gates, d_c0 = torch.autograd.grad(
-        [output, c_n], [gates_x, c0], [p["grad_output"], p["grad_c_n"]]
-    )  # fmt: skip
+    d_gates, d_c0 = torch.autograd.grad([output, c_n], [gates_x, c0], [p["grad_output"], p["grad_c_n"]])
     result = {"output": output.detach(), "c_n": c_n.detach(), "d_gates": d_gates}
     if problem["gates_x"].dim() == 2:
         result["d_gates_x"] = d_gates.sum(0)

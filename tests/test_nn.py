@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -225,8 +226,23 @@ STATE = torch.zeros(1, 2, 5)
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 3, 2)}, RuntimeError, "context batch size 3"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2)}, RuntimeError, "both be batched"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2, 2), "steps": 3}, ValueError, "steps: expected 4"),
-        (0, {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE[0], STATE[0])}, RuntimeError, "should also be 3-D"),
-        (0, {"context": torch.zeros(3), "steps": 2, "hx": (STATE, STATE)}, RuntimeError, "should also be 2-D"),
+        (0, {"context": torch.zeros(2, 3), "steps": 2.0}, TypeError, "steps: expected an int, got float"),
+        (0, {"context": torch.zeros(2, 3), "steps": (STATE, STATE)}, TypeError, "steps: expected an int, got tuple"),
+        (
+            0,
+            {"context": torch.zeros(2, 3), "steps": 2, "hx": STATE},
+            TypeError,
+            "expected a pair of Tensors.*got Tensor",
+        ),
+        (0, {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE, None)}, TypeError, r"got \(Tensor, NoneType\)"),
+        (
+            0,
+            {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE, STATE.double())},
+            ValueError,
+            r"hidden\[1\] dtype \(torch.float64\) does not match weight dtype",
+        ),
+        (0, {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE[0], STATE[0])}, RuntimeError, r"got \[2, 5\]"),
+        (0, {"context": torch.zeros(3), "steps": 2, "hx": (STATE, STATE)}, RuntimeError, r"size \(1, 5\), got"),
         (
             0,
             {"context": torch.zeros(3, 3), "steps": 2, "hx": (torch.zeros(1, 3, 5), STATE)},
@@ -260,6 +276,7 @@ def test_cell_is_nn_lstm_cell(input_size: int, batched: bool, bias: bool) -> Non
     rows = (2,) if batched else ()
     context, state = torch.randn(*rows, 3), None
     gates = cell.context_gates(context)
+    assert [*cell._parameters] == [*reference._parameters]
     expected = None
     for _ in range(3):
         input = torch.randn(*rows, input_size) if input_size else None
@@ -279,14 +296,161 @@ def test_cell_steps_are_the_layer() -> None:
     torch.testing.assert_close(state[1], lstm(context, input=input)[1][1][0])
 
 
+@pytest.mark.parametrize("input_size", [0, 2])
+def test_cell_trains_as_nn_lstm_cell_does(input_size: int) -> None:
+    cell, reference = ContextLSTMCell(3, 5, input_size=input_size), nn.LSTMCell(input_size + 3, 5)
+    reference.load_state_dict(cell.state_dict())
+    context = torch.randn(4, 3, requires_grad=True)
+    input = torch.randn(6, 4, input_size, requires_grad=True)
+    gates, state, expected = cell.context_gates(context), None, None
+    for x in input:
+        state = cell(gates, x if input_size else None, state)
+        expected = reference(torch.cat([x, context], dim=-1), expected)
+    leaves = [context, *([input] if input_size else [])]
+    assert state is not None
+    ours = torch.autograd.grad(sum(state).square().sum(), [*leaves, *cell.parameters()])
+    theirs = torch.autograd.grad(sum(expected).square().sum(), [*leaves, *reference.parameters()])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_cell_gates_of_some_rows() -> None:
+    cell, context, rows = ContextLSTMCell(3, 5, input_size=2), torch.randn(4, 3), torch.tensor([2, 2, 0])
+    input = torch.randn(3, 2)
+    got = cell(cell.context_gates(context).take(rows), input)
+    torch.testing.assert_close(got, cell(cell.context_gates(context[rows]), input))
+
+
+def test_cell_under_autocast_keeps_its_state_as_nn_lstm_cell_does() -> None:
+    cell, reference, context = ContextLSTMCell(3, 5, input_size=2), nn.LSTMCell(5, 5), torch.randn(4, 3)
+    reference.load_state_dict(cell.state_dict())
+    with torch.no_grad():  # remember what is far too small to be added to it in bfloat16
+        for parameters in (cell, reference):
+            parameters.bias_ih[5:10] += 20
+    exact = copy.deepcopy(reference).double()
+    state, expected, wanted = None, None, None
+    inputs = torch.randn(200, 4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gates = cell.context_gates(context)
+        for x in inputs:
+            state = cell(gates, x, state)
+            expected = reference(torch.cat([x, context], dim=-1), expected)
+    for x in inputs:
+        wanted = exact(torch.cat([x, context], dim=-1).double(), wanted)
+    assert state is not None
+    for ours, theirs, right in zip(state, expected, wanted, strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert (ours - right).norm() <= 1.5 * (theirs - right).norm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cell(gates, x, tuple(s.bfloat16() for s in state))[1].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("input_size", "arguments", "error", "message"),
     [
-        ({"context_gates": torch.zeros(2, 19)}, ValueError, r"context_gates: expected \[B, 4H\]"),
-        ({"context_gates": torch.zeros(2, 20), "input": torch.zeros(2, 2)}, TypeError, "input_size=0"),
-        ({"context_gates": torch.zeros(2, 20), "hx": (torch.zeros(3, 5),) * 2}, RuntimeError, r"Expected hx\[0\]"),
+        # As many features as gates: a context in their place would fit, and be wrong.
+        (
+            0,
+            {"context_gates": torch.zeros(2, 20)},
+            TypeError,
+            r"what context_gates\(context\) returns.*Tensor \[2, 20\]",
+        ),
+        (0, {"input": torch.zeros(2, 2)}, TypeError, r"input_size=0, got \[2, 2\]"),
+        (2, {}, TypeError, "input_size=2, got None"),
+        (2, {"input": (torch.zeros(2, 5),) * 2}, TypeError, r"got tuple; the state comes after it"),
+        (2, {"input": torch.zeros(1, 2)}, ValueError, r"Expected input of size \[2, 2\].*got \[1, 2\]"),
+        (2, {"input": torch.zeros(2, 3)}, RuntimeError, r"input.size\(-1\) must be equal to input_size"),
+        (0, {"hx": (torch.zeros(3, 5),) * 2}, RuntimeError, r"Expected hx\[0\] size \(2, 5\), got \[3, 5\]"),
+        (0, {"hx": torch.zeros(2, 5)}, TypeError, "expected a pair of Tensors"),
+        (0, {"hx": (torch.zeros(2, 5).double(),) * 2}, ValueError, r"hx\[0\] dtype \(torch.float64\)"),
     ],
 )
-def test_bad_calls_of_the_cell(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_calls_of_the_cell(
+    input_size: int, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    cell = ContextLSTMCell(20, 5, input_size=input_size)
+    gates = cell.context_gates(torch.zeros(2, 20))
     with pytest.raises(error, match=message):
-        ContextLSTMCell(3, 5)(**arguments)
+        cell(**({"context_gates": gates} | arguments))
+
+
+def test_cell_refuses_a_context_that_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match="context should be a Tensor, got list"):
+        ContextLSTMCell(3, 5).context_gates([1.0, 2.0, 3.0])  # type: ignore[arg-type]
+
+
+def test_recompute_keeps_less_for_backward() -> None:
+    context, saved, gradients = torch.randn(2, 3), [], []
+    torch.manual_seed(0)
+    plain = ContextLSTM(3, 5)
+    frugal = ContextLSTM(3, 5, recompute=True)
+    frugal.load_state_dict(plain.state_dict())
+    for lstm in (plain, frugal):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            output, _ = lstm(context, 50)
+        saved.append(sum(sizes))
+        gradients.append(torch.autograd.grad(output.square().sum(), lstm.parameters()))
+    assert saved[1] < 0.7 * saved[0]
+    torch.testing.assert_close(*gradients)
+    assert repr(frugal) == "ContextLSTM(3, 5, recompute=True)"
+
+
+def test_recompute_is_for_constant_gates_alone() -> None:
+    lstm = ContextLSTM(3, 5, input_size=2, num_layers=2, recompute=True, backend="native")
+    sizes: list[list[int]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(list(t.shape)) or t, lambda t: t):
+        lstm(torch.randn(2, 3), input=torch.randn(7, 2, 2))
+    assert sizes.count([7, 2, 20]) == 2  # the activated gates of each layer
+
+
+def test_input_alone() -> None:
+    lstm, input = ContextLSTM(0, 5, input_size=2), torch.randn(4, 3, 2)
+    assert torch.equal(lstm(input=input)[0], lstm(None, input=input)[0])
+
+
+def test_weights_that_are_no_parameters() -> None:
+    lstm = ContextLSTM(3, 5)
+    nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    assert [w.shape for w in lstm.all_weights[0]] == [(20, 3), (20, 5), (20,), (20,)]
+
+
+class FourSteps(nn.Module):
+    """What is traced and exported: a module, and one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = ContextLSTM(3, 5, backend="native")
+
+    def forward(self, context: Tensor) -> Tensor:
+        output: Tensor = self.lstm(context, 4)[0]
+        return output
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_is_traced(train: bool) -> None:
+    model, context, other = FourSteps(), torch.randn(2, 3), torch.randn(2, 3)
+    with warnings.catch_warnings(), torch.set_grad_enabled(train):
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        # Its check runs without gradients, where the recurrence keeps nothing for backward: another graph.
+        traced = torch.jit.trace(model, (context,), check_trace=not train)
+    torch.testing.assert_close(traced(other), model(other))
+    if train:
+        ours = torch.autograd.grad(traced(other).sum(), traced.parameters())
+        torch.testing.assert_close(ours, torch.autograd.grad(model(other).sum(), model.parameters()))
+
+
+def test_an_exported_program_without_what_backward_needs_says_so() -> None:
+    context = torch.randn(2, 3)
+    with torch.no_grad():
+        program = torch.export.export(FourSteps(), (context,)).module()
+    with pytest.raises(RuntimeError, match=r"under torch.no_grad\(\)"):
+        program(context.requires_grad_()).sum().backward()
+
+
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagrank.recurrence.native.UNAVAILABLE", "it was not built")
+    with pytest.warns(UserWarning, match="runs eagerly, up to twice as slow as nn.LSTM: it was not built"):
+        ContextLSTM(3, 5)(torch.randn(2, 3), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ContextLSTM(3, 5, backend="eager")(torch.randn(2, 3), 4)

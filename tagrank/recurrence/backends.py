@@ -16,6 +16,7 @@ The shapes are those of ``tagrank.recurrence.op``; all tensors but ``grad_output
 backend, write such a module and name it in ``FUSED``.
 """
 
+import warnings
 from types import ModuleType
 
 import torch
@@ -63,12 +64,23 @@ def choose(backend: str, gates_x: Tensor) -> str:
             # The device first: to look for a GPU takes time.
             if gates_x.device.type == module.DEVICE and passed_over(name, gates_x) is None:
                 return name
+        _say_if_slow(gates_x)
     if backend in ("auto", "eager"):
         return "eager"
     reason = transformed or refusal(backend, gates_x)
     if reason is not None:
         raise RuntimeError(f"backend={backend!r} cannot run this: {reason}")
     return backend
+
+
+def _say_if_slow(gates_x: Tensor) -> None:
+    """Warn, once where warnings are shown once, that ``auto`` is slow for want of the C++ library."""
+    if gates_x.device.type == native.DEVICE and native.UNAVAILABLE and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"the recurrence runs eagerly, up to twice as slow as nn.LSTM: {native.UNAVAILABLE} "
+            "(backend='eager' keeps this warning away)",
+            stacklevel=2,
+        )
 
 
 def refusal(name: str, gates_x: Tensor) -> str | None:

@@ -53,20 +53,21 @@ def lstm_recurrence(
         steps: ``T``. Required where ``gates_x`` is constant; else it has to agree with its length or be left out.
         backend: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``. Only ``"eager"`` has second and
             forward-mode derivatives and goes through ``torch.func``, where ``"auto"`` takes it by itself.
-        recompute: for backward, keep the cell states alone and compute the gates again: less memory, more time.
+        recompute: for backward, keep the cell states alone and compute the gates again: more time, less memory where
+            ``gates_x`` is constant; where it is not, it is kept itself.
 
     Returns:
         ``output`` ``[T, B, H]``, the hidden states, and ``c_n`` ``[B, H]``, the last cell state; both in the dtype of
         ``gates_x``, or in autocast's where it is on.
 
     Raises:
+        TypeError: ``steps`` is no int.
         ValueError: a shape, dtype, device, ``steps`` or the name of the backend is wrong.
         RuntimeError: ``backend`` names one that cannot run here or not on these tensors.
     """
     steps = _check(gates_x, weight_hh, steps)
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
-    device = gates_x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if autocasts(gates_x.device.type):
         gates_x, weight_hh = _autocast(gates_x), _autocast(weight_hh)
         h0, c0 = (None if state is None else _autocast(state) for state in (h0, c0))
     for name, state in (("h0", h0), ("c0", c0)):
@@ -111,9 +112,25 @@ def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:
         steps = gates_x.shape[0]
     if steps is None:
         raise ValueError("steps: expected a number of steps, as gates_x is the same at each of them; got None")
+    check_steps(steps)
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     return steps
+
+
+def check_steps(steps: Any) -> None:
+    """A number of steps, which may be one that torch.compile and torch.export leave open.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | torch.SymInt):
+        raise TypeError(f"steps: expected an int, got {type(steps).__name__}")
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _autocast(tensor: Tensor) -> Tensor:
@@ -128,7 +145,8 @@ def _seen(inputs: tuple[Tensor | None, ...]) -> bool:
     recurrence itself.
     """
     plain = all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in inputs)
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or not plain
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    return watched or not plain
 
 
 def _forward(
@@ -202,8 +220,7 @@ def _backward(
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
     # Entering one where there is nothing to switch off would take as long as a step of a small recurrence.
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
+    return torch.autocast(device, enabled=False) if autocasts(device) else nullcontext()
 
 
 @torch.library.custom_op("tagrank::lstm_backward", _backward, mutates_args=()).register_fake
@@ -244,7 +261,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _gradients(ctx: Any, backward: Any, grad_output: Tensor | None, grad_c_n: Tensor | None) -> tuple[Any, ...]:
     gates_x, weight_hh, h0, c0, output, gates, cells = ctx.saved_tensors
     if cells.numel() == 0 and output.numel() > 0:
-        raise RuntimeError("tagrank::lstm_forward was called with save_cells=False, so it cannot be differentiated")
+        raise RuntimeError(
+            "lstm_recurrence kept nothing for backward here (a program exported or traced under torch.no_grad() does "
+            "not): export it with gradients enabled to train it"
+        )
     grad_output = torch.zeros_like(output) if grad_output is None else grad_output
     grad_c_n = output.new_zeros(output.shape[1:]) if grad_c_n is None else grad_c_n
     d_gates_x, d_weight_hh, d_h0, d_c0 = backward(
@@ -259,6 +279,16 @@ def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_:
 
 
 torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)
+
+
+def _no_second_derivative(*_: Any) -> Any:
+    raise RuntimeError(
+        "the fused backends of lstm_recurrence have no second derivative (as cuDNN's LSTM has none); "
+        "backend='eager' differentiates any number of times"
+    )
+
+
+torch.library.register_autograd("tagrank::lstm_backward", _no_second_derivative)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -147,7 +147,7 @@ def test_second_derivative_of_a_fused_backend_raises(backend: str, device: str) 
     inputs = make_inputs(2, 3, None, torch.float64, device)
     output, _ = lstm_recurrence(*inputs, steps=3, backend=backend)
     grads = torch.autograd.grad(output.pow(2).sum(), inputs, create_graph=True)
-    with pytest.raises(RuntimeError, match="lstm_backward"):
+    with pytest.raises(RuntimeError, match=r"no second derivative.*backend='eager'"):
         grads[0].sum().backward()
 
 

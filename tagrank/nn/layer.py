@@ -1,6 +1,5 @@
-"""The layer: an LSTM with a context that stays the same over time, as ``nn.LSTM`` and ``nn.LSTMCell`` are written."""
+"""ContextLSTM: whole sequences."""
 
-import math
 import warnings
 from typing import Any
 
@@ -9,39 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
-
-_STATE = tuple[Tensor, Tensor]
-
-
-def _check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
-    for name, size in (("context_size", context_size), ("hidden_size", hidden_size), ("input_size", input_size)):
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
-    if hidden_size <= 0:
-        raise ValueError("hidden_size must be greater than zero")
-    if context_size < 0 or input_size < 0 or context_size + input_size == 0:
-        raise ValueError(
-            "context_size and input_size must not be negative, nor both be zero; "
-            f"got context_size={context_size}, input_size={input_size}"
-        )
-
-
-def _check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
-    """As nn.LSTM checks its input: the last dimension, and the dtype unless autocast sees to it."""
-    if tensor.size(-1) != size:
-        raise RuntimeError(f"{name}.size(-1) must be equal to {name}_size. Expected {size}, got {tensor.size(-1)}")
-    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
-        raise ValueError(
-            f"ContextLSTM {name} dtype ({tensor.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert {name}: {name}.to({weight.dtype}), or convert model: model.to({tensor.dtype})"
-        )
-
-
-def _add_bias(bias_ih: Tensor | None, bias_hh: Tensor | None) -> Tensor | None:
-    """The two biases of an LSTM enter the gates as their sum."""
-    return None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+from tagrank.recurrence.op import check_steps
 
 
 class ContextLSTM(nn.Module):
@@ -65,6 +35,9 @@ class ContextLSTM(nn.Module):
         batch_first: whether input and output are ``[B, T, ...]`` and not ``[T, B, ...]``; states are not affected.
         dropout: probability of dropout on the output of each layer but the last, in training.
         backend: of the recurrence: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``.
+        recompute: in training, keep the cell states of the first layer alone and compute its gates again for backward:
+            less memory, more time. Where there is an input, and in later layers, gates are kept in any case: those
+            before their activation would have to be.
         device: of the parameters.
         dtype: of the parameters.
         bidirectional: not supported.
@@ -92,13 +65,14 @@ class ContextLSTM(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         bidirectional: bool = False,
         proj_size: int = 0,
     ) -> None:
         super().__init__()
-        _check_sizes(context_size, hidden_size, input_size)
+        check_sizes(context_size, hidden_size, input_size)
         if num_layers <= 0:
             raise ValueError("num_layers must be greater than zero")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -121,6 +95,7 @@ class ContextLSTM(nn.Module):
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.backend = check_name(backend)
+        self.recompute = recompute
         # Code written for nn.LSTM asks.
         self.bidirectional = False
         self.proj_size = 0
@@ -139,26 +114,24 @@ class ContextLSTM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        initialise(self, self.hidden_size)
 
     @property
-    def all_weights(self) -> list[list[nn.Parameter]]:
+    def all_weights(self) -> list[list[Tensor]]:
         """For each layer its parameters, in the order of nn.LSTM."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        return [[self.get_parameter(f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
+        return [[self._parameter(f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
 
     def flatten_parameters(self) -> None:
         """Does nothing: kept so that code written for nn.LSTM, which packs its weights for cuDNN here, runs."""
 
     def forward(
         self,
-        context: Tensor | None,
+        context: Tensor | None = None,
         steps: int | None = None,
         input: Tensor | None = None,
-        hx: _STATE | None = None,
-    ) -> tuple[Tensor, _STATE]:
+        hx: State | None = None,
+    ) -> tuple[Tensor, State]:
         """Run the sequence.
 
         Args:
@@ -196,6 +169,7 @@ class ContextLSTM(nn.Module):
                 None if c_0 is None else c_0[layer],
                 steps=steps,
                 backend=self.backend,
+                recompute=self.recompute and gates_x.dim() == 2,
             )
             h_n.append(hidden_states[-1])
             c_n.append(c)
@@ -216,6 +190,7 @@ class ContextLSTM(nn.Module):
             "batch_first": False,
             "dropout": 0.0,
             "backend": "auto",
+            "recompute": False,
         }
         for name, default in defaults.items():
             if getattr(self, name) != default:
@@ -242,10 +217,13 @@ class ContextLSTM(nn.Module):
 
     def _first_gates(self, context: Tensor | None, input: Tensor | None) -> Tensor:
         """``[B, 4H]`` where there is no input: the context's share, once per sequence; else ``[T, B, 4H]``."""
-        if context is None and input is not None:
-            return self._gates(input, 0)  # one product, as in any later layer
-        gates_x = self.context_gates(context)
-        return gates_x if input is None else self.input_gates(input) + gates_x
+        if context is None or input is None:
+            only = input if context is None else context
+            assert only is not None
+            return self._gates(only, 0)
+        # One split and not two slices: in backward, each slice fills and adds a gradient of the whole weight's size.
+        of_input, of_context = self._parameter("weight_ih_l0").split([self.input_size, self.context_size], dim=1)
+        return F.linear(input, of_input) + F.linear(context, of_context, self._bias(0))
 
     def _gates(self, input: Tensor, layer: int) -> Tensor:
         return F.linear(input, self._parameter(f"weight_ih_l{layer}"), self._bias(layer))
@@ -258,7 +236,7 @@ class ContextLSTM(nn.Module):
     def _bias(self, layer: int) -> Tensor | None:
         if not self.bias:
             return None
-        return _add_bias(self._parameter(f"bias_ih_l{layer}"), self._parameter(f"bias_hh_l{layer}"))
+        return add_bias(self._parameter(f"bias_ih_l{layer}"), self._parameter(f"bias_hh_l{layer}"))
 
     def _check_inputs(self, context: Tensor | None, input: Tensor | None) -> tuple[Tensor | None, Tensor | None, bool]:
         """Context and input with a batch dimension each, and whether they came with one."""
@@ -280,7 +258,7 @@ class ContextLSTM(nn.Module):
                 raise ValueError(
                     f"ContextLSTM: Expected {name} to be {dims}D or {dims + 1}D, got {tensor.dim()}D instead"
                 )
-            _check_features(tensor, name, size, weight)
+            check_features(tensor, name, size, weight)
             if batched is not None and batched != (tensor.dim() == dims + 1):
                 raise RuntimeError("ContextLSTM: context and input should both be batched or both be unbatched")
             batched = tensor.dim() == dims + 1
@@ -293,6 +271,7 @@ class ContextLSTM(nn.Module):
         if input is None:
             if steps is None:
                 raise TypeError("ContextLSTM: steps is required where there is no input; got None")
+            check_steps(steps)
         else:
             if steps is not None and steps != input.shape[0]:
                 raise ValueError(f"steps: expected {input.shape[0]}, the length of input, or None; got {steps}")
@@ -301,22 +280,13 @@ class ContextLSTM(nn.Module):
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         return steps
 
-    def _initial_states(self, hx: _STATE | None, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None]:
+    def _initial_states(self, hx: State | None, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None]:
         if hx is None:
             return None, None
-        h_0, c_0 = hx
-        dims, kind = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
-        if h_0.dim() != dims or c_0.dim() != dims:
-            raise RuntimeError(
-                f"For {kind} input, hx and cx should also be {dims}-D but got ({h_0.dim()}-D, {c_0.dim()}-D) tensors"
-            )
-        if not batched:
-            h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
-        expected = (self.num_layers, batch, self.hidden_size)
-        for i, state in enumerate((h_0, c_0)):
-            if state.shape != expected:
-                raise RuntimeError(f"Expected hidden[{i}] size {expected}, got {list(state.shape)}")
-        return h_0, c_0
+        rows = (batch,) if batched else ()
+        shape = (self.num_layers, *rows, self.hidden_size)
+        h_0, c_0 = check_state(hx, "hidden", shape, self._parameter("weight_hh_l0"))
+        return (h_0, c_0) if batched else (h_0.unsqueeze(1), c_0.unsqueeze(1))
 
 
 def _batch_size(context: Tensor | None, input: Tensor | None) -> int:
@@ -324,122 +294,3 @@ def _batch_size(context: Tensor | None, input: Tensor | None) -> int:
         return context.shape[0]
     assert input is not None
     return input.shape[1]
-
-
-class ContextLSTMCell(nn.Module):
-    """One step of a :class:`ContextLSTM`, for decoders that choose what comes next.
-
-    Parameters as those of ``nn.LSTMCell(input_size + context_size, hidden_size)``, the columns of ``weight_ih``
-    ordered input, then context.
-
-    Args:
-        context_size: number of features ``C`` of the context.
-        hidden_size: number of features ``H`` of the hidden state.
-        input_size: number of features ``I`` of the input at each step; 0 where there is none.
-        bias: whether to have ``bias_ih`` and ``bias_hh``.
-        backend: of the recurrence, as in :class:`ContextLSTM`.
-        device: of the parameters.
-        dtype: of the parameters.
-
-    Example:
-        >>> cell = ContextLSTMCell(context_size=512, hidden_size=256, input_size=64)
-        >>> gates = cell.context_gates(image)  # once per sequence
-        >>> h, c = cell(gates, embed(tag), (h, c))  # at each step
-    """
-
-    def __init__(
-        self,
-        context_size: int,
-        hidden_size: int,
-        *,
-        input_size: int = 0,
-        bias: bool = True,
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        _check_sizes(context_size, hidden_size, input_size)
-        if context_size == 0:
-            raise ValueError("context_size must be greater than zero; without a context use nn.LSTMCell")
-        self.context_size = context_size
-        self.hidden_size = hidden_size
-        self.input_size = input_size
-        self.bias = bias
-        self.backend = check_name(backend)
-
-        def empty(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
-        self.weight_ih = empty(4 * hidden_size, input_size + context_size)
-        self.weight_hh = empty(4 * hidden_size, hidden_size)
-        self.bias_ih = empty(4 * hidden_size) if bias else None
-        self.bias_hh = empty(4 * hidden_size) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def context_gates(self, context: Tensor) -> Tensor:
-        """The context's share of the gates, biases included: computed once, used at each step.
-
-        Args:
-            context: ``[B, C]``, or ``[C]`` unbatched.
-
-        Returns:
-            ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o.
-        """
-        if context.dim() not in (1, 2):
-            raise ValueError(f"ContextLSTMCell: Expected context to be 1D or 2D, got {context.dim()}D instead")
-        _check_features(context, "context", self.context_size, self.weight_ih)
-        return F.linear(context, self.weight_ih[:, self.input_size :], _add_bias(self.bias_ih, self.bias_hh))
-
-    def forward(self, context_gates: Tensor, input: Tensor | None = None, hx: _STATE | None = None) -> _STATE:
-        """One step.
-
-        Args:
-            context_gates: what :meth:`context_gates` returned, ``[B, 4H]`` or ``[4H]``.
-            input: ``[B, I]`` or ``[I]``; ``None`` where ``input_size`` is 0.
-            hx: ``(h, c)``, each ``[B, H]`` or ``[H]``; zeros where left out.
-
-        Returns:
-            ``(h', c')`` of the same shapes.
-        """
-        if context_gates.dim() not in (1, 2) or context_gates.size(-1) != 4 * self.hidden_size:
-            raise ValueError(
-                f"context_gates: expected [B, 4H] or [4H] with 4H = {4 * self.hidden_size}, as context_gates() "
-                f"returns; got {list(context_gates.shape)}"
-            )
-        if (input is None) != (self.input_size == 0):
-            got = "None" if input is None else list(input.shape)
-            raise TypeError(f"ContextLSTMCell: input should fit input_size={self.input_size}, got {got}")
-        batched = context_gates.dim() == 2
-        gates_x = context_gates
-        if input is not None:
-            if input.dim() != context_gates.dim():
-                raise ValueError(
-                    f"ContextLSTMCell: Expected input to be {context_gates.dim()}D like context_gates, "
-                    f"got {input.dim()}D instead"
-                )
-            _check_features(input, "input", self.input_size, self.weight_ih)
-            gates_x = F.linear(input, self.weight_ih[:, : self.input_size]) + gates_x
-        h, c = (None, None) if hx is None else hx
-        if not batched:
-            gates_x = gates_x.unsqueeze(0)
-            h, c = (None if s is None else s.unsqueeze(0) for s in (h, c))
-        for i, state in enumerate((h, c)):
-            if state is not None and state.shape != (gates_x.shape[0], self.hidden_size):
-                raise RuntimeError(
-                    f"Expected hx[{i}] size {(gates_x.shape[0], self.hidden_size)}, got {list(state.shape)}"
-                )
-        output, c_n = lstm_recurrence(gates_x, self.weight_hh, h, c, steps=1, backend=self.backend)
-        return (output[0], c_n) if batched else (output[0, 0], c_n[0])
-
-    def extra_repr(self) -> str:
-        text = f"{self.context_size}, {self.hidden_size}"
-        if self.input_size:
-            text += f", input_size={self.input_size}"
-        return text if self.bias else text + ", bias=False"

@@ -1,0 +1,177 @@
+"""ContextLSTMCell: one step, for decoders that choose what comes next."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
+from tagrank.recurrence import lstm_recurrence
+from tagrank.recurrence.backends import check_name
+from tagrank.recurrence.op import autocasts
+
+
+class ContextGates(NamedTuple):
+    """What the steps of one sequence share: see :meth:`ContextLSTMCell.context_gates`.
+
+    Attributes:
+        gates: the context's share of the gates, biases included, ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o.
+        input_weight: the input's columns of ``weight_ih``, ``[4H, I]``; ``None`` where ``input_size`` is 0. Cut once
+            per sequence: in backward, each cut fills and adds a gradient of the whole weight's size.
+    """
+
+    gates: Tensor
+    input_weight: Tensor | None
+
+    def take(self, rows: Tensor) -> "ContextGates":
+        """Those of some rows, in the order asked for, for beams; a row may be asked for more than once."""
+        return ContextGates(self.gates[rows], self.input_weight)
+
+
+class ContextLSTMCell(nn.Module):
+    """One step of a :class:`ContextLSTM`, for decoders that choose what comes next.
+
+    Parameters as those of ``nn.LSTMCell(input_size + context_size, hidden_size)``, the columns of ``weight_ih``
+    ordered input, then context.
+
+    Args:
+        context_size: number of features ``C`` of the context.
+        hidden_size: number of features ``H`` of the hidden state.
+        input_size: number of features ``I`` of the input at each step; 0 where there is none.
+        bias: whether to have ``bias_ih`` and ``bias_hh``.
+        backend: of the recurrence, as in :class:`ContextLSTM`.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Example:
+        >>> cell = ContextLSTMCell(context_size=512, hidden_size=256, input_size=64)
+        >>> gates = cell.context_gates(image)  # once per sequence
+        >>> h, c = cell(gates, embed(tag), (h, c))  # at each step
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        hidden_size: int,
+        *,
+        input_size: int = 0,
+        bias: bool = True,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(context_size, hidden_size, input_size)
+        if context_size == 0:
+            raise ValueError("context_size must be greater than zero; without a context use nn.LSTMCell")
+        self.context_size = context_size
+        self.hidden_size = hidden_size
+        self.input_size = input_size
+        self.bias = bias
+        self.backend = check_name(backend)
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.weight_ih = empty(4 * hidden_size, input_size + context_size)
+        self.weight_hh = empty(4 * hidden_size, hidden_size)
+        self.register_parameter("bias_ih", empty(4 * hidden_size) if bias else None)
+        self.register_parameter("bias_hh", empty(4 * hidden_size) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell."""
+        initialise(self, self.hidden_size)
+
+    def context_gates(self, context: Tensor) -> ContextGates:
+        """The context's share of the gates, biases included: computed once per sequence, given to each step.
+
+        Args:
+            context: ``[B, C]``, or ``[C]`` unbatched.
+
+        Raises:
+            TypeError: ``context`` is no tensor.
+            ValueError, RuntimeError: its shape or dtype does not fit.
+        """
+        if not isinstance(context, Tensor):
+            raise TypeError(f"ContextLSTMCell: context should be a Tensor, got {type(context).__name__}")
+        if context.dim() not in (1, 2):
+            raise ValueError(f"ContextLSTMCell: Expected context to be 1D or 2D, got {context.dim()}D instead")
+        check_features(context, "context", self.context_size, self.weight_ih)
+        bias = add_bias(self.bias_ih, self.bias_hh)
+        if self.input_size == 0:
+            return ContextGates(F.linear(context, self.weight_ih, bias), None)
+        of_input, of_context = self.weight_ih.split([self.input_size, self.context_size], dim=1)
+        return ContextGates(F.linear(context, of_context, bias), of_input)
+
+    def forward(self, context_gates: ContextGates, input: Tensor | None = None, hx: State | None = None) -> State:
+        """One step.
+
+        Args:
+            context_gates: what :meth:`context_gates` returned.
+            input: ``[B, I]`` or ``[I]``; ``None`` where ``input_size`` is 0.
+            hx: ``(h, c)``, each ``[B, H]`` or ``[H]``; zeros where left out.
+
+        Returns:
+            ``(h', c')`` of the same shapes. Under autocast they have the dtypes that nn.LSTMCell's have: on CPUs, where
+            autocast reaches the products with ``weight_ih`` alone, that of ``hx`` or else of the parameters.
+
+        Raises:
+            TypeError: an argument is missing or of another type.
+            ValueError, RuntimeError: a shape or dtype does not fit.
+        """
+        if not isinstance(context_gates, ContextGates):
+            got = list(context_gates.shape) if isinstance(context_gates, Tensor) else type(context_gates).__name__
+            raise TypeError(
+                "context_gates: expected what context_gates(context) returns, computed once per sequence; "
+                f"got {'a Tensor ' if isinstance(context_gates, Tensor) else ''}{got}"
+            )
+        gates_x = self._gates(context_gates, input)
+        shape = (*gates_x.shape[:-1], self.hidden_size)
+        states = None if hx is None else check_state(hx, "hx", shape, self.weight_hh)
+        batched = gates_x.dim() == 2
+        if not batched:
+            gates_x = gates_x.unsqueeze(0)
+            states = None if states is None else (states[0].unsqueeze(0), states[1].unsqueeze(0))
+        h, c = self._step(gates_x, states)
+        return (h, c) if batched else (h[0], c[0])
+
+    def _gates(self, context_gates: ContextGates, input: Tensor | None) -> Tensor:
+        """The gates of one step but for the recurrent product."""
+        gates, weight = context_gates
+        if (input is None) != (weight is None) or not isinstance(input, Tensor | None):
+            got = "None" if input is None else list(input.shape) if isinstance(input, Tensor) else type(input).__name__
+            raise TypeError(
+                f"ContextLSTMCell: input should fit input_size={self.input_size}, got {got}; "
+                "the state comes after it: cell(gates, input, (h, c))"
+            )
+        if input is None or weight is None:
+            return gates
+        if input.shape[:-1] != gates.shape[:-1]:
+            raise ValueError(
+                f"ContextLSTMCell: Expected input of size {[*gates.shape[:-1], self.input_size]} beside this context, "
+                f"got {list(input.shape)}"
+            )
+        check_features(input, "input", self.input_size, weight)
+        return F.linear(input, weight) + gates
+
+    def _step(self, gates_x: Tensor, states: State | None) -> State:
+        """``h`` and ``c``, ``[B, H]``."""
+        weight = self.weight_hh
+        if gates_x.device.type == "cpu" and autocasts("cpu"):
+            # nn.LSTMCell keeps its state in float32 here; rounded at each step, a long sequence would lose it.
+            wanted = weight.dtype if states is None else states[1].dtype
+            with torch.autocast("cpu", enabled=False):
+                h, c = (None, None) if states is None else (state.to(weight.dtype) for state in states)
+                output, c_n = lstm_recurrence(gates_x.to(weight.dtype), weight, h, c, steps=1, backend=self.backend)
+            return output[0].to(wanted), c_n.to(wanted)
+        h, c = (None, None) if states is None else states
+        output, c_n = lstm_recurrence(gates_x, weight, h, c, steps=1, backend=self.backend)
+        return output[0], c_n
+
+    def extra_repr(self) -> str:
+        text = f"{self.context_size}, {self.hidden_size}"
+        if self.input_size:
+            text += f", input_size={self.input_size}"
+        return text if self.bias else text + ", bias=False"

@@ -13,20 +13,15 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe, memory, write
-from tagrank import ContextLSTM, lstm_recurrence
+from tagrank import ContextLSTM
 
 NAMES = ("nn.LSTM (oneDNN)", "eager loop", "tagrank native", "tagrank native, recompute")
 
 
 def step(name: str, module: nn.LSTM | ContextLSTM, context: torch.Tensor, steps: int) -> None:
     """Forward, and the gradients of all parameters and the context."""
-    if isinstance(module, nn.LSTM):
-        output = module(context.expand(steps, -1, -1))[0]
-    elif name.endswith("recompute"):
-        gates_x = module.context_gates(context)
-        output = lstm_recurrence(gates_x, module.weight_hh_l0, steps=steps, backend="native", recompute=True)[0]
-    else:
-        output = module(context, steps)[0]
+    input = (context.expand(steps, -1, -1),) if isinstance(module, nn.LSTM) else (context, steps)
+    output = module(*input)[0]
     torch.autograd.grad(output.sum(), [context, *module.parameters()])
 
 
@@ -35,7 +30,8 @@ def peak(name: str, batch: int, hidden: int, steps: int) -> float:
     if name.startswith("nn.LSTM"):
         module: nn.LSTM | ContextLSTM = nn.LSTM(hidden, hidden)
     else:
-        module = ContextLSTM(hidden, hidden, backend="eager" if name == "eager loop" else "native")
+        backend = "eager" if name == "eager loop" else "native"
+        module = ContextLSTM(hidden, hidden, backend=backend, recompute=name.endswith("recompute"))
     step(name, module, torch.randn(2, hidden, requires_grad=True), 2)
     context = torch.randn(batch, hidden, requires_grad=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

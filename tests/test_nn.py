@@ -347,7 +347,6 @@ def test_cell_under_autocast_keeps_its_state_as_nn_lstm_cell_does() -> None:
 @pytest.mark.parametrize(
     ("input_size", "arguments", "error", "message"),
     [
-        # As many features as gates: a context in their place would fit, and be wrong.
         (
             0,
             {"context_gates": torch.zeros(2, 20)},

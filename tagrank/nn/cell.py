@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
-from tagrank.recurrence.op import autocasts
+from tagrank.recurrence.op import autocasts, run
 
 
 class ContextGates(NamedTuple):
@@ -27,6 +27,15 @@ class ContextGates(NamedTuple):
     def take(self, rows: Tensor) -> "ContextGates":
         """Those of some rows, in the order asked for, for beams; a row may be asked for more than once."""
         return ContextGates(self.gates[rows], self.input_weight)
+
+
+def _check_gates(given: object) -> None:
+    # A context of 4H features would fit in their place, and be wrong.
+    if not isinstance(given, ContextGates):
+        got = f"a Tensor {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise TypeError(
+            f"context_gates: expected what context_gates(context) returns, computed once per sequence; got {got}"
+        )
 
 
 class ContextLSTMCell(nn.Module):
@@ -49,6 +58,9 @@ class ContextLSTMCell(nn.Module):
         >>> gates = cell.context_gates(image)  # once per sequence
         >>> h, c = cell(gates, embed(tag), (h, c))  # at each step
     """
+
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
 
     def __init__(
         self,
@@ -121,12 +133,7 @@ class ContextLSTMCell(nn.Module):
             TypeError: an argument is missing or of another type.
             ValueError, RuntimeError: a shape or dtype does not fit.
         """
-        if not isinstance(context_gates, ContextGates):
-            got = list(context_gates.shape) if isinstance(context_gates, Tensor) else type(context_gates).__name__
-            raise TypeError(
-                "context_gates: expected what context_gates(context) returns, computed once per sequence; "
-                f"got {'a Tensor ' if isinstance(context_gates, Tensor) else ''}{got}"
-            )
+        _check_gates(context_gates)
         gates_x = self._gates(context_gates, input)
         shape = (*gates_x.shape[:-1], self.hidden_size)
         states = None if hx is None else check_state(hx, "hx", shape, self.weight_hh)
@@ -154,20 +161,23 @@ class ContextLSTMCell(nn.Module):
                 f"got {list(input.shape)}"
             )
         check_features(input, "input", self.input_size, weight)
-        return F.linear(input, weight) + gates
+        return torch.addmm(gates, input, weight.t()) if input.dim() == 2 else F.linear(input, weight) + gates
 
     def _step(self, gates_x: Tensor, states: State | None) -> State:
         """``h`` and ``c``, ``[B, H]``."""
-        weight = self.weight_hh
-        if gates_x.device.type == "cpu" and autocasts("cpu"):
-            # nn.LSTMCell keeps its state in float32 here; rounded at each step, a long sequence would lose it.
-            wanted = weight.dtype if states is None else states[1].dtype
-            with torch.autocast("cpu", enabled=False):
-                h, c = (None, None) if states is None else (state.to(weight.dtype) for state in states)
-                output, c_n = lstm_recurrence(gates_x.to(weight.dtype), weight, h, c, steps=1, backend=self.backend)
-            return output[0].to(wanted), c_n.to(wanted)
+        weight, device = self.weight_hh, gates_x.device.type
         h, c = (None, None) if states is None else states
-        output, c_n = lstm_recurrence(gates_x, weight, h, c, steps=1, backend=self.backend)
+        if not autocasts(device):
+            output, c_n = run(gates_x, weight, h, c, 1, self.backend)
+        elif device != "cpu":
+            output, c_n = lstm_recurrence(gates_x, weight, h, c, steps=1, backend=self.backend)
+        else:
+            # nn.LSTMCell keeps its state in float32 here; rounded at each step, a long sequence would lose it.
+            wanted = weight.dtype if c is None else c.dtype
+            h, c = (None if state is None else state.to(weight.dtype) for state in (h, c))
+            with torch.autocast(device, enabled=False):
+                output, c_n = run(gates_x.to(weight.dtype), weight, h, c, 1, self.backend)
+            return output[0].to(wanted), c_n.to(wanted)
         return output[0], c_n
 
     def extra_repr(self) -> str:

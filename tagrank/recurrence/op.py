@@ -80,17 +80,34 @@ def lstm_recurrence(
                 f"got {tensor.dtype} on {tensor.device}"
             )
 
+    return run(gates_x, weight_hh, h0, c0, steps, backend, recompute)
+
+
+def run(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    backend: str,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`lstm_recurrence` for arguments that are known to fit together, of one dtype, autocast seen to.
+
+    For a single step at a small batch the checks would take as long as the products.
+    """
     name = choose(backend, gates_x)
     if name == "eager":
+        batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
         h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
         c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
         return lstm_loop(gates_x, weight_hh, h0, c0, steps)
     inputs = (gates_x, weight_hh, h0, c0)
     train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    run = _Recurrence.apply if train else _forward
+    forward = _Recurrence.apply if train else _forward
     if _seen(inputs):
-        run = torch.ops.tagrank.lstm_forward
-    output, c_n, _, _ = run(*inputs, steps, name, train and not recompute, train)
+        forward = torch.ops.tagrank.lstm_forward
+    output, c_n, _, _ = forward(*inputs, steps, name, train and not recompute, train)
     return output, c_n
 
 
@@ -145,8 +162,8 @@ def _seen(inputs: tuple[Tensor | None, ...]) -> bool:
     recurrence itself.
     """
     plain = all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in inputs)
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
-    return watched or not plain
+    tracing = torch._C._get_tracing_state() is not None  # torch.jit.is_tracing(), less what that costs
+    return torch.compiler.is_compiling() or tracing or torch._C._len_torch_dispatch_stack() > 0 or not plain
 
 
 def _forward(

@@ -81,6 +81,25 @@ print(json.dumps([rows, r.summary(rows)]))
     assert not any("fastest peer" in line for line in summary)
 
 
+def test_decoder_measures_the_layer_and_the_cell() -> None:
+    code = """
+from benchmarks import decoder
+case = decoder.Case(2, 5, 3, 4)
+rows = [row for kind in decoder.KINDS for row in decoder.measure(case, kind, 0.0)]
+decoder.ours_whole = lambda lstm: lambda context, input: 1.01 * lstm(context, input=input)[0]
+wrong = decoder.measure(case, "sequence", 0.0)
+print(json.dumps([rows, decoder.summary(rows), wrong, decoder.summary(wrong), decoder.line(wrong[0])]))
+"""
+    rows, summary, wrong, of_wrong, line = json.loads(python(code))
+    kinds = [(kind, mode) for kind in ("sequence", "steps") for mode in ("inference", "training")]
+    assert [(r["kind"], r["mode"], r["right"], r["speedup"] > 0) for r in rows] == [(*k, True, True) for k in kinds]
+    assert [(s["peer"], s["cases"]) for s in summary] == [("nn.LSTM", 1)] * 2 + [("nn.LSTMCell", 1)] * 2
+    assert [(r["right"], r["speedup"]) for r in wrong] == [(False, None)] * 2
+    assert of_wrong[0]["median"] is None
+    assert line.startswith("B=2   H=5    I=3    C=4")
+    assert line.endswith(": wrong")
+
+
 def test_torch_compile_is_right_too() -> None:
     code = """
 from benchmarks.contestants import Case, contestants, error, oracle

@@ -8,8 +8,9 @@ A fused backend is a module with
 - ``unproven(gates_x)``, where it has one: why ``auto`` does not take tensors that it supports, or ``None``;
 - ``forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)``
   -> ``(output, c_n, gates, cells)``;
-- ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant)``
+- ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, weight_wanted)``
   -> ``(d_gates_x, d_weight_hh, d_h0, d_c0)``; where ``gates`` has no elements it computes them again from ``gates_x``.
+  Unless ``weight_wanted``, ``d_weight_hh`` has no elements, and the product that it takes is not done.
 
 The shapes are those of ``tagrank.recurrence.op``; all tensors but ``grad_output`` are contiguous. ``h0`` and ``c0`` are
 ``None`` where they are zero, which saves the first step's product; their gradients have no elements then. To add a

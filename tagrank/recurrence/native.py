@@ -56,6 +56,7 @@ def backward(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``gates`` without elements are computed again."""
     record("native.backward")
@@ -63,5 +64,5 @@ def backward(
     if grad_output.stride(-1) not in (0, 1):
         grad_output = grad_output.contiguous()
     return torch.ops.tagrank.native_backward(  # type: ignore[no-any-return]
-        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, CONCURRENT
+        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, weight_wanted, CONCURRENT
     )

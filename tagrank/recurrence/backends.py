@@ -4,6 +4,8 @@ A fused backend is a module with
 
 - ``DEVICE``: the type of device on which ``auto`` uses it;
 - ``UNAVAILABLE``: why it cannot run on this machine, or ``None``;
+- ``MISSET``, where it has one: what the user set wrongly for it, or ``None``; a call on ``DEVICE`` that would come to
+  this backend is then an error, and not silently another one's;
 - ``unsupported(gates_x)``: why it cannot take these tensors, or ``None``;
 - ``unproven(gates_x)``, where it has one: why ``auto`` does not take tensors that it supports, or ``None``;
 - ``forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)``
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tagrank.errors import InputError
 from tagrank.recurrence import cluster, native, triton
 
 #: In the order in which ``auto`` tries them.
@@ -55,6 +58,7 @@ def choose(backend: str, gates_x: Tensor) -> str:
 
     Raises:
         ValueError: ``backend`` is no backend's name.
+        InputError: an environment variable has a value that a backend for this device cannot take.
         RuntimeError: the backend asked for by name cannot run here, or not on these tensors.
     """
     check_name(backend)
@@ -73,10 +77,13 @@ def choose(backend: str, gates_x: Tensor) -> str:
 
 
 def refusal(name: str, gates_x: Tensor) -> str | None:
-    """Why backend ``name`` cannot serve these gates, or ``None``."""
+    """Why backend ``name`` cannot serve these gates, or ``None``; an ``InputError`` where a user's setting is why."""
     if name == "eager":
         return None
     module = FUSED[name]
+    misset: str | None = getattr(module, "MISSET", None)
+    if misset is not None and gates_x.device.type == module.DEVICE:
+        raise InputError(misset)
     reason: str | None = module.UNAVAILABLE or module.unsupported(gates_x)
     return reason
 

@@ -331,12 +331,32 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "TAGRANK_BUILD_EXT=1" in str(_lib.load())
 
 
-def test_reason_names_an_unknown_capability() -> None:
-    code = "from tagrank.recurrence import native; print(native.UNAVAILABLE)"
-    environment = os.environ | {"TAGRANK_CPU_CAPABILITY": "sse9"}
+@pytest.mark.parametrize("value", ["sse9", "AVX2", ""])
+def test_wrong_capability_is_an_error_and_not_another_backend(value: str) -> None:
+    """Of each call that would come to this backend; the package can be imported, and says what is wrong."""
+    code = """
+import torch, tagrank
+from tagrank.errors import InputError
+from tagrank.recurrence import explain
+gates, weight = torch.zeros(2, 12), torch.zeros(12, 3)
+print(tagrank.env()["backends"]["native"])
+calls = [lambda backend=backend: tagrank.lstm_recurrence(gates, weight, steps=2, backend=backend)
+         for backend in ("auto", "native")]
+for call in (*calls, lambda: explain(2, 2, 3)):
+    try:
+        call()
+    except InputError as error:
+        print(error)
+print(tagrank.lstm_recurrence(gates, weight, steps=2, backend="eager")[0].shape[0])
+"""
+    environment = os.environ | {"TAGRANK_CPU_CAPABILITY": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "TAGRANK_CPU_CAPABILITY" in done.stdout
-    assert "'sse9'" in done.stdout
+    *messages, steps = done.stdout.splitlines()
+    assert len(messages) == 4
+    assert steps == "2"
+    for message in messages:
+        assert message.startswith("TAGRANK_CPU_CAPABILITY: expected portable, avx2, avx512 or amx, and at most ")
+        assert message.endswith(f"on this CPU; got '{value}'")
 
 
 @pytest.mark.skipif("TAGRANK_CPU_CAPABILITY" in os.environ, reason="already held to one instruction set")

@@ -96,12 +96,13 @@ Four forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& 
 template <typename T>
 Four backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& gates_x, const Tensor& weight_hh,
               const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& gates,
-              const Tensor& cells, bool constant, bool concurrent) {
+              const Tensor& cells, bool constant, bool weight_wanted, bool concurrent) {
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
   const ScalarType dtype = output.scalar_type();
   const Tensor d_gates_x =
       large_empty(output, constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H}, dtype);
-  const Tensor d_weight_hh = B > 0 ? large_empty(weight_hh, {4 * H, H}, dtype) : new_zeros(weight_hh, {4 * H, H});
+  const std::vector<int64_t> weight_shape = weight_wanted ? std::vector{4 * H, H} : std::vector<int64_t>{0};
+  const Tensor d_weight_hh = B > 0 ? large_empty(weight_hh, weight_shape, dtype) : new_zeros(weight_hh, weight_shape);
   const Tensor d_h0 = h0.has_value() ? new_empty(output, {B, H}) : new_empty(output, {0});
   const Tensor d_c0 = c0.has_value() ? new_empty(output, {B, H}) : new_empty(output, {0});
   BackwardCall<T> call{};
@@ -189,7 +190,7 @@ Four native_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeT
 
 Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& gates_x, const Tensor& weight_hh,
                      const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& gates,
-                     const Tensor& cells, bool constant, bool concurrent) {
+                     const Tensor& cells, bool constant, bool weight_wanted, bool concurrent) {
   STD_TORCH_CHECK(output.dim() == 3, "tagrank native: expected output [T, B, H]");
   const Kind kind = kind_of(output);
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
@@ -207,7 +208,7 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
     }
     expect("cells", cells, {cell_dtype, kind.cpu, kind.device}, {steps, B, H});
     return backward<decltype(zero)>(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant,
-                                    concurrent);
+                                    weight_wanted, concurrent);
   });
 }
 
@@ -315,7 +316,7 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "bool save_cells, bool concurrent) -> (Tensor output, Tensor c_n, Tensor gates, Tensor cells)");
   m.def(
       "native_backward(Tensor grad_output, Tensor grad_c_n, Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, "
-      "Tensor output, Tensor gates, Tensor cells, bool constant, bool concurrent) "
+      "Tensor output, Tensor gates, Tensor cells, bool constant, bool weight_wanted, bool concurrent) "
       "-> (Tensor d_gates_x, Tensor d_weight_hh, Tensor d_h0, Tensor d_c0)");
   m.def("cpu_capability() -> str");
   m.def("multiply_add_rate(float seconds) -> float");

@@ -32,7 +32,7 @@ class Backward {
     workspace_.add(weight_, has_products() && !tall_ ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
-    workspace_.add(hidden_, !tall_ ? blocks_ * stride_ : 0);
+    workspace_.add(hidden_, has_hidden() && !tall_ ? blocks_ * stride_ : 0);
     workspace_.add(grad_gates_[0], !tall_ ? 4 * blocks_ * stride_ : 0);
     workspace_.add(grad_gates_[1], !tall_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
     if (tall_) tiles_.reserve(workspace_, grid_.workers());
@@ -40,7 +40,7 @@ class Backward {
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in place where that is what is asked for.
     workspace_.add(grad_sum_, kSame ? 0 : sums);
-    workspace_.add(grad_weight_, kSame ? 0 : elements());
+    workspace_.add(grad_weight_, kSame || !has_weight() ? 0 : elements());
     workspace_.allocate();
     if constexpr (kSame) {
       grad_sum_ = call.d_gates_x;
@@ -61,7 +61,7 @@ class Backward {
       meet();
       for (int64_t last = call_.steps; last > 0; last -= chunk_) {
         const int64_t first = std::max<int64_t>(last - chunk_, 0);
-        each([&](int64_t worker) { gather(first, last, worker); });
+        if (has_hidden()) each([&](int64_t worker) { gather(first, last, worker); });
         if (recompute_) {
           meet();
           each([&](int64_t worker) { recompute(first, last, worker); });
@@ -72,6 +72,7 @@ class Backward {
           if (grid_.columns > 1) meet();
         }
         meet();
+        if (!has_weight()) continue;
         each([&](int64_t worker) { add_to_weight(first, last, worker); });
         meet();
       }
@@ -93,6 +94,9 @@ class Backward {
   // How many rows before it is needed a row is fetched.
   static constexpr int64_t kRowsAhead = 2;
 
+  // Whether the weight's gradient is wanted, and whether the hidden states are: for that, or to compute the gates again.
+  bool has_weight() const { return call_.d_weight_hh != nullptr; }
+  bool has_hidden() const { return has_weight() || recompute_; }
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
   int64_t first_product() const { return call_.steps - 2; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }

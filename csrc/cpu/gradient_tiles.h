@@ -30,8 +30,8 @@ class GradientTiles {
   void reserve(Workspace& workspace, int64_t workers) {
     workspace.add(weight_, panels_ * panel_size());
     for (uint16_t*& gates : gates_) workspace.add(gates, 2 * blocks_ * Q * rows_ * kBlock);
-    workspace.add(hidden_columns_, units() * P * chunk_blocks_ * kTileSize);
-    workspace.add(gate_columns_, 4 * blocks_ * Q * chunk_blocks_ * kTileSize);
+    workspace.add(hidden_columns_, columns() ? units() * P * chunk_blocks_ * kTileSize : 0);
+    workspace.add(gate_columns_, columns() ? 4 * blocks_ * Q * chunk_blocks_ * kTileSize : 0);
     workspace.add(products_, std::max(panels_ * rows_, workers * kTallRows) * kWidth * L);
   }
 
@@ -73,10 +73,11 @@ class GradientTiles {
     }
   }
 
-  // Keeps the block p of the gates' gradients of step t, for the product that gives step t - 1, and as a row of its chunk.
+  // Keeps the block p of the gates' gradients of step t, for the product that gives step t - 1, and as a row of its chunk
+  // for the weight's gradient.
   TAGRANK_INLINE void keep(int64_t t, int64_t row, int64_t chunk_row, int64_t p, Vector<C> gradient) {
     store_left<Q>(gates(t), p, row, gradient);
-    store_right<Q>(gate_columns(), chunk_row, p, gradient);
+    if (columns()) store_right<Q>(gate_columns(), chunk_row, p, gradient);
   }
 
   // How many parts to take K in, so that as much of so many rows of the gates' gradients as is multiplied at once stays in
@@ -126,6 +127,8 @@ class GradientTiles {
   }
 
  private:
+  // Whether there is a product of columns, which the weight's gradient alone is made of.
+  bool columns() const { return call_.d_weight_hh != nullptr; }
   // The tiles of hidden units, an even number.
   int64_t units() const { return tile_blocks(blocks_) * 2; }
   int64_t panel_size() const { return 2 * blocks_ * P * kWidth * kTileSize; }

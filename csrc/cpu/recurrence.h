@@ -39,7 +39,7 @@ struct BackwardCall {
   const T* gates;               // [T, B, 4H], or null: they are computed again, some steps at a time
   const compute_t<T>* cells;    // [T, B, H]
   T* d_gates_x;                 // [B, 4H], the sum over time, or [T, B, 4H]
-  T* d_weight_hh;               // [4H, H]
+  T* d_weight_hh;               // [4H, H], or null where it is not wanted
   T* d_h0;                      // [B, H], or null where it is not wanted
   T* d_c0;                      // [B, H], or null where it is not wanted
 

@@ -123,11 +123,18 @@ TAGRANK_INLINE Vector<compute_t<T>> rounded(Vector<compute_t<T>> value) {
 template <bool second, typename C>
 TAGRANK_INLINE Vector<C> interleave(Vector<C> a, Vector<C> b) {
   constexpr int64_t L = kLanes<C>;
+#if defined(__clang__)
+  // It makes one shuffle of these; gcc, which has a builtin of its own for that, would move the lanes one by one.
+  Vector<C> result{};
+  TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) result[l] = (l % 2 == 0 ? a : b)[l / 2 + (second ? L / 2 : 0)];
+  return result;
+#else
   using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
   typedef Index Mask __attribute__((vector_size(TAGRANK_VECTOR_BYTES)));
   Mask mask{};
   TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) mask[l] = l / 2 + (second ? L / 2 : 0) + (l % 2) * L;
   return __builtin_shuffle(a, b, mask);
+#endif
 }
 
 // An L x L matrix, a vector a row, to its transpose.

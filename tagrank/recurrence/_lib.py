@@ -20,6 +20,11 @@ def load() -> str | None:
         torch.ops.load_library(LIBRARY)
     except OSError as error:
         return f"torch {torch.__version__} cannot load {LIBRARY} ({error}); {_REMEDY}"
+    return None
+
+
+def misset() -> str | None:
+    """What is wrong with the variable ``TAGRANK_CPU_CAPABILITY``, or ``None``; the library has to be there."""
     try:
         torch.ops.tagrank.cpu_capability()
     except RuntimeError as error:

@@ -4,12 +4,15 @@ A fused backend is a module with
 
 - ``DEVICE``: the type of device on which ``auto`` uses it;
 - ``UNAVAILABLE``: why it cannot run on this machine, or ``None``;
+- ``MISSET``, where it has one: what the user set wrongly for it, or ``None``; a call on ``DEVICE`` that would come to
+  this backend is then an error, and not silently another one's;
 - ``unsupported(gates_x)``: why it cannot take these tensors, or ``None``;
 - ``unproven(gates_x)``, where it has one: why ``auto`` does not take tensors that it supports, or ``None``;
 - ``forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)``
   -> ``(output, c_n, gates, cells)``;
-- ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant)``
+- ``backward(grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, weight_wanted)``
   -> ``(d_gates_x, d_weight_hh, d_h0, d_c0)``; where ``gates`` has no elements it computes them again from ``gates_x``.
+  Unless ``weight_wanted``, ``d_weight_hh`` has no elements, and the product that it takes is not done.
 
 The shapes are those of ``tagrank.recurrence.op``; all tensors but ``grad_output`` are contiguous. ``h0`` and ``c0`` are
 ``None`` where they are zero, which saves the first step's product; their gradients have no elements then. To add a
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tagrank.errors import InputError
 from tagrank.recurrence import cluster, native, triton
 
 #: In the order in which ``auto`` tries them.
@@ -55,6 +59,7 @@ def choose(backend: str, gates_x: Tensor) -> str:
 
     Raises:
         ValueError: ``backend`` is no backend's name.
+        InputError: an environment variable has a value that a backend for this device cannot take.
         RuntimeError: the backend asked for by name cannot run here, or not on these tensors.
     """
     check_name(backend)
@@ -84,10 +89,13 @@ def _say_if_slow(gates_x: Tensor) -> None:
 
 
 def refusal(name: str, gates_x: Tensor) -> str | None:
-    """Why backend ``name`` cannot serve these gates, or ``None``."""
+    """Why backend ``name`` cannot serve these gates, or ``None``; an ``InputError`` where a user's setting is why."""
     if name == "eager":
         return None
     module = FUSED[name]
+    misset: str | None = getattr(module, "MISSET", None)
+    if misset is not None and gates_x.device.type == module.DEVICE:
+        raise InputError(misset)
     reason: str | None = module.UNAVAILABLE or module.unsupported(gates_x)
     return reason
 

@@ -113,6 +113,7 @@ def backward(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``gates`` without elements are computed again."""
     record("cluster.backward")
@@ -135,5 +136,5 @@ def backward(
             constant,
             stream,
         )
-    d_weight_hh, d_h0 = weight_gradients(d_gates, output, weight_hh, h0)
+    d_weight_hh, d_h0 = weight_gradients(d_gates, output, weight_hh, h0, weight_wanted)
     return d_gates_x if constant else d_gates, d_weight_hh, d_h0, d_c0

@@ -4,7 +4,7 @@ The whole sequence is one native call on PyTorch's threads: weights packed once,
 whose tiles go through the cell while they are in registers. It computes in float32 (float64 for float64); bfloat16 is a
 storage type. It uses AVX-512 or AVX2 where the CPU has them, and for batches of 32 rows and more the matrix unit of
 Intel's AMX. The environment variable ``TAGRANK_CPU_CAPABILITY`` (``portable``, ``avx2``, ``avx512`` or ``amx``), read
-once, holds it to less.
+once, holds it to less; any other value, or more than the CPU has, is an error of each call that would run here.
 """
 
 import torch
@@ -14,7 +14,9 @@ from tagrank.recurrence import _lib
 from tagrank.recurrence.trace import record
 
 DEVICE = "cpu"
-UNAVAILABLE = _lib.load()
+_MISSING = _lib.load()
+MISSET = _lib.misset() if _MISSING is None else None
+UNAVAILABLE = _MISSING or MISSET
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 #: The threads of a call wait for each other, so they have to run at the same time: OpenMP's do.
 CONCURRENT = torch.backends.openmp.is_available()
@@ -56,6 +58,7 @@ def backward(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; ``gates`` without elements are computed again."""
     record("native.backward")
@@ -63,5 +66,5 @@ def backward(
     if grad_output.stride(-1) not in (0, 1):
         grad_output = grad_output.contiguous()
     return torch.ops.tagrank.native_backward(  # type: ignore[no-any-return]
-        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, CONCURRENT
+        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, weight_wanted, CONCURRENT
     )

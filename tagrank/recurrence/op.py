@@ -213,9 +213,13 @@ def _backward(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``; the last two have no elements where their state was left out.
+
+    Nor has ``d_weight_hh`` unless ``weight_wanted``: it is half of the arithmetic. There is no such choice for
+    ``d_gates_x``, as everything else is made from the gradients of the gates.
 
     One of ``gates`` and ``gates_x`` has no elements. It has no derivative of its own: asking for one is an error.
     """
@@ -232,6 +236,7 @@ def _backward(
             gates,
             cells,
             constant,
+            weight_wanted,
         )
 
 
@@ -252,12 +257,13 @@ def _backward_fake(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps, batch, hidden = output.shape
     return (
         output.new_empty((batch, 4 * hidden) if constant else (steps, batch, 4 * hidden)),
-        weight_hh.new_empty(weight_hh.shape),
+        weight_hh.new_empty(weight_hh.shape if weight_wanted else (0,)),
         output.new_empty((0,) if h0 is None else (batch, hidden)),
         output.new_empty((0,) if c0 is None else (batch, hidden)),
     )
@@ -284,9 +290,11 @@ def _gradients(ctx: Any, backward: Any, grad_output: Tensor | None, grad_c_n: Te
         )
     grad_output = torch.zeros_like(output) if grad_output is None else grad_output
     grad_c_n = output.new_zeros(output.shape[1:]) if grad_c_n is None else grad_c_n
-    d_gates_x, d_weight_hh, d_h0, d_c0 = backward(
-        grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, ctx.constant, ctx.backend
-    )
+    # A frozen weight gets none, as under LoRA or where only what comes before the layer is trained.
+    wanted = ctx.needs_input_grad[1]
+    saved = (gates_x, weight_hh, h0, c0, output, gates, cells)
+    d_gates_x, d_weight_hh, d_h0, d_c0 = backward(grad_output, grad_c_n, *saved, ctx.constant, wanted, ctx.backend)
+    d_weight_hh = d_weight_hh if wanted else None
     d_h0, d_c0 = (None if state is None else d for state, d in ((h0, d_h0), (c0, d_c0)))
     return d_gates_x, d_weight_hh, d_h0, d_c0, None, None, None, None
 

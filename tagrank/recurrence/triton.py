@@ -159,6 +159,7 @@ def backward(
     gates: Tensor,
     cells: Tensor,
     constant: bool,
+    weight_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(d_gates_x, d_weight_hh, d_h0, d_c0)``. Shapes as in ``tagrank.recurrence.op``.
 
@@ -209,7 +210,7 @@ def backward(
                 RECOMPUTE=recompute,
                 **_options(variant, hidden),
             )
-    d_weight_hh, d_h0 = weight_gradients(d_gates, output, weight_hh, h0)
+    d_weight_hh, d_h0 = weight_gradients(d_gates, output, weight_hh, h0, weight_wanted)
     return d_gates_x if constant else d_gates, d_weight_hh, d_h0, d_c0
 
 

@@ -118,8 +118,8 @@ def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
     output, _, gates, cells = native.forward(gates_x, weight_hh, h0, c0, 400, True, True)
     ones, zeros = torch.ones(400, 2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, dtype=torch.bfloat16)
     saved = weight_hh, h0, c0, output, gates, cells
-    d_gates = native.backward(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False)[0]
-    d_gates_x = native.backward(ones, zeros, gates_x, *saved, True)[0]
+    d_gates = native.backward(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False, True)[0]
+    d_gates_x = native.backward(ones, zeros, gates_x, *saved, True, True)[0]
     torch.testing.assert_close(d_gates_x.double(), d_gates.double().sum(0), rtol=2**-7, atol=2**-9)
 
 
@@ -127,7 +127,7 @@ def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
 def test_gradients_of_the_output_are_read_as_they_lie(dtype: torch.dtype) -> None:
     args = arguments(5, 37, 4, True, dtype)
     output, c_n, gates, cells = native.forward(*args, 4, True, True)
-    saved = [torch.zeros_like(c_n), *args, output, gates, cells, True]
+    saved = [torch.zeros_like(c_n), *args, output, gates, cells, True, True]
     batch_first = torch.randn(5, 4, 37).to(dtype).transpose(0, 1)
     last_step = torch.randn(1, 5, 37).to(dtype).expand(4, -1, -1)
     one_element = torch.tensor(0.7, dtype=dtype).expand(4, 5, 37)
@@ -136,6 +136,23 @@ def test_gradients_of_the_output_are_read_as_they_lie(dtype: torch.dtype) -> Non
         strided = native.backward(grad_output, *saved)
         for a, b in zip(strided, native.backward(grad_output.contiguous(), *saved), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("B", "H", "T"), [(3, 20, 4), (300, 33, 3), (64, 96, 9)])
+def test_without_the_weights_gradient_the_others_are_the_same(
+    B: int, H: int, T: int, dtype: torch.dtype, constant: bool, recompute: bool
+) -> None:
+    args = arguments(B, H, T, constant, dtype)
+    output, c_n, gates, cells = native.forward(*args, T, True, True)
+    saved = [output, c_n, *args, output, gates[:0] if recompute else gates, cells, constant]
+    with_weight, without = native.backward(*saved, True), native.backward(*saved, False)
+    assert with_weight[1].shape == (4 * H, H)
+    assert without[1].shape == (0,)
+    for index in (0, 2, 3):
+        assert torch.equal(with_weight[index], without[index])
 
 
 def test_calls_from_several_threads_at_once() -> None:
@@ -236,9 +253,9 @@ def test_bfloat16_ties_and_nan_payloads() -> None:
     inputs = state, grad_c_n, gates, weight_hh, zeros, zeros, state, gates, cells
     exact = grad_c_n.float() * g.float() / 4
     assert (exact.view(torch.int32) & 0xFFFF == 0x8000).sum() > 50
-    assert torch.equal(native.backward(*inputs, False)[0][0, :, :512], exact.to(torch.bfloat16))
+    assert torch.equal(native.backward(*inputs, False, True)[0][0, :, :512], exact.to(torch.bfloat16))
     cells.view(torch.int32)[0, 3, 7] = 0x7FFFFFFF
-    d_gates = native.backward(*inputs, False)[0][0]
+    d_gates = native.backward(*inputs, False, True)[0][0]
     assert d_gates[3, 7::512].isnan().all()
     assert d_gates.isnan().sum() == 4
 
@@ -275,8 +292,8 @@ def test_inputs_are_never_written_to(constant: bool, recompute: bool) -> None:
     output, c_n, gates, cells = native.forward(*args, 4, True, True)
     inputs = [output, c_n, *args, output, gates[:0] if recompute else gates, cells]
     copies += [tensor.clone() for tensor in inputs]
-    first = native.backward(*inputs, constant)
-    second = native.backward(*inputs, constant)
+    first = native.backward(*inputs, constant, True)
+    second = native.backward(*inputs, constant, True)
     for before, after in zip(copies, [*args, *inputs], strict=True):
         assert torch.equal(before, after)
     for a, b in zip(first, second, strict=True):
@@ -314,12 +331,32 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "TAGRANK_BUILD_EXT=1" in str(_lib.load())
 
 
-def test_reason_names_an_unknown_capability() -> None:
-    code = "from tagrank.recurrence import native; print(native.UNAVAILABLE)"
-    environment = os.environ | {"TAGRANK_CPU_CAPABILITY": "sse9"}
+@pytest.mark.parametrize("value", ["sse9", "AVX2", ""])
+def test_wrong_capability_is_an_error_and_not_another_backend(value: str) -> None:
+    """Of each call that would come to this backend; the package can be imported, and says what is wrong."""
+    code = """
+import torch, tagrank
+from tagrank.errors import InputError
+from tagrank.recurrence import explain
+gates, weight = torch.zeros(2, 12), torch.zeros(12, 3)
+print(tagrank.env()["backends"]["native"])
+calls = [lambda backend=backend: tagrank.lstm_recurrence(gates, weight, steps=2, backend=backend)
+         for backend in ("auto", "native")]
+for call in (*calls, lambda: explain(2, 2, 3)):
+    try:
+        call()
+    except InputError as error:
+        print(error)
+print(tagrank.lstm_recurrence(gates, weight, steps=2, backend="eager")[0].shape[0])
+"""
+    environment = os.environ | {"TAGRANK_CPU_CAPABILITY": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "TAGRANK_CPU_CAPABILITY" in done.stdout
-    assert "'sse9'" in done.stdout
+    *messages, steps = done.stdout.splitlines()
+    assert len(messages) == 4
+    assert steps == "2"
+    for message in messages:
+        assert message.startswith("TAGRANK_CPU_CAPABILITY: expected portable, avx2, avx512 or amx, and at most ")
+        assert message.endswith(f"on this CPU; got '{value}'")
 
 
 @pytest.mark.skipif("TAGRANK_CPU_CAPABILITY" in os.environ, reason="already held to one instruction set")

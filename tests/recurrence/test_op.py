@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -198,6 +199,34 @@ def test_recompute_gives_the_same_gradients_and_saves_no_gates(backend: str, dev
     assert saved.count([4, 3, 24]) == (0 if constant else 1)  # gates_x
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_some_inputs_alone(
+    backend: str, device: str, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mix of trained and frozen inputs; where the weight is frozen the backend computes no gradient of it."""
+    results: list[tuple[Tensor, ...]] = []
+    original = FUSED[backend].backward
+
+    def backward(*args: Any) -> tuple[Tensor, ...]:
+        results.append(original(*args))
+        return results[-1]
+
+    monkeypatch.setattr(FUSED[backend], "backward", backward)
+    inputs = make_inputs(3, 6, None, torch.float64, device)
+    sum((t * t.detach()).sum() for t in cell_loop(*inputs, 3)).backward()
+    for wanted in product([False, True], repeat=4):
+        if not any(wanted):
+            continue
+        ours = [t.detach().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
+        result = lstm_recurrence(*ours, steps=3, backend=backend, recompute=recompute)
+        sum((t * t.detach()).sum() for t in result).backward()
+        for name, got, want in zip(NAMES, ours, inputs, strict=True):
+            assert (got.grad is not None) == got.requires_grad, name
+            if got.grad is not None:
+                torch.testing.assert_close(got.grad, want.grad)
+        assert results.pop()[1].shape == ((24, 6) if wanted[1] else (0,))
+
+
 def test_without_grad_nothing_is_saved(backend: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(3, 6, None, torch.float32, device)
     results: list[tuple[Tensor, ...]] = []
@@ -226,10 +255,11 @@ def test_opcheck(backend: str, device: str, constant: bool, mode: str) -> None:
     torch.library.opcheck(torch.ops.tagrank.lstm_forward.default, (*inputs, 3, backend, *saves))
 
 
-def test_opcheck_of_backward(backend: str, device: str) -> None:
+@pytest.mark.parametrize("weight_wanted", [True, False])
+def test_opcheck_of_backward(backend: str, device: str, weight_wanted: bool) -> None:
     inputs = [t.detach() for t in make_inputs(2, 5, None, torch.float64, device)]
     output, c_n, gates, cells = torch.ops.tagrank.lstm_forward(*inputs, 3, backend, True, True)
-    args = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells, True, backend)
+    args = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells, True, weight_wanted, backend)
     torch.library.opcheck(torch.ops.tagrank.lstm_backward.default, args)
 
 
@@ -254,6 +284,21 @@ def test_compiles_into_one_graph(backend: str, device: str, dynamic: bool) -> No
     expected = step(*inputs)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), inputs))
+
+
+def test_compiles_with_a_frozen_weight(backend: str, device: str) -> None:
+    inputs = make_inputs(3, 6, None, torch.float32, device)
+    inputs[1].requires_grad_(False)
+    trained = [t for t in inputs if t.requires_grad]
+
+    def step(*args: Any) -> Tensor:
+        return lstm_recurrence(*args, steps=3, backend=backend)[0]
+
+    torch._dynamo.reset()
+    got = torch.compile(step, fullgraph=True, backend="aot_eager")(*inputs)
+    expected = step(*inputs)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got.sum(), trained), torch.autograd.grad(expected.sum(), trained))
 
 
 def test_autocast_around_backward_changes_nothing(backend: str, device: str) -> None:

@@ -177,8 +177,8 @@ def test_backward_leaves_what_was_saved(name: str, constant: bool) -> None:
         output, c_n, gates, cells = backend.forward(*inputs, 3, True, True)
         arguments = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells)
         before = [t.clone() for t in arguments]
-        first = backend.backward(*arguments, constant)
-        second = backend.backward(*arguments, constant)
+        first = backend.backward(*arguments, constant, True)
+        second = backend.backward(*arguments, constant, True)
     assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -223,8 +223,37 @@ def test_recompute_allocates_no_second_array_of_gates() -> None:
             return result
 
     with Allocations():
-        backend.backward(torch.ones_like(output), torch.ones_like(c_n), *inputs, output, empty, cells, False)
+        backend.backward(torch.ones_like(output), torch.ones_like(c_n), *inputs, output, empty, cells, False, True)
     assert shapes.count([steps, batch, 4 * hidden]) == 1
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_without_the_weights_gradient_its_products_are_left_out(states: bool) -> None:
+    """PyTorch does them after the kernel, for both backends for GPUs; that of h0's gradient stays."""
+    steps, batch, hidden = 3, 17, 20
+    inputs = [t.detach() for t in make_inputs(batch, hidden, steps, torch.float64)]
+    given = [*inputs[:2], *(inputs[2:] if states else (None, None))]
+    output, c_n, gates, cells = backend.forward(*given, steps, True, True)
+    products = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
+                products.append(list(result.shape))
+            return result
+
+    results = []
+    for weight_wanted in (True, False):
+        products.clear()
+        with Products():
+            results.append(backend.backward(output, c_n, *given, output, gates, cells, False, weight_wanted))
+        of_weight = [[4 * hidden, hidden]] * (1 + states) if weight_wanted else []
+        assert sorted(products) == [[batch, hidden]] * states + of_weight
+    with_weight, without = results
+    assert without[1].shape == (0,)
+    for index in (0, 2, 3):
+        assert torch.equal(with_weight[index], without[index])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -241,8 +270,8 @@ def test_the_sum_over_time_is_taken_before_rounding(name: str) -> None:
     output = torch.zeros_like(grad_output.contiguous())
     saved = weight_hh, zeros, zeros, output, gates, cells.contiguous()
     with backend.forced(backward=VARIANTS[name]):
-        d_gates, *_ = backend.backward(grad_output.contiguous(), zeros, gates, *saved, False)
-        d_gates_x, *_ = backend.backward(grad_output.contiguous(), zeros, gates[0], *saved, True)
+        d_gates, *_ = backend.backward(grad_output.contiguous(), zeros, gates, *saved, False, True)
+        d_gates_x, *_ = backend.backward(grad_output.contiguous(), zeros, gates[0], *saved, True, True)
     assert set(d_gates[..., 3 * hidden :].flatten().tolist()) == {-1.0, 1.0}
     torch.testing.assert_close(
         d_gates_x[0, 3 * hidden :].float(), torch.full((hidden,), 2**-7, device=DEVICE), rtol=1e-3, atol=0
@@ -365,7 +394,7 @@ for case in cases((9, 0)):
             output, cells = torch.zeros(T, B, H, dtype=torch.float16), torch.zeros(T, B, H)
             saved = gates.new_empty(0) if flags["RECOMPUTE"] else gates
             states = weight_hh, state, state, output, saved, cells
-            backend.backward(output, state, gates_x, *states, flags["CONSTANT"])
+            backend.backward(output, state, gates_x, *states, flags["CONSTANT"], True)
     assert len(compiled) == (T if variant.name == "step" else 1), compiled
     expected = compile_case(case).asm["cubin"]
     assert all(kernel.asm["cubin"] == expected for kernel in compiled), case
@@ -377,7 +406,7 @@ for case in cases((9, 0)):
             backend.forward(gates_x, weight_hh, None, None, T, True, True)
             output, cells = torch.zeros(T, B, H, dtype=torch.float16), torch.zeros(T, B, H)
             saved = weight_hh, None, None, output, gates, cells
-            backend.backward(output, state, gates_x, *saved, flags["CONSTANT"])
+            backend.backward(output, state, gates_x, *saved, flags["CONSTANT"], True)
         kernels = {kernel.asm["cubin"] for kernel in compiled}
         assert len(kernels) == 2 and expected not in kernels
 """

@@ -65,6 +65,13 @@ def backward(
     # Transposed (batch_first) or expanded (the gradient of a sum) it is read as it is.
     if grad_output.stride(-1) not in (0, 1):
         grad_output = grad_output.contiguous()
+    if len(output) == 1 and h0 is not None and gates.numel() and gates.dtype != torch.bfloat16:
+        # To pack the weight for one step's product would take longer than the product. Without h0 there is none.
+        d_gates_x, _, _, d_c0 = torch.ops.tagrank.native_backward(
+            grad_output, grad_c_n, gates_x, weight_hh, None, c0, output, gates, cells, True, False, CONCURRENT
+        )
+        d_weight_hh = d_gates_x.t() @ h0 if weight_wanted else h0.new_empty(0)
+        return d_gates_x if constant else d_gates_x.unsqueeze(0), d_weight_hh, d_gates_x @ weight_hh, d_c0
     return torch.ops.tagrank.native_backward(  # type: ignore[no-any-return]
         grad_output, grad_c_n, gates_x, weight_hh, h0, c0, output, gates, cells, constant, weight_wanted, CONCURRENT
     )

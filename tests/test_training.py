@@ -17,7 +17,7 @@ from tagrank.data.scenes import write_scenes
 from tagrank.errors import InputError
 from tagrank.metrics import evaluate_rankings
 from tagrank.presets import PRESETS
-from tagrank.runs import train
+from tagrank.runs import read_history, train
 from tagrank.training import SAMPLES, RankerModule
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
@@ -158,6 +158,47 @@ def test_a_failed_run_touches_no_model(data: Path) -> None:
     with pytest.raises(InputError, match="backbone: expected"):
         train(data / "images.jsonl", data / "new", backbone="vgg17", progress=False)
     run(data, "new", epochs=1)
+
+
+def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=1)
+    before = weights(data / "out")
+    history = read_history(data / "out")
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "on_validation_epoch_end", stop)
+        with pytest.raises(RuntimeError, match="stop"):
+            run(data, "out", epochs=2, overwrite=True)
+    assert same(before, weights(data / "out"))
+    assert Annotator.load(data / "out").training["epochs"] == 1
+    assert read_history(data / "out") == history
+    run(data, "out", epochs=1, resume=True)  # either of the two
+    assert same(before, weights(data / "out"))
+    run(data, "out", epochs=2, resume=True)
+    assert Annotator.load(data / "out").training["epochs"] == 2
+    assert len(read_history(data / "out")) == 2
+    assert not (data / "out" / "training.new").exists()
+
+
+@pytest.mark.parametrize("name", ["training/a.txt", "training", "training.new/a.txt", "config.json", "vocabulary.json"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}], ids=str)
+def test_what_is_no_run_or_model_is_left_alone(data: Path, name: str, options: dict[str, bool]) -> None:
+    path = data / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=f"{(data / 'out' / name.split('/')[0])}: not "):
+        run(data, "out", **options)
+    assert path.read_text() == "{}"
+
+
+def test_a_folder_of_features_in_that_of_the_model_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "features").mkdir(parents=True)
+    (tmp_path / "out" / "features" / "a.txt").touch()
+    train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, overwrite=True, progress=False)
+    assert (tmp_path / "out" / "features" / "a.txt").exists()
 
 
 def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,6 +256,11 @@ def hold_out(count: int, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[share:]), sorted(order[:share])
 
 
+def has_run(folder: str | Path) -> bool:
+    """Whether there is a run in a model's folder, finished or not, that can be resumed."""
+    return any((Path(folder) / name / SETTINGS).is_file() for name in (NEW, TRAINING))
+
+
 def read_history(folder: str | Path) -> list[dict[str, float]]:
     """The metrics of each epoch of the model in a folder; empty where it has none."""
     path = Path(folder) / TRAINING / HISTORY

@@ -1,5 +1,6 @@
 """The whole way on drawn scenes: pictures, training end to end, baselines, report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from tagrank.annotator import Annotator
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.decode import OutputTags
-from tagrank.evaluation import Judgement, Row, evaluate_baselines, judge
+from tagrank.decode import OutputTags, Ranking
+from tagrank.evaluation import KS, Judgement, Row, evaluate_baselines, judge
 from tagrank.mistakes import order_confusions
 from tagrank.runs import read_history, train, training_part
 from tagrank.tables import COLUMNS
@@ -82,19 +83,27 @@ def write_model_report(
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
 
     def cards(rows: Sequence[int]) -> list[ReportExample]:
-        """Of some pictures, with lists of the length that the model chooses."""
-        return [
-            ReportExample(
-                example.image,
-                root / example.image,
-                annotator.tags(ranking, output),
-                example.tags,
-                example.lists,
-                float(ours.per_image["ndcg@5"][row]),
+        """Of some pictures, with the lists that were judged."""
+        inputs = images.inputs[list(rows)]
+        shown = []
+        for row, own, scored in zip(
+            rows, annotator.rank(inputs, **options), annotator.rank(inputs, top_k=max(KS), **options), strict=True
+        ):
+            example, judged = named.examples[row], list(ours.rankings[row])
+            # Another batch may break ties otherwise, so that a tag has no score here.
+            scores = dict(zip(scored.tags, scored.scores, strict=True))
+            shown.append(
+                ReportExample(
+                    example.image,
+                    root / example.image,
+                    annotator.tags(Ranking(judged, [scores.get(v, math.nan) for v in judged]), output),
+                    example.tags,
+                    example.lists,
+                    float(ours.per_image["ndcg@5"][row]),
+                    beyond=[tag(v) for v in judged if v not in own.tags],
+                )
             )
-            for row, ranking in zip(rows, annotator.rank(images.inputs[list(rows)], **options), strict=True)
-            for example in [named.examples[row]]
-        ]
+        return shown
 
     there = [i for i, example in enumerate(images.examples) if (root / example.image).is_file()]
     spread = [there[i * len(there) // examples] for i in range(min(examples, len(there)))]

@@ -41,6 +41,7 @@ class ReportExample:
         reference: people's lists merged into one, the most important tag first.
         lists: what each person said.
         ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN where there is none.
+        beyond: those of ``predicted`` that are judged, but not on the model's list where it chooses the length.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ReportExample:
     reference: Sequence[str]
     lists: Sequence[Sequence[str]]
     ndcg: float
+    beyond: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -212,13 +214,15 @@ def _card(example: ReportExample) -> dict[str, object]:
     for tag in example.predicted:
         score = _number(tag.score)
         text = MISSING if score is None else "<1%" if 0 < score < 0.005 else f"{100 * score:.0f}%"
-        tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": _percent(score or 0.0)})
+        percent, beyond = _percent(score or 0.0), tag.tag in example.beyond
+        tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": percent, "beyond": beyond})
     lists = [list(tags) for tags in example.lists]
     return {
         "name": example.name,
         "image": _thumbnail(example.image),
         "ndcg": _format(_number(example.ndcg), 2),
         "predicted": tags,
+        "beyond": bool(example.beyond),
         "reference": [{"tag": tag, "hit": tag in named} for tag in example.reference],
         "lists": [] if lists == [list(example.reference)] else lists,
     }

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.evaluation import judge
+from tagrank.metrics import evaluate_rankings
 
 VOCABULARY = Vocabulary(["dog", "ball", "man", "woman", "grass"])
 COUNT = 24
@@ -241,3 +243,28 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 5
     assert "Tags in the wrong order" in page
     assert "Where the model is most wrong" in page
+
+
+@pytest.mark.parametrize(("model", "decoder"), [("a", "headline"), ("a", "assignment"), ("feedback", "greedy")])
+def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: str, decoder: str) -> None:
+    out = tmp_path / "report.html"
+    options = ("--decoder", decoder, "--examples", 4, "--worst", COUNT)
+    tagrank("report", world / model, world / "photos.jsonl", "--out", out, *options)
+    cards = out.read_text().split('<figure class="card pair">')[1:]
+    assert len(cards) == COUNT + 4
+    annotator = Annotator.load(world / model)
+    scores, beyond = [], 0
+    for card in cards:
+        (name,) = re.findall('<div class="head"><span>(.*?)</span>', card)
+        tags = re.findall('<span class="tag">(.*?)<span class="unseen">, ((?:not )?(?:on people|predicted))', card)
+        predicted = [VOCABULARY.index(tag) for tag, what in tags if what.endswith("people")]
+        people = [VOCABULARY.index(tag) for tag, what in tags if what.endswith("predicted")]
+        scores.append(float(re.findall("NDCG@5 <b>(.*?)</b>", card)[0]))
+        assert scores[-1] == round(float(evaluate_rankings([predicted], [people], ks=(5,))["ndcg@5"][0]), 2)
+        ((_, own),) = annotator.annotate([world / name], decoder=decoder)
+        assert isinstance(own, list)
+        set_off = re.findall(r'class="[^"]*beyond">.*?<span class="tag">(.*?)<', card, re.DOTALL)
+        assert set(set_off) == {VOCABULARY.tag(v) for v in predicted} - {tag.tag for tag in own}
+        beyond += len(set_off)
+    assert scores[:COUNT] == sorted(scores[:COUNT])
+    assert beyond > 0

@@ -330,6 +330,17 @@ def test_cards_are_in_order_and_compare_both_lists(path: Path) -> None:
     assert cards[0].one("img").attributes["alt"] == "z.jpg; people see: ball, dog, grass"
 
 
+def test_tags_beyond_the_list_are_set_off(path: Path) -> None:
+    root = write(path, examples=[example(beyond=["ball"])])
+    predicted = next(root.all("ol", "tags"))
+    assert [item.attributes["class"].split() for item in predicted.all("li")] == [["hit"], [], ["hit", "beyond"]]
+    assert [item.text for item in predicted.all("li")][
+        2
+    ] == "3 ball, on people’s list, beyond the model’s own list, <1%"
+    assert "those in italics the model leaves out" in root.text
+    assert "in italics" not in write(path).one("main").text
+
+
 def test_a_list_that_is_the_merged_one_is_not_repeated(path: Path) -> None:
     root = write(path, examples=[example(lists=[["ball", "dog", "grass"]])])
     assert not list(root.all("details"))

@@ -106,7 +106,8 @@ def write_model_report(
         return shown
 
     there = [i for i, example in enumerate(images.examples) if (root / example.image).is_file()]
-    spread = [there[i * len(there) // examples] for i in range(min(examples, len(there)))]
+    count = min(examples, len(there))
+    spread = [there[i * len(there) // count] for i in range(count)]
     by_score = sorted(there, key=lambda i: float(ours.per_image["ndcg@5"][i]))
     spec = annotator.backbone_spec
     summary = {

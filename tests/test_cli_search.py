@@ -243,6 +243,9 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 5
     assert "Tags in the wrong order" in page
     assert "Where the model is most wrong" in page
+    tagrank("report", world / "a", world / "photos.jsonl", "--out", out, "--examples", COUNT + 1, "--worst", 0)
+    names = re.findall('<div class="head"><span>(.*?)</span>', out.read_text())
+    assert len(set(names)) == len(names) == COUNT
 
 
 @pytest.mark.parametrize(("model", "decoder"), [("a", "headline"), ("a", "assignment"), ("feedback", "greedy")])

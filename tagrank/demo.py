@@ -1,7 +1,7 @@
 """The whole way on drawn scenes: pictures, training end to end, baselines, report."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.decode import OutputTags, Ranking
+from tagrank.errors import InputError
 from tagrank.evaluation import KS, Judgement, Row, evaluate_baselines, judge
 from tagrank.mistakes import order_confusions
 from tagrank.runs import read_history, train, training_part
@@ -60,6 +61,7 @@ def write_model_report(
     root: Path,
     examples: int = 48,
     worst: int = 12,
+    on_error: Callable[[Path, InputError], None] | None = None,
     **options: Any,
 ) -> None:
     """Write the report of a model: see :func:`tagrank.report.write_report`.
@@ -74,6 +76,7 @@ def write_model_report(
         root: the folder of the pictures. Those that are not there are not shown.
         examples: how many pictures to show, evenly spaced over the set.
         worst: how many of the pictures with the worst lists to show.
+        on_error: as for :func:`tagrank.report.write_report`.
         **options: what the judgement was made with, of :meth:`Annotator.rank`.
     """
     from tagrank.report import OrderMistake, ReportExample, write_report
@@ -131,4 +134,5 @@ def write_model_report(
         examples=cards(spread),
         worst=cards(by_score[:worst]),
         confusions=mistakes,
+        on_error=on_error,
     )

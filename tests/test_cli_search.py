@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,26 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
     tagrank("report", world / "a", world / "photos.jsonl", "--out", out, "--examples", COUNT + 1, "--worst", 0)
     names = re.findall('<div class="head"><span>(.*?)</span>', out.read_text())
     assert len(set(names)) == len(names) == COUNT
+
+
+def test_a_photograph_that_cannot_be_read_is_reported(world: Path, tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "a")
+    images = read_manifest(world / "photos.jsonl")
+    rows = load_labelled(images, backbone=annotator.backbone()).inputs
+    with FeatureWriter(tmp_path / "features", annotator.backbone().spec, rows.shape[1]) as writer:
+        writer.add([e.image for e in images.examples], rows)
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    broken = tmp_path / "photos" / "00.png"
+    broken.write_text("no image")
+    out = tmp_path / "report.html"
+    result = tagrank(
+        "report", world / "a", world / "photos.jsonl", "--features", tmp_path / "features", "--images", tmp_path,
+        "--worst", COUNT, "--out", out, code=1,
+    )  # fmt: skip
+    assert result.stdout == f"{out}\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"tagrank: {broken}: not a ")
+    assert out.read_text().count("data:image/jpeg") == 2 * (COUNT - 1)
 
 
 @pytest.mark.parametrize(("model", "decoder"), [("a", "headline"), ("a", "assignment"), ("feedback", "greedy")])

@@ -473,6 +473,14 @@ def test_an_image_that_cannot_be_read_leaves_the_old_file(path: Path, tmp_path: 
     with pytest.raises(InputError, match=r"broken\.jpg: "):
         write(path, examples=[example(image=tmp_path / "broken.jpg")])
     assert path.read_text() == "old"
+    errors: dict[Path, InputError] = {}
+    examples = [example("broken.jpg", image=tmp_path / "broken.jpg"), example()]
+    broken, whole = write(path, examples=examples, on_error=errors.__setitem__).one("div", "images").all("figure")
+    assert list(errors) == [tmp_path / "broken.jpg"]
+    assert not list(broken.all("img"))
+    assert broken.one("p", "lost").text == "The photograph cannot be read."
+    assert [len(list(card.one("figcaption").all("li"))) for card in (broken, whole)] == [8, 8]
+    assert picture(whole).size == (48, 32)
 
 
 def test_a_place_where_no_file_can_be(tmp_path: Path) -> None:

@@ -56,13 +56,15 @@ def read_image(path: str | Path) -> "PILImage.Image":
 
     Of an animation this is the first picture. The orientation in the EXIF data is applied; damaged EXIF data is
     ignored. Transparency is dropped and CMYK converted as ``PIL.Image.convert("RGB")`` does it, which is what
-    torchvision's data sets do; 16-bit grey, which ``convert`` would clip to white, is scaled.
+    torchvision's data sets do; 16-bit grey, which ``convert`` would clip to white, is scaled. A JPEG file of more than
+    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million), as telephones write them, is read at half its width and height, which
+    needs a quarter of the memory.
 
     Safe to call from several threads: no setting of PIL or of the process is touched.
 
     Raises:
         InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS`, or has
-            more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+            more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, a JPEG file more than four times.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -73,10 +75,8 @@ def read_image(path: str | Path) -> "PILImage.Image":
             raise InputError(f"{path}: expected an image file, got a {'folder' if path.is_dir() else 'special file'}")
         if size == 0:
             raise InputError(f"{path}: the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
-            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if limit is not None and pixels > limit:
-                raise Image.DecompressionBombError(f"{pixels:,} pixels")
+        with _open(path) as image:
+            _halve(image)
             image.load()
             return _rgb(_upright(image))
     except InputError:
@@ -84,9 +84,7 @@ def read_image(path: str | Path) -> "PILImage.Image":
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
-            f"{path}: too large, expected at most {Image.MAX_IMAGE_PIXELS:,} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from error
+        raise InputError(f"{path}: too large: {error}") from error
     except MemoryError as error:
         raise InputError(f"{path}: not enough memory to read it") from error
     except OSError as error:
@@ -94,6 +92,34 @@ def read_image(path: str | Path) -> "PILImage.Image":
     except Exception as error:
         # PIL's decoders raise almost anything on damaged files: SyntaxError, struct.error, IndexError, ValueError, ...
         raise InputError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+def _open(path: Path) -> "PILImage.Image":
+    """The image with its size; its pixels are not read yet."""
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    try:
+        return Image.open(path, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow judges the size before one can ask for less of a JPEG.
+        try:
+            return JpegImageFile(path)
+        except SyntaxError:
+            raise error from None
+
+
+def _halve(image: "PILImage.Image") -> None:
+    """Have a JPEG of more pixels than Pillow's limit read at half its width and height; any other stays as it is."""
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is None or pixels <= limit or not isinstance(image, JpegImageFile):
+        return
+    if pixels > 4 * limit:
+        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {4 * limit} pixels")
+    image.draft(None, (max(1, image.width // 2), max(1, image.height // 2)))
 
 
 def _upright(image: "PILImage.Image") -> "PILImage.Image":

@@ -5,6 +5,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -162,23 +163,46 @@ def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path: Path) -> None:
     assert min(outcomes.values()) > 20
 
 
-# PIL itself refuses the first and only warns of the second.
-@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 9_000)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bomb(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = write(tmp_path, png_of_size(*size))
-    assert message(path) == "too large, expected at most 89,478,485 pixels (PIL.Image.MAX_IMAGE_PIXELS)"
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "too large: Image size (900000000 pixels) exceeds limit of 178956970 pixels"
+    path = write(tmp_path, png_of_size(30_000, 30_000))
+    assert message(path).startswith(said)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert message(path).startswith("too large")
+        assert message(path).startswith(said)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    path = write(tmp_path, encoded(noise(), "JPEG"))
+    assert message(path) == "too large: Image size (1200 pixels) exceeds limit of 1196 pixels"
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_is_that_of_pil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, encoded(noise(), "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    assert read_image(path).size == (40, 30)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_image(path).size == (40, 30)
+    for limit in (1200, 600, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_image(path).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    assert message(path).startswith("too large: ")
+
+
+@pytest.mark.parametrize("limit", [1199, 599, 300])
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_a_large_jpeg_is_read_at_half_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, action: Literal["ignore", "error"]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gradient = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    path = write(tmp_path, encoded(gradient, "JPEG", quality=95, exif=exif))
+    whole = read_image(path)
+    assert whole.size == (30, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        half = read_image(path)
+    assert half.size == (15, 20)
+    assert np.abs(np.asarray(half, int) - np.asarray(whole.resize((15, 20), Image.Resampling.BOX), int)).max() <= 4
 
 
 def test_from_several_threads(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Photographs on disk to RGB images in memory."""
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +14,23 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+AVIF = ".avif"
+"""Read where Pillow has it: from 11.3 on, in builds with libavif."""
+OTHERS = (
+    *(AVIF, ".heic", ".heif", ".hif", ".jp2", ".jxl"),
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
+    *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+"""Suffixes of pictures that are not read, so that it can be said of them."""
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The images that some paths stand for.
 
     A folder stands for the images below it, known by their suffix (:data:`SUFFIXES`, any case), sorted by path; hidden
-    files and folders are left out, links to folders not followed. Anything else stands for itself, whether it is there
+    files and folders are left out, links to folders not followed. Pictures of kinds that are not read (:data:`OTHERS`:
+    HEIC, raw and the like) are counted in a line on stderr. Anything else stands for itself, whether it is there
     or not: :func:`read_image` is to say what is wrong with it.
 
     Raises:
@@ -42,13 +53,30 @@ def _images_below(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise InputError(f"{error.filename}: {reason(error)}") from error
 
+    suffixes = SUFFIXES if len(_formats()) == len(FORMATS) else (*SUFFIXES, AVIF)
     found: list[Path] = []
+    others: Counter[str] = Counter()
     for root, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(Path(root, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in suffixes and not name.startswith("."):
+                found.append(Path(root, name))
+            elif suffix in OTHERS and not name.startswith("."):
+                others[suffix] += 1
+    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not found:
-        raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(SUFFIXES)}")
+        got = f"; got {left}" if left else ""
+        raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(suffixes)}{got}")
+    if left:
+        print(f"tagrank: {folder}: left out, as they cannot be read: {left}", file=sys.stderr)
     return sorted(found)
+
+
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    return (*FORMATS, "AVIF") if AVIF in Image.registered_extensions() else FORMATS
 
 
 def read_image(path: str | Path) -> "PILImage.Image":
@@ -63,8 +91,8 @@ def read_image(path: str | Path) -> "PILImage.Image":
     Safe to call from several threads: no setting of PIL or of the process is touched.
 
     Raises:
-        InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS`, or has
-            more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, a JPEG file more than four times.
+        InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS` or
+            AVIF, or has more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, a JPEG file more than four times.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -82,7 +110,8 @@ def read_image(path: str | Path) -> "PILImage.Image":
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
+        *most, last = _formats()
+        raise InputError(f"{path}: not a {', '.join(most)} or {last} image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large: {error}") from error
     except MemoryError as error:
@@ -100,7 +129,7 @@ def _open(path: Path) -> "PILImage.Image":
     from PIL.JpegImagePlugin import JpegImageFile
 
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow judges the size before one can ask for less of a JPEG.
         try:

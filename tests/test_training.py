@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,20 @@ def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last.ckpt: not a checkpoint, or a damaged one"):
         run(data, "out", epochs=2, resume=True)
+
+
+def test_a_full_disk(data: Path) -> None:
+    def limit(files: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (files, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limit(4096)
+    try:
+        with pytest.raises(InputError, match="out/training: a checkpoint cannot be written: file too large"):
+            run(data, "out", epochs=1)
+    finally:
+        limit(before)
+    run(data, "out", epochs=1, resume=True)
 
 
 def test_validation_images_are_not_trained_on(data: Path) -> None:

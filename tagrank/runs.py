@@ -262,9 +262,26 @@ def has_run(folder: str | Path) -> bool:
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The metrics of each epoch of the model in a folder; empty where it has none."""
+    """The metrics of each epoch of the model in a folder; empty where it has none.
+
+    Raises:
+        InputError: the file with them is damaged, or is not what training writes.
+    """
     path = Path(folder) / TRAINING / HISTORY
-    return read_json(path) if path.is_file() else []
+    if not path.is_file():
+        return []
+    history: list[dict[str, float]] = read_json(path)
+    if not isinstance(history, list) or not history or not all(map(_is_epoch, history)):
+        raise InputError(f"{path}: expected the metrics of each epoch, got {history!r:.60}")
+    return history
+
+
+def _is_epoch(metrics: object) -> bool:
+    return (
+        isinstance(metrics, dict)
+        and {"epoch", "val_ndcg@5"} <= metrics.keys()
+        and all(type(value) in (int, float) for value in metrics.values())
+    )
 
 
 def _backbone(name: str | None, weights: str | Path | None, features: str | Path | None, seed: int) -> Backbone | None:
@@ -282,6 +299,8 @@ def _spec(images: LabelledImages, name: str | None) -> dict[str, str] | None:
     """What the features come from, as far as it is known."""
     if images.spec is None:
         return None if name is None else {"backbone": name}
+    if "backbone" not in images.spec:
+        raise InputError(f"features: expected a store that names their backbone, got {images.spec!r:.60}")
     if name not in (None, images.spec["backbone"]):
         raise InputError(f"backbone: the features were computed with {images.spec['backbone']}, got {name!r}")
     return images.spec

@@ -267,6 +267,13 @@ def test_validation_features_of_another_size(data: Path) -> None:
         run(data, "out", val=data / "val.jsonl", val_features=data / "third")
 
 
+def test_features_that_name_no_backbone(data: Path) -> None:
+    with FeatureWriter(data / "nameless", {"model": "mine"}, 8) as writer:
+        writer.add([e.image for e in read_manifest(data / "images.jsonl").examples], torch.zeros(80, 8))
+    with pytest.raises(InputError, match="features: expected a store that names their backbone, got"):
+        train(data / "images.jsonl", data / "out", features=data / "nameless", progress=False)
+
+
 def test_validation_images_of_unknown_tags_alone(data: Path) -> None:
     known = [Example(f"{i}.png", ("sea",), (("sea",),)) for i in range(0, 64, 4)]
     write_manifest(data / "val.jsonl", [*known, Example("64.png", ("kite",), (("kite",),))])
@@ -361,6 +368,11 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
         ({"format": 2}, "expected format 1, got 2"),
         ({"ranker": {**config["ranker"], "hidden_size": 17}}, "does not fit config.json"),
         ({"ranker": {"sizes": 3}}, "not the configuration of a model"),
+        ({"backbone": {"weights": "none"}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": {"backbone": 3}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": ["vgg16"]}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": "backbone"}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"training": 3}, "config.json: not the configuration of a model: training: expected"),
         ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
     ):
         (model / "config.json").write_text(json.dumps(config | change))
@@ -370,6 +382,15 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
     (model / "vocabulary.json").write_text('{"tags": ["sea"]}')
     with pytest.raises(InputError, match="vocabulary: expected 3 tags like the ranker, got 1"):
         Annotator.load(model)
+
+
+@pytest.mark.parametrize("history", ["{}", "[]", "[1]", '[{"epoch": 1}]', '[{"epoch": "1", "val_ndcg@5": 0.5}]', "[{"])
+def test_a_history_that_is_damaged(model: Path, history: str) -> None:
+    (model / "training" / "history.json").write_text(history)
+    with pytest.raises(
+        InputError, match=r"training/history\.json: (expected the metrics of each epoch|not valid JSON)"
+    ):
+        read_history(model)
 
 
 def test_weights_that_are_not_finite(model: Path) -> None:

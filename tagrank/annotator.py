@@ -197,7 +197,12 @@ class Annotator:
 
         Yields:
             The path and its tags, or the error that tells what is wrong with the file.
+
+        Raises:
+            ValueError: ``paths`` is one path.
         """
+        if isinstance(paths, (str, Path)):
+            raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
         backbone = self.backbone()
         errors: dict[Path, InputError] = {}

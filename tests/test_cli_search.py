@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,17 @@ def test_formats(index: Path) -> None:
     assert [{**row, "rank": int(row["rank"]), "score": float(row["score"])} for row in table] == records
     text = tagrank("search", index, "dog", "--top-k", 3).stdout.splitlines()
     assert text == [f"{r['rank']}. {r['image']} ({r['score']:.3g})" for r in records]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(world: Path, index: Path, closed: str) -> None:
+    photo = world / "photos" / "00.png"
+    for command in (f"search {index} dog", f"annotate {world / 'a'} {photo} - --format csv"):
+        line = f"{sys.executable} -m tagrank {command} {closed}"
+        result = subprocess.run(line, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert result.returncode == 0
+        assert result.stderr == ""
+        assert (result.stdout == "") == (closed != "2>&-")
 
 
 def test_an_index_is_added_to(world: Path, tmp_path: Path) -> None:

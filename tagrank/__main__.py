@@ -1,6 +1,7 @@
 """``tagrank`` and ``python -m tagrank``."""
 
 import io
+import os
 import sys
 
 
@@ -21,6 +22,10 @@ def _main() -> None:
         sys.exit(
             f"tagrank: the command line needs {error.name}, which is not installed: pip install 'tagrank[annotate]'"
         )
+    # A stream that was closed (>&-) is None.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     # File names are bytes, and need not be UTF-8: they go out as they came in.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

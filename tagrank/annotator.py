@@ -197,7 +197,12 @@ class Annotator:
 
         Yields:
             The path and its tags, or the error that tells what is wrong with the file.
+
+        Raises:
+            ValueError: ``paths`` is one path.
         """
+        if isinstance(paths, (str, Path)):
+            raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
         backbone = self.backbone()
         errors: dict[Path, InputError] = {}
@@ -266,6 +271,11 @@ class Annotator:
                 raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
             ranker = build_ranker(config["ranker"])
             spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
+            named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
+            if not (named or spec is None):
+                raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
+            if not isinstance(training, dict):
+                raise ValueError(f"training: expected settings by name, got {training!r:.60}")
             backbone = load_backbone(spec["backbone"], "none") if trained else None
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):

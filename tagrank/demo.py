@@ -1,6 +1,7 @@
 """The whole way on drawn scenes: pictures, training end to end, baselines, report."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from tagrank.annotator import Annotator
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.decode import OutputTags
-from tagrank.evaluation import Judgement, Row, evaluate_baselines, judge
+from tagrank.decode import OutputTags, Ranking
+from tagrank.errors import InputError
+from tagrank.evaluation import KS, Judgement, Row, evaluate_baselines, judge
 from tagrank.mistakes import order_confusions
 from tagrank.runs import read_history, train, training_part
 from tagrank.tables import COLUMNS
@@ -59,6 +61,7 @@ def write_model_report(
     root: Path,
     examples: int = 48,
     worst: int = 12,
+    on_error: Callable[[Path, InputError], None] | None = None,
     **options: Any,
 ) -> None:
     """Write the report of a model: see :func:`tagrank.report.write_report`.
@@ -73,6 +76,7 @@ def write_model_report(
         root: the folder of the pictures. Those that are not there are not shown.
         examples: how many pictures to show, evenly spaced over the set.
         worst: how many of the pictures with the worst lists to show.
+        on_error: as for :func:`tagrank.report.write_report`.
         **options: what the judgement was made with, of :meth:`Annotator.rank`.
     """
     from tagrank.report import OrderMistake, ReportExample, write_report
@@ -82,22 +86,31 @@ def write_model_report(
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
 
     def cards(rows: Sequence[int]) -> list[ReportExample]:
-        """Of some pictures, with lists of the length that the model chooses."""
-        return [
-            ReportExample(
-                example.image,
-                root / example.image,
-                annotator.tags(ranking, output),
-                example.tags,
-                example.lists,
-                float(ours.per_image["ndcg@5"][row]),
+        """Of some pictures, with the lists that were judged."""
+        inputs = images.inputs[list(rows)]
+        shown = []
+        for row, own, scored in zip(
+            rows, annotator.rank(inputs, **options), annotator.rank(inputs, top_k=max(KS), **options), strict=True
+        ):
+            example, judged = named.examples[row], list(ours.rankings[row])
+            # Another batch may break ties otherwise, so that a tag has no score here.
+            scores = dict(zip(scored.tags, scored.scores, strict=True))
+            shown.append(
+                ReportExample(
+                    example.image,
+                    root / example.image,
+                    annotator.tags(Ranking(judged, [scores.get(v, math.nan) for v in judged]), output),
+                    example.tags,
+                    example.lists,
+                    float(ours.per_image["ndcg@5"][row]),
+                    beyond=[tag(v) for v in judged if v not in own.tags],
+                )
             )
-            for row, ranking in zip(rows, annotator.rank(images.inputs[list(rows)], **options), strict=True)
-            for example in [named.examples[row]]
-        ]
+        return shown
 
     there = [i for i, example in enumerate(images.examples) if (root / example.image).is_file()]
-    spread = [there[i * len(there) // examples] for i in range(min(examples, len(there)))]
+    count = min(examples, len(there))
+    spread = [there[i * len(there) // count] for i in range(count)]
     by_score = sorted(there, key=lambda i: float(ours.per_image["ndcg@5"][i]))
     spec = annotator.backbone_spec
     summary = {
@@ -121,4 +134,5 @@ def write_model_report(
         examples=cards(spread),
         worst=cards(by_score[:worst]),
         confusions=mistakes,
+        on_error=on_error,
     )

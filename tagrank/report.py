@@ -7,7 +7,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +41,7 @@ class ReportExample:
         reference: people's lists merged into one, the most important tag first.
         lists: what each person said.
         ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN where there is none.
+        beyond: those of ``predicted`` that are judged, but not on the model's list where it chooses the length.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ReportExample:
     reference: Sequence[str]
     lists: Sequence[Sequence[str]]
     ndcg: float
+    beyond: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def write_report(
     examples: Sequence[ReportExample],
     worst: Sequence[ReportExample] = (),
     confusions: Sequence[OrderMistake] = (),
+    on_error: Callable[[Path, InputError], None] | None = None,
 ) -> None:
     """Write the report, whole or not at all: an error leaves a file that was there before as it was.
 
@@ -93,9 +96,12 @@ def write_report(
         examples: the images, shown in this order.
         worst: the images that the model is most wrong about, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
+        on_error: called with an image that cannot be read, and why; it is shown without its picture. Left out, the
+            error is raised.
 
     Raises:
-        InputError: an image cannot be read, or the file cannot be written; the message names it.
+        InputError: the file cannot be written, or an image cannot be read and there is no ``on_error``; the message
+            names it.
         ValueError: ``rows`` is empty or a row has no name.
     """
     if not rows or not all(row.get("name") for row in rows):
@@ -108,8 +114,8 @@ def write_report(
         table=_table(rows),
         bars=_bars(rows),
         charts=_charts(history),
-        cards=[_card(example) for example in examples],
-        worst=[_card(example) for example in worst],
+        cards=[_card(example, on_error) for example in examples],
+        worst=[_card(example, on_error) for example in worst],
         confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
         missing=MISSING,
     )
@@ -206,19 +212,28 @@ def _percent(value: float) -> float:
     return round(100 * min(max(value, 0.0), 1.0), 1)
 
 
-def _card(example: ReportExample) -> dict[str, object]:
+def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] | None) -> dict[str, object]:
     people, named = set(example.reference), {tag.tag for tag in example.predicted}
     tags = []
     for tag in example.predicted:
         score = _number(tag.score)
         text = MISSING if score is None else "<1%" if 0 < score < 0.005 else f"{100 * score:.0f}%"
-        tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": _percent(score or 0.0)})
+        percent, beyond = _percent(score or 0.0), tag.tag in example.beyond
+        tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": percent, "beyond": beyond})
     lists = [list(tags) for tags in example.lists]
+    try:
+        image = _thumbnail(example.image)
+    except InputError as error:
+        if on_error is None or not isinstance(example.image, Path):
+            raise
+        on_error(example.image, error)
+        image = None
     return {
         "name": example.name,
-        "image": _thumbnail(example.image),
+        "image": image,
         "ndcg": _format(_number(example.ndcg), 2),
         "predicted": tags,
+        "beyond": bool(example.beyond),
         "reference": [{"tag": tag, "hit": tag in named} for tag in example.reference],
         "lists": [] if lists == [list(example.reference)] else lists,
     }

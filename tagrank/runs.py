@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tagrank.annotator import CONFIG, Annotator
+from tagrank.annotator import CONFIG, VOCABULARY, WEIGHTS, Annotator
 from tagrank.backbones import Backbone, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.labelled import LabelledImages, load_labelled
@@ -26,6 +27,8 @@ SPLITS = (None, "train", "test", *VAL_SPLITS)
 VAL_SHARE = 0.1
 HISTORY = "history.json"
 SETTINGS = "settings.json"
+TRAINING, NEW = "training", "training.new"
+"""Folders of runs in a model's folder: that of the model, and one that is to replace it when it is finished."""
 
 
 def train(
@@ -50,7 +53,8 @@ def train(
 
     Args:
         manifest: images and lists; those of a split named ``test`` are not touched.
-        out: the model folder; ``out/training`` keeps checkpoints and the history.
+        out: the model folder; ``out/training`` keeps computed features, checkpoints and the history. A model that is
+            there stays as it is until the new one is finished, whose run is in ``out/training.new`` meanwhile.
         features: feature store or ``.npz`` of the manifest's images; computed with the backbone where left out.
         val: a manifest for validation. Where left out, the manifest's split ``val``, else a tenth drawn with the seed.
         val_features: features of ``val``; ``features`` where left out.
@@ -69,7 +73,8 @@ def train(
         The model of the epoch with the best validation NDCG@5.
 
     Raises:
-        InputError: a file or an option is not what it should be.
+        InputError: a file or an option is not what it should be, or ``out`` has something of these names in it that
+            is no model's or run's.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     if preset not in PRESETS:
@@ -87,13 +92,11 @@ def train(
         "data": _digest(train_manifest, val_manifest, features, val_features, backbone, weights),
     }
     out = Path(out)
-    _check_folder(out, record, resume=resume, overwrite=overwrite)
+    run = _resumed(out, record) if resume else _begun(out, record, overwrite=overwrite)
     network = _backbone(backbone, weights, features, seed)
-    if overwrite and features is None:
-        shutil.rmtree(out / "features", ignore_errors=True)  # of other images, perhaps, under the same names
     val_features = features if val_features is None else val_features
     images, val_images = (
-        load_labelled(m, features=f, backbone=network, store=out / "features" / part, progress=progress)
+        load_labelled(m, features=f, backbone=network, store=run / "features" / part, progress=progress)
         for m, f, part in ((train_manifest, features, "train"), (val_manifest, val_features, "val"))
     )
     spec = _spec(images, backbone)
@@ -102,14 +105,12 @@ def train(
     trained = network if images.inputs.dim() == 4 else None
     if trained is not None:
         spec = trained.spec | {"weights": "trained with the ranker"}
-    # Nothing of a model that is there is touched before all input is known to be good.
-    training = out / "training" if resume else _claim_folder(out, record)
     ranker = fit_ranker(
         images,
         val_images,
         vocabulary,
         chosen,
-        training,
+        run,
         backbone=trained,
         conditioning=conditioning,
         feedback=feedback,
@@ -118,6 +119,12 @@ def train(
         progress="training" if progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=record)
+    # The configuration first: a folder with one is complete, and of one model.
+    (out / CONFIG).unlink(missing_ok=True)
+    if run.name == NEW:
+        if (out / TRAINING).exists():
+            shutil.rmtree(out / TRAINING)
+        run.rename(out / TRAINING)
     annotator.save(out)
     return annotator
 
@@ -249,10 +256,32 @@ def hold_out(count: int, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[share:]), sorted(order[:share])
 
 
+def has_run(folder: str | Path) -> bool:
+    """Whether there is a run in a model's folder, finished or not, that can be resumed."""
+    return any((Path(folder) / name / SETTINGS).is_file() for name in (NEW, TRAINING))
+
+
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The metrics of each epoch of the model in a folder; empty where it has none."""
-    path = Path(folder) / "training" / HISTORY
-    return read_json(path) if path.is_file() else []
+    """The metrics of each epoch of the model in a folder; empty where it has none.
+
+    Raises:
+        InputError: the file with them is damaged, or is not what training writes.
+    """
+    path = Path(folder) / TRAINING / HISTORY
+    if not path.is_file():
+        return []
+    history: list[dict[str, float]] = read_json(path)
+    if not isinstance(history, list) or not history or not all(map(_is_epoch, history)):
+        raise InputError(f"{path}: expected the metrics of each epoch, got {history!r:.60}")
+    return history
+
+
+def _is_epoch(metrics: object) -> bool:
+    return (
+        isinstance(metrics, dict)
+        and {"epoch", "val_ndcg@5"} <= metrics.keys()
+        and all(type(value) in (int, float) for value in metrics.values())
+    )
 
 
 def _backbone(name: str | None, weights: str | Path | None, features: str | Path | None, seed: int) -> Backbone | None:
@@ -270,6 +299,8 @@ def _spec(images: LabelledImages, name: str | None) -> dict[str, str] | None:
     """What the features come from, as far as it is known."""
     if images.spec is None:
         return None if name is None else {"backbone": name}
+    if "backbone" not in images.spec:
+        raise InputError(f"features: expected a store that names their backbone, got {images.spec!r:.60}")
     if name not in (None, images.spec["backbone"]):
         raise InputError(f"backbone: the features were computed with {images.spec['backbone']}, got {name!r}")
     return images.spec
@@ -296,33 +327,63 @@ def _digest(train: Manifest, val: Manifest, *others: str | Path | None) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_folder(out: Path, record: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Make sure that nothing would be lost there, and that a resumed run has the settings it began with."""
-    settings = out / "training" / SETTINGS
-    if resume:
-        if not settings.is_file():
-            raise InputError(f"{out}: nothing to resume: {settings} is missing")
-        before = read_json(settings)
+def _runs(out: Path) -> dict[Path, dict[str, Any]]:
+    """The folders of runs in a model's folder with their settings, that of the newest run first.
+
+    Raises:
+        InputError: there is something that is no model's or run's, and would be lost.
+    """
+    runs: dict[Path, dict[str, Any]] = {}
+    for folder in (out / NEW, out / TRAINING):
+        path = folder / SETTINGS
+        settings = read_json(path) if path.is_file() else None
+        if isinstance(settings, dict) and "preset" in settings:
+            runs[folder] = settings
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(
+                f"{folder}: not the folder of a training run, whose {SETTINGS} it lacks; choose another folder"
+            )
+    config = out / CONFIG
+    if config.exists():
+        content = read_json(config)
+        if not isinstance(content, dict) or not {"format", "ranker"} <= content.keys():
+            raise InputError(f"{config}: not the configuration of a model; choose another folder")
+    elif not runs:
+        for path in (out / WEIGHTS, out / VOCABULARY):
+            if path.exists():
+                raise InputError(f"{path}: not of a model that was trained here; choose another folder")
+    return runs
+
+
+def _resumed(out: Path, record: dict[str, Any]) -> Path:
+    """The folder of the run to resume, which has the settings it began with."""
+    runs = _runs(out)
+    if not runs:
+        raise InputError(f"{out}: nothing to resume: {out / TRAINING / SETTINGS} is missing")
+    for folder, before in runs.items():
         changed = [key for key in record if before.get(key) != record[key]]
-        if changed:
-            was = ", ".join(f"{key} {before.get(key)!r}, now {record[key]!r}" for key in changed)
-            raise InputError(f"{out}: cannot resume with other settings: was {was}")
-    elif not overwrite and ((out / CONFIG).exists() or settings.exists()):
-        raise InputError(
-            f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with --overwrite, "
-            "or choose another folder"
-        )
+        if not changed:
+            return folder
+    was = ", ".join(f"{key} {before.get(key)!r}, now {record[key]!r}" for key in changed)
+    raise InputError(f"{out}: cannot resume with other settings: was {was}")
 
 
-def _claim_folder(out: Path, record: dict[str, Any]) -> Path:
-    """The folder for checkpoints, empty but for the settings of the run."""
-    training = out / "training"
+def _begun(out: Path, record: dict[str, Any], *, overwrite: bool) -> Path:
+    """The folder of a new run, with nothing but its settings in it."""
     try:
-        (out / CONFIG).unlink(missing_ok=True)
-        if training.exists():
-            shutil.rmtree(training)
-        training.mkdir(parents=True)
-        write_atomically(training / SETTINGS, [json.dumps(record, indent=2).encode(), b"\n"])
+        # Settings alone are of a run that got no further, and nothing is lost with them.
+        runs = [folder for folder in _runs(out) if os.listdir(folder) != [SETTINGS]]
+        if not overwrite and (runs or (out / CONFIG).exists()):
+            raise InputError(
+                f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with "
+                "--overwrite, or choose another folder"
+            )
+        run = out / (NEW if out / TRAINING in runs else TRAINING)
+        for folder in {run, out / NEW}:
+            if folder.exists():
+                shutil.rmtree(folder)
+        run.mkdir(parents=True)
+        write_atomically(run / SETTINGS, [json.dumps(record, indent=2).encode(), b"\n"])
     except OSError as error:
         raise InputError(f"{out}: cannot be used: {reason(error)}") from error
-    return training
+    return run

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tagrank.data.files import reason
 from tagrank.data.targets import ListTargets, encode_lists
 from tagrank.decode import decode_model
 from tagrank.ensemble import Ranker
@@ -202,7 +203,7 @@ def fit(
         progress: show progress on stderr, under this name.
 
     Raises:
-        InputError: a checkpoint is damaged.
+        InputError: a checkpoint is damaged, or cannot be written.
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
     preset = module.preset
@@ -249,6 +250,9 @@ def fit(
             if not trainer.interrupted:
                 raise
             raise KeyboardInterrupt from None
+        except OSError as error:
+            # All else is in memory; fsspec does not name the file.
+            raise InputError(f"{folder}: a checkpoint cannot be written: {reason(error)}") from error
         finally:
             if on_interrupt is not None:
                 signal.signal(signal.SIGINT, on_interrupt)

@@ -12,10 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner, Result
 
+from tagrank.backbones import Backbone
 from tagrank.cli import app
 from tagrank.data.manifest import read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
@@ -311,6 +315,44 @@ def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) ->
     assert "epoch 1/12" not in result.stderr
     history = json.loads((tmp_path / "m" / "training" / "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(1, 13))
+
+
+def test_ctrl_c_while_features_are_computed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Means(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            batches.append(len(images))
+            if len(batches) == 2:
+                raise KeyboardInterrupt
+            return images.mean((2, 3))
+
+    def pixels(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image, np.float32)).movedim(-1, 0)
+
+    def load(*_: Any) -> Backbone:
+        backbone = Backbone(Means(), pixels, 3, {"backbone": "means"})
+        backbone.register_parameter("weight", nn.Parameter(torch.zeros(1), requires_grad=False))
+        return backbone
+
+    batches: list[int] = []
+    monkeypatch.setattr("tagrank.runs.load_backbone", load)
+    command = ("train", world / "scenes" / "manifest.jsonl", "--out", tmp_path / "m", "--epochs", 1)
+    line = fails(*command, code=130)
+    assert line == "tagrank: interrupted; the same command with --resume goes on where this one stopped"
+    assert "an unfinished run already" in fails(*command)
+    assert tagrank(*command, "--resume").exit_code == 0
+    first, cut, *others = batches
+    images = [e for e in read_manifest(world / "scenes" / "manifest.jsonl").examples if e.split != "test"]
+    assert first == cut == 32  # what was computed before is not computed again
+    assert first + sum(others) == len(images)
+
+
+def test_ctrl_c_before_there_is_a_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tagrank.runs.read_manifest", interrupt)
+    manifest = world / "scenes" / "manifest.jsonl"
+    assert fails("train", manifest, "--out", tmp_path / "m", code=130) == "tagrank: interrupted"
 
 
 def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:

@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.evaluation import judge
+from tagrank.metrics import evaluate_rankings
 
 VOCABULARY = Vocabulary(["dog", "ball", "man", "woman", "grass"])
 COUNT = 24
@@ -101,6 +106,17 @@ def test_formats(index: Path) -> None:
     assert [{**row, "rank": int(row["rank"]), "score": float(row["score"])} for row in table] == records
     text = tagrank("search", index, "dog", "--top-k", 3).stdout.splitlines()
     assert text == [f"{r['rank']}. {r['image']} ({r['score']:.3g})" for r in records]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(world: Path, index: Path, closed: str) -> None:
+    photo = world / "photos" / "00.png"
+    for command in (f"search {index} dog", f"annotate {world / 'a'} {photo} - --format csv"):
+        line = f"{sys.executable} -m tagrank {command} {closed}"
+        result = subprocess.run(line, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert result.returncode == 0
+        assert result.stderr == ""
+        assert (result.stdout == "") == (closed != "2>&-")
 
 
 def test_an_index_is_added_to(world: Path, tmp_path: Path) -> None:
@@ -241,3 +257,51 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 5
     assert "Tags in the wrong order" in page
     assert "Where the model is most wrong" in page
+    tagrank("report", world / "a", world / "photos.jsonl", "--out", out, "--examples", COUNT + 1, "--worst", 0)
+    names = re.findall('<div class="head"><span>(.*?)</span>', out.read_text())
+    assert len(set(names)) == len(names) == COUNT
+
+
+def test_a_photograph_that_cannot_be_read_is_reported(world: Path, tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "a")
+    images = read_manifest(world / "photos.jsonl")
+    rows = load_labelled(images, backbone=annotator.backbone()).inputs
+    with FeatureWriter(tmp_path / "features", annotator.backbone().spec, rows.shape[1]) as writer:
+        writer.add([e.image for e in images.examples], rows)
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    broken = tmp_path / "photos" / "00.png"
+    broken.write_text("no image")
+    out = tmp_path / "report.html"
+    result = tagrank(
+        "report", world / "a", world / "photos.jsonl", "--features", tmp_path / "features", "--images", tmp_path,
+        "--worst", COUNT, "--out", out, code=1,
+    )  # fmt: skip
+    assert result.stdout == f"{out}\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"tagrank: {broken}: not a ")
+    assert out.read_text().count("data:image/jpeg") == 2 * (COUNT - 1)
+
+
+@pytest.mark.parametrize(("model", "decoder"), [("a", "headline"), ("a", "assignment"), ("feedback", "greedy")])
+def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: str, decoder: str) -> None:
+    out = tmp_path / "report.html"
+    options = ("--decoder", decoder, "--examples", 4, "--worst", COUNT)
+    tagrank("report", world / model, world / "photos.jsonl", "--out", out, *options)
+    cards = out.read_text().split('<figure class="card pair">')[1:]
+    assert len(cards) == COUNT + 4
+    annotator = Annotator.load(world / model)
+    scores, beyond = [], 0
+    for card in cards:
+        (name,) = re.findall('<div class="head"><span>(.*?)</span>', card)
+        tags = re.findall('<span class="tag">(.*?)<span class="unseen">, ((?:not )?(?:on people|predicted))', card)
+        predicted = [VOCABULARY.index(tag) for tag, what in tags if what.endswith("people")]
+        people = [VOCABULARY.index(tag) for tag, what in tags if what.endswith("predicted")]
+        scores.append(float(re.findall("NDCG@5 <b>(.*?)</b>", card)[0]))
+        assert scores[-1] == round(float(evaluate_rankings([predicted], [people], ks=(5,))["ndcg@5"][0]), 2)
+        ((_, own),) = annotator.annotate([world / name], decoder=decoder)
+        assert isinstance(own, list)
+        set_off = re.findall(r'class="[^"]*beyond">.*?<span class="tag">(.*?)<', card, re.DOTALL)
+        assert set(set_off) == {VOCABULARY.tag(v) for v in predicted} - {tag.tag for tag in own}
+        beyond += len(set_off)
+    assert scores[:COUNT] == sorted(scores[:COUNT])
+    assert beyond > 0

@@ -330,6 +330,17 @@ def test_cards_are_in_order_and_compare_both_lists(path: Path) -> None:
     assert cards[0].one("img").attributes["alt"] == "z.jpg; people see: ball, dog, grass"
 
 
+def test_tags_beyond_the_list_are_set_off(path: Path) -> None:
+    root = write(path, examples=[example(beyond=["ball"])])
+    predicted = next(root.all("ol", "tags"))
+    assert [item.attributes["class"].split() for item in predicted.all("li")] == [["hit"], [], ["hit", "beyond"]]
+    assert [item.text for item in predicted.all("li")][
+        2
+    ] == "3 ball, on people’s list, beyond the model’s own list, <1%"
+    assert "those in italics the model leaves out" in root.text
+    assert "in italics" not in write(path).one("main").text
+
+
 def test_a_list_that_is_the_merged_one_is_not_repeated(path: Path) -> None:
     root = write(path, examples=[example(lists=[["ball", "dog", "grass"]])])
     assert not list(root.all("details"))
@@ -462,6 +473,14 @@ def test_an_image_that_cannot_be_read_leaves_the_old_file(path: Path, tmp_path: 
     with pytest.raises(InputError, match=r"broken\.jpg: "):
         write(path, examples=[example(image=tmp_path / "broken.jpg")])
     assert path.read_text() == "old"
+    errors: dict[Path, InputError] = {}
+    examples = [example("broken.jpg", image=tmp_path / "broken.jpg"), example()]
+    broken, whole = write(path, examples=examples, on_error=errors.__setitem__).one("div", "images").all("figure")
+    assert list(errors) == [tmp_path / "broken.jpg"]
+    assert not list(broken.all("img"))
+    assert broken.one("p", "lost").text == "The photograph cannot be read."
+    assert [len(list(card.one("figcaption").all("li"))) for card in (broken, whole)] == [8, 8]
+    assert picture(whole).size == (48, 32)
 
 
 def test_a_place_where_no_file_can_be(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tagrank.data.scenes import write_scenes
 from tagrank.errors import InputError
 from tagrank.metrics import evaluate_rankings
 from tagrank.presets import PRESETS
-from tagrank.runs import train
+from tagrank.runs import read_history, train
 from tagrank.training import SAMPLES, RankerModule
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
@@ -160,6 +161,47 @@ def test_a_failed_run_touches_no_model(data: Path) -> None:
     run(data, "new", epochs=1)
 
 
+def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=1)
+    before = weights(data / "out")
+    history = read_history(data / "out")
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "on_validation_epoch_end", stop)
+        with pytest.raises(RuntimeError, match="stop"):
+            run(data, "out", epochs=2, overwrite=True)
+    assert same(before, weights(data / "out"))
+    assert Annotator.load(data / "out").training["epochs"] == 1
+    assert read_history(data / "out") == history
+    run(data, "out", epochs=1, resume=True)  # either of the two
+    assert same(before, weights(data / "out"))
+    run(data, "out", epochs=2, resume=True)
+    assert Annotator.load(data / "out").training["epochs"] == 2
+    assert len(read_history(data / "out")) == 2
+    assert not (data / "out" / "training.new").exists()
+
+
+@pytest.mark.parametrize("name", ["training/a.txt", "training", "training.new/a.txt", "config.json", "vocabulary.json"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}], ids=str)
+def test_what_is_no_run_or_model_is_left_alone(data: Path, name: str, options: dict[str, bool]) -> None:
+    path = data / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=f"{(data / 'out' / name.split('/')[0])}: not "):
+        run(data, "out", **options)
+    assert path.read_text() == "{}"
+
+
+def test_a_folder_of_features_in_that_of_the_model_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "features").mkdir(parents=True)
+    (tmp_path / "out" / "features" / "a.txt").touch()
+    train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, overwrite=True, progress=False)
+    assert (tmp_path / "out" / "features" / "a.txt").exists()
+
+
 def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(data, "whole")
     original = RankerModule.training_step
@@ -189,6 +231,20 @@ def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run(data, "out", epochs=2, resume=True)
 
 
+def test_a_full_disk(data: Path) -> None:
+    def limit(files: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (files, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limit(4096)
+    try:
+        with pytest.raises(InputError, match="out/training: a checkpoint cannot be written: file too large"):
+            run(data, "out", epochs=1)
+    finally:
+        limit(before)
+    run(data, "out", epochs=1, resume=True)
+
+
 def test_validation_images_are_not_trained_on(data: Path) -> None:
     examples = read_manifest(data / "images.jsonl").examples
     write_manifest(data / "images.jsonl", [replace(e, split=None) for e in examples])
@@ -209,6 +265,13 @@ def test_validation_features_of_another_size(data: Path) -> None:
         writer.add(["v.png"], torch.zeros(1, 8))
     with pytest.raises(InputError, match="features: expected those of weights 'none at all', got 'others'"):
         run(data, "out", val=data / "val.jsonl", val_features=data / "third")
+
+
+def test_features_that_name_no_backbone(data: Path) -> None:
+    with FeatureWriter(data / "nameless", {"model": "mine"}, 8) as writer:
+        writer.add([e.image for e in read_manifest(data / "images.jsonl").examples], torch.zeros(80, 8))
+    with pytest.raises(InputError, match="features: expected a store that names their backbone, got"):
+        train(data / "images.jsonl", data / "out", features=data / "nameless", progress=False)
 
 
 def test_validation_images_of_unknown_tags_alone(data: Path) -> None:
@@ -305,6 +368,11 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
         ({"format": 2}, "expected format 1, got 2"),
         ({"ranker": {**config["ranker"], "hidden_size": 17}}, "does not fit config.json"),
         ({"ranker": {"sizes": 3}}, "not the configuration of a model"),
+        ({"backbone": {"weights": "none"}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": {"backbone": 3}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": ["vgg16"]}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": "backbone"}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"training": 3}, "config.json: not the configuration of a model: training: expected"),
         ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
     ):
         (model / "config.json").write_text(json.dumps(config | change))
@@ -314,6 +382,15 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
     (model / "vocabulary.json").write_text('{"tags": ["sea"]}')
     with pytest.raises(InputError, match="vocabulary: expected 3 tags like the ranker, got 1"):
         Annotator.load(model)
+
+
+@pytest.mark.parametrize("history", ["{}", "[]", "[1]", '[{"epoch": 1}]', '[{"epoch": "1", "val_ndcg@5": 0.5}]', "[{"])
+def test_a_history_that_is_damaged(model: Path, history: str) -> None:
+    (model / "training" / "history.json").write_text(history)
+    with pytest.raises(
+        InputError, match=r"training/history\.json: (expected the metrics of each epoch|not valid JSON)"
+    ):
+        read_history(model)
 
 
 def test_weights_that_are_not_finite(model: Path) -> None:
@@ -334,3 +411,10 @@ def test_a_model_without_a_known_backbone(model: Path) -> None:
     nameless = Annotator(annotator.ranker, annotator.vocabulary)
     with pytest.raises(InputError, match="features of an unknown backbone"):
         nameless.backbone()
+
+
+def test_one_path_is_no_sequence_of_paths(model: Path) -> None:
+    annotator = Annotator.load(model)
+    for path in ("a.png", Path("a.png")):
+        with pytest.raises(ValueError, match=r"paths: expected a sequence of paths, got 'a\.png'"):
+            list(annotator.annotate(path))  # type: ignore[arg-type]

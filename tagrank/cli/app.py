@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tagrank.data.files import reason
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _exit_codes() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        typer.echo(f"tagrank: {error}", err=True)
+        typer.echo(f"tagrank: {f'{error.filename}: {reason(error)}' if error.filename else error}", err=True)
         raise typer.Exit(2) from error
 
 

@@ -118,7 +118,10 @@ def report(
     worst: Annotated[int, typer.Option(help="How many of those with the worst lists to show.", min=0)] = 12,
     seed: SeedOption = 0,
 ) -> None:
-    """Write one HTML file: the table, learning curves, mistakes, and photographs with ranked tags beside people's."""
+    """Write one HTML file: the table, learning curves, mistakes, and photographs with ranked tags beside people's.
+
+    A photograph that cannot be read is reported on stderr and shown without its picture; the exit code is 1.
+    """
     from tagrank.demo import write_model_report
     from tagrank.evaluation import judge
     from tagrank.runs import read_history
@@ -129,6 +132,7 @@ def report(
         typer.echo(f"tagrank: no photograph is in {root}, so none is shown (--images)", err=True)
     options = list_options(judged.annotator, decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
     ours = judge(judged.annotator, judged.images, **options)
+    failed: dict[Path, InputError] = {}
     write_model_report(
         out,
         judged.annotator,
@@ -139,9 +143,14 @@ def report(
         root=root,
         examples=examples,
         worst=worst,
+        on_error=failed.__setitem__,
         **options,
     )
     typer.echo(out)
+    for error in failed.values():
+        typer.echo(f"tagrank: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 class _Judged:

@@ -98,7 +98,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
-    from tagrank.runs import read_history
+    from tagrank.runs import has_run, read_history
     from tagrank.runs import train as run
 
     try:
@@ -119,7 +119,9 @@ def train(
             overwrite=overwrite,
         )
     except KeyboardInterrupt:
-        typer.echo("tagrank: interrupted; the same command with --resume goes on from the last whole epoch", err=True)
+        if not has_run(out):
+            raise
+        typer.echo("tagrank: interrupted; the same command with --resume goes on where this one stopped", err=True)
         raise typer.Exit(130) from None
     best = max(read_history(out), key=lambda epoch: epoch["val_ndcg@5"])
     typer.echo(f"{out}: validation NDCG@5 {best['val_ndcg@5']:.4f} after epoch {best['epoch']}")

@@ -71,8 +71,12 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file so that a reader finds the old content or the new one, whatever interrupts the writer.
 
     The content goes to a temporary file ``.NAME.<random>.tmp`` in the same folder, to the disk, and then to its name. A
-    process that is killed leaves the temporary file behind.
+    process that is killed leaves the temporary file behind. A link stays one: the file that it leads to is written.
+
+    Raises:
+        OSError: the file cannot be written; its ``filename`` is ``path``.
     """
+    given, path = path, Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -80,9 +84,11 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and str(error.filename) in ("None", str(temporary)):
+            raise OSError(error.errno, error.strerror, str(given)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

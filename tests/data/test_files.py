@@ -46,10 +46,28 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
         write_atomically(path, [b"newest"])
     assert path.read_bytes() == b"newer"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "in it").mkdir(parents=True)
+    for name in ("folder", "nowhere/file", "folder/in it"):
+        with pytest.raises(OSError, match=f": '{tmp_path / name}'$"):
+            write_atomically(tmp_path / name, [b"new"])
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "target", tmp_path / "link"
+    link.symlink_to(Path("folder", "target"))
+    for content in (b"new", b"newer"):  # where the link leads to nothing yet, and to a file
+        write_atomically(link, [content])
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert os.listdir(tmp_path / "folder") == ["target"]
 
 
 def test_json_of_which_some_keys_are_kept() -> None:

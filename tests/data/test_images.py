@@ -1,10 +1,12 @@
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -132,7 +134,9 @@ def test_not_a_file(tmp_path: Path) -> None:
     "content", [b"x", b"hello " * 100, b"%PDF-1.4\n", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
 def test_not_an_image(tmp_path: Path, content: bytes) -> None:
-    assert message(write(tmp_path, content)) == "not a JPEG, PNG, WEBP, BMP, GIF or TIFF image"
+    assert re.fullmatch(
+        "not a JPEG, PNG, WEBP, BMP, GIF( or TIFF|, TIFF or AVIF) image", message(write(tmp_path, content))
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
@@ -162,23 +166,46 @@ def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path: Path) -> None:
     assert min(outcomes.values()) > 20
 
 
-# PIL itself refuses the first and only warns of the second.
-@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 9_000)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bomb(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = write(tmp_path, png_of_size(*size))
-    assert message(path) == "too large, expected at most 89,478,485 pixels (PIL.Image.MAX_IMAGE_PIXELS)"
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "too large: Image size (900000000 pixels) exceeds limit of 178956970 pixels"
+    path = write(tmp_path, png_of_size(30_000, 30_000))
+    assert message(path).startswith(said)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert message(path).startswith("too large")
+        assert message(path).startswith(said)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    path = write(tmp_path, encoded(noise(), "JPEG"))
+    assert message(path) == "too large: Image size (1200 pixels) exceeds limit of 1196 pixels"
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_is_that_of_pil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, encoded(noise(), "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    assert read_image(path).size == (40, 30)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_image(path).size == (40, 30)
+    for limit in (1200, 600, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_image(path).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    assert message(path).startswith("too large: ")
+
+
+@pytest.mark.parametrize("limit", [1199, 599, 300])
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_a_large_jpeg_is_read_at_half_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, action: Literal["ignore", "error"]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gradient = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    path = write(tmp_path, encoded(gradient, "JPEG", quality=95, exif=exif))
+    whole = read_image(path)
+    assert whole.size == (30, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        half = read_image(path)
+    assert half.size == (15, 20)
+    assert np.abs(np.asarray(half, int) - np.asarray(whole.resize((15, 20), Image.Resampling.BOX), int)).max() <= 4
 
 
 def test_from_several_threads(tmp_path: Path) -> None:
@@ -199,7 +226,7 @@ def test_from_several_threads(tmp_path: Path) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    images = ["a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tiff", "sub-2/e.gif"]
+    images = ["a.png", "b.JPG", "c.jfif", "d.jpe", "e.MPO", "sub/c.webp", "sub/deep/d.tiff", "sub-2/e.gif"]
     for name in [*reversed(images), "note.txt", ".hidden.jpg", ".git/f.jpg"]:
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,5 +241,37 @@ def test_find_images(tmp_path: Path) -> None:
 
 def test_find_images_in_a_folder_without(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
-    with pytest.raises(InputError, match=r"no images in this folder; expected files named \.jpg, \.jpeg"):
+    with pytest.raises(InputError, match=r"no images in this folder; expected files named \.jpg, \.jpeg.*[a-z]$"):
         find_images([tmp_path])
+    (tmp_path / "a.HEIC").touch()
+    with pytest.raises(InputError, match=r"no images in this folder; .*; got 1 \.heic$"):
+        find_images([tmp_path])
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.HEIC", "sub/b.heic", "c.dng", ".d.heic", "note.txt", "e.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images([tmp_path]) == [tmp_path / "e.jpg"]
+    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, as they cannot be read: 1 .dng, 2 .heic\n"
+
+
+def test_mpo(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (40, 30), (200, 100, 50))
+    content = encoded(flat, "MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    assert np.abs(np.asarray(read_image(write(tmp_path, content)), int) - [200, 100, 50]).max() <= 3
+
+
+def test_avif_where_pillow_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.avif").touch()
+    if ".avif" in Image.registered_extensions():
+        assert [path.name for path in find_images([tmp_path])] == ["a.png", "b.avif"]
+        flat = Image.new("RGB", (40, 30), (200, 100, 50))
+        image = read_image(write(tmp_path, encoded(flat, "AVIF", quality=95), "b.avif"))
+        assert np.abs(np.asarray(image, int) - [200, 100, 50]).max() <= 8
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    assert [path.name for path in find_images([tmp_path])] == ["a.png"]
+    assert "1 .avif" in capsys.readouterr().err

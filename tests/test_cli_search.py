@@ -223,6 +223,30 @@ def test_what_a_list_shows(world: Path, tmp_path: Path) -> None:
     assert "no such file" in fails("annotate", world / "a", photo, "--synonyms", tmp_path / "none.json")
 
 
+def test_tags_with_commas(world: Path, tmp_path: Path) -> None:
+    a = Annotator.load(world / "a")
+    vocabulary = Vocabulary(["dog", "car, motor", 'the "red" ball', "woman", "grass"])
+    Annotator(a.ranker, vocabulary, a.backbone_spec, backbone=a.backbone()).save(tmp_path / "m")
+    photos = sorted((world / "photos").iterdir())[:3]
+
+    def shown(option: str, tags: str) -> set[str]:
+        lines = tagrank("annotate", tmp_path / "m", *photos, option, tags, "--top-k", 5, "--format", "jsonl").stdout
+        (found,) = {frozenset(tag["tag"] for tag in json.loads(line)["tags"]) for line in lines.splitlines()}
+        return set(found)
+
+    assert shown("--include", ' "car, motor", dog ,') == {"dog", "car, motor"}
+    assert shown("--exclude", 'dog,"car, motor"') == {'the "red" ball', "woman", "grass"}
+    assert shown("--include", 'the "red" ball') == {'the "red" ball'}
+    tagrank("index", tmp_path / "m", *photos, "--out", tmp_path / "i")
+    assert len(tagrank("search", tmp_path / "i", 'dog, "car, motor"').stdout.splitlines()) == 3
+    assert "query: expected tags separated by commas, one with a comma in quotes" in fails(
+        "search", tmp_path / "i", 'dog, "car, motor'
+    )
+    assert "--include: expected tags separated by commas" in fails(
+        "annotate", tmp_path / "m", *photos, "--include", '"dog" cat'
+    )
+
+
 def test_people_are_judged_under_the_same_names(world: Path, tmp_path: Path) -> None:
     (tmp_path / "synonyms.json").write_text('{"tag": ["dog", "ball", "man", "woman", "grass"]}')
     result = tagrank(

@@ -3,6 +3,7 @@
 Exit codes: 0, done; 1, some photographs could not be read; 2, bad input; 130, Ctrl-C.
 """
 
+import csv
 import os
 import sys
 import warnings
@@ -74,8 +75,10 @@ ThresholdOption = Annotated[
     float | None, typer.Option(help="Tags at least this likely to be on a person's list.", min=0, max=1)
 ]
 ThresholdsOption = Annotated[Path | None, typer.Option(help='JSON file with thresholds for some tags: {"dog": 0.5}.')]
-IncludeOption = Annotated[str | None, typer.Option(help="The only tags to show, separated by commas.")]
-ExcludeOption = Annotated[str | None, typer.Option(help="Tags not to show, separated by commas.")]
+IncludeOption = Annotated[
+    str | None, typer.Option(help='The only tags to show, separated by commas; one with a comma in quotes: "a, b".')
+]
+ExcludeOption = Annotated[str | None, typer.Option(help="Tags not to show, as for --include.")]
 SynonymsOption = Annotated[
     Path | None, typer.Option(help='JSON file of tags to show under one name: {"person": ["man", "woman"]}.')
 ]
@@ -90,9 +93,18 @@ WeightsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Decides all that is drawn at random.", min=0, max=2**32 - 1)]
 
 
-def split_tags(text: str | None) -> list[str]:
-    """Tags from an option where they are separated by commas."""
-    return [tag.strip() for tag in (text or "").split(",") if tag.strip()]
+def split_tags(option: str, text: str | None) -> list[str]:
+    """Tags from an option where they are separated by commas, as a row of CSV: in quotes a tag may have commas itself.
+
+    Raises:
+        InputError: a quote is not closed, or something follows a tag in quotes.
+    """
+    try:
+        rows = list(csv.reader([text or ""], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        expected = 'tags separated by commas, one with a comma in quotes ("a, b")'
+        raise InputError(f"{option}: expected {expected}, got {text!r:.60} ({error})") from error
+    return [tag.strip() for row in rows for tag in row if tag.strip()]
 
 
 def list_options(
@@ -112,8 +124,8 @@ def list_options(
     annotator.check_decoder(decoder and decoder.value)
     output = OutputTags(
         annotator.vocabulary,
-        include=split_tags(include),
-        exclude=split_tags(exclude),
+        include=split_tags("--include", include),
+        exclude=split_tags("--exclude", exclude),
         thresholds=None if thresholds is None else read_thresholds(thresholds),
         synonyms=None if synonyms is None else read_synonyms(synonyms),
     )

@@ -6,7 +6,8 @@ A manifest is a file of JSON lines, one image a line::
     {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
 
 ``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first; ``lists`` has
-one such list per annotator. One of the two is required; ``split`` is optional.
+one such list per annotator. One of the two is required, and where both are there, each of ``tags`` is on one of
+``lists``. ``split`` is optional.
 """
 
 import codecs
@@ -89,7 +90,8 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         InputError: ``FILE, line N: reason``. The line is not UTF-8 or not a JSON object, a field is unknown, missing
             or of the wrong type, a list is empty or has a tag twice, a tag is blank, has white space around it or
-            control characters in it, an image is there twice or its path leaves the manifest's folder.
+            control characters in it, one of ``tags`` is on none of ``lists``, an image is there twice or its path
+            leaves the manifest's folder.
             ``FILE: reason`` where the file cannot be read or is empty.
     """
     path = Path(path)
@@ -225,6 +227,9 @@ def _example(record: Any) -> Example:
     if "tags" in record:
         tags = _tags("tags", record["tags"])
         lists = lists or (tags,)
+        unlisted = [tag for tag in tags if not any(tag in others for others in lists)]
+        if unlisted:
+            raise ValueError(f"tags: expected tags that are on one of the lists, {unlisted[0]!r:.60} is on none")
     elif lists:
         tags = merge_lists(lists)
     else:

@@ -19,14 +19,22 @@ text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_s
     lambda text: text == text.strip()
 )
 tag_lists = st.lists(text, min_size=1, max_size=5, unique=True).map(tuple)
+
+
+@st.composite
+def example(draw: st.DrawFn) -> Example:
+    lists = tuple(draw(st.lists(tag_lists, min_size=1, max_size=3)))
+    listed = sorted({tag for tags in lists for tag in tags})
+    return Example(
+        image=draw(st.from_regex(r"[a-z]{1,3}/[a-z0-9 é]{1,6}\.jpg", fullmatch=True)),
+        tags=tuple(draw(st.lists(st.sampled_from(listed), min_size=1, unique=True))),
+        lists=lists,
+        split=draw(st.none() | text),
+    )
+
+
 examples = st.lists(
-    st.builds(
-        Example,
-        image=st.from_regex(r"[a-z]{1,3}/[a-z0-9 é]{1,6}\.jpg", fullmatch=True),
-        tags=tag_lists,
-        lists=st.lists(tag_lists, min_size=1, max_size=3).map(tuple),
-        split=st.none() | text,
-    ),
+    example(),
     min_size=1,
     max_size=5,
     unique_by=lambda example: example.image,
@@ -129,6 +137,10 @@ def record(**fields: object) -> bytes:
         (record(lists=["x"]), "lists[0]: expected a list of tags, at least one; got 'x'"),
         (record(lists=[["x"], ["y", "y"]]), "lists[1]: the tag 'y' is there twice"),
         (record(lists=[["x", ["y"]]]), "lists[0][1]: expected a string, got ['y']"),
+        (
+            record(tags=["x", "y"], lists=[["x"], ["z"]]),
+            "tags: expected tags that are on one of the lists, 'y' is on none",
+        ),
         (record(tags=["x"], split=""), "split: expected text"),
         (record(tags=["x"], split=None), "split: expected a string, got None"),
         (record(tags=["x"], image=""), "image: expected a path, got ''"),

@@ -187,7 +187,7 @@ def test_unreadable(tmp_path: Path) -> None:
         (Example("a.jpg", ("x",), ()), "lists: expected a list of lists"),
         (Example("a.jpg", ("\ud800",), (("\ud800",),)), "not UTF-8"),
         (Example("a.jpg", ["x"], (("x",),)), "expected tuples of strings"),  # type: ignore[arg-type]
-        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is already on line 1"),
+        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is there already"),
     ],
 )
 def test_write_refuses_what_read_would(tmp_path: Path, example: Example, reason: str) -> None:
@@ -275,7 +275,7 @@ def test_examples_that_are_refused_can_be_left_out(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.jsonl").examples == (good, other)
     assert [example for example, _ in refused] == [twice, blank]
     assert [isinstance(error, RepeatedImageError) for _, error in refused] == [True, False]
-    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is already on line 1")
+    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is there already")
     with pytest.raises(InputError, match="expected at least one example to write, got none"):
         write_manifest(tmp_path / "m.jsonl", [blank], on_error=lambda *_: None)
     assert len(read_manifest(tmp_path / "m.jsonl")) == 2

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,45 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 5
     assert "Tags in the wrong order" in page
     assert "Where the model is most wrong" in page
+
+
+@pytest.fixture
+def stored(world: Path, tmp_path: Path) -> Path:
+    """A model of features of nobody knows what, manifests with other images to train on, and features of both."""
+    a = Annotator.load(world / "a")
+    Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
+    generator = torch.Generator().manual_seed(4)
+    for name, count in (("train", 30), ("test", 20)):
+        examples = []
+        for i in range(count):
+            tags = tuple(VOCABULARY.tag(v) for v in torch.randperm(5, generator=generator).tolist()[: 2 + i % 3])
+            examples.append(Example(f"{name}{i}.jpg", tags, (tags,)))
+        write_manifest(tmp_path / f"{name}.jsonl", examples)
+        for store in ("both", name):
+            with FeatureWriter(tmp_path / store, {}, a.ranker.feature_size) as writer:
+                writer.add([e.image for e in examples], torch.randn(count, a.ranker.feature_size, generator=generator))
+    return tmp_path
+
+
+def test_features_to_fit_the_baselines_on(stored: Path) -> None:
+    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--baselines", "--train", stored / "train.jsonl")
+    assert "frequency prior" in tagrank(*arguments, "--features", stored / "both").stdout
+    line = fails(*arguments, "--features", stored / "test")
+    assert line == (
+        f"tagrank: {stored / 'test'}: does not have the images of {stored / 'train.jsonl'}: give --train-features"
+    )
+
+
+def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
+    def judged(*splits: str | None) -> Result:
+        examples = read_manifest(stored / "test.jsonl").examples
+        chosen = [replace(e, split=splits[i % len(splits)]) for i, e in enumerate(examples)]
+        write_manifest(stored / "split.jsonl", chosen)
+        options = ("--features", stored / "both", "--json", stored / "scores.json")
+        return CliRunner().invoke(app, ["evaluate", *map(str, (stored / "m", stored / "split.jsonl", *options))])
+
+    assert "by all where the manifest has no splits" in " ".join(
+        tagrank("evaluate", "--help").stdout.replace("│", " ").split()
+    )
+    assert judged(None).exit_code == judged("test", "train").exit_code == 0
+    assert "say which to judge by (--split)" in judged("val", None).stderr

@@ -58,13 +58,15 @@ ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder of the images, where it is not the manifest's.")
 ]
 SplitOption = Annotated[
-    str | None, typer.Option(help="Judge by this split; else by 'test' where there is one, else by all.")
+    str | None, typer.Option(help="Judge by this split; else by 'test', or by all where the manifest has no splits.")
 ]
 BaselinesOption = Annotated[bool, typer.Option("--baselines", help="Fit the baselines, and put them in the table.")]
 TrainOption = Annotated[
     Path | None, typer.Option("--train", help="Manifest to fit the baselines on; else MANIFEST, less what is judged.")
 ]
-TrainFeaturesOption = Annotated[Path | None, typer.Option("--train-features", help="Features of --train.")]
+TrainFeaturesOption = Annotated[
+    Path | None, typer.Option("--train-features", help="Features of --train; else --features, where it has them.")
+]
 DecoderOption = Annotated[
     Decoder | None,
     typer.Option(help="How a list is chosen; else headline, or expected_gain for models with --feedback, as beam is."),

@@ -182,6 +182,7 @@ class _Judged:
         return []
 
     def _train_images(self, train: Path | None, features: Path | None) -> "LabelledImages":
+        from tagrank.data.features import open_features
         from tagrank.data.manifest import read_manifest
         from tagrank.runs import check_apart, training_part
 
@@ -189,9 +190,13 @@ class _Judged:
             raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
         part = training_part(self.manifest if train is None else read_manifest(train))
         check_apart(part, self.judged)
-        if train is None:
-            return self._load(part, features or self.features, self.root)
-        return self._load(part, features, None)
+        if features is None and self.features is not None:
+            stored = open_features(self.features)
+            if train is None or all(example.image in stored for example in part.examples):
+                features = self.features
+            elif self.annotator.backbone_spec is None:
+                raise InputError(f"{self.features}: does not have the images of {part.path}: give --train-features")
+        return self._load(part, features, self.root if train is None else None)
 
     def _load(self, manifest: "Manifest", features: Path | None, images: Path | None) -> "LabelledImages":
         from tagrank.data.labelled import load_labelled

@@ -21,6 +21,7 @@ from tagrank.data.labelled import load_labelled
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
 from tagrank.evaluation import judge
 
 VOCABULARY = Vocabulary(["dog", "ball", "man", "woman", "grass"])
@@ -308,3 +309,33 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
     )
     assert judged(None).exit_code == judged("test", "train").exit_code == 0
     assert "say which to judge by (--split)" in judged("val", None).stderr
+
+
+@pytest.mark.parametrize(("command", "option"), [("evaluate", "--json"), ("report", "--out")])
+def test_where_nothing_can_be_written_nothing_is_judged(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both", option)
+    with monkeypatch.context() as patch:
+        patch.setattr("tagrank.evaluation.judge", lambda *_, **__: pytest.fail("was judged"))
+        for target, problem in (
+            (stored, "expected a file, or nothing yet"),
+            (stored / "test.jsonl" / "x", "cannot be written: not a directory"),
+            (stored / ("x" * 300), "cannot be written: file name too long"),
+            (Path("/proc/x"), "cannot be written: "),
+        ):
+            assert fails(*arguments, target).startswith(f"tagrank: {option}: {target}: {problem}")
+    before = sorted(stored.iterdir())
+    tagrank(*arguments, stored / "written")
+    assert sorted(stored.iterdir()) == sorted([*before, stored / "written"])
+
+
+def test_the_table_is_printed_before_it_is_written(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise InputError("no space left on device")
+
+    monkeypatch.setattr("tagrank.tables.write_rows", full)
+    options = ("--features", stored / "both", "--json", stored / "scores.json")
+    result = tagrank("evaluate", stored / "m", stored / "test.jsonl", *options, code=2)
+    assert "tagrank, headline" in result.stdout
+    assert result.stderr == "tagrank: no space left on device\n"

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import wraps
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tagrank.data.files import reason
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,6 +140,27 @@ def list_options(
         "threshold": threshold,
         "output": output,
     }
+
+
+def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
+    """Make sure, before the work, that a file can be written there after it.
+
+    Args:
+        option: where the path was given, for the message.
+        path: the file; one that is there is not touched.
+        make_folder: whether its folder will be made where it is not there.
+
+    Raises:
+        InputError: there is something else than a file, or no file can be made in the folder.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{option}: {path}: expected a file, or nothing yet; there is something else")
+        folders = (folder for folder in path.absolute().parents if folder.exists() or not make_folder)
+        with NamedTemporaryFile(dir=next(folders), prefix=f".{path.name}.", suffix=".tmp"):
+            pass
+    except OSError as error:
+        raise InputError(f"{option}: {path}: cannot be written: {reason(error)}") from error
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tagrank.cli.app import (
     TrainFeaturesOption,
     TrainOption,
     WeightsOption,
+    check_target,
     command,
     list_options,
 )
@@ -70,6 +71,8 @@ def evaluate(
 
     if against is None and against_features is not None:
         raise InputError("--against-features goes with --against")
+    if json_file is not None:
+        check_target("--json", json_file)
     judged = _Judged(model, manifest, features, images, split, weights)
     chosen = (decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
     ours = judge(judged.annotator, judged.images, **list_options(judged.annotator, *chosen))
@@ -85,13 +88,13 @@ def evaluate(
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baselines(baselines, train, train_features, seed)
-    if json_file is not None:
-        write_rows(json_file, rows, comparison=comparison, retrieval=found)
     print_rows(rows)
     if comparison is not None:
         print_comparison(comparison, str(against))
     if found is not None:
         print_retrieval(found)
+    if json_file is not None:
+        write_rows(json_file, rows, comparison=comparison, retrieval=found)
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")
@@ -123,6 +126,7 @@ def report(
     from tagrank.evaluation import judge
     from tagrank.runs import read_history
 
+    check_target("--out", out, make_folder=True)
     judged = _Judged(model, manifest, features, images, split, weights)
     root = images or manifest.parent
     if not any((root / example.image).is_file() for example in judged.images.examples):

@@ -23,6 +23,7 @@ from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.evaluation import judge
+from tagrank.presets import PRESETS
 
 VOCABULARY = Vocabulary(["dog", "ball", "man", "woman", "grass"])
 COUNT = 24
@@ -270,8 +271,10 @@ def test_the_report_shows_mistakes(world: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stored(world: Path, tmp_path: Path) -> Path:
+def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of features of nobody knows what, manifests with other images to train on, and features of both."""
+    small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, epochs=1)
+    monkeypatch.setitem(PRESETS, "default", small)  # the captioning LSTM's
     a = Annotator.load(world / "a")
     Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
     generator = torch.Generator().manual_seed(4)
@@ -339,3 +342,31 @@ def test_the_table_is_printed_before_it_is_written(stored: Path, monkeypatch: py
     result = tagrank("evaluate", stored / "m", stored / "test.jsonl", *options, code=2)
     assert "tagrank, headline" in result.stdout
     assert result.stderr == "tagrank: no space left on device\n"
+
+
+def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
+    (stored / "synonyms.json").write_text('{"anything": ["dog", "ball", "man", "woman", "grass"]}')
+    (stored / "person.json").write_text('{"person": ["man", "woman"]}')
+    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--features", stored / "both")
+
+    def rows(*options: Any) -> list[dict[str, Any]]:
+        tagrank(*arguments, "--baselines", "--train", stored / "train.jsonl", "--json", stored / "s.json", *options)
+        found: list[dict[str, Any]] = json.loads((stored / "s.json").read_text())["rows"]
+        assert len(found) == 6
+        return found
+
+    for row in rows("--synonyms", stored / "synonyms.json"):
+        assert row["ndcg@5"] == row["first_tag"] == row["recall@1"] == 1.0
+    # There is one list that can be shown.
+    for options in (("--include", "dog"), ("--synonyms", stored / "person.json", "--exclude", "dog, ball, grass")):
+        ours, *baselines = rows(*options)
+        assert 0 < ours["ndcg@5"] < 1
+        for row in baselines:
+            assert row["ndcg@5"] == ours["ndcg@5"]
+            assert row["overlap"] == ours["overlap"]
+    report = stored / "report.html"
+    tagrank(
+        "report", *arguments[1:], "--baselines", "--train", stored / "train.jsonl", "--out", report,
+        "--synonyms", stored / "synonyms.json",
+    )  # fmt: skip
+    assert report.read_text().count(">1.000<") >= 6

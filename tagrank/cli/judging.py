@@ -33,6 +33,7 @@ from tagrank.errors import InputError
 if TYPE_CHECKING:
     from tagrank.data.labelled import LabelledImages
     from tagrank.data.manifest import Manifest
+    from tagrank.decode import OutputTags
 
 
 @command("tagrank evaluate models/photos test.jsonl --baselines --train photos.jsonl --json scores.json")
@@ -75,19 +76,19 @@ def evaluate(
         check_target("--json", json_file)
     judged = _Judged(model, manifest, features, images, split, weights)
     chosen = (decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
-    ours = judge(judged.annotator, judged.images, **list_options(judged.annotator, *chosen))
+    options = list_options(judged.annotator, *chosen)
+    ours = judge(judged.annotator, judged.images, **options)
     rows, comparison, found = [ours.row()], None, None
     if against is not None:
         rival = _Judged(against, manifest, against_features or features, images, split, weights)
-        options = list_options(rival.annotator, *chosen)
-        other = judge(rival.annotator, rival.images, name=str(against), **options)
+        other = judge(rival.annotator, rival.images, name=str(against), **list_options(rival.annotator, *chosen))
         rows.append(other.row())
         comparison = compare(ours.per_image, other.per_image, seed=seed)
     if retrieval:
         from tagrank.retrieval.evaluation import evaluate_retrieval
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
-    rows += judged.baselines(baselines, train, train_features, seed)
+    rows += judged.baselines(baselines, train, train_features, options["output"], seed)
     print_rows(rows)
     if comparison is not None:
         print_comparison(comparison, str(against))
@@ -138,7 +139,7 @@ def report(
         judged.annotator,
         judged.images,
         ours,
-        judged.baselines(baselines, train, train_features, seed),
+        judged.baselines(baselines, train, train_features, options["output"], seed),
         read_history(model),
         root=root,
         examples=examples,
@@ -174,13 +175,14 @@ class _Judged:
         self.images: LabelledImages = self._load(self.judged, features, images)
 
     def baselines(
-        self, wanted: bool, train: Path | None, train_features: Path | None, seed: int
+        self, wanted: bool, train: Path | None, train_features: Path | None, output: "OutputTags", seed: int
     ) -> list[dict[str, Any]]:
         """The baselines' rows, where they are asked for."""
         from tagrank.evaluation import evaluate_baselines
 
         if wanted:
-            return evaluate_baselines(self.annotator, self._train_images(train, train_features), self.images, seed=seed)
+            images = self._train_images(train, train_features)
+            return evaluate_baselines(self.annotator, images, self.images, output=output, seed=seed)
         if train is not None or train_features is not None:
             raise InputError("--train and --train-features go with --baselines")
         return []

@@ -14,6 +14,7 @@ from tagrank.backbones import Backbone, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.seen import digests, write_seen
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.ensemble import Ranker, build_ranker
@@ -118,6 +119,7 @@ def train(
         progress="training" if progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=record)
+    write_seen(out, digests(images, trained), digests(val_images, trained))
     annotator.save(out)
     return annotator
 

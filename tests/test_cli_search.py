@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -278,24 +279,28 @@ def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     a = Annotator.load(world / "a")
     Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
     generator = torch.Generator().manual_seed(4)
+    stores: dict[str, tuple[list[str], list[Any]]] = {name: ([], []) for name in ("both", "train", "test")}
     for name, count in (("train", 30), ("test", 20)):
         examples = []
         for i in range(count):
             tags = tuple(VOCABULARY.tag(v) for v in torch.randperm(5, generator=generator).tolist()[: 2 + i % 3])
             examples.append(Example(f"{name}{i}.jpg", tags, (tags,)))
         write_manifest(tmp_path / f"{name}.jsonl", examples)
+        rows = torch.randn(count, a.ranker.feature_size, generator=generator)
         for store in ("both", name):
-            with FeatureWriter(tmp_path / store, {}, a.ranker.feature_size) as writer:
-                writer.add([e.image for e in examples], torch.randn(count, a.ranker.feature_size, generator=generator))
+            stores[store][0].extend(e.image for e in examples)
+            stores[store][1].append(rows.numpy())
+    for store, (names, parts) in stores.items():
+        np.savez(tmp_path / f"{store}.npz", images=np.array(names), features=np.concatenate(parts))
     return tmp_path
 
 
 def test_features_to_fit_the_baselines_on(stored: Path) -> None:
     arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--baselines", "--train", stored / "train.jsonl")
-    assert "frequency prior" in tagrank(*arguments, "--features", stored / "both").stdout
-    line = fails(*arguments, "--features", stored / "test")
+    assert "frequency prior" in tagrank(*arguments, "--features", stored / "both.npz").stdout
+    line = fails(*arguments, "--features", stored / "test.npz")
     assert line == (
-        f"tagrank: {stored / 'test'}: does not have the images of {stored / 'train.jsonl'}: give --train-features"
+        f"tagrank: {stored / 'test.npz'}: does not have the images of {stored / 'train.jsonl'}: give --train-features"
     )
 
 
@@ -304,7 +309,7 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
         examples = read_manifest(stored / "test.jsonl").examples
         chosen = [replace(e, split=splits[i % len(splits)]) for i, e in enumerate(examples)]
         write_manifest(stored / "split.jsonl", chosen)
-        options = ("--features", stored / "both", "--json", stored / "scores.json")
+        options = ("--features", stored / "both.npz", "--json", stored / "scores.json")
         return CliRunner().invoke(app, ["evaluate", *map(str, (stored / "m", stored / "split.jsonl", *options))])
 
     assert "by all where the manifest has no splits" in " ".join(
@@ -318,7 +323,7 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
 def test_where_nothing_can_be_written_nothing_is_judged(
     stored: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
 ) -> None:
-    arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both", option)
+    arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both.npz", option)
     with monkeypatch.context() as patch:
         patch.setattr("tagrank.evaluation.judge", lambda *_, **__: pytest.fail("was judged"))
         for target, problem in (
@@ -338,7 +343,7 @@ def test_the_table_is_printed_before_it_is_written(stored: Path, monkeypatch: py
         raise InputError("no space left on device")
 
     monkeypatch.setattr("tagrank.tables.write_rows", full)
-    options = ("--features", stored / "both", "--json", stored / "scores.json")
+    options = ("--features", stored / "both.npz", "--json", stored / "scores.json")
     result = tagrank("evaluate", stored / "m", stored / "test.jsonl", *options, code=2)
     assert "tagrank, headline" in result.stdout
     assert result.stderr == "tagrank: no space left on device\n"
@@ -347,7 +352,7 @@ def test_the_table_is_printed_before_it_is_written(stored: Path, monkeypatch: py
 def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
     (stored / "synonyms.json").write_text('{"anything": ["dog", "ball", "man", "woman", "grass"]}')
     (stored / "person.json").write_text('{"person": ["man", "woman"]}')
-    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--features", stored / "both")
+    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--features", stored / "both.npz")
 
     def rows(*options: Any) -> list[dict[str, Any]]:
         tagrank(*arguments, "--baselines", "--train", stored / "train.jsonl", "--json", stored / "s.json", *options)
@@ -370,3 +375,27 @@ def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
         "--synonyms", stored / "synonyms.json",
     )  # fmt: skip
     assert report.read_text().count(">1.000<") >= 6
+
+
+def test_judged_by_images_that_were_trained_on(stored: Path) -> None:
+    store = ("--features", stored / "both.npz")
+    tagrank("train", stored / "train.jsonl", *store, "--val", stored / "test.jsonl", "--out", stored / "trained")
+    copy = stored / "elsewhere" / "copy.jsonl"
+    copy.parent.mkdir()
+    examples = read_manifest(stored / "train.jsonl").examples
+    validated = read_manifest(stored / "test.jsonl").examples
+    write_manifest(copy, [*examples[:7], *validated[:4]])
+    judged = ("evaluate", stored / "trained", copy, *store)
+    warning = f"tagrank: {stored / 'trained'}: was trained or validated on 11 of the 11 images that it is judged by\n"
+    assert warning in tagrank(*judged).stderr
+    assert tagrank(*judged, "--against", stored / "trained").stderr.count(warning) == 2
+    assert warning in tagrank("report", *judged[1:], "--out", stored / "report.html").stderr
+    line = fails(*judged, "--baselines", "--train", stored / "train.jsonl")
+    assert line == f"tagrank: {copy}: train0.jpg is among the images to train on, in {stored / 'train.jsonl'}"
+    # Others under the same names are others, and older models do not say.
+    others = torch.randn(11, Annotator.load(stored / "m").ranker.feature_size)
+    np.savez(stored / "others.npz", images=[e.image for e in read_manifest(copy).examples], features=others.numpy())
+    others_judged = tagrank("evaluate", stored / "trained", copy, "--features", stored / "others.npz")
+    assert "was trained" not in others_judged.stderr
+    (stored / "trained" / "seen.safetensors").unlink()
+    assert "was trained" not in tagrank(*judged).stderr

@@ -135,6 +135,7 @@ def _records(
         try:
             annotations[_get(_where(path, annotation), annotation, "image_id", int)].append(annotation)
         except SkipError as skip:
+            skip.image = False
             yield skip
     seen: set[int] = set()
     for image in record["images"]:
@@ -152,7 +153,7 @@ def _records(
         except SkipError as skip:
             yield skip
     for number in annotations.keys() - seen:
-        yield SkipError(path, "annotations of an image that is not listed", f"image_id {number}")
+        yield SkipError(path, "annotations of an image that is not listed", f"image_id {number}", image=False)
 
 
 def _seen(path: Path, thing: Mapping[str, Any], categories: Mapping[int, str], width: int, height: int) -> Seen:

@@ -19,12 +19,16 @@ class SkipError(InputError):
         kind: what is wrong, in words that all images of the kind share: they are counted by it.
         detail: what is particular to this one.
         fault: whether something is wrong with it, rather than that there is nothing to say about it.
+        image: whether it is an image, rather than something in the files that belongs to none.
     """
 
-    def __init__(self, where: object, kind: str, detail: object = "", *, fault: bool = True) -> None:
+    def __init__(
+        self, where: object, kind: str, detail: object = "", *, fault: bool = True, image: bool = True
+    ) -> None:
         super().__init__(f"{where}: {kind}" + (f": {detail}" if str(detail) else ""))
         self.kind = kind
         self.fault = fault
+        self.image = image
 
 
 class Found(NamedTuple):
@@ -43,20 +47,17 @@ class Counts:
 
     Attributes:
         read: how many there were.
-        tags: how many different tags those have that were written.
-        skipped: how many were left out, by :attr:`SkipError.kind`.
+        written: how many have a line in the manifest.
+        tags: how many different tags those have.
+        skipped: how many were left out, by :attr:`SkipError.kind`; what belongs to no image too.
         faults: how many of these because something was wrong with them.
     """
 
     read: int = 0
+    written: int = 0
     tags: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     faults: int = 0
-
-    @property
-    def written(self) -> int:
-        """How many have a line in the manifest."""
-        return self.read - self.skipped.total()
 
 
 class ImageFolder:
@@ -161,7 +162,7 @@ def write_records(
     def examples() -> Iterator[Example]:
         nonlocal where
         for record in records():
-            counts.read += 1
+            counts.read += isinstance(record, Found) or record.image
             if isinstance(record, Found) and kept is not None:
                 record = _without_rare(record, kept, min_count)
             if isinstance(record, SkipError):
@@ -171,6 +172,7 @@ def write_records(
             where, example = record
             yield example
             if counts.skipped.total() == skipped:  # the manifest took it
+                counts.written += 1
                 tags.update(*example.lists)
         if counts.read and not counts.written:
             why = ", ".join(f"{count} {kind}" for kind, count in counts.skipped.most_common())

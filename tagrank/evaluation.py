@@ -12,6 +12,7 @@ from tagrank.annotator import Annotator
 from tagrank.baselines import Baseline, FrequencyPrior, LinearClassifier, MLPClassifier, NearestNeighbours
 from tagrank.data.labelled import LabelledImages
 from tagrank.data.targets import encode_lists
+from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import OutputTags
 from tagrank.metrics import FloatArray, evaluate_order, evaluate_rankings, summarise
 from tagrank.presets import PRESETS, Preset
@@ -70,16 +71,10 @@ def judge(
     """
     decoder = annotator.check_decoder(decoder)
     rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)]
-    vocabulary = annotator.vocabulary if output is None else output.vocabulary
-    named = images if output is None else images.renamed(output.rename)
+    named, vocabulary = _named(images, annotator, output)
     references = named.references(vocabulary)
     per_image = {**_scores(rankings, references), "nll": _negative_log_likelihood(annotator, images)}
     return Judgement(f"{name}, {decoder.replace('_', ' ')}", rankings, references, per_image)
-
-
-def evaluate(annotator: Annotator, images: LabelledImages, decoder: str | None = None, name: str = "tagrank") -> Row:
-    """The row of :func:`judge`."""
-    return judge(annotator, images, decoder, name).row()
 
 
 def evaluate_baselines(
@@ -87,6 +82,7 @@ def evaluate_baselines(
     train_images: LabelledImages,
     images: LabelledImages,
     *,
+    output: OutputTags | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> list[Row]:
@@ -96,38 +92,59 @@ def evaluate_baselines(
         annotator: the model; its preset is that of the captioning LSTM among the baselines.
         train_images: to fit on, with features.
         images: to judge by, with features.
+        output: what the model was judged with: the baselines learn and are judged by lists under its names, and rank no
+            tags but those that it shows. Its thresholds go for the captioning LSTM alone, which has probabilities too.
         seed: decides all that is drawn at random.
         progress: show progress bars, on stderr.
 
     Returns:
         A row for each: frequency prior, nearest neighbours, linear and two-layer classifier, captioning LSTM.
     """
-    vocabulary = annotator.vocabulary
-    lists = train_images.lists(vocabulary)
-    kept = [i for i, image in enumerate(lists) if image]
-    train_images, lists = train_images.take(kept), [lists[i] for i in kept]
+    named, vocabulary = _named(train_images, annotator, output)
+    named = _with_lists(named, vocabulary)
+    lists = named.lists(vocabulary)
+    judged, _ = _named(images, annotator, output)
+    references = judged.references(vocabulary)
+    shown = set(range(len(vocabulary)) if output is None else output.tags.tolist())
+    top_k = max(KS) + len(vocabulary) - len(shown)
     baselines: list[Baseline] = [FrequencyPrior(), NearestNeighbours(), LinearClassifier(), MLPClassifier()]
     rows = []
     for baseline in baselines:
-        baseline.fit(train_images.inputs, lists, len(vocabulary), seed)
-        rankings = baseline.rank(images.inputs, max(KS))
-        references = images.references(vocabulary)
+        baseline.fit(named.inputs, lists, len(vocabulary), seed)
+        rankings = [[tag for tag in tags if tag in shown][: max(KS)] for tags in baseline.rank(images.inputs, top_k)]
         rows.append(Judgement(baseline.name, rankings, references, _scores(rankings, references)).row())
 
+    # As the model: trained on the tags as they are, which are brought under their names when it is judged.
+    train_images = _with_lists(train_images, annotator.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         kept, held_out = hold_out(len(train_images), seed)
         ranker = fit_ranker(
             train_images.take(kept),
             train_images.take(held_out),
-            vocabulary,
+            annotator.vocabulary,
             _preset(annotator),
             Path(folder),
             conditioning="initial",
             seed=seed,
             progress="captioning LSTM" if progress else None,
         )
-    rows.append(evaluate(Annotator(ranker, vocabulary), images, name="captioning LSTM"))
+    captioner = Annotator(ranker, annotator.vocabulary)
+    rows.append(judge(captioner, images, name="captioning LSTM", output=output).row())
     return rows
+
+
+def _named(
+    images: LabelledImages, annotator: Annotator, output: OutputTags | None
+) -> tuple[LabelledImages, Vocabulary]:
+    """Images with people's lists under the names that are shown, and these names."""
+    if output is None:
+        return images, annotator.vocabulary
+    return images.renamed(output.rename), output.vocabulary
+
+
+def _with_lists(images: LabelledImages, vocabulary: Vocabulary) -> LabelledImages:
+    """Those of the images that people said something about in these words."""
+    return images.take([i for i, lists in enumerate(images.lists(vocabulary)) if lists])
 
 
 def _preset(annotator: Annotator) -> Preset:

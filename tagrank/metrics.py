@@ -118,7 +118,8 @@ def evaluate_order(
     if not 0 < persistence < 1:
         raise ValueError(f"persistence: expected a number in (0, 1), got {persistence}")
     image, position, _, ref_position, found = _match(rankings, references)
-    lengths = np.array([[len(a), len(b)] for a, b in zip(rankings, references, strict=True)]).reshape(-1, 2)
+    pairs = [(len(a), len(b)) for a, b in zip(rankings, references, strict=True)]
+    lengths = np.array(pairs, dtype=np.int64).reshape(-1, 2)  # of no pairs too
     hit = found >= 0
     image, place, ref_place = image[hit], position[hit], ref_position[found[hit]]
     overlap = np.bincount(image, minlength=len(references))

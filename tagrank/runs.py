@@ -15,6 +15,7 @@ from tagrank.backbones import Backbone, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.seen import digests, write_seen
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.ensemble import Ranker, build_ranker
@@ -119,12 +120,14 @@ def train(
         progress="training" if progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=record)
+    seen = digests(images, trained), digests(val_images, trained)
     # The configuration first: a folder with one is complete, and of one model.
     (out / CONFIG).unlink(missing_ok=True)
     if run.name == NEW:
         if (out / TRAINING).exists():
             shutil.rmtree(out / TRAINING)
         run.rename(out / TRAINING)
+    write_seen(out, *seen)
     annotator.save(out)
     return annotator
 

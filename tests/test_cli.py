@@ -176,8 +176,10 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
         assert row["name"] in result.stdout
         assert {"ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag"} < row.keys()
         assert f"{row['ndcg@5']:.3f}" in result.stdout
-    greedy = tagrank("evaluate", world / "model", manifest, "--decoder", "greedy")
+    assert "was trained" not in result.stderr
+    greedy = tagrank("evaluate", world / "model", manifest, "--decoder", "greedy", "--split", "val")
     assert "tagrank, greedy" in greedy.stdout
+    assert "was trained or validated on 12 of the 12 images that it is judged by" in greedy.stderr
 
 
 def test_report_is_one_file(world: Path, tmp_path: Path) -> None:

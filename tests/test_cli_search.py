@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,8 +26,10 @@ from tagrank.data.labelled import load_labelled
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
 from tagrank.evaluation import judge
 from tagrank.metrics import evaluate_rankings
+from tagrank.presets import PRESETS
 
 VOCABULARY = Vocabulary(["dog", "ball", "man", "woman", "grass"])
 COUNT = 24
@@ -239,6 +243,30 @@ def test_what_a_list_shows(world: Path, tmp_path: Path) -> None:
     assert "no such file" in fails("annotate", world / "a", photo, "--synonyms", tmp_path / "none.json")
 
 
+def test_tags_with_commas(world: Path, tmp_path: Path) -> None:
+    a = Annotator.load(world / "a")
+    vocabulary = Vocabulary(["dog", "car, motor", 'the "red" ball', "woman", "grass"])
+    Annotator(a.ranker, vocabulary, a.backbone_spec, backbone=a.backbone()).save(tmp_path / "m")
+    photos = sorted((world / "photos").iterdir())[:3]
+
+    def shown(option: str, tags: str) -> set[str]:
+        lines = tagrank("annotate", tmp_path / "m", *photos, option, tags, "--top-k", 5, "--format", "jsonl").stdout
+        (found,) = {frozenset(tag["tag"] for tag in json.loads(line)["tags"]) for line in lines.splitlines()}
+        return set(found)
+
+    assert shown("--include", ' "car, motor", dog ,') == {"dog", "car, motor"}
+    assert shown("--exclude", 'dog,"car, motor"') == {'the "red" ball', "woman", "grass"}
+    assert shown("--include", 'the "red" ball') == {'the "red" ball'}
+    tagrank("index", tmp_path / "m", *photos, "--out", tmp_path / "i")
+    assert len(tagrank("search", tmp_path / "i", 'dog, "car, motor"').stdout.splitlines()) == 3
+    assert "query: expected tags separated by commas, one with a comma in quotes" in fails(
+        "search", tmp_path / "i", 'dog, "car, motor'
+    )
+    assert "--include: expected tags separated by commas" in fails(
+        "annotate", tmp_path / "m", *photos, "--include", '"dog" cat'
+    )
+
+
 def test_people_are_judged_under_the_same_names(world: Path, tmp_path: Path) -> None:
     (tmp_path / "synonyms.json").write_text('{"tag": ["dog", "ball", "man", "woman", "grass"]}')
     result = tagrank(
@@ -305,3 +333,133 @@ def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: st
         beyond += len(set_off)
     assert scores[:COUNT] == sorted(scores[:COUNT])
     assert beyond > 0
+
+
+@pytest.fixture
+def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of features of nobody knows what, manifests with other images to train on, and features of both."""
+    small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, epochs=1)
+    monkeypatch.setitem(PRESETS, "default", small)  # the captioning LSTM's
+    a = Annotator.load(world / "a")
+    Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
+    generator = torch.Generator().manual_seed(4)
+    stores: dict[str, tuple[list[str], list[Any]]] = {name: ([], []) for name in ("both", "train", "test")}
+    for name, count in (("train", 30), ("test", 20)):
+        examples = []
+        for i in range(count):
+            tags = tuple(VOCABULARY.tag(v) for v in torch.randperm(5, generator=generator).tolist()[: 2 + i % 3])
+            examples.append(Example(f"{name}{i}.jpg", tags, (tags,)))
+        write_manifest(tmp_path / f"{name}.jsonl", examples)
+        rows = torch.randn(count, a.ranker.feature_size, generator=generator)
+        for store in ("both", name):
+            stores[store][0].extend(e.image for e in examples)
+            stores[store][1].append(rows.numpy())
+    for store, (names, parts) in stores.items():
+        np.savez(tmp_path / f"{store}.npz", images=np.array(names), features=np.concatenate(parts))
+    return tmp_path
+
+
+def test_features_to_fit_the_baselines_on(stored: Path) -> None:
+    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--baselines", "--train", stored / "train.jsonl")
+    assert "frequency prior" in tagrank(*arguments, "--features", stored / "both.npz").stdout
+    line = fails(*arguments, "--features", stored / "test.npz")
+    assert line == (
+        f"tagrank: {stored / 'test.npz'}: does not have the images of {stored / 'train.jsonl'}: give --train-features"
+    )
+
+
+def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
+    def judged(*splits: str | None) -> Result:
+        examples = read_manifest(stored / "test.jsonl").examples
+        chosen = [replace(e, split=splits[i % len(splits)]) for i, e in enumerate(examples)]
+        write_manifest(stored / "split.jsonl", chosen)
+        options = ("--features", stored / "both.npz", "--json", stored / "scores.json")
+        return CliRunner().invoke(app, ["evaluate", *map(str, (stored / "m", stored / "split.jsonl", *options))])
+
+    assert "by all where the manifest has no splits" in " ".join(
+        tagrank("evaluate", "--help").stdout.replace("│", " ").split()
+    )
+    assert judged(None).exit_code == judged("test", "train").exit_code == 0
+    assert "say which to judge by (--split)" in judged("val", None).stderr
+
+
+@pytest.mark.parametrize(("command", "option"), [("evaluate", "--json"), ("report", "--out")])
+def test_where_nothing_can_be_written_nothing_is_judged(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both.npz", option)
+    with monkeypatch.context() as patch:
+        patch.setattr("tagrank.evaluation.judge", lambda *_, **__: pytest.fail("was judged"))
+        for target, problem in (
+            (stored, "expected a file, or nothing yet"),
+            (stored / "test.jsonl" / "x", "cannot be written: not a directory"),
+            (stored / ("x" * 300), "cannot be written: file name too long"),
+            (Path("/proc/x"), "cannot be written: "),
+        ):
+            assert fails(*arguments, target).startswith(f"tagrank: {option}: {target}: {problem}")
+    before = sorted(stored.iterdir())
+    tagrank(*arguments, stored / "written")
+    assert sorted(stored.iterdir()) == sorted([*before, stored / "written"])
+
+
+def test_the_table_is_printed_before_it_is_written(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise InputError("no space left on device")
+
+    monkeypatch.setattr("tagrank.tables.write_rows", full)
+    options = ("--features", stored / "both.npz", "--json", stored / "scores.json")
+    result = tagrank("evaluate", stored / "m", stored / "test.jsonl", *options, code=2)
+    assert "tagrank, headline" in result.stdout
+    assert result.stderr == "tagrank: no space left on device\n"
+
+
+def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
+    (stored / "synonyms.json").write_text('{"anything": ["dog", "ball", "man", "woman", "grass"]}')
+    (stored / "person.json").write_text('{"person": ["man", "woman"]}')
+    arguments = ("evaluate", stored / "m", stored / "test.jsonl", "--features", stored / "both.npz")
+
+    def rows(*options: Any) -> list[dict[str, Any]]:
+        tagrank(*arguments, "--baselines", "--train", stored / "train.jsonl", "--json", stored / "s.json", *options)
+        found: list[dict[str, Any]] = json.loads((stored / "s.json").read_text())["rows"]
+        assert len(found) == 6
+        return found
+
+    for row in rows("--synonyms", stored / "synonyms.json"):
+        assert row["ndcg@5"] == row["first_tag"] == row["recall@1"] == 1.0
+    # There is one list that can be shown.
+    for options in (("--include", "dog"), ("--synonyms", stored / "person.json", "--exclude", "dog, ball, grass")):
+        ours, *baselines = rows(*options)
+        assert 0 < ours["ndcg@5"] < 1
+        for row in baselines:
+            assert row["ndcg@5"] == ours["ndcg@5"]
+            assert row["overlap"] == ours["overlap"]
+    report = stored / "report.html"
+    tagrank(
+        "report", *arguments[1:], "--baselines", "--train", stored / "train.jsonl", "--out", report,
+        "--synonyms", stored / "synonyms.json",
+    )  # fmt: skip
+    assert report.read_text().count(">1.000<") >= 6
+
+
+def test_judged_by_images_that_were_trained_on(stored: Path) -> None:
+    store = ("--features", stored / "both.npz")
+    tagrank("train", stored / "train.jsonl", *store, "--val", stored / "test.jsonl", "--out", stored / "trained")
+    copy = stored / "elsewhere" / "copy.jsonl"
+    copy.parent.mkdir()
+    examples = read_manifest(stored / "train.jsonl").examples
+    validated = read_manifest(stored / "test.jsonl").examples
+    write_manifest(copy, [*examples[:7], *validated[:4]])
+    judged = ("evaluate", stored / "trained", copy, *store)
+    warning = f"tagrank: {stored / 'trained'}: was trained or validated on 11 of the 11 images that it is judged by\n"
+    assert warning in tagrank(*judged).stderr
+    assert tagrank(*judged, "--against", stored / "trained").stderr.count(warning) == 2
+    assert warning in tagrank("report", *judged[1:], "--out", stored / "report.html").stderr
+    line = fails(*judged, "--baselines", "--train", stored / "train.jsonl")
+    assert line == f"tagrank: {copy}: train0.jpg is among the images to train on, in {stored / 'train.jsonl'}"
+    # Others under the same names are others, and older models do not say.
+    others = torch.randn(11, Annotator.load(stored / "m").ranker.feature_size)
+    np.savez(stored / "others.npz", images=[e.image for e in read_manifest(copy).examples], features=others.numpy())
+    others_judged = tagrank("evaluate", stored / "trained", copy, "--features", stored / "others.npz")
+    assert "was trained" not in others_judged.stderr
+    (stored / "trained" / "seen.safetensors").unlink()
+    assert "was trained" not in tagrank(*judged).stderr

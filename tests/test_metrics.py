@@ -241,6 +241,7 @@ def test_summary_is_the_mean_over_images() -> None:
 def test_a_summary_of_nothing_is_an_error() -> None:
     scores = evaluate_rankings([], [])
     assert scores["ndcg@5"].shape == (0,)
+    assert all(values.shape == (0,) for values in evaluate_order([], []).values())
     with pytest.raises(ValueError, match="'ndcg@1' has none"):
         summarise(scores)
 

@@ -3,6 +3,7 @@
 Exit codes: 0, done; 1, some photographs could not be read; 2, bad input; 130, Ctrl-C.
 """
 
+import csv
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import wraps
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,13 +60,15 @@ ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder of the images, where it is not the manifest's.")
 ]
 SplitOption = Annotated[
-    str | None, typer.Option(help="Judge by this split; else by 'test' where there is one, else by all.")
+    str | None, typer.Option(help="Judge by this split; else by 'test', or by all where the manifest has no splits.")
 ]
 BaselinesOption = Annotated[bool, typer.Option("--baselines", help="Fit the baselines, and put them in the table.")]
 TrainOption = Annotated[
     Path | None, typer.Option("--train", help="Manifest to fit the baselines on; else MANIFEST, less what is judged.")
 ]
-TrainFeaturesOption = Annotated[Path | None, typer.Option("--train-features", help="Features of --train.")]
+TrainFeaturesOption = Annotated[
+    Path | None, typer.Option("--train-features", help="Features of --train; else --features, where it has them.")
+]
 DecoderOption = Annotated[
     Decoder | None,
     typer.Option(help="How a list is chosen; else headline, or expected_gain for models with --feedback, as beam is."),
@@ -75,8 +79,10 @@ ThresholdOption = Annotated[
     float | None, typer.Option(help="Tags at least this likely to be on a person's list.", min=0, max=1)
 ]
 ThresholdsOption = Annotated[Path | None, typer.Option(help='JSON file with thresholds for some tags: {"dog": 0.5}.')]
-IncludeOption = Annotated[str | None, typer.Option(help="The only tags to show, separated by commas.")]
-ExcludeOption = Annotated[str | None, typer.Option(help="Tags not to show, separated by commas.")]
+IncludeOption = Annotated[
+    str | None, typer.Option(help='The only tags to show, separated by commas; one with a comma in quotes: "a, b".')
+]
+ExcludeOption = Annotated[str | None, typer.Option(help="Tags not to show, as for --include.")]
 SynonymsOption = Annotated[
     Path | None, typer.Option(help='JSON file of tags to show under one name: {"person": ["man", "woman"]}.')
 ]
@@ -91,9 +97,18 @@ WeightsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Decides all that is drawn at random.", min=0, max=2**32 - 1)]
 
 
-def split_tags(text: str | None) -> list[str]:
-    """Tags from an option where they are separated by commas."""
-    return [tag.strip() for tag in (text or "").split(",") if tag.strip()]
+def split_tags(option: str, text: str | None) -> list[str]:
+    """Tags from an option where they are separated by commas, as a row of CSV: in quotes a tag may have commas itself.
+
+    Raises:
+        InputError: a quote is not closed, or something follows a tag in quotes.
+    """
+    try:
+        rows = list(csv.reader([text or ""], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        expected = 'tags separated by commas, one with a comma in quotes ("a, b")'
+        raise InputError(f"{option}: expected {expected}, got {text!r:.60} ({error})") from error
+    return [tag.strip() for row in rows for tag in row if tag.strip()]
 
 
 def list_options(
@@ -113,8 +128,8 @@ def list_options(
     annotator.check_decoder(decoder and decoder.value)
     output = OutputTags(
         annotator.vocabulary,
-        include=split_tags(include),
-        exclude=split_tags(exclude),
+        include=split_tags("--include", include),
+        exclude=split_tags("--exclude", exclude),
         thresholds=None if thresholds is None else read_thresholds(thresholds),
         synonyms=None if synonyms is None else read_synonyms(synonyms),
     )
@@ -125,6 +140,27 @@ def list_options(
         "threshold": threshold,
         "output": output,
     }
+
+
+def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
+    """Make sure, before the work, that a file can be written there after it.
+
+    Args:
+        option: where the path was given, for the message.
+        path: the file; one that is there is not touched.
+        make_folder: whether its folder will be made where it is not there.
+
+    Raises:
+        InputError: there is something else than a file, or no file can be made in the folder.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{option}: {path}: expected a file, or nothing yet; there is something else")
+        folders = (folder for folder in path.absolute().parents if folder.exists() or not make_folder)
+        with NamedTemporaryFile(dir=next(folders), prefix=f".{path.name}.", suffix=".tmp"):
+            pass
+    except OSError as error:
+        raise InputError(f"{option}: {path}: cannot be written: {reason(error)}") from error
 
 
 @contextmanager

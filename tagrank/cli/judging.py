@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from tagrank.cli.app import (
@@ -24,6 +25,7 @@ from tagrank.cli.app import (
     TrainFeaturesOption,
     TrainOption,
     WeightsOption,
+    check_target,
     command,
     list_options,
 )
@@ -32,6 +34,7 @@ from tagrank.errors import InputError
 if TYPE_CHECKING:
     from tagrank.data.labelled import LabelledImages
     from tagrank.data.manifest import Manifest
+    from tagrank.decode import OutputTags
 
 
 @command("tagrank evaluate models/photos test.jsonl --baselines --train photos.jsonl --json scores.json")
@@ -70,28 +73,33 @@ def evaluate(
 
     if against is None and against_features is not None:
         raise InputError("--against-features goes with --against")
+    if json_file is not None:
+        check_target("--json", json_file)
     judged = _Judged(model, manifest, features, images, split, weights)
+    train_images = judged.train_images(baselines, train, train_features)
+    judged.warn()
     chosen = (decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
-    ours = judge(judged.annotator, judged.images, **list_options(judged.annotator, *chosen))
+    options = list_options(judged.annotator, *chosen)
+    ours = judge(judged.annotator, judged.images, **options)
     rows, comparison, found = [ours.row()], None, None
     if against is not None:
         rival = _Judged(against, manifest, against_features or features, images, split, weights)
-        options = list_options(rival.annotator, *chosen)
-        other = judge(rival.annotator, rival.images, name=str(against), **options)
+        rival.warn()
+        other = judge(rival.annotator, rival.images, name=str(against), **list_options(rival.annotator, *chosen))
         rows.append(other.row())
         comparison = compare(ours.per_image, other.per_image, seed=seed)
     if retrieval:
         from tagrank.retrieval.evaluation import evaluate_retrieval
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
-    rows += judged.baselines(baselines, train, train_features, seed)
-    if json_file is not None:
-        write_rows(json_file, rows, comparison=comparison, retrieval=found)
+    rows += judged.baselines(train_images, options["output"], seed)
     print_rows(rows)
     if comparison is not None:
         print_comparison(comparison, str(against))
     if found is not None:
         print_retrieval(found)
+    if json_file is not None:
+        write_rows(json_file, rows, comparison=comparison, retrieval=found)
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")
@@ -126,7 +134,10 @@ def report(
     from tagrank.evaluation import judge
     from tagrank.runs import read_history
 
+    check_target("--out", out, make_folder=True)
     judged = _Judged(model, manifest, features, images, split, weights)
+    train_images = judged.train_images(baselines, train, train_features)
+    judged.warn()
     root = images or manifest.parent
     if not any((root / example.image).is_file() for example in judged.images.examples):
         typer.echo(f"tagrank: no photograph is in {root}, so none is shown (--images)", err=True)
@@ -138,7 +149,7 @@ def report(
         judged.annotator,
         judged.images,
         ours,
-        judged.baselines(baselines, train, train_features, seed),
+        judged.baselines(train_images, options["output"], seed),
         read_history(model),
         root=root,
         examples=examples,
@@ -167,7 +178,9 @@ class _Judged:
     ) -> None:
         from tagrank.annotator import Annotator
         from tagrank.data.manifest import read_manifest
+        from tagrank.data.seen import digests
 
+        self.folder = model
         self.annotator: Annotator = Annotator.load(model)
         self.weights, self.features, self.root = weights, features, images
         self.manifest: Manifest = read_manifest(manifest)
@@ -177,30 +190,52 @@ class _Judged:
         self.split = split or ("test" if splits else None)
         self.judged = self.manifest if self.split is None else self.manifest.select(self.split)
         self.images: LabelledImages = self._load(self.judged, features, images)
+        self.digests = digests(self.images)
 
-    def baselines(
-        self, wanted: bool, train: Path | None, train_features: Path | None, seed: int
-    ) -> list[dict[str, Any]]:
-        """The baselines' rows, where they are asked for."""
+    def warn(self) -> None:
+        """Say on stderr how many of the images the model has seen, where it has any."""
+        from tagrank.data.seen import read_seen
+
+        known = int(np.isin(self.digests, read_seen(self.folder)).sum())
+        if known:
+            what = f"{known} of the {len(self.images)} images that it is judged by"
+            typer.echo(f"tagrank: {self.folder}: was trained or validated on {what}", err=True)
+
+    def baselines(self, train_images: "LabelledImages | None", output: "OutputTags", seed: int) -> list[dict[str, Any]]:
+        """The baselines' rows, where there are images to fit them on."""
         from tagrank.evaluation import evaluate_baselines
 
-        if wanted:
-            return evaluate_baselines(self.annotator, self._train_images(train, train_features), self.images, seed=seed)
-        if train is not None or train_features is not None:
-            raise InputError("--train and --train-features go with --baselines")
-        return []
+        if train_images is None:
+            return []
+        return evaluate_baselines(self.annotator, train_images, self.images, output=output, seed=seed)
 
-    def _train_images(self, train: Path | None, features: Path | None) -> "LabelledImages":
+    def train_images(self, wanted: bool, train: Path | None, features: Path | None) -> "LabelledImages | None":
+        """What to fit the baselines on, where they are asked for."""
+        from tagrank.data.features import open_features
         from tagrank.data.manifest import read_manifest
+        from tagrank.data.seen import digests
         from tagrank.runs import check_apart, training_part
 
+        if not wanted:
+            if train is not None or features is not None:
+                raise InputError("--train and --train-features go with --baselines")
+            return None
         if train is None and self.split is None:
             raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
         part = training_part(self.manifest if train is None else read_manifest(train))
         check_apart(part, self.judged)
-        if train is None:
-            return self._load(part, features or self.features, self.root)
-        return self._load(part, features, None)
+        if features is None and self.features is not None:
+            stored = open_features(self.features)
+            if train is None or all(example.image in stored for example in part.examples):
+                features = self.features
+            elif self.annotator.backbone_spec is None:
+                raise InputError(f"{self.features}: does not have the images of {part.path}: give --train-features")
+        images = self._load(part, features, self.root if train is None else None)
+        both = np.isin(self.digests, digests(images))
+        if both.any():
+            image = self.images.examples[int(both.argmax())].image
+            raise InputError(f"{self.manifest.path}: {image} is among the images to train on, in {part.path}")
+        return images
 
     def _load(self, manifest: "Manifest", features: Path | None, images: Path | None) -> "LabelledImages":
         from tagrank.data.labelled import load_labelled

@@ -72,7 +72,10 @@ def index(
 def search(
     index: Annotated[Path, typer.Argument(help="What tagrank index made.", show_default=False)],
     query: Annotated[
-        str | None, typer.Argument(help="Tags separated by commas, the first first.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Tags separated by commas, the first first; one with a comma in quotes.", show_default=False
+        ),
     ] = None,
     unordered: Annotated[bool, typer.Option("--unordered", help="In any order.")] = False,
     like: Annotated[
@@ -96,7 +99,7 @@ def search(
     if query is not None:
         if model is not None:
             raise InputError("--model goes with --like")
-        _write(photos.search(split_tags(query), ordered=not unordered, top_k=top_k), format)
+        _write(photos.search(split_tags("query", query), ordered=not unordered, top_k=top_k), format)
         return
     assert like is not None
     if unordered:

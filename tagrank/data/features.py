@@ -156,7 +156,8 @@ class FeatureWriter(ShardWriter):
 
         Raises:
             ValueError: the shape does not fit, or an image is there already.
-            InputError: a vector has elements that are NaN, infinite, or beyond float16's 65,504, or the disk is full.
+            InputError: a name is not UTF-8, a vector has elements that are NaN, infinite, or beyond float16's 65,504,
+                or the disk is full.
         """
         if features.shape != (len(names), self.dimension) or not features.is_floating_point():
             raise ValueError(
@@ -164,6 +165,9 @@ class FeatureWriter(ShardWriter):
                 f"got {features.dtype} {list(features.shape)}"
             )
         self._check_new(names)
+        foreign = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+        if foreign:
+            raise InputError(f"expected names in UTF-8, got {some(foreign)}; rename the files")
         rows = features.detach().to("cpu", torch.float16)
         finite = rows.isfinite().all(dim=1)
         if not finite.all():

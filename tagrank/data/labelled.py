@@ -68,12 +68,14 @@ class LabelledImages:
     def references(self, vocabulary: Vocabulary) -> list[list[int]]:
         """For each image the one list it is judged by.
 
-        Tags outside the vocabulary keep their places, under indices that no ranking can name: missing them counts.
+        Tags outside the vocabulary keep their places, under indices that no ranking can name: missing them counts. All
+        images have the same index for the same tag.
         """
+        unknown: dict[str, int] = {}
         return [
             [
-                vocabulary.index(tag) if tag in vocabulary else len(vocabulary) + place
-                for place, tag in enumerate(e.tags)
+                vocabulary.index(tag) if tag in vocabulary else unknown.setdefault(tag, len(vocabulary) + len(unknown))
+                for tag in e.tags
             ]
             for e in self.examples
         ]

@@ -6,7 +6,8 @@ A manifest is a file of JSON lines, one image a line::
     {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
 
 ``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first; ``lists`` has
-one such list per annotator. One of the two is required; ``split`` is optional.
+one such list per annotator. One of the two is required, and where both are there, each of ``tags`` is on one of
+``lists``. ``split`` is optional.
 """
 
 import codecs
@@ -89,7 +90,8 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         InputError: ``FILE, line N: reason``. The line is not UTF-8 or not a JSON object, a field is unknown, missing
             or of the wrong type, a list is empty or has a tag twice, a tag is blank, has white space around it or
-            control characters in it, an image is there twice or its path leaves the manifest's folder.
+            control characters in it, one of ``tags`` is on none of ``lists``, an image is there twice or its path
+            leaves the manifest's folder.
             ``FILE: reason`` where the file cannot be read or is empty.
     """
     path = Path(path)
@@ -105,11 +107,12 @@ def read_manifest(path: str | Path) -> Manifest:
                     blank = blank or number
                     continue
                 if blank:
-                    raise _error(path, blank, "expected a JSON object, got a blank line")
-                example = _read_line(path, number, line)
+                    raise InputError(f"{path}, line {blank}: expected a JSON object, got a blank line")
+                where = f"{path}, line {number}"
+                example = _read_line(where, line)
                 first = line_of.setdefault(posixpath.normpath(example.image), number)
                 if first != number:
-                    raise _error(path, number, f"image {example.image!r} is already on line {first}")
+                    raise InputError(f"{where}: image {example.image!r} is already on line {first}")
                 examples.append(example)
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from error
@@ -123,6 +126,7 @@ def write_manifest(
     examples: Iterable[Example],
     *,
     on_error: Callable[[Example, InputError], None] | None = None,
+    source: Callable[[], str] | None = None,
 ) -> None:
     """Write a manifest that :func:`read_manifest` reads back as the same examples, replacing the file as a whole.
 
@@ -133,6 +137,8 @@ def write_manifest(
         examples: what to write.
         on_error: called with an example that :func:`read_manifest` would refuse, and why; it is then left out. Where
             there is no ``on_error``, the error is raised.
+        source: says where the example that was last taken comes from, for errors to name; else they name the line that
+            it would have had.
 
     Raises:
         InputError: an example is one that :func:`read_manifest` would refuse (a :class:`RepeatedImageError` where its
@@ -140,7 +146,7 @@ def write_manifest(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    write_atomically(path, _lines(path, examples, on_error))
+    write_atomically(path, _lines(path, examples, on_error, source))
 
 
 def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -159,48 +165,48 @@ def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))
 
 
-def _error(path: Path, line: int, why: object) -> InputError:
-    return InputError(f"{path}, line {line}: {why}")
-
-
-def _read_line(path: Path, number: int, line: bytes) -> Example:
+def _read_line(where: str, line: bytes) -> Example:
     try:
         return _example(parse_json(line.rstrip(b"\r\n").decode("utf-8")))
     except UnicodeDecodeError as error:
-        raise _error(path, number, f"not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from error
+        raise InputError(f"{where}: not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from error
     except ValueError as error:
-        raise _error(path, number, error) from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _lines(
-    path: Path, examples: Iterable[Example], on_error: Callable[[Example, InputError], None] | None
+    path: Path,
+    examples: Iterable[Example],
+    on_error: Callable[[Example, InputError], None] | None,
+    source: Callable[[], str] | None,
 ) -> Iterator[bytes]:
-    line_of: dict[str, int] = {}
+    images: set[str] = set()
     for example in examples:
+        where = f"{path}, line {len(images) + 1}" if source is None else source()
         try:
-            yield _line(path, example, line_of)
+            yield _line(where, example, images)
         except InputError as error:
             if on_error is None:
                 raise
             on_error(example, error)
-    if not line_of:
+    if not images:
         raise InputError(f"{path}: expected at least one example to write, got none")
 
 
-def _line(path: Path, example: Example, line_of: dict[str, int]) -> bytes:
-    """The line of an example, which is then in ``line_of``, the numbers of the lines by their images."""
+def _line(where: str, example: Example, images: set[str]) -> bytes:
+    """The line of an example, whose image is then among ``images``."""
     record: dict[str, Any] = {"image": example.image, "tags": example.tags}
     if example.lists != (example.tags,):
         record["lists"] = example.lists
     if example.split is not None:
         record["split"] = example.split
     line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
-    number = len(line_of) + 1
-    if _read_line(path, number, line) != example:
-        raise _error(path, number, f"expected tuples of strings, got {example!r:.200}")
-    first = line_of.setdefault(posixpath.normpath(example.image), number)
-    if first != number:
-        raise RepeatedImageError(f"{path}, line {number}: image {example.image!r} is already on line {first}")
+    if _read_line(where, line) != example:
+        raise InputError(f"{where}: expected tuples of strings, got {example!r:.200}")
+    image = posixpath.normpath(example.image)
+    if image in images:
+        raise RepeatedImageError(f"{where}: image {example.image!r} is there already")
+    images.add(image)
     return line
 
 
@@ -225,6 +231,9 @@ def _example(record: Any) -> Example:
     if "tags" in record:
         tags = _tags("tags", record["tags"])
         lists = lists or (tags,)
+        unlisted = [tag for tag in tags if not any(tag in others for others in lists)]
+        if unlisted:
+            raise ValueError(f"tags: expected tags that are on one of the lists, {unlisted[0]!r:.60} is on none")
     elif lists:
         tags = merge_lists(lists)
     else:

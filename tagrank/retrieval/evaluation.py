@@ -14,7 +14,10 @@ The gain ``2^s - 1`` and the discount are NDCG's usual ones. That their paper ta
 memory of it: its text was not to be had for a check.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,20 +32,26 @@ from tagrank.retrieval.store import photo_tables
 
 KS = (5, 10, 50)
 QUERY_TAGS = 3
+CHUNK = 256
+"""Queries at a time, as their scores of all photographs may not fit into memory."""
 
 
 def list_similarity(queries: Sequence[Sequence[int]], lists: Sequence[Sequence[int]]) -> FloatArray:
     """The cosine of absolute ranks, ``[Q, N]``, of non-empty lists of distinct tag indices."""
+    from scipy.sparse import csr_array
+
     width = 1 + max(tag for group in (queries, lists) for tags in group for tag in tags)
 
-    def ranks(group: Sequence[Sequence[int]]) -> FloatArray:
-        table = np.zeros((len(group), width))
-        for row, tags in enumerate(group):
-            table[row, list(tags)] = 1.0 / np.log2(np.arange(len(tags)) + 2.0)
-        scaled: FloatArray = table / np.linalg.norm(table, axis=1, keepdims=True)
-        return scaled
+    def ranks(group: Sequence[Sequence[int]]) -> Any:
+        ends = np.cumsum([0, *map(len, group)])
+        place = np.arange(ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
+        weights = 1.0 / np.log2(place + 2.0)
+        lengths = np.sqrt(np.add.reduceat(weights**2, ends[:-1]))
+        data = weights / np.repeat(lengths, np.diff(ends))
+        return csr_array((data, np.fromiter(chain.from_iterable(group), np.int64), ends), shape=(len(group), width))
 
-    similarity: FloatArray = np.clip(ranks(queries) @ ranks(lists).T, 0.0, 1.0)
+    # Of all photographs a sparse table: tags that the model does not know have columns too, of which there may be many.
+    similarity: FloatArray = np.clip((ranks(lists) @ ranks(queries).toarray().T).T, 0.0, 1.0)
     return similarity
 
 
@@ -99,19 +108,30 @@ def evaluate_retrieval(annotator: Annotator, images: LabelledImages, seed: int =
     queries = [query[: annotator.ranker.steps] for query in queries]
     tables, gains = photo_tables(annotator.probabilities(images.inputs))
     log_p = torch.from_numpy(tables).permute(1, 2, 0).contiguous()
-    rng = np.random.default_rng(seed)
-
-    by_tags = list_similarity(queries, references)
-    result = {
-        "tags, in order": retrieval_ndcg(np.stack([in_order(log_p, query) for query in queries]), by_tags),
-        "tags, in any order": retrieval_ndcg(np.stack([in_any_order(log_p, query) for query in queries]), by_tags),
-        "tags, by chance": retrieval_ndcg(rng.random(by_tags.shape), by_tags),
-    }
-    by_photograph = list_similarity(references, references)
     features = torch.nn.functional.normalize(images.inputs.flatten(1).float()).numpy()
     gains32 = gains.astype(np.float32)
-    others = np.where(np.eye(len(images), dtype=bool), -np.inf, 0.0)
-    result["photograph"] = retrieval_ndcg(gains32 @ gains32.T + others, by_photograph)
-    result["photograph, features alone"] = retrieval_ndcg(features @ features.T + others, by_photograph)
-    result["photograph, by chance"] = retrieval_ndcg(rng.random(by_photograph.shape) + others, by_photograph)
-    return result
+    rng = np.random.default_rng(seed)
+    found: defaultdict[str, list[dict[str, FloatArray]]] = defaultdict(list)
+    scores: NDArray[np.floating]
+
+    for start in range(0, len(queries), CHUNK):
+        some = queries[start : start + CHUNK]
+        similarity = list_similarity(some, references)
+        for name, scores in (
+            ("tags, in order", np.stack([in_order(log_p, query) for query in some])),
+            ("tags, in any order", np.stack([in_any_order(log_p, query) for query in some])),
+            ("tags, by chance", rng.random(similarity.shape)),
+        ):
+            found[name].append(retrieval_ndcg(scores, similarity))
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        similarity = list_similarity(references[rows], references)
+        others = np.zeros(similarity.shape)
+        others[np.arange(len(others)), np.arange(len(others)) + start] = -np.inf
+        for name, scores in (
+            ("photograph", gains32[rows] @ gains32.T),
+            ("photograph, features alone", features[rows] @ features.T),
+            ("photograph, by chance", rng.random(similarity.shape)),
+        ):
+            found[name].append(retrieval_ndcg(scores + others, similarity))
+    return {name: {key: np.concatenate([p[key] for p in parts]) for key in parts[0]} for name, parts in found.items()}

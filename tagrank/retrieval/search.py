@@ -109,7 +109,9 @@ class PhotoIndex:
         query = gains.float()
         for shard in self._shards:
             shard.fetch_gains()
-        return self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
+        found = self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
+        # In float16 a length is 1 but for rounding. Cut off here, so that it does not make ties.
+        return [match._replace(score=min(match.score, 1.0)) for match in found]
 
     def gains(self, name: str) -> Tensor:
         """The expected gains of a photograph of the index, ``[V]``, scaled to length 1.

@@ -140,6 +140,8 @@ def test_add_checks_what_it_gets(tmp_path: Path) -> None:
             writer.add(["b", "a"], torch.zeros(2, 2))
         with pytest.raises(ValueError, match=r"not in the store yet, each once; got 'b', 'b'$"):
             writer.add(["b", "b"], torch.zeros(2, 2))
+        with pytest.raises(InputError, match=r"expected names in UTF-8, got 'caf\\udce9'; rename the files"):
+            writer.add(["b", "caf\udce9"], torch.zeros(2, 2))
         for value in (float("nan"), float("-inf"), 70_000.0):
             with pytest.raises(InputError, match="finite features within float16's range, got others for 'c'"):
                 writer.add(["b", "c"], torch.tensor([[0.0, 1.0], [value, 1.0]]))

@@ -33,7 +33,9 @@ def test_lists_and_references_by_index() -> None:
     assert images.lists(vocabulary) == [[[1], [1, 0]], [[0]]]
     ((first, unknown, third), second) = images.references(vocabulary)
     assert (first, third, second) == (1, 0, [0])
-    assert unknown >= len(vocabulary)
+    assert unknown == len(vocabulary)
+    more = LabelledImages([*EXAMPLES, Example("c.png", ("quilt", "kite", "sea"), ())], torch.zeros(3, 4))
+    assert more.references(vocabulary)[2] == [unknown + 1, unknown, 0]
     part = images.take([1])
     assert len(part) == 1
     assert part.examples == [EXAMPLES[1]]

@@ -19,14 +19,22 @@ text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_s
     lambda text: text == text.strip()
 )
 tag_lists = st.lists(text, min_size=1, max_size=5, unique=True).map(tuple)
+
+
+@st.composite
+def example(draw: st.DrawFn) -> Example:
+    lists = tuple(draw(st.lists(tag_lists, min_size=1, max_size=3)))
+    listed = sorted({tag for tags in lists for tag in tags})
+    return Example(
+        image=draw(st.from_regex(r"[a-z]{1,3}/[a-z0-9 é]{1,6}\.jpg", fullmatch=True)),
+        tags=tuple(draw(st.lists(st.sampled_from(listed), min_size=1, unique=True))),
+        lists=lists,
+        split=draw(st.none() | text),
+    )
+
+
 examples = st.lists(
-    st.builds(
-        Example,
-        image=st.from_regex(r"[a-z]{1,3}/[a-z0-9 é]{1,6}\.jpg", fullmatch=True),
-        tags=tag_lists,
-        lists=st.lists(tag_lists, min_size=1, max_size=3).map(tuple),
-        split=st.none() | text,
-    ),
+    example(),
     min_size=1,
     max_size=5,
     unique_by=lambda example: example.image,
@@ -129,6 +137,10 @@ def record(**fields: object) -> bytes:
         (record(lists=["x"]), "lists[0]: expected a list of tags, at least one; got 'x'"),
         (record(lists=[["x"], ["y", "y"]]), "lists[1]: the tag 'y' is there twice"),
         (record(lists=[["x", ["y"]]]), "lists[0][1]: expected a string, got ['y']"),
+        (
+            record(tags=["x", "y"], lists=[["x"], ["z"]]),
+            "tags: expected tags that are on one of the lists, 'y' is on none",
+        ),
         (record(tags=["x"], split=""), "split: expected text"),
         (record(tags=["x"], split=None), "split: expected a string, got None"),
         (record(tags=["x"], image=""), "image: expected a path, got ''"),
@@ -175,7 +187,7 @@ def test_unreadable(tmp_path: Path) -> None:
         (Example("a.jpg", ("x",), ()), "lists: expected a list of lists"),
         (Example("a.jpg", ("\ud800",), (("\ud800",),)), "not UTF-8"),
         (Example("a.jpg", ["x"], (("x",),)), "expected tuples of strings"),  # type: ignore[arg-type]
-        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is already on line 1"),
+        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is there already"),
     ],
 )
 def test_write_refuses_what_read_would(tmp_path: Path, example: Example, reason: str) -> None:
@@ -263,7 +275,7 @@ def test_examples_that_are_refused_can_be_left_out(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.jsonl").examples == (good, other)
     assert [example for example, _ in refused] == [twice, blank]
     assert [isinstance(error, RepeatedImageError) for _, error in refused] == [True, False]
-    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is already on line 1")
+    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is there already")
     with pytest.raises(InputError, match="expected at least one example to write, got none"):
         write_manifest(tmp_path / "m.jsonl", [blank], on_error=lambda *_: None)
     assert len(read_manifest(tmp_path / "m.jsonl")) == 2

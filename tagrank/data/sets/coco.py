@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tagrank.data.files import read_json
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.names import Mentions, read_words
-from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.errors import InputError
 
 # What is read of a file. Without the outlines of the objects, most of it, it fits in memory.
@@ -135,6 +135,7 @@ def _records(
         try:
             annotations[_get(_where(path, annotation), annotation, "image_id", int)].append(annotation)
         except SkipError as skip:
+            skip.image = False
             yield skip
     seen: set[int] = set()
     for image in record["images"]:
@@ -148,11 +149,11 @@ def _records(
             lists = rank(where, image, annotations[number]) if number in annotations else []
             if not lists:
                 raise SkipError(where, "nothing to list", fault=False)
-            yield make_example(name, lists, split)
+            yield make_record(where, name, lists, split)
         except SkipError as skip:
             yield skip
     for number in annotations.keys() - seen:
-        yield SkipError(path, "annotations of an image that is not listed", f"image_id {number}")
+        yield SkipError(path, "annotations of an image that is not listed", f"image_id {number}", image=False)
 
 
 def _seen(path: Path, thing: Mapping[str, Any], categories: Mapping[int, str], width: int, height: int) -> Seen:

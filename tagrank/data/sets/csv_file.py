@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.tables import read_table
 
 SPLITS = ("train", "val", "validation", "test", "")
@@ -61,4 +61,4 @@ def _example(where: str, image: str, rows: list[list[str]], images: ImageFolder,
     lists = [tags for tags in lists if tags]
     if not lists:
         raise SkipError(where, "no tags", fault=False)
-    return make_example(images.name(image), lists, splits.pop() or None if splits else None)
+    return make_record(where, images.name(image), lists, splits.pop() or None if splits else None)

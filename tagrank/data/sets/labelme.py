@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tagrank.data.files import reason
 from tagrank.data.sets.names import Names
-from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml import read_xml, text_of
 from tagrank.errors import InputError
 
@@ -50,7 +50,7 @@ def _example(path: Path, folder: Path, images: ImageFolder, names: Names) -> Rec
     tags = [tag for thing in things if (tag := names.tag(text_of(thing, "name")))]
     if not tags:
         raise SkipError(path, "no objects", fault=False)
-    return make_example(image, [tags], None)
+    return make_record(path, image, [tags], None)
 
 
 def _xml_files(folder: Path) -> Iterator[Path]:

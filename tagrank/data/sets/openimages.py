@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tagrank.data.sets.importance import Seen, rank_by_importance
-from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.tables import read_header, read_table
 from tagrank.errors import InputError
 
@@ -78,7 +78,7 @@ def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder,
             tags = rank(rows, classes)
             if not tags:
                 raise SkipError(rows[0][0], "no labels", fault=False)
-            yield make_example(images.name(f"{image}.jpg"), [tags], split)
+            yield make_record(rows[0][0], images.name(f"{image}.jpg"), [tags], split)
         except SkipError as skip:
             yield skip
 

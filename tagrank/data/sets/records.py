@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tagrank.data.manifest import Example, RepeatedImageError, merge_lists, write_manifest
 from tagrank.errors import InputError
@@ -19,15 +19,26 @@ class SkipError(InputError):
         kind: what is wrong, in words that all images of the kind share: they are counted by it.
         detail: what is particular to this one.
         fault: whether something is wrong with it, rather than that there is nothing to say about it.
+        image: whether it is an image, rather than something in the files that belongs to none.
     """
 
-    def __init__(self, where: object, kind: str, detail: object = "", *, fault: bool = True) -> None:
+    def __init__(
+        self, where: object, kind: str, detail: object = "", *, fault: bool = True, image: bool = True
+    ) -> None:
         super().__init__(f"{where}: {kind}" + (f": {detail}" if str(detail) else ""))
         self.kind = kind
         self.fault = fault
+        self.image = image
 
 
-Record: TypeAlias = Example | SkipError
+class Found(NamedTuple):
+    """An image that a data set says something about: the file and the place in it, and what the manifest will have."""
+
+    where: object
+    example: Example
+
+
+Record: TypeAlias = Found | SkipError
 
 
 @dataclass
@@ -36,20 +47,17 @@ class Counts:
 
     Attributes:
         read: how many there were.
-        tags: how many different tags those have that were written.
-        skipped: how many were left out, by :attr:`SkipError.kind`.
+        written: how many have a line in the manifest.
+        tags: how many different tags those have.
+        skipped: how many were left out, by :attr:`SkipError.kind`; what belongs to no image too.
         faults: how many of these because something was wrong with them.
     """
 
     read: int = 0
+    written: int = 0
     tags: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     faults: int = 0
-
-    @property
-    def written(self) -> int:
-        """How many have a line in the manifest."""
-        return self.read - self.skipped.total()
 
 
 class ImageFolder:
@@ -100,16 +108,17 @@ class ImageFolder:
         return self._prefix + image
 
 
-def make_example(image: str, lists: Sequence[Sequence[str]], split: str | None) -> Example:
+def make_record(where: object, image: str, lists: Sequence[Sequence[str]], split: str | None) -> Found:
     """An image with its lists. Of a tag that a list has more than once the first place counts.
 
     Args:
+        where: the file, and the place in it, for errors.
         image: path relative to the manifest.
         lists: at least one, none of them empty.
         split: the part of the data it belongs to.
     """
     distinct = tuple(tuple(dict.fromkeys(tags)) for tags in lists)
-    return Example(image, distinct[0] if len(distinct) == 1 else merge_lists(distinct), distinct, split)
+    return Found(where, Example(image, distinct[0] if len(distinct) == 1 else merge_lists(distinct), distinct, split))
 
 
 def write_records(
@@ -136,6 +145,7 @@ def write_records(
     counts = Counts()
     kept = None if min_count == 1 else _frequent(records(), min_count, skip_faults)
     tags: set[str] = set()
+    where: object = manifest
 
     def skip(error: InputError, kind: str) -> None:
         fault = not isinstance(error, SkipError) or error.fault
@@ -150,22 +160,25 @@ def write_records(
         skip(error, "image there twice" if isinstance(error, RepeatedImageError) else "not fit for a manifest")
 
     def examples() -> Iterator[Example]:
+        nonlocal where
         for record in records():
-            counts.read += 1
-            if isinstance(record, Example) and kept is not None:
+            counts.read += isinstance(record, Found) or record.image
+            if isinstance(record, Found) and kept is not None:
                 record = _without_rare(record, kept, min_count)
             if isinstance(record, SkipError):
                 skip(record, record.kind)
                 continue
             skipped = counts.skipped.total()
-            yield record
+            where, example = record
+            yield example
             if counts.skipped.total() == skipped:  # the manifest took it
-                tags.update(*record.lists)
+                counts.written += 1
+                tags.update(*example.lists)
         if counts.read and not counts.written:
             why = ", ".join(f"{count} {kind}" for kind, count in counts.skipped.most_common())
             raise InputError(f"{manifest}: none of the {counts.read} images is left to write: {why}")
 
-    write_manifest(manifest, examples(), on_error=refused)
+    write_manifest(manifest, examples(), on_error=refused, source=lambda: str(where))
     counts.tags = len(tags)
     return counts
 
@@ -174,16 +187,17 @@ def _frequent(records: Iterable[Record], min_count: int, skip_faults: bool) -> s
     """The tags that at least so many images have."""
     images: Counter[str] = Counter()
     for record in records:
-        if isinstance(record, Example):
-            images.update(set().union(*record.lists))
+        if isinstance(record, Found):
+            images.update(set().union(*record.example.lists))
         elif record.fault and not skip_faults:
             raise record
     return {tag for tag, count in images.items() if count >= min_count}
 
 
-def _without_rare(example: Example, kept: set[str], min_count: int) -> Record:
+def _without_rare(record: Found, kept: set[str], min_count: int) -> Record:
+    where, example = record
     lists = [[tag for tag in tags if tag in kept] for tags in example.lists]
     lists = [tags for tags in lists if tags]
     if not lists:
-        return SkipError(example.image, f"no tag that {min_count} images have", fault=False)
-    return make_example(example.image, lists, example.split)
+        return SkipError(where, f"no tag that {min_count} images have", fault=False)
+    return make_record(where, example.image, lists, example.split)

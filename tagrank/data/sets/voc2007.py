@@ -13,7 +13,7 @@ import numpy as np
 
 from tagrank.data.files import reason
 from tagrank.data.sets.importance import Seen, rank_by_importance
-from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_example
+from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml import read_xml, text_of
 from tagrank.errors import InputError
 
@@ -60,13 +60,14 @@ def read_importance(
         raise InputError(f"{main}: expected train.txt, val.txt or test.txt, there is none of them")
     for split in splits:
         for image in _image_set(main / f"{split}.txt"):
+            annotation = folder / "Annotations" / f"{image}.xml"
             try:
                 name = images.name(f"{image}.jpg")
-                tags = _ranked(folder / "Annotations" / f"{image}.xml", difficult, truncated)
+                tags = _ranked(annotation, difficult, truncated)
             except SkipError as skip:
                 yield skip
             else:
-                yield make_example(name, [tags], split)
+                yield make_record(annotation, name, [tags], split)
 
 
 def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
@@ -101,7 +102,7 @@ def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
                 except SkipError as skip:
                     yield skip
                 else:
-                    yield make_example(name, [tags], split)
+                    yield make_record(where, name, [tags], split)
 
 
 def _image_set(path: Path) -> Iterator[str]:

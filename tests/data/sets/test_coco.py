@@ -156,6 +156,7 @@ def test_damaged_records(
     skipped = prepare(*arguments, "--on-error", "skip")
     assert skipped.exit_code == 1
     assert f"left out: 1, {kind}" in skipped.stdout
+    assert f" {len(record['images'])} images read, " in skipped.stdout
     assert skipped.stderr == failed.stderr
 
 

@@ -109,6 +109,8 @@ def test_damaged_annotations(root: Path, write: Write, prepare: Prepare, text: s
     assert len(read_manifest(root / "l.jsonl")) == 4
     if kind.startswith(("annotation", "damaged", "XML", "file")):
         assert failed.stderr.startswith(f"tagrank: {path}: {kind}")
+    elif kind != "image missing":
+        assert failed.stderr.startswith(f"tagrank: {path}: ")
 
 
 def test_folders_that_are_not_there(root: Path, write: Write, prepare: Prepare, tmp_path: Path) -> None:

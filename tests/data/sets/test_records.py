@@ -14,7 +14,7 @@ from typer.testing import Result
 
 from tagrank.data.manifest import Example, read_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.data.sets.records import Record, SkipError, make_example, write_records
+from tagrank.data.sets.records import Record, SkipError, make_record, write_records
 from tagrank.errors import InputError
 
 Write = Callable[..., Path]
@@ -29,19 +29,20 @@ def test_every_set_has_help_with_an_example(prepare: Prepare) -> None:
 
 
 def test_an_example_has_each_tag_once() -> None:
-    assert make_example("a", [["x", "y", "x"]], "val") == Example("a", ("x", "y"), (("x", "y"),), "val")
+    found = make_record("f", "a", [["x", "y", "x"]], "val")
+    assert found == ("f", Example("a", ("x", "y"), (("x", "y"),), "val"))
     lists = (("x", "y"), ("y",))
     # y: (1/2 + 1) / 2, x: 1/2
-    assert make_example("a", [["x", "y", "x"], ["y"]], None) == Example("a", ("y", "x"), lists, None)
+    assert make_record("f", "a", [["x", "y", "x"], ["y"]], None).example == Example("a", ("y", "x"), lists, None)
 
 
 def records() -> Iterator[Record]:
-    yield make_example("a", [["x"], ["y", "z"]], None)
+    yield make_record("file a", "a", [["x"], ["y", "z"]], None)
     yield SkipError("b", "nothing", fault=False)
     yield SkipError("c", "broken", "badly")
-    yield make_example("./a", [["w"]], None)
-    yield make_example("d", [[" v"]], None)
-    yield make_example("e", [["z", "x"]], "test")
+    yield make_record("file b", "./a", [["w"]], None)
+    yield make_record("file d", "d", [[" v"]], None)
+    yield make_record("file e", "e", [["z", "x"]], "test")
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -51,8 +52,10 @@ def test_counts(tmp_path: Path) -> None:
     assert (counts.read, counts.written, counts.tags, counts.faults) == (6, 2, 3, 3)
     assert counts.skipped == {"nothing": 1, "broken": 1, "image there twice": 1, "not fit for a manifest": 1}
     assert errors[0] == "c: broken: badly"
-    assert errors[1].endswith("line 2: image './a' is already on line 1")
-    assert errors[2].startswith(f"{out}, line 2: ")
+    assert errors[1:] == [
+        "file b: image './a' is there already",
+        "file d: tags[0]: expected text without white space around it or control characters in it, got ' v'",
+    ]
     assert [e.image for e in read_manifest(out).examples] == ["a", "e"]
     with pytest.raises(SkipError, match="c: broken: badly"):
         write_records(records, out)

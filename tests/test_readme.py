@@ -37,6 +37,18 @@ def test_speed() -> None:
     assert cpu["environment"]["cpu"] in readme()
 
 
+def test_decoders() -> None:
+    decoder = result("decoder.json")
+    assert all(row["right"] for row in decoder["rows"])
+    for row in decoder["summary"]:
+        line = f"{row['name']}, {row['mode']}: {row['median']:.2f}x {row['peer']}, worst {row['worst']:.2f}x"
+        assert line in readme()
+    assert decoder["environment"]["cpu"] in readme()
+    slower = {(r["B"], r["H"], r["C"], r["kind"], r["mode"]) for r in decoder["rows"] if r["speedup"] < 1}
+    steps = (1, 256, 256, "steps")
+    assert slower == {(*steps, "inference"), (*steps, "training"), (1, 512, 512, "steps", "training")}
+
+
 def test_memory() -> None:
     rows = {row["name"]: f"{row['megabytes']:.0f} MB" for row in result("memory.json")["rows"]}
     assert f"needs {rows['tagrank native']} beyond its parameters" in readme()

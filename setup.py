@@ -23,6 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 LIBRARY = os.path.join("tagrank", "_C.so")
 #: The library runs with this torch and every later one.
@@ -45,23 +46,31 @@ NVCC = ["-std=c++17", "-O3", "-gencode", "arch=compute_90,code=[sm_90,compute_90
 class BuildLibrary(build_ext):
     """Builds a library for ``torch.ops.load_library``: no Python module, so its name carries no Python's ABI."""
 
-    def build_extensions(self) -> None:
-        compile_one = self.compiler._compile
+    def build_extension(self, extension: Extension) -> None:
+        sources = extension.sources
+        if self.force or newer_group([*sources, *extension.depends], self.get_ext_fullpath(extension.name)):
+            self._add_cuda(extension)
+            extension.extra_objects += self._objects(extension)
+            extension.sources = []  # they are compiled, and what is left is to link them
+            extension.depends = [*sources, *extension.depends]
+        super().build_extension(extension)
+
+    def _objects(self, extension: Extension) -> list[str]:
+        """Compile the sources side by side, each for its instruction set: two of them take nearly all of the time."""
         sets = INSTRUCTION_SETS if platform.machine() == "x86_64" else {}
         # AMX is younger than some compilers; without it amx.cpp is empty, and nothing calls it.
         if sets and self._compiles(sets["amx.cpp"]):
-            for extension in self.extensions:
-                extension.define_macros.append(("TAGRANK_AMX", "1"))
+            extension.define_macros.append(("TAGRANK_AMX", "1"))
         else:
             sets = {name: flags for name, flags in sets.items() if name != "amx.cpp"}
 
-        def compile_for_its_cpu(obj, src, ext, cc_args, extra_postargs, pp_opts):
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *sets.get(os.path.basename(src), [])], pp_opts)
+        def compile_one(source: str) -> list[str]:
+            flags = [*extension.extra_compile_args, *sets.get(os.path.basename(source), [])]
+            macros = extension.define_macros
+            return self.compiler.compile([source], self.build_temp, macros=macros, extra_postargs=flags)
 
-        self.compiler._compile = compile_for_its_cpu
-        for extension in self.extensions:
-            self._add_cuda(extension)
-        super().build_extensions()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [name for names in pool.map(compile_one, extension.sources) for name in names]
 
     def _add_cuda(self, extension: Extension) -> None:
         """Compile csrc/cuda into the extension, where it is wished and nvcc can."""

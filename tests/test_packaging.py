@@ -131,7 +131,7 @@ def broken_nvcc(tmp_path: Path) -> str:
 def test_nvcc_that_fails(source: Path, broken_nvcc: str, tmp_path: Path) -> None:
     # The last option counts: what is built is not looked at, so that it need not be fast.
     compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\nexec c++ "$@" -O0\n')
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
     compiler.chmod(0o755)
     chosen = {"CC": str(compiler), "CXX": str(compiler), "CUDA_HOME": broken_nvcc}
     done = build(source, "--no-build-isolation", "-v", TAGRANK_BUILD_EXT="1", TAGRANK_BUILD_CUDA="auto", **chosen)

@@ -372,6 +372,14 @@ def test_bad_calls_of_the_cell(
         cell(**({"context_gates": gates} | arguments))
 
 
+def test_cell_refuses_gates_of_another_dtype() -> None:
+    cell = ContextLSTMCell(3, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gates = cell.context_gates(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"context_gates: expected torch.float32 like the weights, got torch.bfloat16"):
+        cell(gates)
+
+
 def test_cell_refuses_a_context_that_is_no_tensor() -> None:
     with pytest.raises(TypeError, match="context should be a Tensor, got list"):
         ContextLSTMCell(3, 5).context_gates([1.0, 2.0, 3.0])  # type: ignore[arg-type]

@@ -29,12 +29,18 @@ class ContextGates(NamedTuple):
         return ContextGates(self.gates[rows], self.input_weight)
 
 
-def _check_gates(given: object) -> None:
+def _check_gates(given: object, weight: Tensor) -> None:
     # A context of 4H features would fit in their place, and be wrong.
     if not isinstance(given, ContextGates):
         got = f"a Tensor {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise TypeError(
             f"context_gates: expected what context_gates(context) returns, computed once per sequence; got {got}"
+        )
+    gates = given.gates
+    if gates.dtype != weight.dtype and not autocasts(gates.device.type):
+        raise ValueError(
+            f"context_gates: expected {weight.dtype} like the weights, got {gates.dtype}; the steps belong under the "
+            "autocast that the gates were computed under"
         )
 
 
@@ -133,7 +139,7 @@ class ContextLSTMCell(nn.Module):
             TypeError: an argument is missing or of another type.
             ValueError, RuntimeError: a shape or dtype does not fit.
         """
-        _check_gates(context_gates)
+        _check_gates(context_gates, self.weight_hh)
         gates_x = self._gates(context_gates, input)
         shape = (*gates_x.shape[:-1], self.hidden_size)
         states = None if hx is None else check_state(hx, "hx", shape, self.weight_hh)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from tagrank.cli.app import (
@@ -194,6 +193,8 @@ class _Judged:
 
     def warn(self) -> None:
         """Say on stderr how many of the images the model has seen, where it has any."""
+        import numpy as np
+
         from tagrank.data.seen import read_seen
 
         known = int(np.isin(self.digests, read_seen(self.folder)).sum())
@@ -211,6 +212,8 @@ class _Judged:
 
     def train_images(self, wanted: bool, train: Path | None, features: Path | None) -> "LabelledImages | None":
         """What to fit the baselines on, where they are asked for."""
+        import numpy as np
+
         from tagrank.data.features import open_features
         from tagrank.data.manifest import read_manifest
         from tagrank.data.seen import digests

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.data.files import parse_json, read_json, reason
+from tagrank.data.files import is_utf8, parse_json, read_json, reason
 from tagrank.data.shards import ShardWriter, some
 from tagrank.errors import InputError
 
@@ -165,7 +165,7 @@ class FeatureWriter(ShardWriter):
                 f"got {features.dtype} {list(features.shape)}"
             )
         self._check_new(names)
-        foreign = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+        foreign = [name for name in names if not is_utf8(name)]
         if foreign:
             raise InputError(f"expected names in UTF-8, got {some(foreign)}; rename the files")
         rows = features.detach().to("cpu", torch.float16)

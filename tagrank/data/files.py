@@ -11,6 +11,11 @@ from typing import Any, NoReturn
 from tagrank.errors import InputError
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8: bytes of it that are not reach Python as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def parse_json(text: str, keep: Container[str] | None = None) -> Any:
     """The value of a JSON text, by RFC 8259 to the letter.
 

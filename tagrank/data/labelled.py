@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tagrank.backbones import Backbone, extract_features
 from tagrank.data.features import FeatureWriter, open_features
+from tagrank.data.files import is_utf8
 from tagrank.data.images import find_images, read_image
 from tagrank.data.manifest import Example, Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
@@ -142,7 +143,7 @@ def named_images(paths: Sequence[Path]) -> dict[str, Path]:
         else:
             named = {path.name: path}
         for name, image in named.items():
-            if any("\ud800" <= character <= "\udfff" for character in name):
+            if not is_utf8(name):
                 raise InputError(f"{image}: its name is not UTF-8, which a store's index is; rename it")
             if images.setdefault(name, image) != image:
                 raise InputError(f"{images[name]} and {image} would both be stored as {name!r}; use two stores")

@@ -51,7 +51,7 @@ kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200,
 		PYTHONPATH=$$path $(BIN)/python -m tagrank.kernels.offline 8.0 9.0 && \
 		PYTHONPATH=$$path $(BIN)/python -m tagrank.kernels.offline --quick 10.0 || exit 1; \
 	done > build/kernels.jsonl
-	$(BIN)/python -m tagrank.kernels.report build/kernels.jsonl > build/kernels.md
+	$(BIN)/python -m tagrank.kernels.page build/kernels.jsonl > build/kernels.md
 	mv build/kernels.md docs/kernels.md
 
 wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.

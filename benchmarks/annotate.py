@@ -32,14 +32,14 @@ from benchmarks.machine import describe, write
 from benchmarks.timing import Times, turns
 from tagrank import TagRanker
 from tagrank.annotator import Annotator
-from tagrank.backbones import load_backbone
-from tagrank.data.images import find_images, read_image
 from tagrank.data.scenes import draw_scene
 from tagrank.data.targets import ListTargets, encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import decode
 from tagrank.errors import InputError
-from tagrank.presets import PRESETS
+from tagrank.features.backbones import load_backbone
+from tagrank.features.images import find_images, read_image
+from tagrank.ranker.presets import PRESETS
 from tagrank.recurrence import trace
 
 # As in Flickr8k: tags, tags of the longest list, lists per image, and how long these are.
@@ -106,7 +106,7 @@ def end_to_end(annotator: Annotator, paths: Sequence[Path], batch: int) -> Secon
 
 def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Callable[[], Seconds]:
     """A function that makes a step like those of ``tagrank train``."""
-    from tagrank.training import RankerModule
+    from tagrank.training.loop import RankerModule
 
     # A schedule would ask a Trainer for the number of steps, and costs next to nothing.
     module = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[], seed=0)

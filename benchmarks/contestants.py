@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank import ContextLSTM, env
-from tagrank.recurrence import cluster, triton
-from tagrank.recurrence.backends import FUSED
+from tagrank.recurrence.backends import FUSED, cluster
+from tagrank.recurrence.backends import triton_kernels as triton
 
 #: Relative error, in the norm, up to which a result counts as right.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -65,7 +65,7 @@ class Contestant:
         forward: the context to the hidden states.
         graphed: to be captured in a CUDA graph, and then replayed.
         within: makes the context in which both passes are run.
-        model_ms: for each mode, what its kernels take at least by ``tagrank.kernels.model``, where that knows the GPU.
+        model_ms: for each mode, the least time of its kernels by ``tagrank.kernels.roofline``, if that knows the GPU.
     """
 
     name: str
@@ -178,7 +178,7 @@ def _served(case: Case) -> list[OneLaunch]:
 def _modelled(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
     """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
     from tagrank.kernels.choice import choose
-    from tagrank.kernels.model import H100, cluster_step, step
+    from tagrank.kernels.roofline import H100, cluster_step, step
     from tagrank.kernels.variants import Kernel
 
     size = _table(case)

@@ -30,14 +30,14 @@ import torch
 from benchmarks.machine import describe, write
 from benchmarks.recurrence import summary
 from tagrank import lstm_recurrence
-from tagrank.recurrence import triton
-from tagrank.recurrence.eager import lstm_loop
+from tagrank.recurrence.backends import triton_kernels as triton
+from tagrank.recurrence.backends.eager import lstm_loop
 
 TESTS = (
     "tests/recurrence/test_gpu.py",
     "tests/recurrence/test_op.py",
-    "tests/kernels/test_cell.py",
-    "tests/test_nn.py",
+    "tests/kernels/test_arithmetic.py",
+    "tests/nn/test_nn.py",
 )
 PROCESSES = 6
 #: Plugins may be missing, and their marks then unknown: what hangs is found without them.

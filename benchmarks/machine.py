@@ -12,7 +12,7 @@ import torch
 
 from tagrank import env
 from tagrank.data.files import write_atomically
-from tagrank.recurrence import native
+from tagrank.recurrence.backends import native
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,16 @@ import torch
 
 from benchmarks.machine import describe, write
 from tagrank.annotator import Annotator
-from tagrank.baselines import Baseline, FrequencyPrior, LinearClassifier, MLPClassifier, NearestNeighbours
 from tagrank.data.files import read_json
-from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
+from tagrank.evaluation.baselines import Baseline, FrequencyPrior, LinearClassifier, MLPClassifier, NearestNeighbours
+from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.metrics import evaluate_rankings, summarise
-from tagrank.model import Conditioning
-from tagrank.presets import PRESETS, Preset
-from tagrank.runs import fit_ranker
+from tagrank.ranker.presets import PRESETS, Preset
+from tagrank.ranker.tag_ranker import Conditioning
+from tagrank.training.run import fit_ranker
 
 DEFAULT_DATA = Path(os.environ.get("TAGRANK_FLICKR8K", Path(__file__).parents[2] / "shared" / "data" / "flickr8k"))
 RESULT = Path(__file__).parent / "results" / "quality.json"

@@ -31,7 +31,7 @@ def measure(case: Case, rates: Rates, seconds: float, compiled: bool = True) -> 
 
     ``speedup`` is the time of the fastest right peer over that of a contestant of ours that is right, else ``None``;
     ``of_floor`` the floor over the time, 1 where nothing could be faster. On an H100 ``of_model`` is the same for the
-    floor of our kernels as they are, by ``tagrank.kernels.model``.
+    floor of our kernels as they are, by ``tagrank.kernels.roofline``.
     """
     lstm, context = case.make()
     want, want_gradients = oracle(case, lstm, context)

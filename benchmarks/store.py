@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, memory, write
-from tagrank.data.features import FeatureWriter, open_features
+from tagrank.features.store import FeatureWriter, open_features
 
 BATCH = 512
 SPEC = {"backbone": "synthetic", "weights": "none", "preprocessing": "none"}

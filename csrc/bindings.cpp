@@ -1,4 +1,4 @@
-// The operators behind tagrank.recurrence.native and cluster, and the only file that knows torch: through its stable ABI,
+// The operators behind the backends native and cluster, and the only file that knows torch: through its stable ABI,
 // so that one library serves every torch from 2.10 on. Each is one call for a whole sequence, on torch's threads or on the
 // stream that it is told.
 

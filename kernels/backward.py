@@ -14,8 +14,8 @@ written to.
 import triton
 import triton.language as tl
 
+from tagrank.kernels.arithmetic import activate, cell_backward
 from tagrank.kernels.barrier import arrive, wait
-from tagrank.kernels.cell import activate, cell_backward
 from tagrank.kernels.tiles import load_gates, load_weights, load_weights_by_gate, split_gates, store_gates
 
 

@@ -18,8 +18,8 @@ A program owns ``BLOCK_B`` rows of the batch and ``BLOCK_H`` hidden units, with 
 import triton
 import triton.language as tl
 
+from tagrank.kernels.arithmetic import cell_forward
 from tagrank.kernels.barrier import arrive, wait
-from tagrank.kernels.cell import cell_forward
 from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed, split_gates, store_gates
 
 

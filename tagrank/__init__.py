@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tagrank.model import TagRanker
     from tagrank.nn import ContextLSTM, ContextLSTMCell
+    from tagrank.ranker.tag_ranker import TagRanker
     from tagrank.recurrence import lstm_recurrence
     from tagrank.recurrence.environment import env
 
@@ -15,7 +15,7 @@ __all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "env", "lstm_recurrenc
 _HOME = {
     "ContextLSTM": "tagrank.nn",
     "ContextLSTMCell": "tagrank.nn",
-    "TagRanker": "tagrank.model",
+    "TagRanker": "tagrank.ranker.tag_ranker",
     "env": "tagrank.recurrence.environment",
     "lstm_recurrence": "tagrank.recurrence",
 }

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.backbones import Backbone, extract_features, load_backbone
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode_model, default_decoder
-from tagrank.ensemble import Ranker, build_ranker
 from tagrank.errors import InputError
+from tagrank.features.backbones import Backbone, extract_features, load_backbone
 from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.ranker.ensemble import Ranker, build_ranker
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
@@ -69,7 +69,7 @@ class Annotator:
         """The backbone of the model's features, loaded on first use.
 
         Args:
-            weights: as for :func:`tagrank.backbones.load_backbone`, where the model was trained with a local file.
+            weights: as for :func:`tagrank.features.backbones.load_backbone`, if it was trained with a local file.
 
         Raises:
             InputError: the backbone is not known, cannot be loaded, or is not the one the model was trained with.

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from tagrank.annotator import Annotator
-from tagrank.data.labelled import LabelledImages, load_labelled
 from tagrank.data.manifest import read_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.decode import OutputTags, Ranking
 from tagrank.errors import InputError
-from tagrank.evaluation import KS, Judgement, Row, evaluate_baselines, judge
-from tagrank.mistakes import order_confusions
-from tagrank.runs import read_history, train, training_part
-from tagrank.tables import COLUMNS
+from tagrank.evaluation.judgement import KS, Judgement, Row, evaluate_baselines, judge
+from tagrank.evaluation.tables import COLUMNS
+from tagrank.features.labelled import LabelledImages, load_labelled
+from tagrank.metrics.mistakes import order_confusions
+from tagrank.training.run import read_history, train, training_part
 
 
 def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:
@@ -64,7 +64,7 @@ def write_model_report(
     on_error: Callable[[Path, InputError], None] | None = None,
     **options: Any,
 ) -> None:
-    """Write the report of a model: see :func:`tagrank.report.write_report`.
+    """Write the report of a model: see :func:`tagrank.evaluation.report_html.write_report`.
 
     Args:
         path: the HTML file.
@@ -76,10 +76,10 @@ def write_model_report(
         root: the folder of the pictures. Those that are not there are not shown.
         examples: how many pictures to show, evenly spaced over the set.
         worst: how many of the pictures with the worst lists to show.
-        on_error: as for :func:`tagrank.report.write_report`.
+        on_error: as for :func:`tagrank.evaluation.report_html.write_report`.
         **options: what the judgement was made with, of :meth:`Annotator.rank`.
     """
-    from tagrank.report import OrderMistake, ReportExample, write_report
+    from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
 
     output: OutputTags | None = options.get("output")
     named = images if output is None else images.renamed(output.rename)

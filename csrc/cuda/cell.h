@@ -1,4 +1,4 @@
-// The arithmetic of one LSTM cell, in float32; that of kernels/cell.py.
+// The arithmetic of one LSTM cell, in float32; that of kernels/arithmetic.py.
 #pragma once
 
 #include <cmath>

@@ -1,10 +1,9 @@
 """The command line: options in, results on stdout, progress and errors on stderr."""
 
 # In the order in which the help lists them.
-from tagrank.cli import training, judging, annotating, searching  # noqa: F401, I001
-from tagrank import prepare
+from tagrank.cli import training, judging, annotating, searching, preparing  # noqa: F401, I001
 from tagrank.cli.app import app, command
 
 __all__ = ["app"]
 
-app.add_typer(prepare.register(command), name="prepare")
+app.add_typer(preparing.register(command), name="prepare")

@@ -56,7 +56,7 @@ def annotate(
     A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
-    from tagrank.data.images import find_images
+    from tagrank.features.images import find_images
     from tagrank.progress import track
 
     lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()

@@ -31,9 +31,9 @@ from tagrank.cli.app import (
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
-    from tagrank.data.labelled import LabelledImages
     from tagrank.data.manifest import Manifest
     from tagrank.decode import OutputTags
+    from tagrank.features.labelled import LabelledImages
 
 
 @command("tagrank evaluate models/photos test.jsonl --baselines --train photos.jsonl --json scores.json")
@@ -66,9 +66,9 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables to this file too.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
-    from tagrank.evaluation import judge
-    from tagrank.significance import compare
-    from tagrank.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+    from tagrank.evaluation.judgement import judge
+    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+    from tagrank.metrics.significance import compare
 
     if against is None and against_features is not None:
         raise InputError("--against-features goes with --against")
@@ -88,7 +88,7 @@ def evaluate(
         rows.append(other.row())
         comparison = compare(ours.per_image, other.per_image, seed=seed)
     if retrieval:
-        from tagrank.retrieval.evaluation import evaluate_retrieval
+        from tagrank.retrieval.ndcg import evaluate_retrieval
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baselines(train_images, options["output"], seed)
@@ -130,8 +130,8 @@ def report(
     A photograph that cannot be read is reported on stderr and shown without its picture; the exit code is 1.
     """
     from tagrank.demo import write_model_report
-    from tagrank.evaluation import judge
-    from tagrank.runs import read_history
+    from tagrank.evaluation.judgement import judge
+    from tagrank.training.run import read_history
 
     check_target("--out", out, make_folder=True)
     judged = _Judged(model, manifest, features, images, split, weights)
@@ -177,7 +177,7 @@ class _Judged:
     ) -> None:
         from tagrank.annotator import Annotator
         from tagrank.data.manifest import read_manifest
-        from tagrank.data.seen import digests
+        from tagrank.features.seen import digests
 
         self.folder = model
         self.annotator: Annotator = Annotator.load(model)
@@ -195,7 +195,7 @@ class _Judged:
         """Say on stderr how many of the images the model has seen, where it has any."""
         import numpy as np
 
-        from tagrank.data.seen import read_seen
+        from tagrank.features.seen import read_seen
 
         known = int(np.isin(self.digests, read_seen(self.folder)).sum())
         if known:
@@ -204,7 +204,7 @@ class _Judged:
 
     def baselines(self, train_images: "LabelledImages | None", output: "OutputTags", seed: int) -> list[dict[str, Any]]:
         """The baselines' rows, where there are images to fit them on."""
-        from tagrank.evaluation import evaluate_baselines
+        from tagrank.evaluation.judgement import evaluate_baselines
 
         if train_images is None:
             return []
@@ -214,10 +214,10 @@ class _Judged:
         """What to fit the baselines on, where they are asked for."""
         import numpy as np
 
-        from tagrank.data.features import open_features
         from tagrank.data.manifest import read_manifest
-        from tagrank.data.seen import digests
-        from tagrank.runs import check_apart, training_part
+        from tagrank.features.seen import digests
+        from tagrank.features.store import open_features
+        from tagrank.training.run import check_apart, training_part
 
         if not wanted:
             if train is not None or features is not None:
@@ -241,7 +241,7 @@ class _Judged:
         return images
 
     def _load(self, manifest: "Manifest", features: Path | None, images: Path | None) -> "LabelledImages":
-        from tagrank.data.labelled import load_labelled
+        from tagrank.features.labelled import load_labelled
 
         backbone = None if features is not None else self.annotator.backbone(self.weights)
         labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)

@@ -113,8 +113,8 @@ def search(
 
 def _photographs(paths: Sequence[Path]) -> list[str]:
     """Image files by their paths, each once."""
-    from tagrank.data.images import find_images
     from tagrank.data.manifest import read_manifest
+    from tagrank.features.images import find_images
 
     found: dict[str, None] = {}
     for path in paths:
@@ -126,8 +126,8 @@ def _photographs(paths: Sequence[Path]) -> list[str]:
 
 def _stored(features: Path, annotator: "Annotator") -> list[str]:
     """The names in a feature store, once its features are known to be the model's kind."""
-    from tagrank.data.features import open_features
-    from tagrank.data.labelled import LabelledImages
+    from tagrank.features.labelled import LabelledImages
+    from tagrank.features.store import open_features
 
     table = open_features(features)
     LabelledImages([], table.rows([]), table.spec).check(annotator.ranker.feature_size, annotator.backbone_spec)
@@ -141,8 +141,8 @@ def _features_of(
     weights: str | None,
     report: Callable[[Path, InputError], None],
 ) -> "Iterator[tuple[str, Tensor]]":
-    from tagrank.backbones import extract_features
-    from tagrank.data.features import open_features
+    from tagrank.features.backbones import extract_features
+    from tagrank.features.store import open_features
 
     if features is None:
         for path, row in extract_features(annotator.backbone(weights), [Path(n) for n in names], on_error=report):
@@ -168,7 +168,7 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
 
 def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
     from tagrank.annotator import Annotator
-    from tagrank.backbones import extract_features
+    from tagrank.features.backbones import extract_features
 
     annotator = Annotator.load(model)
     ((_, row),) = extract_features(annotator.backbone(weights), [image])

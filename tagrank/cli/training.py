@@ -19,7 +19,7 @@ from tagrank.errors import InputError
 
 
 class Preset(str, Enum):
-    """Names of :data:`tagrank.presets.PRESETS`."""
+    """Names of :data:`tagrank.ranker.presets.PRESETS`."""
 
     default = "default"
     paper = "paper"
@@ -41,7 +41,7 @@ def demo(
 ) -> None:
     """Draw scenes, train on them end to end, compare with the baselines, and write a report."""
     from tagrank.demo import run_demo
-    from tagrank.tables import print_rows
+    from tagrank.evaluation.tables import print_rows
 
     rows, report = run_demo(out, scenes=scenes, seed=seed)
     print_rows(rows)
@@ -59,8 +59,8 @@ def features(
 
     Images are stored under their paths relative to the manifest or folder given.
     """
-    from tagrank.backbones import load_backbone
-    from tagrank.data.labelled import named_images, write_features
+    from tagrank.features.backbones import load_backbone
+    from tagrank.features.labelled import named_images, write_features
 
     if backbone == "small_cnn" and weights is None:
         raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
@@ -98,8 +98,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
-    from tagrank.runs import has_run, read_history
-    from tagrank.runs import train as run
+    from tagrank.training.run import has_run, read_history
+    from tagrank.training.run import train as run
 
     try:
         run(

@@ -1,1 +1,1 @@
-"""From files on disk to tensors: manifests, vocabularies, targets, stored features, photographs, drawn scenes."""
+"""Files with lists of tags, and what is made of them: manifests, vocabularies, targets, drawn scenes."""

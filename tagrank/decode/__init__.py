@@ -4,8 +4,8 @@
 ``feedback`` those that read their own tags. ``output`` says which tags a list may show, and under which names.
 """
 
+from tagrank.decode.decoders import decode_model, default_decoder
 from tagrank.decode.feedback import FEEDBACK_DECODERS, decode_feedback
-from tagrank.decode.model import decode_model, default_decoder
 from tagrank.decode.output import OutputTags, read_synonyms, read_thresholds
 from tagrank.decode.positions import DECODERS, decode
 from tagrank.decode.ranking import RankedTag, Ranking

@@ -15,7 +15,7 @@ from torch import Tensor
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
-from tagrank.model import TagRanker
+from tagrank.ranker.tag_ranker import TagRanker
 
 ELEMENTS = 2**24
 """Rows times classes that are worked on at once; bounds the memory."""

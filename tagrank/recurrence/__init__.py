@@ -6,6 +6,6 @@
 
 from tagrank.recurrence.explain import explain
 from tagrank.recurrence.op import lstm_recurrence
-from tagrank.recurrence.trace import trace
+from tagrank.recurrence.tracing import trace
 
 __all__ = ["explain", "lstm_recurrence", "trace"]

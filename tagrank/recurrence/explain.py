@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tagrank.recurrence import cluster, triton
-from tagrank.recurrence.backends import FUSED, passed_over
+from tagrank.recurrence.backends import FUSED, cluster, passed_over
+from tagrank.recurrence.backends import triton_kernels as triton
 from tagrank.recurrence.op import DTYPES
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tagrank.recurrence.backends import FUSED, choose
-from tagrank.recurrence.eager import cell_dtype, lstm_loop
+from tagrank.recurrence.backends.eager import cell_dtype, lstm_loop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -4,7 +4,7 @@
 ``evaluation`` measures how well.
 """
 
+from tagrank.retrieval.index import IndexWriter, photo_tables
 from tagrank.retrieval.search import Match, PhotoIndex, open_index
-from tagrank.retrieval.store import IndexWriter, photo_tables
 
 __all__ = ["IndexWriter", "Match", "PhotoIndex", "open_index", "photo_tables"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tagrank.annotator import Annotator
 from tagrank.errors import InputError
-from tagrank.retrieval.store import Contents, Shard, digest, photo_tables, read_contents
+from tagrank.retrieval.index import Contents, Shard, digest, photo_tables, read_contents
 
 Scores = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tagrank.presets import PRESETS
+from tagrank.ranker.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 TAGS = ("sea", "dog", "boat", "tree")

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Gpu
-from tagrank.recurrence import _lib, cluster, explain
-from tagrank.recurrence.eager import lstm_loop
+from tagrank.recurrence import explain
+from tagrank.recurrence import library as _lib
+from tagrank.recurrence.backends import cluster
+from tagrank.recurrence.backends.eager import lstm_loop
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])

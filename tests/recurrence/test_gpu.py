@@ -17,10 +17,10 @@ from torch import Tensor
 from tagrank import lstm_recurrence
 from tagrank.kernels.choice import RULES, choose
 from tagrank.kernels.variants import Kernel, Rule
-from tagrank.recurrence import cluster, trace
-from tagrank.recurrence import triton as backend
-from tagrank.recurrence.backends import FUSED
-from tagrank.recurrence.eager import lstm_loop
+from tagrank.recurrence import trace
+from tagrank.recurrence.backends import FUSED, cluster
+from tagrank.recurrence.backends import triton_kernels as backend
+from tagrank.recurrence.backends.eager import lstm_loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(60)]
 

@@ -20,8 +20,8 @@ from triton.runtime import interpreter
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Variant
 from tagrank.recurrence import trace
-from tagrank.recurrence import triton as backend
-from tagrank.recurrence.eager import lstm_loop
+from tagrank.recurrence.backends import triton_kernels as backend
+from tagrank.recurrence.backends.eager import lstm_loop
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is interpreted")
 

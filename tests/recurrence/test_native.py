@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tagrank.recurrence import _lib, lstm_recurrence, native, trace
+from tagrank.recurrence import library as _lib
+from tagrank.recurrence import lstm_recurrence, trace
+from tagrank.recurrence.backends import native
 
 pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(native.UNAVAILABLE))
 

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Gpu, Variant
 from tagrank.recurrence import trace
-from tagrank.recurrence import triton as backend
-from tagrank.recurrence.eager import lstm_loop
+from tagrank.recurrence.backends import triton_kernels as backend
+from tagrank.recurrence.backends.eager import lstm_loop
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -372,7 +372,7 @@ triton.runtime.driver.set_active(Driver())
 triton.JITFunction.run = compile_only
 
 from tagrank.kernels.offline import cases, compile_case
-from tagrank.recurrence import triton as backend
+from tagrank.recurrence.backends import triton_kernels as backend
 
 B, T = 40, 3
 seen = set()

@@ -11,12 +11,12 @@ from sklearn.metrics import ndcg_score
 
 from tagrank import TagRanker
 from tagrank.annotator import Annotator
-from tagrank.data.labelled import LabelledImages
 from tagrank.data.manifest import Example
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
-from tagrank.retrieval import IndexWriter, PhotoIndex, evaluation, open_index
-from tagrank.retrieval.evaluation import evaluate_retrieval, list_similarity, retrieval_ndcg
+from tagrank.features.labelled import LabelledImages
+from tagrank.retrieval import IndexWriter, PhotoIndex, ndcg, open_index
+from tagrank.retrieval.ndcg import evaluate_retrieval, list_similarity, retrieval_ndcg
 
 VOCABULARY = Vocabulary(["ant", "bee", "cat", "dog", "elk"])
 COUNT = 50
@@ -154,7 +154,7 @@ def test_a_model_that_knows_the_lists_finds_the_photographs(monkeypatch: pytest.
     assert means["tags, by chance"] < 0.7
     assert means["photograph, by chance"] < 0.7
     assert means["tags, in any order"] > 0.85
-    monkeypatch.setattr(evaluation, "CHUNK", 7)
+    monkeypatch.setattr(ndcg, "CHUNK", 7)
     chunked = evaluate_retrieval(annotator, LabelledImages(examples, features))
     for name, values in got.items():
         for key in values:

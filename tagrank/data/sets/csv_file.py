@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from tagrank.data.sets.delimited import read_table
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
-from tagrank.data.sets.tables import read_table
 
 SPLITS = ("train", "val", "validation", "test", "")
 
@@ -23,7 +23,7 @@ def read_csv(
     """The images of the rows. Rows that follow each other and name the same image are several people's lists.
 
     Args:
-        path: the file (:func:`~tagrank.data.sets.tables.read_table`).
+        path: the file (:func:`~tagrank.data.sets.delimited.read_table`).
         images: what the image paths are relative to.
         image_column: the column of paths.
         tags_column: the column of lists, the most important tag first. White space around tags is no part of them.

@@ -11,7 +11,7 @@ from pathlib import Path
 from tagrank.data.files import reason
 from tagrank.data.sets.names import Names
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
-from tagrank.data.sets.xml import read_xml, text_of
+from tagrank.data.sets.xml_files import read_xml, text_of
 from tagrank.errors import InputError
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tagrank.data.sets.delimited import read_header, read_table
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
-from tagrank.data.sets.tables import read_header, read_table
 from tagrank.errors import InputError
 
 BOXES = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

@@ -14,7 +14,7 @@ import numpy as np
 from tagrank.data.files import reason
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
-from tagrank.data.sets.xml import read_xml, text_of
+from tagrank.data.sets.xml_files import read_xml, text_of
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,0 +1,262 @@
+"""Drawn scenes with ranked tags: a data set that needs no download, as large as one likes.
+
+A scene shows two to seven of a dozen kinds of objects before a backdrop. Simulated people then name what matters in it,
+the most important first, and leave out the negligible.
+
+The rule. A kind that has several objects in the scene counts once, over the pixels of all of them. From the 64 x 64
+picture, whatever size is asked for:
+
+    area        visible pixels (what other objects cover does not count) over all pixels
+    centrality  1 - (mean distance of the visible pixels from the middle) / (distance of a corner from it)
+    contrast    mean absolute difference of the visible pixels to the backdrop behind them, over 128, at most 1
+    importance  weight * sqrt(area) * (0.4 + 0.6 centrality) * (0.4 + 0.6 contrast), or 0 where area < ``MIN_AREA``
+
+with the kind's ``weight`` in ``KINDS``: people are named first, then animals. What has an importance below
+``NEGLIGIBLE`` is not worth a word.
+
+A person sees log importance with Gaussian noise (deviation ``NOISE``), names in this order what is above a limit that
+differs from person to person (deviation ``NOISE`` about log ``NEGLIGIBLE``), forgets the last one in ``FORGETS`` of the
+cases, and always names at least one. ``ANNOTATORS`` people look at each scene; ``tags`` merges their lists.
+
+Kinds are drawn uniformly, and sizes so that each kind may come first or go unnamed: a tagger that does not see the
+picture reaches an NDCG@5 of about 0.4, the noiseless importance one of about 0.97.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+from PIL import Image
+
+from tagrank.data.manifest import Example, merge_lists, write_manifest
+from tagrank.data.scenes import objects
+from tagrank.data.scenes.backdrops import Backdrop
+from tagrank.data.scenes.pen import Canvas, Pen
+
+ANNOTATORS = 3
+MIN_AREA = 0.004
+NEGLIGIBLE = 0.08
+NOISE = 0.15
+FORGETS = 0.15
+SPLITS: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
+SEEN_SIZE = 64
+"""Importance is measured on a picture of this size, so that the tags do not depend on the size asked for."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object.
+
+    Attributes:
+        draw: draws one with a pen.
+        weight: how readily people name it.
+        height: of one in front, as a fraction of the picture's height.
+        width: over its height.
+        zone: ``"sky"``, ``"ground"`` or ``"water"``.
+    """
+
+    draw: Callable[[Pen, Generator], None]
+    weight: float
+    height: float
+    width: float
+    zone: str = "ground"
+
+
+KINDS: Mapping[str, Kind] = {
+    "person": Kind(objects.person, 2.0, 0.55, 0.6),
+    "dog": Kind(objects.dog, 1.5, 0.38, 1.5),
+    "bird": Kind(objects.bird, 1.5, 0.3, 1.5, "sky"),
+    "car": Kind(objects.car, 1.0, 0.3, 2.2),
+    "house": Kind(objects.house, 1.0, 0.55, 1.2),
+    "tree": Kind(objects.tree, 1.0, 0.75, 0.8),
+    "boat": Kind(objects.boat, 1.0, 0.55, 1.1, "water"),
+    "balloon": Kind(objects.balloon, 1.0, 0.52, 0.8, "sky"),
+    "ball": Kind(objects.ball, 1.0, 0.33, 1.0),
+    "sun": Kind(objects.sun, 1.0, 0.5, 1.0, "sky"),
+    "flower": Kind(objects.flower, 1.0, 0.58, 0.6),
+    "umbrella": Kind(objects.umbrella, 1.0, 0.54, 1.2),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what people said about it.
+
+    Attributes:
+        image: RGB, ``size`` x ``size``.
+        lists: one ordered list of kinds per person.
+        tags: the lists merged, as :func:`tagrank.data.manifest.merge_lists` does it.
+        importance: the noiseless importance of each kind that was drawn, the highest first.
+    """
+
+    image: Image.Image
+    lists: tuple[tuple[str, ...], ...]
+    tags: tuple[str, ...]
+    importance: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Thing:
+    kind: str
+    x: float
+    y: float
+    height: float
+    mirror: bool
+    tilt: float
+    seed: int
+
+    @property
+    def depth(self) -> float:
+        """What has the lowest is drawn first: sun, balloons, what stands by its foot, birds."""
+        return {"sun": -2.0, "balloon": -1.0, "bird": 2.0}.get(self.kind, self.y)
+
+
+def draw_scene(index: int, seed: int = 0, size: int = 64) -> Scene:
+    """Scene number ``index`` of the endless series that ``seed`` names.
+
+    Args:
+        index: from 0. A scene does not depend on how many others are drawn.
+        seed: of the series, from 0.
+        size: of the picture in pixels; changes nothing but that.
+
+    Raises:
+        ValueError: ``index`` or ``seed`` is negative, or ``size`` is below 8.
+    """
+    if index < 0 or seed < 0:
+        raise ValueError(f"index, seed: expected numbers from 0, got {index}, {seed}")
+    if size < 8:
+        raise ValueError(f"size: expected at least 8 pixels, got {size}")
+    rng = default_rng(SeedSequence(seed, spawn_key=(index,)))
+    while True:
+        backdrop, things = _compose(rng)
+        empty, picture, owners = _render(backdrop, things, SEEN_SIZE)
+        importance = _importance(things, np.asarray(empty), np.asarray(picture), owners)
+        if max(importance.values()) >= NEGLIGIBLE:
+            break
+    lists = tuple(_annotate(importance, rng) for _ in range(ANNOTATORS))
+    if size != SEEN_SIZE:
+        picture = _render(backdrop, things, size)[1]
+    return Scene(picture, lists, merge_lists(lists), importance)
+
+
+def make_scenes(count: int, seed: int = 0, size: int = 64) -> list[Scene]:
+    """The first ``count`` scenes of a series; see :func:`draw_scene`."""
+    return [draw_scene(index, seed, size) for index in range(count)]
+
+
+def write_scenes(
+    folder: str | Path, count: int, seed: int = 0, *, size: int = 64, splits: Mapping[str, float] = SPLITS
+) -> Path:
+    """Write the first ``count`` scenes of a series as PNG files with a manifest, which comes last.
+
+    Args:
+        folder: made if it is not there; what it has under the same names is replaced.
+        count: how many scenes.
+        seed: of the series, from 0.
+        size: of the pictures in pixels.
+        splits: the share of each split, adding up to 1; in this order along the series.
+
+    Returns:
+        The path of ``manifest.jsonl`` in ``folder``.
+
+    Raises:
+        ValueError: ``count`` is below 1, a share is negative, or the shares do not add up to 1; and as
+            :func:`draw_scene`.
+    """
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 scene, got {count}")
+    if any(share < 0 for share in splits.values()) or not np.isclose(sum(splits.values()), 1.0):
+        raise ValueError(f"splits: expected shares from 0 that add up to 1, got {dict(splits)}")
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    ends = np.round(np.cumsum(list(splits.values())) * count)
+    examples = []
+    for index in range(count):
+        scene = draw_scene(index, seed, size)
+        name = f"images/{index:06d}.png"
+        scene.image.save(folder / name)
+        split = list(splits)[int(np.searchsorted(ends, index, side="right"))]
+        examples.append(Example(name, scene.tags, scene.lists, split))
+    manifest = folder / "manifest.jsonl"
+    write_manifest(manifest, examples)
+    return manifest
+
+
+def _compose(rng: Generator) -> tuple[Backdrop, list[_Thing]]:
+    """What stands where."""
+    kinds = [list(KINDS)[i] for i in rng.choice(len(KINDS), size=int(rng.integers(2, 8)), replace=False)]
+    backdrop = Backdrop.choose(rng, needs_water="boat" in kinds)
+    slots = rng.permutation(len(kinds))
+    things = []
+    for slot, kind in zip(slots, kinds, strict=True):
+        more = int(rng.integers(1, 3)) if kind != "sun" and rng.random() < 0.15 else 0
+        scale = 0.35 if rng.random() < 0.25 else 1.0
+        x = (slot + rng.random()) / len(kinds)
+        things.append(_place(kind, x, scale, backdrop, rng))
+        things.extend(_place(kind, rng.random(), scale * 0.7, backdrop, rng) for _ in range(more))
+    return backdrop, sorted(things, key=lambda thing: thing.depth)
+
+
+def _place(name: str, x: float, scale: float, backdrop: Backdrop, rng: Generator) -> _Thing:
+    kind = KINDS[name]
+    near = rng.random()
+    height = kind.height * scale * (0.45 + 0.65 * near) * float(np.exp(rng.normal(0, 0.2)))
+    if kind.zone == "sky":
+        y = rng.uniform(0.02, max(0.05, backdrop.horizon - height * 0.8)) + height
+    else:
+        top, bottom = (backdrop.water if kind.zone == "water" else None) or backdrop.ground
+        y = top + (bottom - top) * near
+    margin = min(0.5, 0.35 * kind.width * height)
+    tilt = rng.uniform(-0.2, 0.2) if name in ("bird", "umbrella") else 0.0
+    return _Thing(
+        name, float(np.clip(x, margin, 1 - margin)), y, height, rng.random() < 0.5, tilt, int(rng.integers(2**32))
+    )
+
+
+def _render(backdrop: Backdrop, things: list[_Thing], size: int) -> tuple[Image.Image, Image.Image, NDArray[np.uint8]]:
+    """The backdrop alone, the scene, and for each pixel the 1-based number of the thing that it shows, or 0."""
+    canvas = Canvas(size)
+    backdrop.draw(canvas)
+    empty = canvas.reduced()
+    for label, thing in enumerate(things, start=1):
+        pen = Pen(canvas, thing.x, thing.y, thing.height, mirror=thing.mirror, tilt=thing.tilt, label=label)
+        KINDS[thing.kind].draw(pen, default_rng(thing.seed))
+    return empty, canvas.reduced(), canvas.reduced_owners()
+
+
+def _importance(
+    things: list[_Thing], empty: NDArray[np.uint8], picture: NDArray[np.uint8], owners: NDArray[np.uint8]
+) -> dict[str, float]:
+    """The rule of the module's docstring, for each kind that was drawn, the highest first."""
+    size = len(owners)
+    offset = (np.arange(size) + 0.5) / size - 0.5
+    distance = np.hypot(offset[:, None], offset[None, :]) / np.hypot(0.5, 0.5)
+    difference = np.abs(picture.astype(np.int16) - empty).mean(axis=2) / 128
+    importance = {}
+    for kind in dict.fromkeys(thing.kind for thing in things):
+        labels = [label for label, thing in enumerate(things, start=1) if thing.kind == kind]
+        visible = np.isin(owners, labels)
+        area = float(visible.mean())
+        if area < MIN_AREA:
+            importance[kind] = 0.0
+            continue
+        centrality = 1 - float(distance[visible].mean())
+        contrast = min(1.0, float(difference[visible].mean()))
+        importance[kind] = KINDS[kind].weight * area**0.5 * (0.4 + 0.6 * centrality) * (0.4 + 0.6 * contrast)
+    return dict(sorted(importance.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _annotate(importance: dict[str, float], rng: Generator) -> tuple[str, ...]:
+    """One person's list."""
+    kinds = [kind for kind, value in importance.items() if value > 0]
+    seen = np.log([importance[kind] for kind in kinds]) + rng.normal(0, NOISE, len(kinds))
+    limit = np.log(NEGLIGIBLE) + rng.normal(0, NOISE)
+    order = np.argsort(-seen)
+    named = max(1, int((seen > limit).sum()))
+    if named > 1 and rng.random() < FORGETS:
+        named -= 1
+    return tuple(kinds[i] for i in order[:named])

@@ -1,0 +1,52 @@
+"""From a model of either kind and features to one ranked list of distinct tags for each image."""
+
+import torch
+from torch import Tensor
+
+from tagrank.decode.feedback import decode_feedback
+from tagrank.decode.output import OutputTags
+from tagrank.decode.positions import decode
+from tagrank.decode.ranking import Ranking
+from tagrank.ranker.ensemble import Ranker
+from tagrank.ranker.tag_ranker import TagRanker
+
+
+def default_decoder(ranker: Ranker) -> str:
+    """``headline``; for a model with feedback, whose positions are not independent, ``expected_gain``."""
+    return "expected_gain" if ranker.feedback else "headline"
+
+
+@torch.no_grad()
+def decode_model(
+    ranker: Ranker,
+    features: Tensor,
+    decoder: str | None = None,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    output: OutputTags | None = None,
+    beams: int = 8,
+    samples: int = 64,
+) -> list[Ranking]:
+    """Choose a ranked list for each image.
+
+    Args:
+        ranker: the model, in evaluation mode.
+        features: ``[B, D]``, on its device.
+        decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
+            :func:`tagrank.decode.decode_feedback`; :func:`default_decoder` where left out.
+        top_k: this many tags in place of a length chosen by the model.
+        threshold: keep tags at least this likely to be on a person's list.
+        output: which tags may be on a list, and what they need; all where left out.
+        beams: of the decoder ``"beam"``.
+        samples: lists drawn per image from a model with feedback.
+
+    Raises:
+        ValueError: an argument is out of range, or the decoder does not go with the model.
+    """
+    decoder = default_decoder(ranker) if decoder is None else decoder
+    if isinstance(ranker, TagRanker) and ranker.feedback:
+        return decode_feedback(
+            ranker, features, decoder, output, top_k=top_k, threshold=threshold, beams=beams, samples=samples
+        )
+    return decode(ranker.predict(features), decoder, top_k=top_k, threshold=threshold, output=output)

@@ -1,0 +1,1 @@
+"""A trained model judged by people's lists: measures, baselines, tables and the report."""

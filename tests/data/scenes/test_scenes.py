@@ -1,0 +1,238 @@
+import hashlib
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from math import erf
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tagrank.data.manifest import merge_lists, read_manifest
+from tagrank.data.scenes.backdrops import DRY, WET, Backdrop
+from tagrank.data.scenes.composition import (
+    ANNOTATORS,
+    KINDS,
+    MIN_AREA,
+    NEGLIGIBLE,
+    NOISE,
+    SEEN_SIZE,
+    Scene,
+    _annotate,
+    _importance,
+    _Thing,
+    draw_scene,
+    make_scenes,
+    write_scenes,
+)
+from tagrank.data.scenes.pen import Canvas
+from tagrank.metrics import evaluate_rankings, summarise
+
+NUMBER = {kind: i for i, kind in enumerate(KINDS)}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return make_scenes(1200, seed=5)
+
+
+def digest(scene: Scene) -> str:
+    return hashlib.sha256(
+        scene.image.tobytes() + repr((scene.lists, scene.tags, scene.importance)).encode()
+    ).hexdigest()
+
+
+def ndcg5(rankings: list[list[int]], scenes: list[Scene]) -> float:
+    references = [[NUMBER[tag] for tag in scene.tags] for scene in scenes]
+    return summarise(evaluate_rankings(rankings, references))["ndcg@5"]
+
+
+def test_a_tagger_without_the_picture_cannot_do_well(scenes: list[Scene]) -> None:
+    train, test = scenes[:600], scenes[600:]
+    weights = np.zeros(len(KINDS))
+    for scene in train:
+        for ranked in scene.lists:
+            for position, tag in enumerate(ranked, start=1):
+                weights[NUMBER[tag]] += 1 / np.log2(1 + position)
+    assert 0.3 < ndcg5([np.argsort(-weights).tolist()] * len(test), test) < 0.45
+
+
+def test_an_oracle_does_well_and_knowing_what_is_there_is_not_enough(scenes: list[Scene]) -> None:
+    oracle = [[NUMBER[k] for k, value in scene.importance.items() if value >= NEGLIGIBLE] for scene in scenes]
+    assert ndcg5(oracle, scenes) > 0.93
+    rng = np.random.default_rng(0)
+    shuffled = [[NUMBER[k] for k in rng.permutation(list(scene.importance))] for scene in scenes]
+    assert ndcg5(shuffled, scenes) < 0.85
+
+
+def test_kinds_are_drawn_uniformly_and_each_may_come_first_or_go_unnamed(scenes: list[Scene]) -> None:
+    for kind in KINDS:
+        there = [scene for scene in scenes if kind in scene.importance]
+        assert 0.3 < len(there) / len(scenes) < 0.45, kind
+        assert 0.5 < np.mean([kind in scene.tags for scene in there]) < 0.95, kind
+        assert np.mean([scene.tags[0] == kind for scene in there]) > 0.05, kind
+
+
+def test_lists_are_noisy_but_agree_and_tags_merge_them(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert len(scene.lists) == ANNOTATORS
+        assert all(ranked and len(set(ranked)) == len(ranked) for ranked in scene.lists)
+        assert scene.tags == merge_lists(scene.lists)
+        assert list(scene.importance.values()) == sorted(scene.importance.values(), reverse=True)
+    assert 0.5 < np.mean([len(set(scene.lists)) > 1 for scene in scenes]) < 0.95
+    assert np.mean([scene.lists[0][0] == scene.lists[1][0] for scene in scenes]) > 0.75
+    lengths = [len(scene.tags) for scene in scenes]
+    assert min(lengths) == 1
+    assert max(lengths) >= 6
+    assert 2.5 < np.mean(lengths) < 4.5
+
+
+def test_the_negligible_is_left_out(scenes: list[Scene]) -> None:
+    faint = [value for scene in scenes for kind, value in scene.importance.items() if kind not in scene.tags]
+    named = [scene.importance[kind] for scene in scenes for kind in scene.tags]
+    # Both sides of the comparison are noisy: five deviations of their difference.
+    reach = np.exp(5 * NOISE * np.sqrt(2))
+    assert min(named) > NEGLIGIBLE / reach
+    assert max(faint) < NEGLIGIBLE * reach
+    assert len(faint) > 0.15 * (len(faint) + len(named))
+    assert np.median(faint) < NEGLIGIBLE < np.quantile(named, 0.1)
+
+
+def test_people_and_animals_are_named_before_things_of_the_same_look() -> None:
+    owners = np.zeros((64, 64), dtype=np.uint8)
+    owners[20:40, 10:20], owners[20:40, 44:54], owners[20:40, 27:37] = 1, 2, 3
+    empty, picture = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 64, np.uint8)
+    things = [thing("car"), thing("person"), thing("dog")]
+    values = _importance(things, empty, picture, owners)
+    assert list(values) == ["person", "dog", "car"]
+
+
+def thing(kind: str) -> _Thing:
+    return _Thing(kind, 0.5, 0.9, 0.3, False, 0.0, 0)
+
+
+def test_importance_computed_by_hand() -> None:
+    owners = np.zeros((4, 4), dtype=np.uint8)
+    owners[0, 0], owners[1, 1], owners[2, 2] = 1, 3, 2
+    empty = np.full((4, 4, 3), 100, np.uint8)
+    picture = empty.copy()
+    picture[0, 0], picture[1, 1], picture[2, 2] = (164, 100, 36), (0, 0, 0), (255, 255, 255)
+    values = _importance([thing("tree"), thing("ball"), thing("tree")], empty, picture, owners)
+    # Pixel middles are 1/8 and 3/8 off the middle, in units where a corner is 1/2 off: 1/4 and 3/4 of the distance.
+    contrast_a, contrast_b = (64 + 0 + 64) / 3 / 128, 100 / 128
+    tree = np.sqrt(2 / 16) * (0.4 + 0.6 * (1 - (0.75 + 0.25) / 2)) * (0.4 + 0.6 * (contrast_a + contrast_b) / 2)
+    ball = np.sqrt(1 / 16) * (0.4 + 0.6 * 0.75) * (0.4 + 0.6 * 1.0)
+    assert values == pytest.approx({"tree": tree, "ball": ball})
+
+
+def test_too_small_or_covered_has_no_importance() -> None:
+    owners = np.zeros((64, 64), dtype=np.uint8)
+    owners.flat[: int(MIN_AREA * 64 * 64)] = 1
+    picture = np.full((64, 64, 3), 200, np.uint8)
+    values = _importance([thing("person"), thing("car")], np.zeros_like(picture), picture, owners)
+    assert values == {"car": 0.0, "person": 0.0}
+
+
+def test_an_annotator_names_at_least_one_and_nothing_invisible() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert _annotate({"dog": 0.02, "car": 0.0}, rng) == ("dog",)
+        assert _annotate({"dog": 1.0, "car": 0.3, "sun": 0.0}, rng) in (("dog", "car"), ("dog",))
+
+
+def test_the_noise_orders_like_a_gaussian_difference() -> None:
+    rng = np.random.default_rng(0)
+    ratio = 1.2
+    swapped = np.mean([_annotate({"car": ratio, "sun": 1.0}, rng)[0] == "sun" for _ in range(4000)])
+    expected = 0.5 * (1 - erf(np.log(ratio) / (NOISE * 2)))
+    assert swapped == pytest.approx(expected, abs=0.025)
+
+
+def test_scenes_do_not_depend_on_the_count_or_on_each_other() -> None:
+    many = [digest(scene) for scene in make_scenes(12, seed=3)]
+    assert [digest(scene) for scene in make_scenes(4, seed=3)] == many[:4]
+    assert digest(draw_scene(9, seed=3)) == many[9]
+    assert len({*many, *(digest(scene) for scene in make_scenes(12, seed=4))}) == 24
+
+
+def test_another_process_draws_the_same() -> None:
+    code = (
+        "import hashlib; from tagrank.data.scenes import draw_scene\n"
+        "for i in range(6):\n"
+        "    s = draw_scene(i, seed=3)\n"
+        "    print(hashlib.sha256(s.image.tobytes() + repr((s.lists, s.tags, s.importance)).encode()).hexdigest())"
+    )
+    # Another hash seed orders sets differently, which nothing may depend on.
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [digest(scene) for scene in make_scenes(6, seed=3)]
+
+
+def test_the_size_changes_nothing_but_the_size() -> None:
+    for index in range(8):
+        small, large = draw_scene(index, 1), draw_scene(index, 1, size=256)
+        assert (small.lists, small.tags, small.importance) == (large.lists, large.tags, large.importance)
+        assert small.image.size == (SEEN_SIZE, SEEN_SIZE)
+        assert large.image.size == (256, 256)
+        difference = np.asarray(large.image.reduce(4)).astype(int) - np.asarray(small.image)
+        assert np.abs(difference).mean() < 6
+
+
+@pytest.mark.parametrize("name", DRY + WET)
+def test_backdrops_differ_and_have_room(name: str) -> None:
+    pictures: list[NDArray[np.int64]] = []
+    rng = np.random.default_rng(0)
+    while len(pictures) < 5:
+        backdrop = Backdrop.choose(rng, needs_water=name in WET)
+        if backdrop.name != name:
+            continue
+        assert (backdrop.water is not None) == (name in WET)
+        assert backdrop.horizon < backdrop.ground[0] < backdrop.ground[1] - 0.1 <= 1
+        canvas = Canvas(64)
+        backdrop.draw(canvas)
+        picture = np.asarray(canvas.reduced()).astype(int)
+        # A black pixel is one that nothing was drawn on.
+        assert picture.sum(axis=2).min() > 60
+        pictures.append(picture)
+    assert all(np.abs(a - b).mean() > 3 for a, b in pairwise(pictures))
+
+
+def test_boats_float() -> None:
+    rng = np.random.default_rng(0)
+    assert {Backdrop.choose(rng, needs_water=True).name for _ in range(40)} == set(WET)
+    assert {Backdrop.choose(rng, needs_water=False).name for _ in range(80)} == set(DRY + WET)
+
+
+def test_written_scenes_read_back(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path / "scenes", 10, seed=2, splits={"train": 0.7, "val": 0.3})
+    manifest = read_manifest(path)
+    assert path == tmp_path / "scenes" / "manifest.jsonl"
+    assert [example.split for example in manifest.examples] == ["train"] * 7 + ["val"] * 3
+    for example, scene in zip(manifest.examples, make_scenes(10, seed=2), strict=True):
+        assert (example.tags, example.lists) == (scene.tags, scene.lists)
+        with Image.open(manifest.image_path(example)) as image:
+            assert image.format == "PNG"
+            assert image.convert("RGB").tobytes() == scene.image.tobytes()
+
+
+def test_written_scenes_have_the_size_and_splits_asked_for(tmp_path: Path) -> None:
+    manifest = read_manifest(write_scenes(tmp_path, 10, size=32))
+    assert [len(manifest.select(split)) for split in ("train", "val", "test")] == [8, 1, 1]
+    with Image.open(manifest.image_path(manifest.examples[9])) as image:
+        assert image.size == (32, 32)
+
+
+def test_bad_arguments_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size: expected at least 8 pixels, got 4"):
+        draw_scene(0, size=4)
+    with pytest.raises(ValueError, match="index, seed: expected numbers from 0, got -1, 0"):
+        draw_scene(-1)
+    with pytest.raises(ValueError, match="count: expected at least 1 scene, got 0"):
+        write_scenes(tmp_path / "a", 0)
+    for splits in ({"train": 0.5}, {"train": 1.5, "val": -0.5}, {}):
+        with pytest.raises(ValueError, match="splits: expected shares from 0 that add up to 1"):
+            write_scenes(tmp_path / "a", 3, splits=splits)
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,277 @@
+import io
+import os
+import re
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from tagrank.errors import InputError
+from tagrank.features.images import find_images, read_image
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int = 40, height: int = 30) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that says it is huge, and has next to no data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def write(tmp_path: Path, content: bytes, name: str = "image.jpg") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def message(path: Path) -> str:
+    """The error of reading a file, without its name, which has to stand first."""
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_pixels(tmp_path: Path, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    image = read_image(str(write(tmp_path, encoded(noise(), kind, **options))))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), np.asarray(noise()))
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (40, 30), (200, 100, 50))
+    image = read_image(write(tmp_path, encoded(flat, "JPEG", quality=95)))
+    assert image.size == (40, 30)
+    assert np.abs(np.asarray(image).astype(int) - [200, 100, 50]).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(tmp_path: Path, orientation: int) -> None:
+    # How a picture is stored so that undoing the orientation gives it back, by the EXIF standard.
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](np.asarray(noise()))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    assert np.array_equal(np.asarray(read_image(write(tmp_path, content))), np.asarray(noise()))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_is_ignored(tmp_path: Path, exif: bytes) -> None:
+    assert read_image(write(tmp_path, encoded(noise(), "JPEG", exif=b"Exif\0\0" + exif))).size == (40, 30)
+
+
+def test_modes(tmp_path: Path) -> None:
+    def read(image: Image.Image, kind: str = "PNG") -> tuple[int, ...]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pixel = read_image(write(tmp_path, encoded(image, kind))).getpixel((1, 1))
+        assert isinstance(pixel, tuple)
+        return pixel
+
+    assert read(Image.new("L", (4, 4), 77)) == (77, 77, 77)
+    assert read(Image.new("1", (4, 4), 1)) == (255, 255, 255)
+    assert read(Image.new("LA", (4, 4), (77, 0))) == (77, 77, 77)
+    assert read(Image.new("RGBA", (4, 4), (10, 20, 30, 0))) == (10, 20, 30)
+    assert read(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF") == (255, 0, 0)
+    assert read(Image.new("RGB", (4, 4), (10, 20, 30)).quantize(4)) == (10, 20, 30)
+    assert read(Image.new("RGBA", (4, 4), (10, 20, 30, 128)).quantize(4)) == (10, 20, 30)
+    assert read(Image.new("RGB", (4, 4), (10, 20, 30)), "GIF") == (10, 20, 30)
+    for kind in ("PNG", "TIFF"):
+        for value, expected in ((0, 0), (257, 1), (25700, 100), (65535, 255)):
+            assert read(Image.fromarray(np.full((4, 4), value, np.uint16)), kind) == (expected,) * 3
+
+
+def test_first_picture_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(write(tmp_path, content)).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_not_a_file(tmp_path: Path) -> None:
+    assert message(tmp_path / "nowhere.jpg") == "no such file or directory"
+    assert message(tmp_path) == "expected an image file, got a folder"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert message(tmp_path / "pipe.jpg") == "expected an image file, got a special file"
+    assert message(write(tmp_path, b"")) == "the file is empty"
+
+
+@pytest.mark.parametrize(
+    "content", [b"x", b"hello " * 100, b"%PDF-1.4\n", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_not_an_image(tmp_path: Path, content: bytes) -> None:
+    assert re.fullmatch(
+        "not a JPEG, PNG, WEBP, BMP, GIF( or TIFF|, TIFF or AVIF) image", message(write(tmp_path, content))
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
+def test_truncated(tmp_path: Path, kind: str) -> None:
+    whole = encoded(noise(), kind)
+    for part in (0.3, 0.6, 0.9):
+        content = whole[: int(part * len(whole))]
+        assert "image" in message(write(tmp_path, content))
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    outcomes = {"read": 0, "refused": 0}
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
+        whole = np.frombuffer(encoded(noise(), kind), dtype=np.uint8)
+        for _ in range(60):
+            content = whole.copy()
+            places = generator.integers(0, len(whole) if generator.random() < 0.5 else 64, 8)
+            content[places] = generator.integers(0, 256, 8)
+            try:
+                assert read_image(write(tmp_path, content.tobytes())).mode == "RGB"
+                outcomes["read"] += 1
+            except InputError:
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "too large: Image size (900000000 pixels) exceeds limit of 178956970 pixels"
+    path = write(tmp_path, png_of_size(30_000, 30_000))
+    assert message(path).startswith(said)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert message(path).startswith(said)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    path = write(tmp_path, encoded(noise(), "JPEG"))
+    assert message(path) == "too large: Image size (1200 pixels) exceeds limit of 1196 pixels"
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_is_that_of_pil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, encoded(noise(), "PNG"))
+    for limit in (1200, 600, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_image(path).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    assert message(path).startswith("too large: ")
+
+
+@pytest.mark.parametrize("limit", [1199, 599, 300])
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_a_large_jpeg_is_read_at_half_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, action: Literal["ignore", "error"]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gradient = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    path = write(tmp_path, encoded(gradient, "JPEG", quality=95, exif=exif))
+    whole = read_image(path)
+    assert whole.size == (30, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        half = read_image(path)
+    assert half.size == (15, 20)
+    assert np.abs(np.asarray(half, int) - np.asarray(whole.resize((15, 20), Image.Resampling.BOX), int)).max() <= 4
+
+
+def test_from_several_threads(tmp_path: Path) -> None:
+    good = write(tmp_path, encoded(noise(), "PNG"), "good.png")
+    bad = write(tmp_path, encoded(noise(), "PNG")[:500], "bad.png")
+    filters = list(warnings.filters)
+
+    def read(path: Path) -> tuple[int, int] | None:
+        try:
+            return read_image(path).size
+        except InputError:
+            return None
+
+    with ThreadPoolExecutor(4) as executor:
+        sizes = list(executor.map(read, [good, bad] * 50))
+    assert sizes == [(40, 30), None] * 50
+    assert warnings.filters == filters
+
+
+def test_find_images(tmp_path: Path) -> None:
+    images = ["a.png", "b.JPG", "c.jfif", "d.jpe", "e.MPO", "sub/c.webp", "sub/deep/d.tiff", "sub-2/e.gif"]
+    for name in [*reversed(images), "note.txt", ".hidden.jpg", ".git/f.jpg"]:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    photos = tmp_path / "photos"
+    below = [photos / name for name in images]
+    assert find_images([photos]) == below
+    explicit = [tmp_path / "z.jpg", photos / "note.txt", tmp_path / "nowhere"]
+    assert find_images([str(explicit[0]), photos, *explicit[1:]]) == [explicit[0], *below, *explicit[1:]]
+    assert find_images([]) == []
+
+
+def test_find_images_in_a_folder_without(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(InputError, match=r"no images in this folder; expected files named \.jpg, \.jpeg.*[a-z]$"):
+        find_images([tmp_path])
+    (tmp_path / "a.HEIC").touch()
+    with pytest.raises(InputError, match=r"no images in this folder; .*; got 1 \.heic$"):
+        find_images([tmp_path])
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.HEIC", "sub/b.heic", "c.dng", ".d.heic", "note.txt", "e.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images([tmp_path]) == [tmp_path / "e.jpg"]
+    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, as they cannot be read: 1 .dng, 2 .heic\n"
+
+
+def test_mpo(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (40, 30), (200, 100, 50))
+    content = encoded(flat, "MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    assert np.abs(np.asarray(read_image(write(tmp_path, content)), int) - [200, 100, 50]).max() <= 3
+
+
+def test_avif_where_pillow_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.avif").touch()
+    if ".avif" in Image.registered_extensions():
+        assert [path.name for path in find_images([tmp_path])] == ["a.png", "b.avif"]
+        flat = Image.new("RGB", (40, 30), (200, 100, 50))
+        image = read_image(write(tmp_path, encoded(flat, "AVIF", quality=95), "b.avif"))
+        assert np.abs(np.asarray(image, int) - [200, 100, 50]).max() <= 8
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    assert [path.name for path in find_images([tmp_path])] == ["a.png"]
+    assert "1 .avif" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Images with lists as tensors: where inputs come from, what is judged, and under which names features are kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tagrank.data.manifest import Example, read_manifest, write_manifest
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
+from tagrank.features.backbones import load_backbone
+from tagrank.features.labelled import LabelledImages, load_labelled, named_images, write_features
+from tagrank.features.store import FeatureWriter, open_features
+
+EXAMPLES = (
+    Example("a.png", ("dog", "kite", "sea"), (("dog", "kite"), ("kite",), ("dog", "sea"))),
+    Example("b.png", ("sea",), (("sea",),)),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_manifest(tmp_path / "images.jsonl", EXAMPLES)
+    for name, color in (("a.png", (255, 0, 0)), ("b.png", (0, 255, 0))):
+        Image.new("RGB", (64, 64), color).save(tmp_path / name)
+    return tmp_path
+
+
+def test_lists_and_references_by_index() -> None:
+    images = LabelledImages(EXAMPLES, torch.zeros(2, 4))
+    vocabulary = Vocabulary(("sea", "dog"))
+    assert images.lists(vocabulary) == [[[1], [1, 0]], [[0]]]
+    ((first, unknown, third), second) = images.references(vocabulary)
+    assert (first, third, second) == (1, 0, [0])
+    assert unknown == len(vocabulary)
+    more = LabelledImages([*EXAMPLES, Example("c.png", ("quilt", "kite", "sea"), ())], torch.zeros(3, 4))
+    assert more.references(vocabulary)[2] == [unknown + 1, unknown, 0]
+    part = images.take([1])
+    assert len(part) == 1
+    assert part.examples == [EXAMPLES[1]]
+
+
+def test_features_are_taken_by_name(folder: Path) -> None:
+    with FeatureWriter(folder / "store", {"backbone": "x"}, 2) as writer:
+        writer.add(["b.png", "a.png"], torch.tensor([[3.0, 4.0], [1.0, 2.0]]))
+    images = load_labelled(read_manifest(folder / "images.jsonl"), features=folder / "store")
+    assert images.inputs.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert images.spec == {"backbone": "x"}
+
+
+def test_a_trainable_backbone_leaves_pixels(folder: Path) -> None:
+    images = load_labelled(read_manifest(folder / "images.jsonl"), backbone=load_backbone("small_cnn"), progress=False)
+    assert images.inputs.shape == (2, 3, 64, 64)
+    assert images.inputs[:, :, 5, 5].tolist() == [[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]]
+
+
+def test_a_frozen_backbone_computes_features_and_keeps_them(folder: Path) -> None:
+    backbone = load_backbone("small_cnn").requires_grad_(False).eval()
+    manifest = read_manifest(folder / "images.jsonl")
+    at_once = load_labelled(manifest, backbone=backbone, progress=False)
+    kept = load_labelled(manifest, backbone=backbone, store=folder / "store", progress=False)
+    assert at_once.inputs.shape == (2, 256)
+    torch.testing.assert_close(kept.inputs, at_once.inputs, rtol=1e-3, atol=1e-3)  # float16 in the store
+    assert open_features(folder / "store").names == ("a.png", "b.png")
+    assert write_features(backbone, {"a.png": folder / "a.png"}, folder / "store", progress=False) == 0
+
+
+def test_without_features_or_a_backbone(folder: Path) -> None:
+    with pytest.raises(InputError, match="features are needed"):
+        load_labelled(read_manifest(folder / "images.jsonl"))
+
+
+def test_names_in_a_store(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "deep" / "c.png")
+    by_manifest = named_images([folder / "images.jsonl"])
+    assert by_manifest == {"a.png": folder / "a.png", "b.png": folder / "b.png"}
+    assert set(named_images([folder])) == {"a.png", "b.png", "deep/c.png"}
+    assert named_images([folder / "deep" / "c.png"]) == {"c.png": folder / "deep" / "c.png"}
+    Image.new("RGB", (8, 8)).save(folder / "deep" / "a.png")
+    with pytest.raises(InputError, match=r"would both be stored as 'a\.png'"):
+        named_images([folder, folder / "deep"])

@@ -1,0 +1,463 @@
+"""ContextLSTM against nn.LSTM on the repeated context, ContextLSTMCell against nn.LSTMCell."""
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tagrank import ContextLSTM, ContextLSTMCell
+from tagrank.recurrence import trace
+
+
+def oracle(lstm: ContextLSTM, context: Tensor | None, steps: int, input: Tensor | None, hx: Any) -> Any:
+    """nn.LSTM, in float64 and with the same state dict, over what ContextLSTM never builds."""
+    reference = nn.LSTM(
+        lstm.input_size + lstm.context_size,
+        lstm.hidden_size,
+        lstm.num_layers,
+        bias=lstm.bias,
+        batch_first=lstm.batch_first,
+        dtype=torch.float64,
+        device=lstm.weight_hh_l0.device,
+    )
+    reference.load_state_dict(lstm.state_dict())
+    parts = [] if input is None else [input.double()]
+    if context is not None:
+        repeated = context.double().unsqueeze(-2 if lstm.batch_first or context.dim() == 1 else 0)
+        lead = (steps,) if context.dim() == 1 else (len(context), steps) if lstm.batch_first else (steps, len(context))
+        parts.append(repeated.expand(*lead, -1))
+    output, states = reference(torch.cat(parts, dim=-1), hx and tuple(s.double() for s in hx))
+    return reference, output, states
+
+
+@given(data=st.data())
+@settings(max_examples=15)
+def test_is_nn_lstm_on_the_repeated_context(
+    any_backend: str, device_of: Callable[[str], str], data: st.DataObject
+) -> None:
+    device = device_of(any_backend)
+    batched, batch_first, with_hx = (data.draw(st.booleans(), label=n) for n in ("batched", "batch_first", "hx"))
+    context_size, input_size = data.draw(st.sampled_from([(3, 0), (4, 2), (0, 3)]), label="sizes")
+    hidden, layers = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 2))
+    batch, steps = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    lstm = ContextLSTM(
+        context_size,
+        hidden,
+        input_size=input_size,
+        num_layers=layers,
+        bias=data.draw(st.booleans(), label="bias"),
+        batch_first=batch_first,
+        backend=any_backend,
+        device=device,
+    )
+    rows = (batch,) if batched else ()
+    lead = (batch, steps) if batched and batch_first else (steps, *rows)
+    context = torch.randn(*rows, context_size, device=device, requires_grad=True) if context_size else None
+    input = torch.randn(*lead, input_size, device=device, requires_grad=True) if input_size else None
+    hx = (
+        tuple(torch.randn(layers, *rows, hidden, device=device, requires_grad=True) for _ in range(2))
+        if with_hx
+        else None
+    )
+
+    with trace() as kernels:
+        output, (h_n, c_n) = lstm(context, steps, input, hx)
+    assert [k.split(".")[:2] for k in kernels] == [[any_backend, "forward"]] * layers
+    reference, expected, (expected_h, expected_c) = oracle(lstm, context, steps, input, hx)
+    for got, want in ((output, expected), (h_n, expected_h), (c_n, expected_c)):
+        assert got.shape == want.shape
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+    leaves = [t for t in (context, input, *(hx or ())) if t is not None]
+    weights = torch.linspace(-1, 1, output.numel(), device=device).view_as(output)
+    with trace() as kernels:
+        ours = torch.autograd.grad((output * weights).sum() + c_n.sum(), [*leaves, *lstm.parameters()])
+    if any_backend != "eager":
+        assert [k.split(".")[:2] for k in kernels] == [[any_backend, "backward"]] * layers
+    theirs = torch.autograd.grad((expected * weights).sum() + expected_c.sum(), [*leaves, *reference.parameters()])
+    for got, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got.double(), want.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_state_dict_loads_both_ways(layers: int, bias: bool) -> None:
+    ours = ContextLSTM(3, 5, input_size=2, num_layers=layers, bias=bias)
+    theirs = nn.LSTM(5, 5, layers, bias=bias)
+    assert [(n, p.shape) for n, p in ours.named_parameters()] == [(n, p.shape) for n, p in theirs.named_parameters()]
+    theirs.load_state_dict(ours.state_dict())
+    assert [[p.shape for p in layer] for layer in ours.all_weights] == [
+        [p.shape for p in layer] for layer in theirs.all_weights
+    ]
+    assert (ours.bidirectional, ours.proj_size) == (theirs.bidirectional, theirs.proj_size)
+    other = ContextLSTM(3, 5, input_size=2, num_layers=layers, bias=bias)
+    other.load_state_dict(theirs.state_dict())
+    for a, b in zip(ours.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_is_initialised_as_nn_lstm() -> None:
+    torch.manual_seed(0)
+    ours = ContextLSTM(3, 5, input_size=2, num_layers=2)
+    torch.manual_seed(0)
+    theirs = nn.LSTM(5, 5, 2)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_dropout_between_layers_in_training_alone() -> None:
+    with pytest.warns(UserWarning, match="dropout option adds dropout after all but last recurrent layer"):
+        ContextLSTM(3, 5, dropout=0.5)
+    lstm = ContextLSTM(3, 64, num_layers=2, dropout=0.5)
+    plain = ContextLSTM(3, 64, num_layers=2)
+    plain.load_state_dict(lstm.state_dict())
+    context = torch.randn(2, 3)
+    expected = plain(context, 4)
+    assert not torch.equal(lstm(context, 4)[0], expected[0])
+    # The first layer comes before any dropout.
+    torch.testing.assert_close(lstm(context, 4)[1][0][0], expected[1][0][0], rtol=0, atol=0)
+    torch.testing.assert_close(lstm.eval()(context, 4), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("module", [ContextLSTM(3, 5, input_size=2), ContextLSTMCell(3, 5, input_size=2)])
+def test_deepcopy_pickle_and_repr(module: nn.Module) -> None:
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert repr(twin) == repr(module)
+        for a, b in zip(module.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a.data_ptr() != b.data_ptr()
+    assert "(3, 5, input_size=2)" in repr(module)
+
+
+def test_device_and_dtype() -> None:
+    assert {p.dtype for p in ContextLSTM(3, 5, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
+    lstm = ContextLSTM(3, 5, device="meta")
+    assert {p.device.type for p in lstm.parameters()} == {"meta"}
+    output, (h_n, c_n) = lstm(torch.empty(2, 3, device="meta"), 4)
+    assert output.shape == (4, 2, 5)
+    assert h_n.shape == c_n.shape == (1, 2, 5)
+    lstm = lstm.to_empty(device="cpu")
+    lstm.reset_parameters()
+    assert lstm(torch.zeros(2, 3), 4)[0].isfinite().all()
+
+
+def test_compiles_into_one_graph() -> None:
+    lstm = ContextLSTM(3, 5, input_size=2, num_layers=2)
+    context, input = torch.randn(2, 3), torch.randn(4, 2, 2)
+    torch._dynamo.reset()
+    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
+    got = compiled(context, input=input)[0]
+    expected = lstm(context, input=input)[0]
+    torch.testing.assert_close(got, expected)
+    ours = torch.autograd.grad(got.sum(), lstm.parameters())
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), lstm.parameters()))
+
+
+def test_trains_under_autocast_as_nn_lstm_does() -> None:
+    lstm, theirs, context = ContextLSTM(3, 5), nn.LSTM(3, 5), torch.randn(2, 3)
+    theirs.load_state_dict(lstm.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, (_, c_n) = lstm(context, 4)
+        reference, _ = theirs(context.expand(4, -1, -1))
+    assert output.dtype == c_n.dtype == reference.dtype == torch.bfloat16
+    torch.testing.assert_close(output, reference, rtol=0.02, atol=0.02)
+    ours, want = (
+        torch.autograd.grad(out.float().sum(), m.parameters()) for out, m in ((output, lstm), (reference, theirs))
+    )
+    for a, b in zip(ours, want, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() <= 0.03 * b.norm()
+
+
+def test_functional_call() -> None:
+    lstm = ContextLSTM(3, 5)
+    zeros = {name: torch.zeros_like(p) for name, p in lstm.named_parameters()}
+    output, _ = torch.func.functional_call(lstm, zeros, (torch.randn(2, 3), 4))
+    assert torch.equal(output, torch.zeros(4, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"context_size": 3, "hidden_size": 0}, ValueError, "hidden_size must be greater than zero"),
+        ({"context_size": 3, "hidden_size": "a"}, TypeError, "hidden_size should be of type int, got: str"),
+        ({"context_size": 0, "hidden_size": 2}, ValueError, "nor both be zero"),
+        ({"context_size": -1, "hidden_size": 2}, ValueError, "got context_size=-1"),
+        ({"context_size": 3, "hidden_size": 2, "num_layers": 0}, ValueError, "num_layers must be greater than zero"),
+        ({"context_size": 3, "hidden_size": 2, "dropout": 2}, ValueError, r"in range \[0, 1\]"),
+        ({"context_size": 3, "hidden_size": 2, "backend": "cudnn"}, ValueError, "got 'cudnn'"),
+        ({"context_size": 3, "hidden_size": 2, "bidirectional": True}, NotImplementedError, "bidirectional"),
+        ({"context_size": 3, "hidden_size": 2, "proj_size": 1}, NotImplementedError, "proj_size"),
+    ],
+)
+def test_bad_construction(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ContextLSTM(**arguments)
+
+
+STATE = torch.zeros(1, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("input_size", "arguments", "error", "message"),
+    [
+        (
+            0,
+            {"context": torch.zeros(2, 4), "steps": 2},
+            RuntimeError,
+            "must be equal to context_size. Expected 3, got 4",
+        ),
+        (0, {"context": torch.zeros(2, 2, 3), "steps": 2}, ValueError, "Expected context to be 1D or 2D, got 3D"),
+        (0, {"context": torch.zeros(2, 3)}, TypeError, "steps is required"),
+        (0, {"context": None, "steps": 2}, TypeError, "context is required"),
+        (0, {"context": torch.zeros(2, 3), "steps": 0}, RuntimeError, "larger than 0"),
+        (0, {"context": torch.zeros(2, 3).double(), "steps": 2}, ValueError, "does not match weight dtype"),
+        (0, {"context": torch.zeros(2, 3), "input": torch.zeros(2, 2, 2)}, TypeError, "input is not taken"),
+        (0, {"context": [1, 2, 3], "steps": 2}, TypeError, "context should be a Tensor, got list"),
+        (2, {"context": torch.zeros(2, 3)}, TypeError, "input is required, as input_size is 2"),
+        (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 3, 2)}, RuntimeError, "context batch size 3"),
+        (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2)}, RuntimeError, "both be batched"),
+        (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2, 2), "steps": 3}, ValueError, "steps: expected 4"),
+        (0, {"context": torch.zeros(2, 3), "steps": 2.0}, TypeError, "steps: expected an int, got float"),
+        (0, {"context": torch.zeros(2, 3), "steps": (STATE, STATE)}, TypeError, "steps: expected an int, got tuple"),
+        (
+            0,
+            {"context": torch.zeros(2, 3), "steps": 2, "hx": STATE},
+            TypeError,
+            "expected a pair of Tensors.*got Tensor",
+        ),
+        (0, {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE, None)}, TypeError, r"got \(Tensor, NoneType\)"),
+        (
+            0,
+            {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE, STATE.double())},
+            ValueError,
+            r"hidden\[1\] dtype \(torch.float64\) does not match weight dtype",
+        ),
+        (0, {"context": torch.zeros(2, 3), "steps": 2, "hx": (STATE[0], STATE[0])}, RuntimeError, r"got \[2, 5\]"),
+        (0, {"context": torch.zeros(3), "steps": 2, "hx": (STATE, STATE)}, RuntimeError, r"size \(1, 5\), got"),
+        (
+            0,
+            {"context": torch.zeros(3, 3), "steps": 2, "hx": (torch.zeros(1, 3, 5), STATE)},
+            RuntimeError,
+            r"Expected hidden\[1\] size \(1, 3, 5\), got \[1, 2, 5\]",
+        ),
+    ],
+)
+def test_bad_calls(input_size: int, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ContextLSTM(3, 5, input_size=input_size)(**arguments)
+
+
+def test_packed_sequences_are_refused() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 2)])
+    with pytest.raises(TypeError, match="PackedSequence"):
+        ContextLSTM(3, 5, input_size=2)(torch.zeros(1, 3), input=packed)
+
+
+@pytest.mark.parametrize("input_size", [0, 2])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_cell_is_nn_lstm_cell(input_size: int, batched: bool, bias: bool) -> None:
+    torch.manual_seed(0)
+    cell = ContextLSTMCell(3, 5, input_size=input_size, bias=bias)
+    torch.manual_seed(0)
+    reference = nn.LSTMCell(input_size + 3, 5, bias=bias)
+    for (name, a), (other, b) in zip(cell.named_parameters(), reference.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(a, b)
+    rows = (2,) if batched else ()
+    context, state = torch.randn(*rows, 3), None
+    gates = cell.context_gates(context)
+    assert [*cell._parameters] == [*reference._parameters]
+    expected = None
+    for _ in range(3):
+        input = torch.randn(*rows, input_size) if input_size else None
+        state = cell(gates, input, state)
+        expected = reference(torch.cat([t for t in (input, context) if t is not None], dim=-1), expected)
+        torch.testing.assert_close(state, expected)
+
+
+def test_cell_steps_are_the_layer() -> None:
+    lstm, cell = ContextLSTM(3, 5, input_size=2), ContextLSTMCell(3, 5, input_size=2)
+    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in lstm.state_dict().items()})
+    context, input, state = torch.randn(4, 3), torch.randn(6, 4, 2), None
+    gates = cell.context_gates(context)
+    for x in input:
+        state = cell(gates, x, state)
+    assert state is not None
+    torch.testing.assert_close(state[1], lstm(context, input=input)[1][1][0])
+
+
+@pytest.mark.parametrize("input_size", [0, 2])
+def test_cell_trains_as_nn_lstm_cell_does(input_size: int) -> None:
+    cell, reference = ContextLSTMCell(3, 5, input_size=input_size), nn.LSTMCell(input_size + 3, 5)
+    reference.load_state_dict(cell.state_dict())
+    context = torch.randn(4, 3, requires_grad=True)
+    input = torch.randn(6, 4, input_size, requires_grad=True)
+    gates, state, expected = cell.context_gates(context), None, None
+    for x in input:
+        state = cell(gates, x if input_size else None, state)
+        expected = reference(torch.cat([x, context], dim=-1), expected)
+    leaves = [context, *([input] if input_size else [])]
+    assert state is not None
+    ours = torch.autograd.grad(sum(state).square().sum(), [*leaves, *cell.parameters()])
+    theirs = torch.autograd.grad(sum(expected).square().sum(), [*leaves, *reference.parameters()])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_cell_gates_of_some_rows() -> None:
+    cell, context, rows = ContextLSTMCell(3, 5, input_size=2), torch.randn(4, 3), torch.tensor([2, 2, 0])
+    input = torch.randn(3, 2)
+    got = cell(cell.context_gates(context).take(rows), input)
+    torch.testing.assert_close(got, cell(cell.context_gates(context[rows]), input))
+
+
+def test_cell_under_autocast_keeps_its_state_as_nn_lstm_cell_does() -> None:
+    cell, reference, context = ContextLSTMCell(3, 5, input_size=2), nn.LSTMCell(5, 5), torch.randn(4, 3)
+    reference.load_state_dict(cell.state_dict())
+    with torch.no_grad():  # remember what is far too small to be added to it in bfloat16
+        for parameters in (cell, reference):
+            parameters.bias_ih[5:10] += 20
+    exact = copy.deepcopy(reference).double()
+    state, expected, wanted = None, None, None
+    inputs = torch.randn(200, 4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gates = cell.context_gates(context)
+        for x in inputs:
+            state = cell(gates, x, state)
+            expected = reference(torch.cat([x, context], dim=-1), expected)
+    for x in inputs:
+        wanted = exact(torch.cat([x, context], dim=-1).double(), wanted)
+    assert state is not None
+    for ours, theirs, right in zip(state, expected, wanted, strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert (ours - right).norm() <= 1.5 * (theirs - right).norm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cell(gates, x, tuple(s.bfloat16() for s in state))[1].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("input_size", "arguments", "error", "message"),
+    [
+        (
+            0,
+            {"context_gates": torch.zeros(2, 20)},
+            TypeError,
+            r"what context_gates\(context\) returns.*Tensor \[2, 20\]",
+        ),
+        (0, {"input": torch.zeros(2, 2)}, TypeError, r"input_size=0, got \[2, 2\]"),
+        (2, {}, TypeError, "input_size=2, got None"),
+        (2, {"input": (torch.zeros(2, 5),) * 2}, TypeError, r"got tuple; the state comes after it"),
+        (2, {"input": torch.zeros(1, 2)}, ValueError, r"Expected input of size \[2, 2\].*got \[1, 2\]"),
+        (2, {"input": torch.zeros(2, 3)}, RuntimeError, r"input.size\(-1\) must be equal to input_size"),
+        (0, {"hx": (torch.zeros(3, 5),) * 2}, RuntimeError, r"Expected hx\[0\] size \(2, 5\), got \[3, 5\]"),
+        (0, {"hx": torch.zeros(2, 5)}, TypeError, "expected a pair of Tensors"),
+        (0, {"hx": (torch.zeros(2, 5).double(),) * 2}, ValueError, r"hx\[0\] dtype \(torch.float64\)"),
+    ],
+)
+def test_bad_calls_of_the_cell(
+    input_size: int, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    cell = ContextLSTMCell(20, 5, input_size=input_size)
+    gates = cell.context_gates(torch.zeros(2, 20))
+    with pytest.raises(error, match=message):
+        cell(**({"context_gates": gates} | arguments))
+
+
+def test_cell_refuses_gates_of_another_dtype() -> None:
+    cell = ContextLSTMCell(3, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gates = cell.context_gates(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"context_gates: expected torch.float32 like the weights, got torch.bfloat16"):
+        cell(gates)
+
+
+def test_cell_refuses_a_context_that_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match="context should be a Tensor, got list"):
+        ContextLSTMCell(3, 5).context_gates([1.0, 2.0, 3.0])  # type: ignore[arg-type]
+
+
+def test_recompute_keeps_less_for_backward() -> None:
+    context, saved, gradients = torch.randn(2, 3), [], []
+    torch.manual_seed(0)
+    plain = ContextLSTM(3, 5)
+    frugal = ContextLSTM(3, 5, recompute=True)
+    frugal.load_state_dict(plain.state_dict())
+    for lstm in (plain, frugal):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            output, _ = lstm(context, 50)
+        saved.append(sum(sizes))
+        gradients.append(torch.autograd.grad(output.square().sum(), lstm.parameters()))
+    assert saved[1] < 0.7 * saved[0]
+    torch.testing.assert_close(*gradients)
+    assert repr(frugal) == "ContextLSTM(3, 5, recompute=True)"
+
+
+def test_recompute_is_for_constant_gates_alone() -> None:
+    lstm = ContextLSTM(3, 5, input_size=2, num_layers=2, recompute=True, backend="native")
+    sizes: list[list[int]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(list(t.shape)) or t, lambda t: t):
+        lstm(torch.randn(2, 3), input=torch.randn(7, 2, 2))
+    assert sizes.count([7, 2, 20]) == 2  # the activated gates of each layer
+
+
+def test_input_alone() -> None:
+    lstm, input = ContextLSTM(0, 5, input_size=2), torch.randn(4, 3, 2)
+    assert torch.equal(lstm(input=input)[0], lstm(None, input=input)[0])
+
+
+def test_weights_that_are_no_parameters() -> None:
+    lstm = ContextLSTM(3, 5)
+    nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    assert [w.shape for w in lstm.all_weights[0]] == [(20, 3), (20, 5), (20,), (20,)]
+
+
+class FourSteps(nn.Module):
+    """What is traced and exported: a module, and one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = ContextLSTM(3, 5, backend="native")
+
+    def forward(self, context: Tensor) -> Tensor:
+        output: Tensor = self.lstm(context, 4)[0]
+        return output
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_is_traced(train: bool) -> None:
+    model, context, other = FourSteps(), torch.randn(2, 3), torch.randn(2, 3)
+    with warnings.catch_warnings(), torch.set_grad_enabled(train):
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        # Its check runs without gradients, where the recurrence keeps nothing for backward: another graph.
+        traced = torch.jit.trace(model, (context,), check_trace=not train)
+    torch.testing.assert_close(traced(other), model(other))
+    if train:
+        ours = torch.autograd.grad(traced(other).sum(), traced.parameters())
+        torch.testing.assert_close(ours, torch.autograd.grad(model(other).sum(), model.parameters()))
+
+
+def test_an_exported_program_without_what_backward_needs_says_so() -> None:
+    context = torch.randn(2, 3)
+    with torch.no_grad():
+        program = torch.export.export(FourSteps(), (context,)).module()
+    with pytest.raises(RuntimeError, match=r"under torch.no_grad\(\)"):
+        program(context.requires_grad_()).sum().backward()
+
+
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagrank.recurrence.backends.native.UNAVAILABLE", "it was not built")
+    with pytest.warns(UserWarning, match="runs eagerly, up to twice as slow as nn.LSTM: it was not built"):
+        ContextLSTM(3, 5)(torch.randn(2, 3), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ContextLSTM(3, 5, backend="eager")(torch.randn(2, 3), 4)

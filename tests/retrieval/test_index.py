@@ -1,0 +1,187 @@
+"""The index on disk: what is read back, interrupted writers, and what is refused."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tagrank import TagRanker
+from tagrank.annotator import Annotator
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
+from tagrank.retrieval import IndexWriter, open_index, photo_tables
+from tagrank.retrieval.index import Contents, Shard, read_contents
+
+VOCABULARY = Vocabulary(["ant", "bee", "cat", "dog", "elk"])
+
+
+def make(seed: int = 0, vocabulary: Vocabulary = VOCABULARY, **options: bool) -> Annotator:
+    torch.manual_seed(seed)
+    sizes = {"max_length": 3, "embedding_size": 6, "hidden_size": 7}
+    return Annotator(TagRanker(8, len(vocabulary), **sizes, **options), vocabulary)  # type: ignore[arg-type]
+
+
+def tables(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(-1)
+
+
+def fill(folder: Path, count: int, photos_per_shard: int = 4) -> None:
+    with IndexWriter(folder, make(), photos_per_shard) as writer:
+        names = [f"{i}.jpg" for i in range(count)]
+        for i in range(count):
+            if names[i] not in writer.done:
+                writer.add(names[i : i + 1], tables(count)[i : i + 1])
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    fill(tmp_path / "index", 10)
+    contents = read_contents(tmp_path / "index")
+    assert contents.shards == (4, 4, 2)
+    index = open_index(tmp_path / "index")
+    assert len(index) == 10
+    assert index.names() == [f"{i}.jpg" for i in range(10)]
+    p = tables(10).double()
+    row = 0
+    for number, count in enumerate(contents.shards):
+        shard = Shard(tmp_path / "index", number, count, contents)
+        assert shard.log_p.is_contiguous()
+        # float16 has 11 significant bits.
+        expected = p[row : row + count, :, :-1].log().permute(1, 2, 0)
+        np.testing.assert_allclose(shard.log_p.double(), expected, rtol=2**-11)
+        row += count
+
+
+def test_gains_are_those_of_the_decoder_scaled_to_length_1() -> None:
+    p = tables(5).double()
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    for image in range(5):
+        reach = 1.0
+        for t in range(4):
+            expected[image] += reach * p[image, t, :-1] / np.log2(t + 2)
+            reach *= 1.0 - float(p[image, t, -1])
+    _, gains = photo_tables(p)
+    np.testing.assert_allclose(gains, torch.nn.functional.normalize(expected), atol=1e-3)
+
+
+def test_probabilities_of_zero_are_stored_as_a_floor() -> None:
+    p = torch.zeros(1, 2, 6)
+    p[:, :, 0] = 1.0
+    log_p, _ = photo_tables(p)
+    assert log_p[0, 0].tolist() == [0.0, *[-100.0] * 4]
+
+
+def test_a_writer_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    fill(tmp_path / "index", 6)
+    fill(tmp_path / "index", 11)
+    assert open_index(tmp_path / "index").names() == [f"{i}.jpg" for i in range(11)]
+    assert read_contents(tmp_path / "index").shards == (4, 2, 4, 1)
+
+
+def _write_forever(folder: Path) -> None:
+    with IndexWriter(folder, make(), 3) as writer:
+        for i in range(len(writer.done), 10**6):
+            writer.add([f"{i}.jpg"], tables(1, seed=i))
+
+
+def test_a_killed_writer_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    context = multiprocessing.get_context("fork")
+    for round_ in range(1, 4):
+        process = context.Process(target=_write_forever, args=(folder,))
+        process.start()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if (folder / "index.json").exists() and len(read_contents(folder).shards) >= 5 * round_:
+                break
+            time.sleep(0.001)
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        names = open_index(folder).names()
+        assert len(names) >= 15 * round_
+        assert names == [f"{i}.jpg" for i in range(len(names))]
+    (folder / ".index.json.0123abcd.tmp").write_bytes(b"{")
+    (folder / "photos-99999.safetensors").write_bytes(b"")
+    before = len(open_index(folder))
+    with IndexWriter(folder, make()) as writer:
+        writer.add(["last.jpg"], tables(1))
+    index = open_index(folder)
+    assert len(index) == before + 1
+    assert len(list(folder.iterdir())) == 1 + len(read_contents(folder).shards)
+
+
+def test_models_are_not_mixed(tmp_path: Path) -> None:
+    fill(tmp_path / "index", 3)
+    for other in (make(seed=1), make(vocabulary=Vocabulary(["ant", "bee", "cat", "dog", "emu"]))):
+        with pytest.raises(InputError, match="is the index of another model"):
+            IndexWriter(tmp_path / "index", other)
+    with pytest.raises(InputError, match="the index was made with another model"):
+        open_index(tmp_path / "index").gains_of(make(seed=1), torch.zeros(8))
+    with pytest.raises(InputError, match="this model reads its own tags"):
+        IndexWriter(tmp_path / "other", make(feedback=True))
+    assert not (tmp_path / "other").exists()
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with (
+        IndexWriter(tmp_path / "index", make()),
+        pytest.raises(InputError, match="another process is writing to it"),
+    ):
+        IndexWriter(tmp_path / "index", make())
+
+
+def test_wrong_additions(tmp_path: Path) -> None:
+    with IndexWriter(tmp_path / "index", make()) as writer:
+        with pytest.raises(ValueError, match=r"probabilities: expected shape \[1, 4, 6\], got \[2, 4, 6\]"):
+            writer.add(["a"], tables(2))
+        writer.add(["a"], tables(1))
+        for names in (["a", "b"], ["c", "c"]):
+            with pytest.raises(ValueError, match="names: expected photographs that are not there yet"):
+                writer.add(names, tables(2))
+    with pytest.raises(ValueError, match="photos_per_shard: expected at least 1, got 0"):
+        IndexWriter(tmp_path / "index", make(), 0)
+
+
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with pytest.raises(InputError, match=r"expected an index of photographs, index\.json is not there"):
+        open_index(folder)
+    with IndexWriter(folder, make()):
+        pass
+    with pytest.raises(InputError, match="the index has no photographs yet"):
+        open_index(folder)
+    fill(folder, 3)
+    shard, text = folder / "photos-00000.safetensors", (folder / "index.json").read_text()
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-5])
+    with pytest.raises(InputError, match=r"photos-00000\.safetensors: damaged"):
+        open_index(folder)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"photos-00000\.safetensors: missing"):
+        open_index(folder)
+    shard.write_bytes(content)
+    for change in ({"format": 2}, {"tags": []}, {"positions": 0}, {"shards": [0]}, {"shards": 3}, {"model": 5}):
+        (folder / "index.json").write_text(json.dumps(json.loads(text) | change))
+        with pytest.raises(InputError, match=r"index\.json: expected "):
+            open_index(folder)
+    (folder / "index.json").write_text(json.dumps(json.loads(text) | {"shards": [4]}))
+    with pytest.raises(InputError, match=r"log_p: expected .* by the index"):
+        open_index(folder)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"expected an index or an empty folder, got 'notes.txt' there"):
+        IndexWriter(tmp_path / "full", make())
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    names = ["café.jpg", os.fsdecode(b"caf\xe9.jpg"), "写真.jpg"]
+    with IndexWriter(tmp_path, make()) as writer:
+        writer.add(names, tables(3))
+    assert open_index(tmp_path).names() == names
+    assert Shard(tmp_path, 0, 3, Contents("", VOCABULARY.tags, 4)).name(1) == names[1]

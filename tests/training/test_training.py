@@ -1,0 +1,420 @@
+"""Training: it learns, it is a function of its seed, it resumes exactly, and Ctrl-C ends it cleanly."""
+
+import json
+import random
+import resource
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagrank.annotator import Annotator
+from tagrank.data.manifest import Example, read_manifest, write_manifest
+from tagrank.data.scenes import write_scenes
+from tagrank.errors import InputError
+from tagrank.features.store import FeatureWriter, open_features
+from tagrank.metrics import evaluate_rankings
+from tagrank.ranker.presets import PRESETS
+from tagrank.training.loop import SAMPLES, RankerModule
+from tagrank.training.run import read_history, train
+
+SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
+TAGS = ("sea", "dog", "boat", "tree", "ball")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = replace(
+        PRESETS["default"], embedding_size=16, hidden_size=16, batch_size=16, epochs=4, weight_decay=0.01, dropout=0.1,
+        learning_rate=0.02, patience=100,
+    )  # fmt: skip
+    monkeypatch.setitem(PRESETS, "default", preset)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """80 images whose feature tells which of two tags comes first, in a manifest beside a feature store."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(80, 8, generator=generator)
+    examples = []
+    for i, row in enumerate(features.tolist()):
+        first, second = (TAGS[0], TAGS[1]) if row[0] > 0 else (TAGS[1], TAGS[0])
+        lists = ((first, second, TAGS[2]), (first, second))
+        examples.append(Example(f"{i}.png", lists[0], lists, "val" if i % 4 == 0 else None))
+    write_manifest(tmp_path / "images.jsonl", examples)
+    with FeatureWriter(tmp_path / "features", SPEC, 8) as writer:
+        writer.add([e.image for e in examples], features)
+    return tmp_path
+
+
+def run(data: Path, out: str, **options: Any) -> Annotator:
+    return train(data / "images.jsonl", data / out, features=data / "features", progress=False, **options)
+
+
+def test_learns_the_order_and_writes_a_model(data: Path) -> None:
+    annotator = run(data, "out", epochs=40)
+    manifest = read_manifest(data / "images.jsonl").select("val")
+    features = open_features(data / "features").rows([e.image for e in manifest.examples])
+    loaded = Annotator.load(data / "out")
+    rankings = loaded.rank(features)
+    right = [loaded.tags(r)[0].tag == e.tags[0] for r, e in zip(rankings, manifest.examples, strict=True)]
+    assert sum(right) >= 0.9 * len(right)
+    assert rankings == annotator.rank(features)
+    assert loaded.backbone_spec == SPEC
+    history = json.loads((data / "out" / "training" / "history.json").read_text())
+    assert [h["epoch"] for h in history] == list(range(1, 41))
+    assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
+    assert max(h["val_ndcg@5"] for h in history) > 0.98
+
+
+@pytest.mark.parametrize("options", [{}, {"feedback": True}], ids=str)
+def test_watches_the_decoder_that_the_model_is_used_with(data: Path, options: dict[str, Any]) -> None:
+    examples = []  # lists that no feature tells of, so that decoders do not agree
+    for i, example in enumerate(read_manifest(data / "images.jsonl").examples):
+        tags = tuple(random.Random(i).sample(TAGS, 1 + i % 5))
+        examples.append(replace(example, tags=tags, lists=(tags,)))
+    write_manifest(data / "images.jsonl", examples)
+    annotator = run(data, "out", epochs=2, **options)
+    images = read_manifest(data / "images.jsonl").select("val").examples
+    features = open_features(data / "features").rows([e.image for e in images])
+    references = [annotator.vocabulary.encode(e.tags) for e in images]
+
+    def ndcg(decoder: str | None) -> float:
+        rankings = annotator.rank(features, decoder=decoder, top_k=5, samples=SAMPLES)
+        return float(evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].mean())
+
+    history = json.loads((data / "out" / "training" / "history.json").read_text())
+    watched = max(epoch["val_ndcg@5"] for epoch in history)  # the model is that of the best epoch
+    assert watched == pytest.approx(ndcg(None), abs=1e-6)
+    assert watched != pytest.approx(ndcg("greedy"), abs=1e-6)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_is_a_function_of_the_seed(data: Path) -> None:
+    before = torch.get_rng_state()
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(data, out, seed=seed, epochs=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(weights(data / "a"), weights(data / "b"))
+    assert not same(weights(data / "a"), weights(data / "c"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], preset: str) -> None:
+    options: dict[str, Any] = {"preset": preset, "epochs": 4, "seed": 3}
+    run(data, "whole", **options)
+
+    original = RankerModule.training_step
+
+    def stop_in_the_third_epoch(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 2 and index == 1:
+            raise error("stop")
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "training_step", stop_in_the_third_epoch)
+        with pytest.raises(error):
+            run(data, "halves", **options)
+    assert not (data / "halves" / "config.json").exists()
+    torch.manual_seed(12345)  # what else the process draws at random plays no part
+    run(data, "halves", resume=True, **options)
+    assert same(weights(data / "whole"), weights(data / "halves"))
+    histories = [(data / out / "training" / "history.json").read_text() for out in ("whole", "halves")]
+    assert histories[0] == histories[1]
+
+
+def test_does_not_lose_a_model(data: Path) -> None:
+    run(data, "out", epochs=1)
+    with pytest.raises(InputError, match="there is a model or an unfinished run already"):
+        run(data, "out", epochs=1)
+    with pytest.raises(InputError, match="cannot resume with other settings: was epochs 1, now 2"):
+        run(data, "out", epochs=2, resume=True)
+    before = weights(data / "out")
+    run(data, "out", epochs=1, resume=True)  # finished already
+    assert same(before, weights(data / "out"))
+    run(data, "out", epochs=1, seed=5, overwrite=True)
+    assert not same(before, weights(data / "out"))
+    with pytest.raises(InputError, match="nothing to resume"):
+        run(data, "other", resume=True)
+
+
+def test_a_failed_run_touches_no_model(data: Path) -> None:
+    run(data, "out", epochs=1)
+    before = weights(data / "out")
+    with pytest.raises(InputError, match=r"typo\.npz"):
+        train(data / "images.jsonl", data / "out", features=data / "typo.npz", overwrite=True, progress=False)
+    Annotator.load(data / "out")
+    assert same(before, weights(data / "out"))
+    with pytest.raises(InputError, match="backbone: expected"):
+        train(data / "images.jsonl", data / "new", backbone="vgg17", progress=False)
+    run(data, "new", epochs=1)
+
+
+def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=1)
+    before = weights(data / "out")
+    history = read_history(data / "out")
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "on_validation_epoch_end", stop)
+        with pytest.raises(RuntimeError, match="stop"):
+            run(data, "out", epochs=2, overwrite=True)
+    assert same(before, weights(data / "out"))
+    assert Annotator.load(data / "out").training["epochs"] == 1
+    assert read_history(data / "out") == history
+    run(data, "out", epochs=1, resume=True)  # either of the two
+    assert same(before, weights(data / "out"))
+    run(data, "out", epochs=2, resume=True)
+    assert Annotator.load(data / "out").training["epochs"] == 2
+    assert len(read_history(data / "out")) == 2
+    assert not (data / "out" / "training.new").exists()
+
+
+@pytest.mark.parametrize("name", ["training/a.txt", "training", "training.new/a.txt", "config.json", "vocabulary.json"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}], ids=str)
+def test_what_is_no_run_or_model_is_left_alone(data: Path, name: str, options: dict[str, bool]) -> None:
+    path = data / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=f"{(data / 'out' / name.split('/')[0])}: not "):
+        run(data, "out", **options)
+    assert path.read_text() == "{}"
+
+
+def test_a_folder_of_features_in_that_of_the_model_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "features").mkdir(parents=True)
+    (tmp_path / "out" / "features" / "a.txt").touch()
+    train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, overwrite=True, progress=False)
+    assert (tmp_path / "out" / "features" / "a.txt").exists()
+
+
+def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "whole")
+    original = RankerModule.training_step
+
+    def stop(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 2:
+            raise RuntimeError("stop")
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankerModule, "training_step", stop)
+        with pytest.raises(RuntimeError, match="stop"):
+            run(data, "here")
+    (data / "here").rename(data / "there")
+    run(data, "there", resume=True)
+    assert same(weights(data / "whole"), weights(data / "there"))
+    assert not (data / "here").exists()
+
+
+def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=2)
+    training = data / "out" / "training"
+    (training / "history.json").unlink()
+    checkpoint = training / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last.ckpt: not a checkpoint, or a damaged one"):
+        run(data, "out", epochs=2, resume=True)
+
+
+def test_a_full_disk(data: Path) -> None:
+    def limit(files: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (files, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limit(4096)
+    try:
+        with pytest.raises(InputError, match="out/training: a checkpoint cannot be written: file too large"):
+            run(data, "out", epochs=1)
+    finally:
+        limit(before)
+    run(data, "out", epochs=1, resume=True)
+
+
+def test_validation_images_are_not_trained_on(data: Path) -> None:
+    examples = read_manifest(data / "images.jsonl").examples
+    write_manifest(data / "images.jsonl", [replace(e, split=None) for e in examples])
+    with pytest.raises(InputError, match="is among the images to train on"):
+        run(data, "out", val=data / "images.jsonl")
+    write_manifest(data / "images.jsonl", [replace(e, split="dev") for e in examples])
+    with pytest.raises(InputError, match="split: expected one of train, test, val, validation; got 'dev'"):
+        run(data, "out")
+
+
+def test_validation_features_of_another_size(data: Path) -> None:
+    write_manifest(data / "val.jsonl", [Example("v.png", ("sea",), (("sea",),))])
+    with FeatureWriter(data / "other", SPEC, 9) as writer:
+        writer.add(["v.png"], torch.zeros(1, 9))
+    with pytest.raises(InputError, match="features: expected 8 per image, got 9"):
+        run(data, "out", val=data / "val.jsonl", val_features=data / "other")
+    with FeatureWriter(data / "third", SPEC | {"weights": "others"}, 8) as writer:
+        writer.add(["v.png"], torch.zeros(1, 8))
+    with pytest.raises(InputError, match="features: expected those of weights 'none at all', got 'others'"):
+        run(data, "out", val=data / "val.jsonl", val_features=data / "third")
+
+
+def test_features_that_name_no_backbone(data: Path) -> None:
+    with FeatureWriter(data / "nameless", {"model": "mine"}, 8) as writer:
+        writer.add([e.image for e in read_manifest(data / "images.jsonl").examples], torch.zeros(80, 8))
+    with pytest.raises(InputError, match="features: expected a store that names their backbone, got"):
+        train(data / "images.jsonl", data / "out", features=data / "nameless", progress=False)
+
+
+def test_validation_images_of_unknown_tags_alone(data: Path) -> None:
+    known = [Example(f"{i}.png", ("sea",), (("sea",),)) for i in range(0, 64, 4)]
+    write_manifest(data / "val.jsonl", [*known, Example("64.png", ("kite",), (("kite",),))])
+    examples = read_manifest(data / "images.jsonl").examples
+    write_manifest(data / "images.jsonl", [e for e in examples if e.split is None])
+    run(data, "out", val=data / "val.jsonl", epochs=1)
+    (epoch,) = json.loads((data / "out" / "training" / "history.json").read_text())
+    assert 0 < epoch["val_loss"] < 10
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_scenes(tmp_path / "scenes", 33, seed=0, splits={"train": 0.99, "val": 0.01})
+
+
+def test_a_backbone_is_trained_from_the_seed(pictures: Path, tmp_path: Path) -> None:
+    for out, seed, noise in (("a", 1, 0), ("b", 1, 1), ("c", 2, 0)):
+        torch.manual_seed(noise)
+        train(pictures, tmp_path / out, backbone="small_cnn", seed=seed, epochs=1, progress=False)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    key = "backbone.network.head.0.weight"
+    assert not torch.equal(weights(tmp_path / "a")[key], weights(tmp_path / "c")[key])
+    assert Annotator.load(tmp_path / "a").backbone().spec["backbone"] == "small_cnn"
+
+
+def test_a_last_batch_of_one_picture(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = len([e for e in read_manifest(pictures).examples if e.split == "train"])
+    monkeypatch.setitem(PRESETS, "default", replace(PRESETS["default"], batch_size=images - 1))
+    train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, progress=False)
+
+
+def test_stops_early(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = replace(PRESETS["default"], learning_rate=1e-12, schedule="constant", patience=2, epochs=50)
+    monkeypatch.setitem(PRESETS, "default", preset)
+    run(data, "out")
+    run(data, "out", resume=True)  # finished, though not at its last epoch
+    assert len(json.loads((data / "out" / "training" / "history.json").read_text())) == 3
+
+
+@pytest.mark.parametrize("options", [{"feedback": True}, {"conditioning": "initial"}])
+def test_other_models_train_too(data: Path, options: dict[str, Any]) -> None:
+    annotator = run(data, "out", epochs=8, **options)
+    rows = open_features(data / "features").rows(["0.png", "1.png"])
+    assert annotator.check_decoder(None) == "expected_gain"
+    assert all(len(set(r.tags)) == len(r.tags) > 0 for r in annotator.rank(rows))
+    with pytest.raises(InputError, match="reads its own tags"):
+        annotator.rank(rows, decoder="assignment")
+
+
+def test_without_a_val_split_a_tenth_is_drawn(data: Path) -> None:
+    examples = [replace(e, split=None) for e in read_manifest(data / "images.jsonl").examples]
+    write_manifest(data / "images.jsonl", examples)
+    run(data, "out", epochs=1)
+    assert (data / "out" / "config.json").is_file()
+
+
+def test_bad_input(data: Path) -> None:
+    with pytest.raises(InputError, match="preset: expected one of default, paper, scenes; got 'best'"):
+        run(data, "out", preset="best")
+    with pytest.raises(InputError, match="epochs: expected at least 1, got 0"):
+        run(data, "out", epochs=0)
+    with pytest.raises(InputError, match="the features were computed with efficientnet_lite0, got 'vgg16'"):
+        run(data, "out", backbone="vgg16", epochs=1)
+    with pytest.raises(InputError, match="small_cnn is trained with the ranker"):
+        run(data, "out2", backbone="small_cnn", epochs=1)
+    write_manifest(data / "images.jsonl", [Example("1.png", ("sea",), (("sea",),))])
+    with pytest.raises(InputError, match="expected at least 2 images to train and validate on, got 1"):
+        run(data, "out")
+    assert not (data / "out" / "config.json").exists()
+
+
+@pytest.fixture
+def model(data: Path) -> Path:
+    run(data, "out", epochs=1)
+    return data / "out"
+
+
+def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
+    for name in ("config.json", "vocabulary.json", "model.safetensors"):
+        kept = (model / name).read_bytes()
+        (model / name).unlink()
+        with pytest.raises(InputError, match=f"not a model: {name} is missing"):
+            Annotator.load(model)
+        (model / name).write_bytes(kept[: len(kept) // 2])
+        with pytest.raises(InputError, match=name):
+            Annotator.load(model)
+        (model / name).write_bytes(kept)
+    with pytest.raises(InputError, match="it is not a folder"):
+        Annotator.load(model / "config.json")
+    config = json.loads((model / "config.json").read_text())
+    for change, message in (
+        ({"format": 2}, "expected format 1, got 2"),
+        ({"ranker": {**config["ranker"], "hidden_size": 17}}, "does not fit config.json"),
+        ({"ranker": {"sizes": 3}}, "not the configuration of a model"),
+        ({"backbone": {"weights": "none"}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": {"backbone": 3}}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": ["vgg16"]}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"backbone": "backbone"}, "config.json: not the configuration of a model: backbone: expected"),
+        ({"training": 3}, "config.json: not the configuration of a model: training: expected"),
+        ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
+    ):
+        (model / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=message):
+            Annotator.load(model)
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "vocabulary.json").write_text('{"tags": ["sea"]}')
+    with pytest.raises(InputError, match="vocabulary: expected 3 tags like the ranker, got 1"):
+        Annotator.load(model)
+
+
+@pytest.mark.parametrize("history", ["{}", "[]", "[1]", '[{"epoch": 1}]', '[{"epoch": "1", "val_ndcg@5": 0.5}]', "[{"])
+def test_a_history_that_is_damaged(model: Path, history: str) -> None:
+    (model / "training" / "history.json").write_text(history)
+    with pytest.raises(
+        InputError, match=r"training/history\.json: (expected the metrics of each epoch|not valid JSON)"
+    ):
+        read_history(model)
+
+
+def test_weights_that_are_not_finite(model: Path) -> None:
+    tensors = weights(model)
+    tensors["ranker.members.0.classifier.bias"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(InputError, match=r"ranker.members.0.classifier.bias has values that are not finite"):
+        Annotator.load(model)
+
+
+def test_features_of_another_size(model: Path) -> None:
+    with pytest.raises(InputError, match=r"the model takes 8 per image, got shape \[2, 9\]"):
+        Annotator.load(model).rank(torch.zeros(2, 9))
+
+
+def test_a_model_without_a_known_backbone(model: Path) -> None:
+    annotator = Annotator.load(model)
+    nameless = Annotator(annotator.ranker, annotator.vocabulary)
+    with pytest.raises(InputError, match="features of an unknown backbone"):
+        nameless.backbone()
+
+
+def test_one_path_is_no_sequence_of_paths(model: Path) -> None:
+    annotator = Annotator.load(model)
+    for path in ("a.png", Path("a.png")):
+        with pytest.raises(ValueError, match=r"paths: expected a sequence of paths, got 'a\.png'"):
+            list(annotator.annotate(path))  # type: ignore[arg-type]

@@ -16,10 +16,21 @@ from torch import Tensor
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode_model, default_decoder
+from tagrank.decode import (
+    DECODERS,
+    FEEDBACK_DECODERS,
+    OutputTags,
+    RankedTag,
+    Ranking,
+    decode_model,
+    default_decoder,
+    read_synonyms,
+    read_thresholds,
+)
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, extract_features, load_backbone
 from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
 FORMAT = 1
@@ -142,6 +153,31 @@ class Annotator:
             for batch in self._batches(features, batch_size)
             for ranking in decode_model(self.ranker, batch, decoder, output=output, **options)
         ]
+
+    def rank_options(self, lists: ListOptions) -> dict[str, Any]:
+        """The keyword arguments of :meth:`rank` for some options: names and files become tags of this model.
+
+        Args:
+            lists: how lists are chosen, and which tags they show.
+
+        Raises:
+            InputError: the decoder does not go with this model, a file cannot be read, or a tag is not the model's.
+        """
+        self.check_decoder(lists.decoder)
+        output = OutputTags(
+            self.vocabulary,
+            include=lists.include,
+            exclude=lists.exclude,
+            thresholds=read_thresholds(lists.thresholds) if isinstance(lists.thresholds, Path) else lists.thresholds,
+            synonyms=read_synonyms(lists.synonyms) if isinstance(lists.synonyms, Path) else lists.synonyms,
+        )
+        return {
+            "decoder": lists.decoder,
+            "beams": lists.beams,
+            "samples": lists.samples,
+            "threshold": lists.threshold,
+            "output": output,
+        }
 
     def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
         """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.

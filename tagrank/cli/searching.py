@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command, split_tags
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
 from tagrank.errors import InputError
+from tagrank.options import split_tags
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -376,7 +376,7 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
         options = ("--features", stored / "both.npz", "--json", stored / "scores.json")
         return CliRunner().invoke(app, ["evaluate", *map(str, (stored / "m", stored / "split.jsonl", *options))])
 
-    assert "by all where the manifest has no splits" in " ".join(
+    assert "or all images if the manifest has no splits" in " ".join(
         tagrank("evaluate", "--help").stdout.replace("│", " ").split()
     )
     assert judged(None).exit_code == judged("test", "train").exit_code == 0

@@ -178,7 +178,7 @@ def _served(case: Case) -> list[OneLaunch]:
 def _modelled(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
     """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
     from tagrank.kernels.choice import choose
-    from tagrank.kernels.roofline import H100, cluster_step, step
+    from tagrank.kernels.roofline import H100, cluster_step, triton_step
     from tagrank.kernels.variants import Kernel
 
     size = _table(case)
@@ -190,7 +190,9 @@ def _modelled(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[M
             one = cluster_step(kernel, case.batch, case.hidden, H100, training=training)
             return case.steps * one.floor(H100)[0] * 1e3
         variant = choose(kernel, *size, name=name)
-        return case.steps * step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
+        return (
+            case.steps * triton_step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
+        )
 
     return {"inference": floor("forward", False), "training": floor("forward", True) + floor("backward", True)}
 

@@ -81,7 +81,10 @@ def run_tests(seconds: float) -> tuple[Outcomes, str]:
 
 
 def _run_group(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
-    """Run tests in one process. After a test that fails or ends the process, run the rest in a new process."""
+    """Run tests in one process. After a test that fails or ends the process, run the rest in a new process.
+
+    ``end`` is the time (``time.monotonic``) at which they must be finished.
+    """
     outcomes: Outcomes = {}
     output = ""
     while left := [name for name in names if name not in outcomes]:
@@ -92,9 +95,10 @@ def _run_group(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
         text, code = _run([sys.executable, "-m", "pytest", *options, *left], seconds, SILENT_SECONDS)
         output += text
         before = len(outcomes)
+        # Without a status the process was killed, because it was silent or because the time was over.
         died = "crashed" if code is not None else "hung" if time.monotonic() < end else "not finished"
         outcomes |= parse(text, left, died)
-        if len(outcomes) == before:
+        if len(outcomes) == before:  # no test started, so that a new process would not get further either
             return outcomes | dict.fromkeys(left, "crashed"), output
     return outcomes, output
 

@@ -1,4 +1,4 @@
-"""The benchmark scripts: what they refuse, what they write, and that a wrong result never has a ratio."""
+"""The benchmark scripts: what they refuse and what they write. A wrong result never has a speed-up."""
 
 import json
 import os
@@ -12,11 +12,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# Tests never have the repository's root on their path, as `kernels` there is not the package of that name.
+# pytest does not put the repository's root on sys.path: the folder `kernels` there must not be imported by that name.
 PRELUDE = "import sys; sys.path.insert(0, {root!r}); import json, torch\n"
 
-
-# The tests of Triton's kernels run in its interpreter, which the scripts have no use for.
+# The tests run Triton's kernels in its interpreter. The scripts must not.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 

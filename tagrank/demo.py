@@ -14,7 +14,9 @@ from tagrank.evaluation.judgement import KS, Judgement, Row, evaluate_baselines,
 from tagrank.evaluation.tables import COLUMNS
 from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.metrics.mistakes import order_confusions
-from tagrank.training.run import read_history, train, training_part
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
+from tagrank.training.splits import training_part
 
 
 def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:

@@ -131,7 +131,7 @@ def report(
     """
     from tagrank.demo import write_model_report
     from tagrank.evaluation.judgement import judge
-    from tagrank.training.run import read_history
+    from tagrank.training.run_folder import read_history
 
     check_target("--out", out, make_folder=True)
     judged = _Judged(model, manifest, features, images, split, weights)
@@ -217,7 +217,7 @@ class _Judged:
         from tagrank.data.manifest import read_manifest
         from tagrank.features.seen import digests
         from tagrank.features.store import open_features
-        from tagrank.training.run import check_apart, training_part
+        from tagrank.training.splits import check_apart, training_part
 
         if not wanted:
             if train is not None or features is not None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import FloatArray, evaluate_order, evaluate_rankings, summarise
 from tagrank.metrics.significance import bootstrap_intervals
 from tagrank.ranker.presets import PRESETS, Preset
-from tagrank.training.run import fit_ranker, hold_out
+from tagrank.training.fit import fit_ranker
+from tagrank.training.splits import hold_out
 
 KS = (1, 3, 5, 10)
 
@@ -122,9 +123,8 @@ def evaluate_baselines(
             train_images.take(kept),
             train_images.take(held_out),
             annotator.vocabulary,
-            _preset(annotator),
+            replace(_preset(annotator), conditioning="initial", feedback=False),
             Path(folder),
-            conditioning="initial",
             seed=seed,
             progress="captioning LSTM" if progress else None,
         )
@@ -150,7 +150,7 @@ def _with_lists(images: LabelledImages, vocabulary: Vocabulary) -> LabelledImage
 def _preset(annotator: Annotator) -> Preset:
     """The hyper-parameters the model was trained with; the default ones where it does not say."""
     fields = {key: value for key, value in annotator.training.items() if key in Preset.__dataclass_fields__}
-    return Preset(**fields) if fields else PRESETS["default"]
+    return replace(PRESETS["default"], **fields)
 
 
 def _scores(rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, FloatArray]:

@@ -8,7 +8,9 @@ from tagrank.evaluation.baseline_rows import evaluate_baselines
 from tagrank.evaluation.judgement import Row, judge
 from tagrank.evaluation.report import write_model_report
 from tagrank.features.labelled import load_labelled
-from tagrank.training.run import read_history, train, training_part
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
+from tagrank.training.splits import training_part
 
 
 def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:

@@ -80,7 +80,7 @@ def report(
     """
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.report import write_model_report
-    from tagrank.training.run import read_history
+    from tagrank.training.run_folder import read_history
 
     check_target("--out", out, make_folder=True)
     judged = _open(model, manifest, data)

@@ -1,6 +1,7 @@
 """The rows of the baselines: what the model has to beat, fitted and judged as the model is."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tagrank.annotator import Annotator
@@ -10,7 +11,8 @@ from tagrank.evaluation.baselines import Baseline, FrequencyPrior, LinearClassif
 from tagrank.evaluation.judgement import KS, Judgement, Row, judge, renamed, scores
 from tagrank.features.labelled import LabelledImages
 from tagrank.ranker.presets import PRESETS, Preset
-from tagrank.training.run import fit_ranker, hold_out
+from tagrank.training.fit import fit_ranker
+from tagrank.training.splits import hold_out
 
 
 def evaluate_baselines(
@@ -58,9 +60,8 @@ def evaluate_baselines(
             train_images.take(kept),
             train_images.take(held_out),
             annotator.vocabulary,
-            _preset(annotator),
+            replace(_preset(annotator), conditioning="initial", feedback=False),
             Path(folder),
-            conditioning="initial",
             seed=seed,
             progress="captioning LSTM" if progress else None,
         )
@@ -77,4 +78,4 @@ def _with_lists(images: LabelledImages, vocabulary: Vocabulary) -> LabelledImage
 def _preset(annotator: Annotator) -> Preset:
     """The hyper-parameters the model was trained with; the default ones where it does not say."""
     fields = {key: value for key, value in annotator.training.items() if key in Preset.__dataclass_fields__}
-    return Preset(**fields) if fields else PRESETS["default"]
+    return replace(PRESETS["default"], **fields)

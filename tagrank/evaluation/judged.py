@@ -14,7 +14,7 @@ from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import digests, read_seen
 from tagrank.features.store import open_features
 from tagrank.options import BaselineOptions, JudgedOptions
-from tagrank.training.run import check_apart, training_part
+from tagrank.training.splits import check_apart, training_part
 
 
 class JudgedModel:

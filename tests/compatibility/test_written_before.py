@@ -18,7 +18,8 @@ from tagrank.data.manifest import read_manifest
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.ranker.presets import PRESETS
 from tagrank.retrieval import open_index
-from tagrank.training.run import read_history, train
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
 
 WRITTEN = Path(__file__).parent / "written"
 MODELS = ("ensemble", "feedback", "initial")

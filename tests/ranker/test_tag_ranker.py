@@ -1,6 +1,7 @@
 """TagRanker against the paper's equations written out by hand."""
 
-from typing import Any
+import math
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tagrank import TagRanker
-from tagrank.data.targets import encode_lists, rank_weights
+from tagrank.data.targets import encode_lists
 from tagrank.decode import decode
-from tagrank.evaluation.baselines import rank_weights as rank_weights_of_lists
+from tagrank.ranker.config import RankerConfig, RankerOptions
 from tagrank.ranker.ensemble import build_ranker
 from tagrank.recurrence import trace
 
@@ -145,7 +146,11 @@ def test_the_auxiliary_loss_counts_in_training_alone() -> None:
     model, images = make(auxiliary=0.7, activation="relu"), features()
     encoded = encode_lists(LISTS, 5, model.steps)
     w = dict(model.named_parameters())
-    weights = rank_weights_of_lists(LISTS, 5).double()
+    weights = torch.zeros(3, 5).double()  # of LISTS
+    for image, lists in enumerate(LISTS):
+        for tags in lists:
+            for t, tag in enumerate(tags):
+                weights[image, tag] += 1 / math.log2(2 + t) / len(lists)
     odds = (images @ w["embedding.weight"].T + w["embedding.bias"]).clamp(min=0) @ w["tag_classifier.weight"].T
     p = torch.sigmoid(odds + w["tag_classifier.bias"])
     tags = -(weights * p.log() + (1 - weights) * (1 - p).log()).sum()
@@ -153,13 +158,6 @@ def test_the_auxiliary_loss_counts_in_training_alone() -> None:
         with_tags = model.train().loss(images, encoded, reduction)  # type: ignore[arg-type]
         without = model.eval().loss(images, encoded, reduction)  # type: ignore[arg-type]
         torch.testing.assert_close(with_tags - without, 0.7 * tags / images_in)
-
-
-def test_rank_weights_of_targets_are_those_of_lists() -> None:
-    lists = [[[0, 3, 1], [2]], [], [[4, 0, 1, 2, 3], []], []]
-    got = rank_weights(encode_lists(lists, 5, 5), 5, 4)
-    want = rank_weights_of_lists([image or [[]] for image in lists], 5)
-    torch.testing.assert_close(got, want)
 
 
 def test_hidden_states_have_a_dropout_of_their_own() -> None:
@@ -184,7 +182,7 @@ def test_without_feedback_the_recurrence_runs_once_per_image() -> None:
     with trace() as kernels:
         model.loss(features(1), encode_lists(many, 5, model.steps))
     assert kernels == ["native.forward"]
-    with pytest.raises(ValueError, match="tags: expected None as feedback=False"):
+    with pytest.raises(ValueError, match="tags: expected None because feedback=False"):
         model(features(), torch.zeros(3, 4, dtype=torch.int64))
 
 
@@ -253,5 +251,12 @@ def test_bad_features() -> None:
         make(feedback=True)(features(), torch.zeros(3, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"features: expected shape \[B, D\] with D = 8, got \[3, 9\]"):
         make().predict(torch.zeros(3, 9))
-    with pytest.raises(ValueError, match="tags: expected the previous tags as feedback=True, got None"):
+    with pytest.raises(ValueError, match="tags: expected the previous tags because feedback=True, got None"):
         make(feedback=True)(features())
+
+
+def test_the_keywords_for_type_checkers_are_the_fields() -> None:
+    assert list(get_type_hints(RankerOptions)) == list(get_type_hints(RankerConfig))
+    assert get_type_hints(RankerOptions) == get_type_hints(RankerConfig)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        make(colour="red")

@@ -5,7 +5,7 @@ import random
 import resource
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ from tagrank.errors import InputError
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.presets import PRESETS
-from tagrank.training.loop import SAMPLES, RankerModule
-from tagrank.training.run import read_history, train
+from tagrank.training.module import SAMPLES, RankerModule
+from tagrank.training.options import TrainKeywords, TrainOptions
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
 TAGS = ("sea", "dog", "boat", "tree", "ball")
@@ -343,6 +345,17 @@ def test_bad_input(data: Path) -> None:
     with pytest.raises(InputError, match="expected at least 2 images to train and validate on, got 1"):
         run(data, "out")
     assert not (data / "out" / "config.json").exists()
+
+
+def test_options_by_keyword_and_as_an_object(data: Path) -> None:
+    assert get_type_hints(TrainKeywords) == get_type_hints(TrainOptions)
+    assert list(get_type_hints(TrainKeywords)) == list(get_type_hints(TrainOptions))
+    run(data, "keywords", seed=1, epochs=1)
+    options = TrainOptions(features=data / "features", seed=2, epochs=1, progress=False)
+    train(data / "images.jsonl", data / "object", options=options, seed=1)
+    assert same(weights(data / "keywords"), weights(data / "object"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
+        run(data, "other", sed=1)
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from tagrank.decode import (
     read_thresholds,
 )
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, extract_features, load_backbone
+from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.extraction import extract_features
 from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker, build_ranker
@@ -240,18 +241,12 @@ class Annotator:
         if isinstance(paths, (str, Path)):
             raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
-        backbone = self.backbone()
-        errors: dict[Path, InputError] = {}
-        rows = extract_features(backbone, paths, batch_size=batch_size, on_error=errors.__setitem__)
-        waiting = iter(paths)
+        rows = extract_features(self.backbone(), paths, batch_size=batch_size)
         while batch := list(islice(rows, batch_size)):
-            rankings = self.rank(torch.stack([row for _, row in batch]), **options)
-            for (path, _), ranking in zip(batch, rankings, strict=True):
-                while (before := next(waiting)) != path:
-                    yield before, errors[before]
-                yield path, self.tags(ranking, options.get("output"))
-        for path in waiting:
-            yield path, errors[path]
+            features = [row for _, row in batch if isinstance(row, Tensor)]
+            rankings = iter(self.rank(torch.stack(features), **options) if features else ())
+            for path, row in batch:
+                yield path, row if isinstance(row, InputError) else self.tags(next(rankings), options.get("output"))
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """A ranking of indices in words, those of ``output`` where it was made with it."""

@@ -61,7 +61,11 @@ class Case:
         return products if mode == "inference" else 3 * products
 
     def bytes_moved(self, mode: Mode) -> float:
-        """Bytes of main memory that must move: weights, context, hidden states; in training also their gradients."""
+        """The bytes of main memory that must move.
+
+        In inference W and U (4H x H each), the context (B x H) and the hidden states (T x B x H). In training also the
+        gradients of all these.
+        """
         once = 8 * self.hidden**2 + self.batch * self.hidden * (1 + self.steps)
         return (once if mode == "inference" else 2 * once) * self.dtype.itemsize
 
@@ -73,7 +77,7 @@ class Contestant:
     Attributes:
         name: the name in tables and result files.
         kind: ``"ours"``; ``"peer"``, with which ours are compared; or ``"floor"``, which does only the matrix products.
-        module: the module with the parameters that training differentiates by.
+        module: the module whose parameters have gradients in training.
         forward: computes the hidden states from the context.
         graphed: whether it is captured in a CUDA graph and replayed.
         within: makes the context manager in which both passes run.
@@ -152,7 +156,11 @@ def cell_parameters(lstm: nn.LSTM) -> dict[str, Tensor]:
 
 
 def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The hidden states ``[T, B, H]``, and the gradients of their sum by the context and each parameter, in float64."""
+    """The right result in float64.
+
+    Returns:
+        The hidden states ``[T, B, H]``, and the gradients of their sum with respect to the context and each parameter.
+    """
     weights = {name: p.detach().double().requires_grad_() for name, p in lstm.named_parameters()}
     leaf = context.detach().double().requires_grad_()
     output = _recur(leaf, case.steps, **weights)

@@ -16,12 +16,12 @@ import triton.language as tl
 
 
 @triton.jit
-def arrive(counter, last):
-    """Publish what this program has stored. ``last`` is the number of all arrivals in the launch."""
+def arrive(counter, total):
+    """Publish what this program has stored. ``total`` is the number of arrivals in the whole launch."""
     # One thread does the atomic. Its release covers the other threads' stores only because they come before a barrier
     # of the block.
     tl.debug_barrier()
-    if tl.atomic_add(counter, 1, sem="release", scope="gpu") == last - 1:
+    if tl.atomic_add(counter, 1, sem="release", scope="gpu") == total - 1:
         tl.atomic_xchg(counter, 0, sem="relaxed", scope="gpu")
 
 

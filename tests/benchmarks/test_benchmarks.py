@@ -12,10 +12,11 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# pytest does not put the repository's root on sys.path: the folder `kernels` there must not be imported by that name.
+# Tests never have the repository's root on their path, as `kernels` there is not the package of that name.
 PRELUDE = "import sys; sys.path.insert(0, {root!r}); import json, torch\n"
 
-# The tests run Triton's kernels in its interpreter. The scripts must not.
+
+# The tests of Triton's kernels run in its interpreter, which the scripts have no use for.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# pytest does not put the repository's root on sys.path: the folder `kernels` there must not be imported by that name.
+# Tests never have the repository's root on their path, as `kernels` there is not the package of that name.
 PRELUDE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import json\n"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
@@ -75,7 +75,7 @@ def test_after(): pass
 
 
 def test_each_test_is_reported_as_what_it_is(tmp_path: Path) -> None:
-    """All of it, on tests that pass, fail, hang and crash. compute-sanitizer fails, and no other result is lost."""
+    """The real thing on fakes that pass, fail, hang and crash; the checker fails, and nothing else is lost."""
     folder = tmp_path / "tests"
     folder.mkdir()
     (folder / "test_some.py").write_text(FAKES)
@@ -123,7 +123,7 @@ def test_what_was_not_reached_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_checker_that_is_not_there_or_fails(tmp_path: Path) -> None:
-    """A stand-in for compute-sanitizer finds nothing, finds errors, fails, and takes too long."""
+    """A stand-in for compute-sanitizer: clean, failing, and silent for too long."""
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(
         "#!/bin/sh\n"

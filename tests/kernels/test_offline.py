@@ -1,7 +1,7 @@
-"""The table compiles for A100, H100 and B200, without a spill and within shared memory. Needs no GPU.
+"""The table compiles for A100, H100 and B200 without a spill and within shared memory. Needs no GPU.
 
-These tests compile each rule once. ``make kernels-report`` compiles it in all its dtypes and with all its flags, and
-writes the result into ``docs/kernels.md``.
+Each rule once here; ``make kernels-report`` compiles each in all its dtypes and with all its flags, and
+``docs/kernels.md`` is what that gave.
 """
 
 import json
@@ -59,7 +59,7 @@ def test_everything_was_compiled(reports: list[dict[str, Any]]) -> None:
 
 
 def test_matrix_instructions(reports: list[dict[str, Any]]) -> None:
-    """Tensor cores do all products except float32 without TF32. On Hopper, tiles of 64 rows and more use wgmma."""
+    """All products are on the tensor cores, but for float32 without TF32; 64 rows make a wgmma on Hopper."""
     for report in reports:
         if report["dtype"] == "float32" and report["precision"] == "ieee":
             expected = []

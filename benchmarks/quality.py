@@ -1,8 +1,8 @@
 """Rank quality on real photographs: every baseline and every variant of the model, several seeds, one table.
 
-Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder and judged by ``val.jsonl``, by which the
-best epoch was chosen too. Each (row, seed) is written to the result file when it is done, and a later run with the same
-settings goes on from there.
+Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder, and judged by ``val.jsonl`` with
+``val_features.npz``, by which the best epoch is chosen too. The scores of each row and seed are written to the result
+file as soon as they are known. A later run does not repeat what the file has under the same settings.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def row(name: str, decoder: str, runs: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def margins(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By metric, how far the default preset is ahead of the best baseline at it."""
+    """For each metric, how far the default preset is ahead of the baseline that is best at this metric."""
     ours = [r for r in rows if r["name"] == "default" and r["decoder"] == DECODER]
     theirs = [r for r in rows if r["name"] in BASELINES]
     if not ours or not theirs:
@@ -254,10 +254,10 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with train and val")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with the four files")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; what it has is not run again")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; what it has is not measured again")
     try:
         measure(parser.parse_args(argv))
     except InputError as error:

@@ -257,7 +257,9 @@ class Annotator:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder, each file as a whole; the configuration last, so that a folder with one is complete.
+        """Write the model folder.
+
+        Each file is replaced as a whole, and the configuration is written last: a folder that has it is complete.
 
         Raises:
             InputError: the folder cannot be written.
@@ -288,7 +290,7 @@ class Annotator:
         """Read a model folder.
 
         Raises:
-            InputError: a file is missing or damaged, or they do not fit together.
+            InputError: a file is missing or damaged, or the files do not fit together.
         """
         folder = Path(folder)
         if not folder.is_dir():

@@ -87,7 +87,7 @@ def _run(
 ) -> None:
     """Train from a checkpoint, or from the beginning."""
     batch_size = module.preset.batch_size
-    # A backbone that normalises by the variance of a batch cannot read a last batch of one image.
+    # A backbone normalises by the variance of a batch, and a last batch of one image has none.
     drop_last = module.backbone is not None and len(train) % batch_size == 1
     sampler = EpochSampler(train, module.seed)
     try:

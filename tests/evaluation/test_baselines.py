@@ -25,7 +25,7 @@ SEEING = BASELINES[1:]
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads only get into each other's way on sets this small."""
+    """On sets as small as these, threads only get into each other's way."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,9 +33,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def make_set(count: int, seed: int, *, xor: bool = False) -> tuple[Tensor, list[list[list[int]]]]:
-    """Images of six tags whose order follows from the features: strongest feature first, two noisy lists each.
+    """Images with two noisy lists each; the order of six tags follows six features, strongest first.
 
-    With ``xor`` the first tag depends on the product of two features, which nothing linear can tell.
+    With ``xor`` the first tag depends on the product of two features, which no linear model can compute.
     """
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, 8, generator=generator)
@@ -113,7 +113,7 @@ def test_more_neighbours_than_images() -> None:
 
 
 @pytest.mark.parametrize("make", SEEING)
-def test_those_that_see_beat_the_prior(make: Callable[[], Baseline]) -> None:
+def test_baselines_that_see_the_image_beat_the_prior(make: Callable[[], Baseline]) -> None:
     features, lists = make_set(600, seed=0)
     held_out = make_set(200, seed=1)
     prior, baseline = FrequencyPrior(), make()
@@ -123,7 +123,7 @@ def test_those_that_see_beat_the_prior(make: Callable[[], Baseline]) -> None:
     assert ndcg3(baseline, *held_out) > 0.8
 
 
-def test_two_layers_learn_what_one_cannot() -> None:
+def test_two_layers_learn_what_one_layer_cannot() -> None:
     features, lists = make_set(1000, seed=0, xor=True)
     held_out = make_set(300, seed=1, xor=True)
     linear, mlp = LinearClassifier(), MLPClassifier()
@@ -138,7 +138,7 @@ def test_two_layers_learn_what_one_cannot() -> None:
 
 
 @pytest.mark.parametrize("make", [LinearClassifier, MLPClassifier])
-def test_the_seed_alone_decides(make: Callable[[], Baseline]) -> None:
+def test_only_the_seed_decides(make: Callable[[], Baseline]) -> None:
     features, lists = make_set(150, seed=0)
     state = torch.get_rng_state()
     logits = []
@@ -183,7 +183,7 @@ def test_features_that_are_all_the_same_give_the_prior(make: Callable[[], Baseli
     baseline.fit(features, lists, num_tags=6)
     prior.fit(features, lists, num_tags=6)
     if isinstance(baseline, NearestNeighbours):
-        # No image is nearer than another, and none is similar: nothing tells the tags apart.
+        # After centring, no image is similar to any other: all tags have the same score.
         assert baseline.rank(features[:1]) == [[0, 1, 2, 3, 4, 5]]
     else:
         weights = weights_of(lists).mean(dim=0)
@@ -232,7 +232,7 @@ def test_no_images_and_no_neighbours_are_errors() -> None:
 
 @pytest.mark.photographs
 def test_numbers_on_photographs(flickr8k: Path) -> None:
-    """The baselines have to stay as strong as they can be: what beats weak ones proves nothing."""
+    """The baselines must stay as strong as they can be: to beat weak baselines proves nothing."""
     train, val = ([json.loads(line) for line in (flickr8k / f"{s}.jsonl").open()] for s in ("train", "val"))
     number = {tag: i for i, tag in enumerate(sorted({t for image in train for t in image["tags"]}))}
     lists = [[[number[tag] for tag in ranked] for ranked in image["lists"]] for image in train]

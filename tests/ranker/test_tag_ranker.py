@@ -31,9 +31,15 @@ def features(batch: int = 3) -> Tensor:
 
 
 def by_hand(model: TagRanker, image: Tensor, previous: list[int]) -> Tensor:
-    """Equations (1)-(9) for one image, a step at a time; ``previous`` are the tags before each position but the first.
+    """Equations (1)-(9) for one image, step by step.
 
-    Returns the log probabilities ``[S, V + 1]``.
+    Args:
+        model: its parameters.
+        image: features ``[D]``.
+        previous: the tags at all positions but the last, each of which is read at the next position.
+
+    Returns:
+        Log probabilities ``[S, V + 1]``.
     """
     w = dict(model.named_parameters())
     size = model.lstm.hidden_size
@@ -96,7 +102,7 @@ def test_loss_is_equation_10(options: dict[str, Any]) -> None:
     got = model.loss(images, encoded, reduction="sum")
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(model.loss(images, encoded), expected / 6)
-    # Each gradient is there, and is that of the equations.
+    # Each parameter has a gradient, and it is the gradient of the equations.
     ours = torch.autograd.grad(got, list(model.parameters()))
     theirs = torch.autograd.grad(expected, list(model.parameters()))
     torch.testing.assert_close(ours, theirs)
@@ -131,18 +137,19 @@ def test_what_standardise_by_measures() -> None:
 def test_starts_at_the_frequencies(skip: bool) -> None:
     model = make(skip=skip, auxiliary=1.0)
     model.start_at_frequencies(encode_lists(LISTS, 5, model.steps))
-    # How often tags 0 to 4 and END are in LISTS, and one more.
+    # How often tags 0 to 4 and END are in LISTS, plus one.
     counts = np.array([3, 2, 2, 3, 1, 6]) + 1
     want = torch.from_numpy(counts / counts.sum()).expand(3, model.steps, 6)
     torch.testing.assert_close(model.eval().predict(features()), want)
     assert model.tag_classifier is not None
     start = model.tag_classifier.bias.sigmoid()
-    # Tag 4 is first in the one list of the second of three images, tag 1 first and third.
+    # Of three images, the second has one list, and tag 4 is first in it. Tag 1 is third in one of two lists of the
+    # first image, and first in one of three lists of the third image.
     torch.testing.assert_close(start[4].item(), 1 / 3, rtol=1e-6, atol=0)
     torch.testing.assert_close(start[1].item(), (0.5 / 2 + 1 / 3) / 3, rtol=1e-6, atol=0)
 
 
-def test_the_auxiliary_loss_counts_in_training_alone() -> None:
+def test_the_auxiliary_loss_counts_only_in_training() -> None:
     model, images = make(auxiliary=0.7, activation="relu"), features()
     encoded = encode_lists(LISTS, 5, model.steps)
     w = dict(model.named_parameters())
@@ -160,7 +167,7 @@ def test_the_auxiliary_loss_counts_in_training_alone() -> None:
         torch.testing.assert_close(with_tags - without, 0.7 * tags / images_in)
 
 
-def test_hidden_states_have_a_dropout_of_their_own() -> None:
+def test_hidden_states_can_have_another_dropout() -> None:
     model = make(dropout=0.0, hidden_dropout=0.5)
     assert torch.equal(model._embed(features()), model._embed(features()))
     assert not torch.equal(model(features()), model(features()))
@@ -203,7 +210,7 @@ def test_config_builds_the_same_model(options: dict[str, Any]) -> None:
     torch.testing.assert_close(twin.eval().predict(features()), model.eval().predict(features()))
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_only_in_training() -> None:
     model = make(dropout=0.5)
     assert not torch.equal(model(features()), model(features()))
     model.eval()

@@ -95,7 +95,7 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
       for (int lane = 0; lane < kLanes; ++lane) {
         const int u = unit_of(warp, lane);
         for (int gate = 0; u < slice.count && gate < kGates; ++gate) {
-          for (int step = 0; step < size / 2 / kStep; ++step) {
+          for (int step = 0; step < size / 2 / kSlice; ++step) {
             for (int i = 0; i < 8; ++i) {
               const int inner = inner_of(warp, lane, step, size) + i;
               if (inner < hidden) ++forward_weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
@@ -104,12 +104,12 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
         }
         for (int first = 0; first < batch; first += kTile * tiles) {
           for (int tile = 0; u < slice.count && tile < tiles; ++tile) {
-            const int row = first + row_of(warp, lane, tile);
+            const int row = first + forward_row(warp, lane, tile);
             if (row < batch) ++updated[row * hidden + slice.first + u];
           }
           for (int i = 0; u < slice.count && i < (tiles + 1) / 2; ++i) {
             for (int which = 0; which < 2 && tile_of(warp, i) < tiles; ++which) {
-              const int row = first + row_of(warp, lane, i, which);
+              const int row = first + backward_row(warp, lane, i, which);
               if (row < batch) ++differentiated[row * hidden + slice.first + u];
             }
           }
@@ -123,8 +123,8 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
             if (state >= hidden) continue;
             const Slice owner = slice_of(group / kGroups, hidden);
             if (owner.first + group % kGroups * kGroup + g == state) ++put[block * hidden + state];
-            for (int step = 0; step < kGates * kUnits / kStep; ++step) {
-              for (int at = 0; at < kStep; ++at) {
+            for (int step = 0; step < kGates * kUnits / kSlice; ++step) {
+              for (int at = 0; at < kSlice; ++at) {
                 const int inner = staged_inner(step, at), u = inner / kGates;
                 if (u < slice.count) ++backward_weight[gate_row(inner % kGates, slice.first + u, hidden) * hidden + state];
               }

@@ -29,16 +29,18 @@ def demo(
 @command("tagrank features photos/ --backbone efficientnet_lite0 --out features/")
 def features(
     paths: Annotated[list[Path], typer.Argument(help="Images, folders of them, or a manifest.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The feature store; one that is there is added to.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The feature store; images are added to an existing store.", show_default=False)
+    ],
     backbone: Annotated[
         str,
         typer.Option(help="vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (with its weights)."),
     ] = "vgg16",
     weights: WeightsOption = None,
 ) -> None:
-    """Compute the features of images, once and for all.
+    """Compute the features of images once, and keep them in a feature store.
 
-    Images are stored under their paths relative to the manifest or folder given.
+    The name of an image in the store is its path relative to the given manifest or folder.
     """
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
@@ -82,7 +84,7 @@ def train(
 
 @command("tagrank env")
 def env() -> None:
-    """Say what this machine can run, and why not what it cannot."""
+    """Print which backends this machine can run, and why it cannot run the others."""
     from tagrank.recurrence.environment import env as describe
 
     typer.echo(json.dumps(describe(), indent=2))

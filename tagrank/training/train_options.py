@@ -44,7 +44,7 @@ class TrainOptions:
     weights: str | Path | None = option(
         None, "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's.", type=str | None
     )
-    preset: str = option("default", "Hyper-parameters by name.", type=Literal["default", "paper", "scenes"])
+    preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")
     feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
     epochs: int | None = option(None, "Passes over the training images, instead of the preset's.", min=1)

@@ -269,8 +269,8 @@ def test_env() -> None:
     assert set(described["versions"]) == {"tagrank", "python", "torch", "triton"}
 
 
-def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) -> None:
-    manifest = world / "scenes" / "manifest.jsonl"
+def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
+    manifest = write_scenes(tmp_path / "scenes", 50)
     command = [
         sys.executable,
         "-m",

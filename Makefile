@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
-# A worker process a core. Workers share what takes long to make (`once` in tests/conftest.py). No test of tests/ measures time.
+# A worker process a core; WORKERS=0 runs the tests in one process. pytest-benchmark would warn that it is off beside others.
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal -p no:benchmark --durations=10
 

@@ -3,12 +3,16 @@
 import fcntl
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Processes that tests start have one thread too: other tests keep the other cores busy. torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with Ctrl-C ignored, and what they start inherits that. Tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
-# A worker process a core; WORKERS=0 runs the tests in one process. pytest-benchmark would warn that it is off beside others.
+# The tests run in a worker process a core, 8 at most. WORKERS=0 runs them in one process.
+# pytest-benchmark is left out: beside workers it measures nothing, and warns.
 WORKERS ?= auto
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal -p no:benchmark --durations=10
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal -p no:benchmark --durations=10
 
 .PHONY: help demo test test-all lint bench results gpu kernels-report wheel clean
 .DEFAULT_GOAL := help

@@ -127,7 +127,11 @@ TILES = [
     ("variant", "grid", "dtype", "constant"),
     [
         # Half of them are exhaustive: each variant meets each dtype and each kind of input, and each dtype meets both.
-        pytest.param(variant, grid, dtype, constant, marks=[] if (i + j + constant) % 2 else pytest.mark.exhaustive)
+        pytest.param(
+            *(variant, grid, dtype, constant),
+            marks=[] if (i + j + constant) % 2 else pytest.mark.exhaustive,
+            id=f"{variant.name}{i}-{dtype}-{'constant' if constant else 'varying'}",
+        )
         for i, (variant, grid) in enumerate(TILES)
         for j, dtype in enumerate((torch.float16, torch.float32, torch.float64))
         for constant in (True, False)

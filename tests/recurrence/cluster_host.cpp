@@ -1,5 +1,5 @@
 // The schedules of csrc/cuda on the host: each block of a cluster a thread, with the barriers between them real, for
-// test_cluster.py. Built without CUDA.
+// test_cluster.py. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles this one size, which is quick.
 
 #include <algorithm>
 #include <cstdint>
@@ -50,15 +50,21 @@ void run_backward(const BackwardCall& call) {
 // function<T, kPadded, kTiles>(call) for what the call needs; false where that was not compiled.
 #define CHOOSE(function, call, bfloat16, tiles)                                                          \
   switch (padded(call.hidden) * 10 + tiles) {                                                            \
-    CASE(function, call, bfloat16, 128, 1)                                                               \
-    CASE(function, call, bfloat16, 128, 2)                                                               \
-    CASE(function, call, bfloat16, 128, 4)                                                               \
-    CASE(function, call, bfloat16, 256, 2)                                                               \
-    CASE(function, call, bfloat16, 384, 1)                                                               \
-    CASE(function, call, bfloat16, 512, 2)                                                               \
+    CASES(function, call, bfloat16)                                                                      \
     default:                                                                                             \
       return false;                                                                                      \
   }
+#ifdef TAGRANK_TILES
+#define CASES(function, call, bfloat16) CASE(function, call, bfloat16, TAGRANK_PADDED, TAGRANK_TILES)
+#else
+#define CASES(function, call, bfloat16)                                                                  \
+  CASE(function, call, bfloat16, 128, 1)                                                                 \
+  CASE(function, call, bfloat16, 128, 2)                                                                 \
+  CASE(function, call, bfloat16, 128, 4)                                                                 \
+  CASE(function, call, bfloat16, 256, 2)                                                                 \
+  CASE(function, call, bfloat16, 384, 1)                                                                 \
+  CASE(function, call, bfloat16, 512, 2)
+#endif
 #define CASE(function, call, bfloat16, padded, tiles)                                                    \
   case padded * 10 + tiles:                                                                              \
     bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \

@@ -51,7 +51,8 @@ class ContextLSTMCell(nn.Module):
     ordered input, then context.
 
     Args:
-        context_size: number of features ``C`` of the context.
+        context_size: number of features ``C`` of the context. With 0 the context is ``[B, 0]``, and the cell is
+            ``nn.LSTMCell``.
         hidden_size: number of features ``H`` of the hidden state.
         input_size: number of features ``I`` of the input at each step; 0 where there is none.
         bias: whether to have ``bias_ih`` and ``bias_hh``.
@@ -81,8 +82,6 @@ class ContextLSTMCell(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(context_size, hidden_size, input_size)
-        if context_size == 0:
-            raise ValueError("context_size must be greater than zero; without a context use nn.LSTMCell")
         self.context_size = context_size
         self.hidden_size = hidden_size
         self.input_size = input_size

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from tagrank.nn.cell import ContextLSTMCell
 from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
@@ -197,8 +198,35 @@ class ContextLSTM(nn.Module):
                 text += f", {name}={getattr(self, name)!r}"
         return text
 
+    def cell(self) -> ContextLSTMCell:
+        """A cell that runs this layer step by step, for decoders that choose each input from the output before.
+
+        The cell has this layer's parameters, not copies of them. It does not see parameters that replace them later
+        (``load_state_dict(assign=True)``): make a new cell then.
+
+        Raises:
+            ValueError: the layer is a stack of several.
+        """
+        if self.num_layers != 1:
+            raise ValueError(f"cell: expected num_layers=1, got {self.num_layers}")
+        cell = ContextLSTMCell(
+            self.context_size,
+            self.hidden_size,
+            input_size=self.input_size,
+            bias=self.bias,
+            backend=self.backend,
+            device="meta",
+        )
+        for name in [name for name, parameter in cell.named_parameters()]:
+            # Deleted first, because under functional_call this layer's parameters are plain tensors.
+            delattr(cell, name)
+            setattr(cell, name, self._parameter(f"{name}_l0"))
+        return cell
+
     def context_gates(self, context: Tensor | None) -> Tensor:
-        """The context's share of the first layer's gates, biases included.
+        """The context's share of the first layer's gates, biases included, to call ``lstm_recurrence`` by hand.
+
+        :meth:`ContextLSTMCell.context_gates` returns more than this tensor: what :meth:`cell` needs to step.
 
         Args:
             context: ``[B, C]``, or ``[C]`` unbatched; ``None`` where ``context_size`` is 0.

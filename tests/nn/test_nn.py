@@ -296,6 +296,46 @@ def test_cell_steps_are_the_layer() -> None:
     torch.testing.assert_close(state[1], lstm(context, input=input)[1][1][0])
 
 
+@pytest.mark.parametrize(("context_size", "input_size"), [(3, 2), (3, 0), (0, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_cell_of_a_layer_steps_it(context_size: int, input_size: int, bias: bool) -> None:
+    lstm = ContextLSTM(context_size, 5, input_size=input_size, bias=bias)
+    cell = lstm.cell()
+    assert [p.data_ptr() for p in cell.parameters()] == [p.data_ptr() for p in lstm.parameters()]
+    assert "cell" not in "".join(lstm.state_dict())
+    context, inputs, state = torch.randn(4, context_size), torch.randn(6, 4, input_size), None
+    gates = cell.context_gates(context)
+    for x in inputs:
+        state = cell(gates, x if input_size else None, state)
+    assert state is not None
+    whole = lstm(context if context_size else None, 6, inputs if input_size else None)[1]
+    torch.testing.assert_close(torch.stack(state), torch.cat(whole))
+    ours = torch.autograd.grad(sum(state).square().sum(), lstm.parameters())
+    torch.testing.assert_close(ours, torch.autograd.grad(sum(whole).square().sum(), lstm.parameters()))
+
+
+def test_the_cell_of_a_layer_under_functional_call() -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = ContextLSTM(3, 5)
+
+        def forward(self, context: Tensor) -> Tensor:
+            cell = self.lstm.cell()
+            h: Tensor = cell(cell.context_gates(context))[0]
+            return h
+
+    module, context = Stepped(), torch.randn(2, 3)
+    zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    assert torch.equal(torch.func.functional_call(module, zeros, (context,)), torch.zeros(2, 5))
+    assert module(context).abs().min() > 0
+
+
+def test_a_stack_of_layers_has_no_cell() -> None:
+    with pytest.raises(ValueError, match="cell: expected num_layers=1, got 2"):
+        ContextLSTM(3, 5, num_layers=2).cell()
+
+
 @pytest.mark.parametrize("input_size", [0, 2])
 def test_cell_trains_as_nn_lstm_cell_does(input_size: int) -> None:
     cell, reference = ContextLSTMCell(3, 5, input_size=input_size), nn.LSTMCell(input_size + 3, 5)

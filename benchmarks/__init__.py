@@ -1,1 +1,1 @@
-"""Measurements. Run from the repository: ``python -m benchmarks.recurrence``."""
+"""Measurements. Run them from the repository's root, for example ``python -m benchmarks.recurrence``."""

@@ -48,17 +48,6 @@ SCENES, SCENE_PIXELS = 64, 400
 # A call of annotate gets four batches: in one alone there would be nothing to overlap.
 BATCHES = 4
 PRESET = PRESETS["default"]
-OPTIONS = (
-    "embedding_size",
-    "hidden_size",
-    "bias",
-    "activation",
-    "dropout",
-    "hidden_dropout",
-    "skip",
-    "signed_root",
-    "standardise",
-)
 
 Seconds = dict[str, float]
 Row = dict[str, Any]
@@ -106,7 +95,7 @@ def end_to_end(annotator: Annotator, paths: Sequence[Path], batch: int) -> Secon
 
 def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Callable[[], Seconds]:
     """A function that makes a step like those of ``tagrank train``."""
-    from tagrank.training.loop import RankerModule
+    from tagrank.training.module import RankerModule
 
     # A schedule would ask a Trainer for the number of steps, and costs next to nothing.
     module = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[], seed=0)
@@ -132,9 +121,9 @@ def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Ca
 
 
 def make_ranker(feature_size: int, backend: str) -> TagRanker:
-    """A member of the default preset's ensemble, with the same weights each time."""
+    """A member of the default preset's ensemble, without its auxiliary loss; the same weights each time."""
     torch.manual_seed(0)
-    options = {name: getattr(PRESET, name) for name in OPTIONS}
+    options = PRESET.ranker_options() | {"auxiliary": 0.0}
     return TagRanker(feature_size, TAGS, max_length=MAX_LENGTH, backend=backend, **options).eval()
 
 

@@ -1,7 +1,7 @@
-"""Who runs in a comparison of recurrences: our backends, and what people use today.
+"""The contestants in a comparison of recurrences: tagrank's backends, and what people use today.
 
-Each contestant computes the same thing from the same parameters: the hidden states of an LSTM whose input is a context
-``[B, D]``, D = H, that stays the same at each of ``T`` steps.
+All contestants compute the same result from the same parameters: the hidden states ``[T, B, H]`` of an LSTM whose input
+is a context ``[B, D]``, D = H, which is the same in all ``T`` time steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from tagrank import ContextLSTM, env
 from tagrank.recurrence.backends import FUSED, cluster
 from tagrank.recurrence.backends import triton_kernels as triton
 
-#: Relative error, in the norm, up to which a result counts as right.
+#: The largest relative error (in the Euclidean norm) of a right result.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 Mode = Literal["inference", "training"]
@@ -29,7 +29,15 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A problem size: batch ``B``, context and hidden size ``D = H``, steps ``T``."""
+    """A problem size.
+
+    Attributes:
+        batch: batch size ``B``.
+        hidden: hidden size ``H``, which is also the context size ``D``.
+        steps: number of time steps ``T``.
+        dtype: the dtype of parameters and context.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
 
     batch: int
     hidden: int
@@ -38,18 +46,26 @@ class Case:
     device: str = "cpu"
 
     def make(self) -> tuple[nn.LSTM, Tensor]:
-        """The same parameters and context each time."""
+        """The parameters, as those of an ``nn.LSTM``, and the context. They are the same in each call."""
         torch.manual_seed(0)
         lstm = nn.LSTM(self.hidden, self.hidden, device=self.device, dtype=self.dtype)
         return lstm, torch.randn(self.batch, self.hidden, device=self.device, dtype=self.dtype)
 
     def flops(self, mode: Mode) -> float:
-        """The operations that cannot be left out: ``W I`` once, ``U h`` at all steps but the first, where h is zero."""
+        """The operations that cannot be left out.
+
+        In inference ``W I`` once, and ``U h`` in each time step but the first, whose h is zero: 8 B H^2 each. In
+        training three times as many.
+        """
         products = 8 * self.batch * self.hidden**2 * self.steps
         return products if mode == "inference" else 3 * products
 
     def bytes_moved(self, mode: Mode) -> float:
-        """Main memory to be read or written: weights, context, hidden states; in training their gradients too."""
+        """The bytes of main memory that must move.
+
+        In inference W and U (4H x H each), the context (B x H) and the hidden states (T x B x H). In training also the
+        gradients of all these.
+        """
         once = 8 * self.hidden**2 + self.batch * self.hidden * (1 + self.steps)
         return (once if mode == "inference" else 2 * once) * self.dtype.itemsize
 
@@ -59,13 +75,14 @@ class Contestant:
     """A way to compute a case.
 
     Attributes:
-        name: as it is printed.
-        kind: ``ours``, a ``peer`` that ours is compared with, or a ``floor``: the matrix products alone.
-        module: has the parameters that are trained.
-        forward: the context to the hidden states.
-        graphed: to be captured in a CUDA graph, and then replayed.
-        within: makes the context in which both passes are run.
-        model_ms: for each mode, the least time of its kernels by ``tagrank.kernels.roofline``, if that knows the GPU.
+        name: the name in tables and result files.
+        kind: ``"ours"``; ``"peer"``, with which ours are compared; or ``"floor"``, which does only the matrix products.
+        module: the module whose parameters have gradients in training.
+        forward: computes the hidden states from the context.
+        graphed: whether it is captured in a CUDA graph and replayed.
+        within: makes the context manager in which both passes run.
+        model_ms: for each mode, the least time of its kernels in milliseconds according to
+            ``tagrank.kernels.roofline``. Empty if that has no model of the kernels or the GPU.
     """
 
     name: str
@@ -78,43 +95,53 @@ class Contestant:
 
 
 def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
-    """All that can run this case, with the parameters of ``lstm``; ``compiled``: torch.compile's peer among them."""
-    cuda = case.device == "cuda"
+    """All contestants that can run this case, with the parameters of ``lstm``.
+
+    If ``compiled``, one of them is the loop under ``torch.compile``.
+    """
     runs = []
     for backend, unavailable in env()["backends"].items():
         if unavailable or (backend in FUSED and case.device != FUSED[backend].DEVICE):
             continue
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
-        if backend != "eager":
-            ours = Contestant(f"tagrank {backend}", "ours", module, _ours(module, case.steps))
-            if not cuda:
-                runs.append(ours)
-                continue
-            if backend == "cluster":
-                if cluster.unsupported(torch.empty(0, 4 * case.hidden, device=case.device, dtype=case.dtype)) is None:
-                    runs.append(replace(ours, model_ms=_modelled(case, "cluster")))
-                continue
-            runs.append(replace(ours, model_ms=_modelled(case, None)))
-            # What the table would take if this GPU were in tagrank.kernels.verified.
-            runs += [
-                replace(ours, name=f"{ours.name} {n}", within=_forced(n), model_ms=_modelled(case, n))
-                for n in _served(case)
-            ]
-            continue
-        runs.append(Contestant("eager loop", "peer", module, _ours(module, case.steps)))
-    loop = _loop(lstm, case.steps)
+        runs += _of_backend(case, backend, module)
+    graphed = [replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs]
     if compiled:
         torch._dynamo.reset()
-        runs.append(Contestant("torch.compile", "peer", lstm, torch.compile(loop, dynamic=False, fullgraph=True)))
-    if cuda:
-        runs += [
-            replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs if run.name != "torch.compile"
-        ]
+        loop = torch.compile(_loop(lstm, case.steps), dynamic=False, fullgraph=True)
+        runs.append(Contestant("torch.compile", "peer", lstm, loop))
+    if case.device == "cuda":
+        runs += graphed
+    return runs + _of_libraries(case, lstm)
+
+
+def _of_backend(case: Case, backend: str, module: ContextLSTM) -> list[Contestant]:
+    """The contestants of one backend: it may have several kernels that serve this case, or none."""
+    forward = _layer(module, case.steps)
+    if backend == "eager":
+        return [Contestant("eager loop", "peer", module, forward)]
+    ours = Contestant(f"tagrank {backend}", "ours", module, forward)
+    if case.device == "cpu":
+        return [ours]
+    if backend == "cluster":
+        if cluster.unsupported(torch.empty(0, 4 * case.hidden, device=case.device, dtype=case.dtype)) is not None:
+            return []
+        return [replace(ours, model_ms=_least_ms(case, "cluster"))]
+    # First what the table takes now, then what it could take if this GPU were in tagrank.kernels.verified.
+    return [replace(ours, model_ms=_least_ms(case, None))] + [
+        replace(ours, name=f"{ours.name} {name}", within=_forced(name), model_ms=_least_ms(case, name))
+        for name in _serving_in_one_launch(case)
+    ]
+
+
+def _of_libraries(case: Case, lstm: nn.LSTM) -> list[Contestant]:
+    """The contestants that are PyTorch's own modules or come from other libraries."""
+    cuda = case.device == "cuda"
     library = "cuDNN" if cuda else "oneDNN"
-    runs.append(Contestant(f"nn.LSTM ({library})", "peer", lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0]))
+    runs = [Contestant(f"nn.LSTM ({library})", "peer", lstm, lambda c: lstm(c.expand(case.steps, -1, -1))[0])]
     cell = nn.LSTMCell(case.hidden, case.hidden, device=case.device, dtype=case.dtype)
-    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in lstm.state_dict().items()})
+    cell.load_state_dict(cell_parameters(lstm))
     runs.append(Contestant("nn.LSTMCell loop", "peer", cell, _cell_loop(cell, case.steps)))
     if cuda and case.dtype != torch.float32 and find_spec("flashrnn") is not None:
         runs.append(Contestant("flashrnn", "peer", lstm, _flashrnn(lstm, case)))
@@ -123,8 +150,17 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
     return runs
 
 
+def cell_parameters(lstm: nn.LSTM) -> dict[str, Tensor]:
+    """The state dict of a one-layer ``nn.LSTM``, with the names that ``nn.LSTMCell`` has for the parameters."""
+    return {name.removesuffix("_l0"): parameter for name, parameter in lstm.state_dict().items()}
+
+
 def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Hidden states ``[T, B, H]``, and the gradients of their sum: of the context, then of each parameter; float64."""
+    """The right result in float64.
+
+    Returns:
+        The hidden states ``[T, B, H]``, and the gradients of their sum with respect to the context and each parameter.
+    """
     weights = {name: p.detach().double().requires_grad_() for name, p in lstm.named_parameters()}
     leaf = context.detach().double().requires_grad_()
     output = _recur(leaf, case.steps, **weights)
@@ -132,14 +168,14 @@ def oracle(case: Case, lstm: nn.LSTM, context: Tensor) -> tuple[Tensor, list[Ten
 
 
 def error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
-    """The largest relative error, in the norm, of some tensors."""
+    """The largest relative error (in the Euclidean norm) of the tensors ``got``."""
     return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(got, want, strict=True))
 
 
 def _recur(
     context: Tensor, steps: int, weight_ih_l0: Tensor, weight_hh_l0: Tensor, bias_ih_l0: Tensor, bias_hh_l0: Tensor
 ) -> Tensor:
-    """The recurrence as plain PyTorch with a constant input, for the oracle and for torch.compile."""
+    """The recurrence with a constant input in plain PyTorch, for the oracle and for torch.compile."""
     gates_x = F.linear(context, weight_ih_l0, bias_ih_l0 + bias_hh_l0)
     h = c = torch.zeros_like(gates_x[:, : weight_hh_l0.shape[1]])
     states = []
@@ -156,43 +192,53 @@ def _loop(lstm: nn.LSTM, steps: int) -> Forward:
     return lambda context: _recur(context, steps, **weights)
 
 
-def _ours(module: ContextLSTM, steps: int) -> Forward:
+def _layer(module: ContextLSTM, steps: int) -> Forward:
     return lambda context: module(context, steps)[0]
 
 
-def _table(case: Case) -> tuple[int, int, str, Any]:
-    """What the table of Triton kernels is asked for."""
+def _table_arguments(case: Case) -> tuple[int, int, str, Any]:
+    """H, B, the dtype's name and the GPU, as the functions of ``tagrank.kernels.choice`` take them."""
     gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
     return case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
 
 
-def _served(case: Case) -> list[OneLaunch]:
-    """The variants in one launch that serve both passes of a case, verified or not."""
+def _serving_in_one_launch(case: Case) -> list[OneLaunch]:
+    """The variants that run all time steps in one launch and serve both passes of a case, verified or not."""
     from tagrank.kernels.choice import RULES
 
-    served = [{r.variant.name for r in rules if r.refusal(*_table(case)) is None} for rules in RULES.values()]
+    arguments = _table_arguments(case)
+    by_kernel = [{r.variant.name for r in rules if r.refusal(*arguments) is None} for rules in RULES.values()]
     names: tuple[OneLaunch, ...] = ("resident", "grouped")
-    return [name for name in names if all(name in some for some in served)]
+    return [name for name in names if all(name in serving for serving in by_kernel)]
 
 
-def _modelled(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
-    """Milliseconds that the kernels of a case take at least, without the products before and after the time loop."""
+def _least_ms(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
+    """The least time of a case's kernels in milliseconds, without the products before and after the time loop.
+
+    ``name`` is the variant of the Triton kernels, ``None`` for what the table takes, or ``"cluster"``. The result is
+    empty unless the GPU is like an H100 and the dtype has 16 bits.
+    """
     from tagrank.kernels.choice import choose
-    from tagrank.kernels.roofline import H100, cluster_step, step
+    from tagrank.kernels.roofline import H100, Step, cluster_step, triton_step
     from tagrank.kernels.variants import Kernel
 
-    size = _table(case)
-    if case.dtype == torch.float32 or size[-1].capability != (9, 0):
+    arguments = _table_arguments(case)
+    if case.dtype == torch.float32 or arguments[-1].capability != (9, 0):
         return {}
 
-    def floor(kernel: Kernel, training: bool) -> float:
+    def step(kernel: Kernel, training: bool) -> Step:
         if name == "cluster":
-            one = cluster_step(kernel, case.batch, case.hidden, H100, training=training)
-            return case.steps * one.floor(H100)[0] * 1e3
-        variant = choose(kernel, *size, name=name)
-        return case.steps * step(kernel, variant, case.batch, case.hidden, training=training).floor(H100)[0] * 1e3
+            return cluster_step(kernel, case.batch, case.hidden, H100, training=training)
+        variant = choose(kernel, *arguments, name=name)
+        return triton_step(kernel, variant, case.batch, case.hidden, training=training)
 
-    return {"inference": floor("forward", False), "training": floor("forward", True) + floor("backward", True)}
+    def milliseconds(kernel: Kernel, training: bool) -> float:
+        return case.steps * step(kernel, training).floor(H100)[0] * 1e3
+
+    return {
+        "inference": milliseconds("forward", False),
+        "training": milliseconds("forward", True) + milliseconds("backward", True),
+    }
 
 
 def _forced(name: OneLaunch) -> Callable[[], AbstractContextManager[Any]]:
@@ -211,7 +257,10 @@ def _cell_loop(cell: nn.LSTMCell, steps: int) -> Forward:
 
 
 def _flashrnn(lstm: nn.LSTM, case: Case) -> Forward:
-    """FlashRNN's fused kernel, one head: ``Wx`` [B, T, 4, heads, H], ``R`` [4, heads, H, H], ``b`` [4, heads, H]."""
+    """FlashRNN's fused kernel with one head.
+
+    It takes ``Wx`` [B, T, 4, heads, H], ``R`` [4, heads, H, H] and ``b`` [4, heads, H].
+    """
     from flashrnn import flashrnn
 
     H, dtype = case.hidden, str(case.dtype).removeprefix("torch.")
@@ -228,7 +277,7 @@ def _flashrnn(lstm: nn.LSTM, case: Case) -> Forward:
 
 
 def _packed_products(lstm: nn.LSTM, case: Case) -> Forward:
-    """The matrix products of the forward pass, one after another, by oneDNN with a weight that is packed once."""
+    """Only the matrix products of the forward pass: one a time step, by oneDNN, with a weight packed beforehand."""
     weight = torch.ops.mkldnn._reorder_linear_weight(lstm.weight_hh_l0.detach(), case.batch)
 
     def run(context: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Time a decoder that reads an input at each step beside its context: a whole sequence, and step by step.
+"""Time a decoder that reads an input in each time step, in addition to its context.
 
-The first is teacher forcing, ``ContextLSTM`` against ``nn.LSTM`` on ``cat([x_t, context])``; the second is generation,
-``ContextLSTMCell`` against ``nn.LSTMCell`` on the same; the concatenation is part of what the peers do. Each result is
-compared with float64 first; the two run in turn, and medians are compared.
+A whole sequence, as in teacher forcing: ContextLSTM against nn.LSTM on cat([x_t, context]).
+Step by step, as in generation: ContextLSTMCell against nn.LSTMCell on cat([x_t, context]).
+
+The time of the concatenation counts for the peers. Each result is compared with float64 first. The two contestants run
+in turn, and the speed-up is the ratio of their median times.
 """
 
 import argparse
@@ -14,18 +16,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contestants import TOLERANCE, error
+from benchmarks.contestants import TOLERANCE, cell_parameters, error
 from benchmarks.machine import describe, write
-from benchmarks.timing import interleave
+from benchmarks.timing import inference, interleave, training
 from tagrank import ContextLSTM, ContextLSTMCell
 
 STEPS = 20
 MODES = ("inference", "training")
+#: For each kind of decoding, the peer and ours.
 KINDS = {"sequence": ("nn.LSTM", "ContextLSTM"), "steps": ("nn.LSTMCell", "ContextLSTMCell")}
+
+#: From the context [B, C] and the input [T, B, I] to the hidden states [T, B, H].
+Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 class Case(NamedTuple):
-    """Batch ``B``, hidden size ``H``, input size ``I``, context size ``C``."""
+    """A problem size: batch size ``B``, hidden size ``H``, input size ``I``, context size ``C``."""
 
     B: int
     H: int
@@ -33,19 +39,20 @@ class Case(NamedTuple):
     C: int
 
 
-# An embedding as large as the state, and an image feature as large (projected) or as a ResNet-50 gives it.
+# The input is an embedding as large as the hidden state. The context is an image feature, either projected to that size
+# or with the 2048 numbers that a ResNet-50 gives.
 CASES = [Case(B, H, H, C) for B in (1, 16, 64) for H in (256, 512) for C in (H, 2048)]
 
 
-def whole(lstm: nn.LSTM) -> Callable[[Tensor, Tensor], Tensor]:
+def whole(lstm: nn.LSTM) -> Forward:
     return lambda context, input: lstm(torch.cat([input, context.expand(len(input), -1, -1)], dim=-1))[0]
 
 
-def ours_whole(lstm: ContextLSTM) -> Callable[[Tensor, Tensor], Tensor]:
+def ours_whole(lstm: ContextLSTM) -> Forward:
     return lambda context, input: lstm(context, input=input)[0]
 
 
-def stepwise(cell: nn.LSTMCell) -> Callable[[Tensor, Tensor], Tensor]:
+def stepwise(cell: nn.LSTMCell) -> Forward:
     def run(context: Tensor, input: Tensor) -> Tensor:
         state, states = None, []
         for x in input:
@@ -56,7 +63,7 @@ def stepwise(cell: nn.LSTMCell) -> Callable[[Tensor, Tensor], Tensor]:
     return run
 
 
-def ours_stepwise(cell: ContextLSTMCell) -> Callable[[Tensor, Tensor], Tensor]:
+def ours_stepwise(cell: ContextLSTMCell) -> Forward:
     def run(context: Tensor, input: Tensor) -> Tensor:
         gates, state, states = cell.context_gates(context), None, []
         for x in input:
@@ -67,45 +74,32 @@ def ours_stepwise(cell: ContextLSTMCell) -> Callable[[Tensor, Tensor], Tensor]:
     return run
 
 
-def contestants(case: Case, kind: str, lstm: nn.LSTM) -> list[tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]:
-    """The peer and ours, with the parameters of ``lstm``."""
+def contestants(case: Case, kind: str, lstm: nn.LSTM) -> list[tuple[nn.Module, Forward]]:
+    """The peer and ours, in the order of ``KINDS``, with the parameters of ``lstm``."""
     if kind == "sequence":
         layer = ContextLSTM(case.C, case.H, input_size=case.I)
         layer.load_state_dict(lstm.state_dict())
         return [(lstm, whole(lstm)), (layer, ours_whole(layer))]
-    weights = {name.removesuffix("_l0"): p for name, p in lstm.state_dict().items()}
-    theirs, cell = nn.LSTMCell(case.I + case.C, case.H), ContextLSTMCell(case.C, case.H, input_size=case.I)
-    theirs.load_state_dict(weights)
-    cell.load_state_dict(weights)
-    return [(theirs, stepwise(theirs)), (cell, ours_stepwise(cell))]
+    theirs, ours = nn.LSTMCell(case.I + case.C, case.H), ContextLSTMCell(case.C, case.H, input_size=case.I)
+    theirs.load_state_dict(cell_parameters(lstm))
+    ours.load_state_dict(cell_parameters(lstm))
+    return [(theirs, stepwise(theirs)), (ours, ours_stepwise(ours))]
 
 
 def measure(case: Case, kind: str, seconds: float) -> list[dict[str, Any]]:
-    """A row for each mode."""
+    """A row for each mode. ``speedup`` is the peer's time divided by ours, or ``None`` if a result is wrong."""
     torch.manual_seed(0)
     lstm = nn.LSTM(case.I + case.C, case.H)
-    leaves = [torch.randn(case.B, case.C), torch.randn(STEPS, case.B, case.I)]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    exact = nn.LSTM(case.I + case.C, case.H).double()
-    exact.load_state_dict(lstm.state_dict())
-    output = whole(exact)(*(leaf.double() for leaf in leaves))
-    gradients = torch.autograd.grad(output.sum(), [*leaves, *exact.parameters()])
-    wanted = {"inference": [output.detach()], "training": list(gradients)}
-
+    context, input = torch.randn(case.B, case.C), torch.randn(STEPS, case.B, case.I)
+    leaves = [context.requires_grad_(), input.requires_grad_()]
+    exact = oracle(case, lstm, leaves)
     rows = []
     for mode in MODES:
-        runs: dict[str, Callable[[], Sequence[Tensor]]] = {}
-        for name, (module, forward) in zip(KINDS[kind], contestants(case, kind, lstm), strict=True):
-
-            def run(module: nn.Module = module, forward: Any = forward, mode: str = mode) -> Sequence[Tensor]:
-                if mode == "inference":
-                    with torch.no_grad():
-                        return [forward(*leaves)]
-                return torch.autograd.grad(forward(*leaves).sum(), [*leaves, *module.parameters()])
-
-            runs[name] = run
-        errors = {name: error(run(), wanted[mode]) for name, run in runs.items()}
+        runs = {
+            name: prepare(module, forward, leaves, mode)
+            for name, (module, forward) in zip(KINDS[kind], contestants(case, kind, lstm), strict=True)
+        }
+        errors = {name: error(run(), exact[mode]) for name, run in runs.items()}
         times = interleave(runs, "cpu", seconds)
         theirs, ours = (times[name].median for name in KINDS[kind])
         right = all(e <= TOLERANCE[torch.float32] for e in errors.values())
@@ -124,20 +118,37 @@ def measure(case: Case, kind: str, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def oracle(case: Case, lstm: nn.LSTM, leaves: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """For each mode its right result in float64: hidden states, or gradients by ``leaves`` and each parameter."""
+    exact = nn.LSTM(case.I + case.C, case.H).double()
+    exact.load_state_dict(lstm.state_dict())
+    output = whole(exact)(*(leaf.double() for leaf in leaves))
+    gradients = torch.autograd.grad(output.sum(), [*leaves, *exact.parameters()])
+    return {"inference": [output.detach()], "training": list(gradients)}
+
+
+def prepare(module: nn.Module, forward: Forward, leaves: Sequence[Tensor], mode: str) -> Callable[[], Sequence[Tensor]]:
+    """What is timed: a forward pass without gradients, or one with the gradients of ``leaves`` and all parameters."""
+    if mode == "inference":
+        return inference(lambda: forward(*leaves))
+    return training(lambda: forward(*leaves), [*leaves, *module.parameters()])
+
+
 def line(row: dict[str, Any]) -> str:
-    name = KINDS[row["kind"]][1]
-    times = " ".join(f"{n} {t['ms']:.2f} ms" for n, t in row["times"].items())
-    size = " ".join(f"{name}={row[name]:<{width}}" for name, width in (("B", 3), ("H", 4), ("I", 4), ("C", 5)))
-    return f"{size} {name:16} {row['mode']:9} {times}: {row['speedup'] or 'wrong'}"
+    """A row, as it is printed."""
+    ours = KINDS[row["kind"]][1]
+    times = " ".join(f"{name} {columns['ms']:.2f} ms" for name, columns in row["times"].items())
+    size = " ".join(f"{axis}={row[axis]:<{width}}" for axis, width in (("B", 3), ("H", 4), ("I", 4), ("C", 5)))
+    return f"{size} {ours:16} {row['mode']:9} {times}: {row['speedup'] or 'wrong'}"
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Median and worst speed-up for each kind and mode."""
+    """The median and the worst speed-up for each kind and mode, over the cases whose results are right."""
     found = []
     for kind in KINDS:
         for mode in MODES:
             speedups = [r["speedup"] for r in rows if (r["kind"], r["mode"]) == (kind, mode) and r["speedup"]]
-            ours, peer = KINDS[kind][1], KINDS[kind][0]
+            peer, ours = KINDS[kind]
             found.append(
                 {
                     "name": ours,
@@ -155,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.decoder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each comparison (default: 2)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
     described = describe()

@@ -1,9 +1,13 @@
-"""Check and measure the GPU kernels on this machine, into one result file: ``make gpu``. Needs no network.
+"""Check and measure the GPU kernels on this machine, and write one result file: make gpu. Needs no network.
 
-In turn: the GPU tests, in some processes at once; compute-sanitizer on small problems, where it is there; the benchmark
-of the recurrence against its peers, in a process for each H. A test that hangs is killed and reported as that; after
-one that fails the rest run in another process, as an error on a GPU may spoil all that follows in the same one. The
-result says how each went, so that ``tagrank.kernels.verified`` can rest on it, and is written after each part.
+The parts, one after another:
+
+- the GPU tests, in several processes at once. A test that hangs is killed and reported as "hung". After a test that
+  fails, a new process runs the rest: an error on a GPU may stay with the process, and then spoils all later tests.
+- compute-sanitizer on small problems, if it is installed.
+- the benchmark of the recurrence against its peers, with a process for each H.
+
+The result file is written after each part. An entry in tagrank.kernels.verified rests on its outcomes.
 """
 
 import argparse
@@ -40,14 +44,20 @@ TESTS = (
     "tests/nn/test_nn.py",
 )
 PROCESSES = 6
-#: Plugins may be missing, and their marks then unknown: what hangs is found without them.
+#: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.
 PYTEST = ("-o", "addopts=--import-mode=importlib")
 KERNELS = ("resident", "grouped", "step", "cluster")
 HIDDEN = (128, 256, 512, 1024)
-#: Seconds: for tests and checker at most; for everything, of which the benchmark has what is left; and for one test.
-TEST_SECONDS, SANITIZER_SECONDS, ALL_SECONDS, SILENT_SECONDS = 220, 60, 430, 50
-#: So much of what a process said goes into the result.
+#: The most seconds for the tests, and for compute-sanitizer.
+TEST_SECONDS, SANITIZER_SECONDS = 220, 60
+#: The seconds for everything. The benchmark gets what the other parts leave.
+ALL_SECONDS = 430
+#: A test process that prints nothing for this many seconds hangs.
+SILENT_SECONDS = 50
+#: How many characters of a process's output go into the result file.
 TAIL = 4000
+#: A test with one of these outcomes has its process's output in the result file.
+UNSUCCESSFUL = {"failed", "error", "hung", "crashed", "not finished"}
 
 Outcomes = dict[str, str]
 _NAME = re.compile(r"^tests/\S+::")
@@ -55,7 +65,7 @@ _OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
 def run_tests(seconds: float) -> tuple[Outcomes, str]:
-    """The outcome of each test, and the output of those processes in which one failed."""
+    """The outcome of each test, and the output of the processes in which a test did not succeed."""
     end = time.monotonic() + seconds
     text, code = _run([sys.executable, "-m", "pytest", *PYTEST, "--collect-only", "-q", *TESTS], seconds)
     names = [line for line in text.splitlines() if _NAME.match(line)]
@@ -64,14 +74,17 @@ def run_tests(seconds: float) -> tuple[Outcomes, str]:
     outcomes: Outcomes = {}
     output = []
     with ThreadPoolExecutor(PROCESSES) as pool:
-        for some, text in pool.map(lambda i: _run_some(names[i::PROCESSES], end), range(PROCESSES)):
+        for some, text in pool.map(lambda i: _run_group(names[i::PROCESSES], end), range(PROCESSES)):
             outcomes |= some
-            output += [text] if {"failed", "error", "hung", "crashed", "not finished"} & set(some.values()) else []
+            output += [text] if UNSUCCESSFUL & set(some.values()) else []
     return outcomes, "\n".join(output)
 
 
-def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
-    """Run tests in a process, and after one that fails or ends the process, the rest in another."""
+def _run_group(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
+    """Run tests in one process. After a test that fails or ends the process, run the rest in a new process.
+
+    ``end`` is the time (``time.monotonic``) at which they must be finished.
+    """
     outcomes: Outcomes = {}
     output = ""
     while left := [name for name in names if name not in outcomes]:
@@ -82,25 +95,28 @@ def _run_some(names: Sequence[str], end: float) -> tuple[Outcomes, str]:
         text, code = _run([sys.executable, "-m", "pytest", *options, *left], seconds, SILENT_SECONDS)
         output += text
         before = len(outcomes)
+        # Without a status the process was killed, because it was silent or because the time was over.
         died = "crashed" if code is not None else "hung" if time.monotonic() < end else "not finished"
         outcomes |= parse(text, left, died)
-        if len(outcomes) == before:
+        if len(outcomes) == before:  # no test started, so that a new process would not get further either
             return outcomes | dict.fromkeys(left, "crashed"), output
     return outcomes, output
 
 
 def parse(text: str, names: Sequence[str], died: str) -> Outcomes:
-    """From ``pytest -v``: each test's outcome; one that started and has none took the process with it.
+    """The outcome of each test that the output of ``pytest -v`` names.
+
+    A test that started and has no outcome ended the process.
 
     Args:
         text: what pytest printed.
-        names: of the tests that it was to run.
-        died: the outcome of a test that has no other.
+        names: the names of the tests that it was to run.
+        died: the outcome of the test that ended the process, unless pytest reports a timeout: then it is ``"hung"``.
     """
     outcomes: Outcomes = {}
     started = None
     for line in text.splitlines():
-        # What a process says when it dies may follow the name in the same line.
+        # What a process prints when it dies may follow the test's name in the same line.
         named = [name for name in names if line.startswith(name) and line[len(name) :][:1] in ("", " ")]
         if not named:
             continue
@@ -116,7 +132,17 @@ def parse(text: str, names: Sequence[str], died: str) -> Outcomes:
 def _run(
     command: Sequence[str], seconds: float, silent: float = float("inf"), **variables: str
 ) -> tuple[str, int | None]:
-    """Output and exit status; ``None`` where it took longer, or said nothing for so long, and was killed."""
+    """Run a command.
+
+    Args:
+        command: the program and its arguments.
+        seconds: it is killed if it takes longer.
+        silent: it is killed if it prints nothing for this many seconds.
+        variables: environment variables to set.
+
+    Returns:
+        The output, and the exit status, or ``None`` if it was killed.
+    """
     with tempfile.TemporaryFile("w+", errors="replace") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | variables, start_new_session=True
@@ -129,7 +155,7 @@ def _run(
             spoke = now if size != before else spoke
             if now - start > seconds or now - spoke > silent:
                 os.killpg(process.pid, signal.SIGKILL)
-                # It may wait in the driver, which not even this ends at once: what it said is worth more.
+                # A process that waits in the driver does not end at once. Its output matters more than its end.
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(5)
                 return _read(file), None
@@ -142,14 +168,14 @@ def _read(file: IO[str]) -> str:
 
 
 def run_sanitizer(seconds: float) -> dict[str, str]:
-    """For each tool of compute-sanitizer and name of kernels: ``passed``, or how it ended, and what it said last."""
+    """For each tool of compute-sanitizer and each of ``KERNELS``: ``passed``, or how it ended and its last output."""
     path = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if path is None:
         return {"compute-sanitizer": "not installed"}
 
     def run(tool: str, variant: str) -> str:
         command = [path, "--tool", tool, sys.executable, "-m", "benchmarks.gpu", "--small", variant]
-        # PyTorch's own allocator would hand out memory beyond an array without the tool seeing it.
+        # PyTorch's caching allocator would hide accesses beyond the end of an array from the tool.
         text, code = _run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         clean = "ERROR SUMMARY: 0 errors" in text or "RACECHECK SUMMARY: 0 hazards" in text
         if code == 0 and clean and f"{variant}: right" in text:
@@ -159,12 +185,12 @@ def run_sanitizer(seconds: float) -> dict[str, str]:
 
     cases = list(itertools.product(("memcheck", "racecheck"), KERNELS))
     with ThreadPoolExecutor(len(cases)) as pool:
-        said = list(pool.map(lambda case: run(*case), cases))
-    return {" ".join(case): what for case, what in zip(cases, said, strict=True)}
+        results = list(pool.map(lambda case: run(*case), cases))
+    return {" ".join(case): result for case, result in zip(cases, results, strict=True)}
 
 
 def run_small(name: Any) -> None:
-    """What compute-sanitizer watches: both passes by kernels of this name, on rows and units that fill no tile."""
+    """Run both passes on the kernels of this name, for compute-sanitizer. Neither rows nor units fill their tiles."""
     for hidden, steps in ((48, 1), (112, 3)):
         generator = torch.Generator().manual_seed(0)
         shapes = (19, 4 * hidden), (4 * hidden, hidden), (19, hidden), (19, hidden)
@@ -180,7 +206,7 @@ def run_small(name: Any) -> None:
 
 
 def run_benchmark(seconds: float) -> dict[str, Any]:
-    """The rows of ``benchmarks.recurrence`` in bfloat16, as many as there was time for; and for each H how it went."""
+    """The rows of ``benchmarks.recurrence`` in bfloat16, as far as time allows, and how the run for each H ended."""
     result: dict[str, Any] = {"rows": [], "ended": {}}
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +227,10 @@ def run_benchmark(seconds: float) -> dict[str, Any]:
 
 
 def attempt(result: dict[str, Any], path: Path, name: str, part: Callable[[], Any]) -> None:
-    """Run a part into ``result[name]``; an error is its result, so that nothing else is lost. Then write the file."""
+    """Run a part, put its result into ``result[name]``, and write the file.
+
+    If the part fails, the error is its result, so that the results of other parts are kept.
+    """
     try:
         result[name] = part()
     except Exception:
@@ -210,9 +239,13 @@ def attempt(result: dict[str, Any], path: Path, name: str, part: Callable[[], An
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="result file (default: benchmarks/results/gpu-<capability>.json)")
-    parser.add_argument("--small", choices=KERNELS, help="run small problems by these kernels alone, for a checker")
+    parser.add_argument(
+        "--small", choices=KERNELS, help="only run small problems on these kernels, for compute-sanitizer"
+    )
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here")
@@ -225,11 +258,11 @@ def main() -> int:
 
 
 def check_and_measure(path: Path) -> int:
-    """Run all parts, and write the result after each; 1 where one of them did not go well."""
+    """Run all parts, and write the result file after each. Returns 1 if a part or a test did not succeed, else 0."""
     start = time.monotonic()
     result: dict[str, Any] = {}
     attempt(result, path, "machine", describe)
-    attempt(result, path, "tests", lambda: _tests(TEST_SECONDS))
+    attempt(result, path, "tests", lambda: _tests_result(TEST_SECONDS))
     attempt(result, path, "sanitizer", lambda: run_sanitizer(SANITIZER_SECONDS))
     attempt(result, path, "benchmark", lambda: run_benchmark(ALL_SECONDS - (time.monotonic() - start)))
     wrong = [name for name, part in result.items() if "error" in part]
@@ -241,7 +274,8 @@ def check_and_measure(path: Path) -> int:
     return int(bool(wrong))
 
 
-def _tests(seconds: float) -> dict[str, Any]:
+def _tests_result(seconds: float) -> dict[str, Any]:
+    """What the result file says about the tests. The output of unsuccessful ones is also printed."""
     outcomes, output = run_tests(seconds)
     print(output, flush=True)
     return {"counts": Counter(outcomes.values()), "outcomes": outcomes, "output": output[-5 * TAIL :]}

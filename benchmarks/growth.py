@@ -1,9 +1,13 @@
-"""How the cost grows: the layer against steps T, batch B, hidden size H and context size D, the ranker against V tags.
+"""Measure how the time grows with the size of the problem.
 
-Along each axis the sizes are timed in turn. Two things are fitted. The *local exponent* between neighbouring sizes is
-the slope of log time against log size: 0 where a fixed cost rules, 1 where the cost is proportional, 2 in H, for the
-products with ``[4H, H]`` weights. The *line* ``fixed + each * size`` (with H, in H squared) minimises the relative
-error; how far it is off shows where the growth bends.
+The axes are time steps T, batch size B, hidden size H and context size D of the layer, and the number V of tags of the
+ranker. On each axis one size varies and the others are fixed; the sizes are timed in turn. Two things are then fitted:
+
+The local exponent between two neighbouring sizes is the slope of log time against log size. It is 0 if a fixed cost
+dominates, 1 if the time is proportional to the size, and 2 for H if the products with the [4H, H] weights dominate.
+
+The line "fixed + each * size" (for H: size squared) has the least relative error. A large error means that the growth
+bends.
 """
 
 import argparse
@@ -14,15 +18,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.machine import describe, write
-from benchmarks.timing import interleave
+from benchmarks.timing import inference, interleave, training
 from tagrank import ContextLSTM, TagRanker
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that do not vary along an axis."""
+    """A problem size. The defaults are the sizes that are fixed while another one varies.
+
+    Attributes:
+        T: time steps.
+        B: batch size.
+        H: hidden size.
+        D: context size.
+        V: tags.
+    """
 
     T: int = 20
     B: int = 64
@@ -40,62 +53,51 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def runs(axis: str, sizes: Sequence[int], training: bool) -> dict[str, Callable[[], Any]]:
-    """For each size along the axis what is timed: the layer, or for V the ranker with its classifier and softmax."""
+def runs(axis: str, sizes: Sequence[int], mode: str) -> dict[str, Callable[[], Any]]:
+    """What is timed for each size on an axis: a pass of the layer, or, for V, of the ranker and its softmax."""
     made = {}
     for size in sizes:
         case = replace(Sizes(), **{axis: size})
         torch.manual_seed(0)
         context = torch.randn(case.B, case.D)
-        module: torch.nn.Module
-        if axis == "V":
-            module = TagRanker(case.D, case.V, max_length=case.T - 1, embedding_size=case.D, hidden_size=case.H).eval()
-            forward = _ranker(module, context)
-        else:
-            module = ContextLSTM(case.D, case.H)
-            forward = _layer(module, context, case.T)
-        made[str(size)] = _training(module, forward) if training else _inference(forward)
+        module, forward = _ranker(case, context) if axis == "V" else _layer(case, context)
+        made[str(size)] = inference(forward) if mode == "inference" else training(forward, list(module.parameters()))
     return made
 
 
-def _layer(layer: torch.nn.Module, context: torch.Tensor, steps: int) -> Callable[[], torch.Tensor]:
-    return lambda: layer(context, steps)[0]
+def _layer(case: Sizes, context: Tensor) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+    layer = ContextLSTM(case.D, case.H)
+    return layer, lambda: layer(context, case.T)[0]
 
 
-def _ranker(ranker: torch.nn.Module, feature: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: ranker(feature).log_softmax(dim=-1)
-
-
-def _inference(forward: Callable[[], torch.Tensor]) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.no_grad():
-            return forward()
-
-    return run
-
-
-def _training(module: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], Any]:
-    parameters = list(module.parameters())
-    return lambda: torch.autograd.grad(forward().sum(), parameters)
+def _ranker(case: Sizes, feature: Tensor) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+    # A ranker makes one step more than max_length, for END.
+    ranker = TagRanker(case.D, case.V, max_length=case.T - 1, embedding_size=case.D, hidden_size=case.H).eval()
+    return ranker, lambda: ranker(feature).log_softmax(dim=-1)
 
 
 def fit(axis: str, sizes: Sequence[int], times: Sequence[float]) -> dict[str, Any]:
-    """The local exponents, and ``fixed`` and ``each`` in milliseconds with the largest relative error of their line."""
+    """The local exponents and the line of the times (in milliseconds) at these sizes.
+
+    Returns:
+        ``exponents``, one less than there are sizes; ``fixed_ms`` and ``each_ms`` of the line; and ``largest_error``,
+        the largest relative error of the line.
+    """
     x, y = np.array(sizes, dtype=float), np.array(times)
     exponents = np.diff(np.log(y)) / np.diff(np.log(x))
     terms = np.stack([np.ones_like(x), x**2 if axis == "H" else x], axis=1)
     fixed, each = np.linalg.lstsq(terms / y[:, None], np.ones_like(y), rcond=None)[0]
-    off = float(np.abs(terms @ [fixed, each] / y - 1).max())
+    largest_error = float(np.abs(terms @ [fixed, each] / y - 1).max())
     return {
         "exponents": [round(float(e), 2) for e in exponents],
         "fixed_ms": round(float(fixed), 5),
         "each_ms": float(f"{each:.4g}"),
-        "largest_error": round(off, 3),
+        "largest_error": round(largest_error, 3),
     }
 
 
 def report(row: dict[str, Any]) -> str:
-    """A row in three lines."""
+    """Three lines that print a row."""
     unit = f"{row['axis']}^2" if row["axis"] == "H" else row["axis"]
     return "\n".join(
         (
@@ -108,9 +110,13 @@ def report(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES))
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each axis and mode (default: 5)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES), help="the sizes to vary (default: all)"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds for each axis and mode (default: 5)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
     others = Sizes()
@@ -118,7 +124,7 @@ def main() -> None:
     rows = []
     for axis in args.axes:
         for mode in ("inference", "training"):
-            times = interleave(runs(axis, AXES[axis], mode == "training"), "cpu", args.seconds)
+            times = interleave(runs(axis, AXES[axis], mode), "cpu", args.seconds)
             medians = [times[str(size)].median for size in AXES[axis]]
             row = {"axis": axis, "mode": mode, "sizes": AXES[axis], "ms": [round(ms, 4) for ms in medians]}
             rows.append(row | fit(axis, AXES[axis], medians))

@@ -1,7 +1,7 @@
-"""Peak memory of a training step: ours, recomputed or not, against nn.LSTM and the eager loop. Linux, CPU.
+"""Measure the peak memory of a training step: nn.LSTM, the eager loop, and ContextLSTM with and without recompute.
 
-Each runs in a process of its own: the peak of its resident memory during two steps over what it held before them, when
-its libraries, parameters and threads were already there.
+Linux and CPU only. Each contestant runs in a process of its own. What counts is the peak of resident memory during two
+training steps, minus the resident memory before them, when libraries, parameters and threads are already there.
 """
 
 import argparse
@@ -18,34 +18,36 @@ from tagrank import ContextLSTM
 NAMES = ("nn.LSTM (oneDNN)", "eager loop", "tagrank native", "tagrank native, recompute")
 
 
-def step(name: str, module: nn.LSTM | ContextLSTM, context: torch.Tensor, steps: int) -> None:
-    """Forward, and the gradients of all parameters and the context."""
+def step(module: nn.LSTM | ContextLSTM, context: torch.Tensor, steps: int) -> None:
+    """A training step: forward, and the gradients of the context and all parameters."""
     input = (context.expand(steps, -1, -1),) if isinstance(module, nn.LSTM) else (context, steps)
     output = module(*input)[0]
     torch.autograd.grad(output.sum(), [context, *module.parameters()])
 
 
 def peak(name: str, batch: int, hidden: int, steps: int) -> float:
-    """Megabytes above what this process holds now."""
+    """The peak memory of two training steps of contestant ``name``, in megabytes above what the process held before."""
     if name.startswith("nn.LSTM"):
         module: nn.LSTM | ContextLSTM = nn.LSTM(hidden, hidden)
     else:
         backend = "eager" if name == "eager loop" else "native"
         module = ContextLSTM(hidden, hidden, backend=backend, recompute=name.endswith("recompute"))
-    step(name, module, torch.randn(2, hidden, requires_grad=True), 2)
+    step(module, torch.randn(2, hidden, requires_grad=True), 2)
     context = torch.randn(batch, hidden, requires_grad=True)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = memory("VmRSS")
     for _ in range(2):
-        step(name, module, context, steps)
+        step(module, context, steps)
     return memory("VmHWM") - before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-B", type=int, default=256, help="batch size")
-    parser.add_argument("-H", type=int, default=512, help="hidden size, and size of the context")
-    parser.add_argument("-T", type=int, default=20, help="number of steps")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-B", type=int, default=256, help="batch size (default: 256)")
+    parser.add_argument("-H", type=int, default=512, help="hidden size and context size (default: 512)")
+    parser.add_argument("-T", type=int, default=20, help="number of time steps (default: 20)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     parser.add_argument("--of", choices=NAMES, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,16 +1,19 @@
-"""Time against batch, hidden size and steps, a line for each contestant."""
+"""Plots of time against batch size, hidden size and time steps, with a line for each contestant."""
 
 from pathlib import Path
 from typing import Any
 
+Row = dict[str, Any]
+
 AXES = {"B": "batch B", "H": "hidden size H", "T": "steps T"}
+STYLES = {"ours": "-", "peer": "--", "floor": ":"}
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the rows of ``benchmarks.recurrence`` into ``path``: a row of panels for each mode, a panel for each axis.
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw the rows of ``benchmarks.recurrence`` into ``path``.
 
-    In each panel one of B, H and T varies, and the others have the middle one of the values that were measured. Axes
-    with a single value have no panel. Both scales are logarithmic; bars are quartiles.
+    There is a panel for each mode and each of B, H and T that has more than one value. In it that size varies, and the
+    other two have the middle one of their values. Both scales are logarithmic. Error bars are quartiles.
     """
     import matplotlib
 
@@ -25,43 +28,40 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, panels = plt.subplots(
         len(modes), len(axes), figsize=(4.2 * len(axes), 3.6 * len(modes)), squeeze=False, layout="constrained"
     )
-    for i, mode in enumerate(modes):
-        for j, axis in enumerate(axes):
-            fixed = {other: values[other][len(values[other]) // 2] for other in AXES if other != axis}
-            panel = panels[i][j]
+    for j, axis in enumerate(axes):
+        fixed = {other: values[other][len(values[other]) // 2] for other in AXES if other != axis}
+        for i, mode in enumerate(modes):
+            shown = [row for row in rows if row["mode"] == mode and all(row[a] == v for a, v in fixed.items())]
             for name in names:
-                chosen = [
-                    row
-                    for row in rows
-                    if row["name"] == name and row["mode"] == mode and all(row[a] == v for a, v in fixed.items())
-                ]
-                if not chosen:
-                    continue
-                chosen.sort(key=lambda row: row[axis])
-                times = [row["ms"] for row in chosen]
-                spread = [
-                    [row["ms"] - row["ms_quartiles"][0] for row in chosen],
-                    [row["ms_quartiles"][1] - row["ms"] for row in chosen],
-                ]
-                style = {"ours": "-", "peer": "--", "floor": ":"}[chosen[0]["kind"]]
-                panel.errorbar(
-                    [row[axis] for row in chosen],
-                    times,
-                    yerr=spread,
-                    label=name,
-                    color=colors.get(name),
-                    linestyle=style,
-                    linewidth=2.5 if chosen[0]["kind"] == "ours" else 1.2,
-                    marker="o",
-                    markersize=3,
-                )
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-            panel.set_xticks(values[axis], [str(value) for value in values[axis]])
-            panel.set_xlabel(AXES[axis])
-            panel.set_title(f"{mode}, " + ", ".join(f"{a} = {v}" for a, v in fixed.items()), fontsize=10)
-            panel.grid(alpha=0.3)
-        panels[i][0].set_ylabel("milliseconds")
+                line = sorted((row for row in shown if row["name"] == name), key=lambda row: row[axis])
+                if line:
+                    _draw_line(panels[i][j], line, axis, colors.get(name))
+            panels[i][j].set_xscale("log", base=2)
+            panels[i][j].set_yscale("log")
+            panels[i][j].set_xticks(values[axis], [str(value) for value in values[axis]])
+            panels[i][j].set_xlabel(AXES[axis])
+            panels[i][j].set_title(f"{mode}, " + ", ".join(f"{a} = {v}" for a, v in fixed.items()), fontsize=10)
+            panels[i][j].grid(alpha=0.3)
+    for first in panels[:, 0]:
+        first.set_ylabel("milliseconds")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _draw_line(panel: Any, rows: list[Row], axis: str, color: Any) -> None:
+    """Draw the times of one contestant, whose rows are sorted along ``axis``, into a panel."""
+    panel.errorbar(
+        [row[axis] for row in rows],
+        [row["ms"] for row in rows],
+        yerr=[
+            [row["ms"] - row["ms_quartiles"][0] for row in rows],
+            [row["ms_quartiles"][1] - row["ms"] for row in rows],
+        ],
+        label=rows[0]["name"],
+        color=color,
+        linestyle=STYLES[rows[0]["kind"]],
+        linewidth=2.5 if rows[0]["kind"] == "ours" else 1.2,
+        marker="o",
+        markersize=3,
+    )

@@ -1,8 +1,8 @@
 """Rank quality on real photographs: every baseline and every variant of the model, several seeds, one table.
 
-Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder and judged by ``val.jsonl``, by which the
-best epoch was chosen too. Each (row, seed) is written to the result file when it is done, and a later run with the same
-settings goes on from there.
+Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder, and judged by ``val.jsonl`` with
+``val_features.npz``, by which the best epoch is chosen too. The scores of each row and seed are written to the result
+file as soon as they are known. A later run does not repeat what the file has under the same settings.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from tagrank.evaluation.baselines import Baseline, FrequencyPrior, LinearClassif
 from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.metrics import evaluate_rankings, summarise
 from tagrank.ranker.presets import PRESETS, Preset
-from tagrank.ranker.tag_ranker import Conditioning
-from tagrank.training.run import fit_ranker
+from tagrank.ranker.scaling import signed_root
+from tagrank.training.fit import fit_ranker
 
 DEFAULT_DATA = Path(os.environ.get("TAGRANK_FLICKR8K", Path(__file__).parents[2] / "shared" / "data" / "flickr8k"))
 RESULT = Path(__file__).parent / "results" / "quality.json"
@@ -44,26 +44,29 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Variant:
-    """A ranker to train: where it differs from the default preset.
+    """A ranker to train.
 
     Attributes:
-        preset: hyper-parameters.
-        conditioning: as for :class:`tagrank.TagRanker`.
-        feedback: as for :class:`tagrank.TagRanker`.
-        lists: what is trained on: each person's list, the one merged list, or both.
-        decoders: a row for each.
+        preset: its hyper-parameters.
+        lists: what it is trained on: ``"people's"`` lists, the ``"merged"`` list of each image, or ``"both"``.
+        decoders: the decoders by which it is judged, each in a row of the table.
     """
 
     preset: Preset
-    conditioning: Conditioning = "every_step"
-    feedback: bool = False
     lists: str = "people's"
     decoders: tuple[str, ...] = (DECODER,)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A baseline to fit, and what it is given beyond what it has by itself."""
+    """A baseline to fit.
+
+    Attributes:
+        make: makes the baseline.
+        lists: what it is fitted to, as for :class:`Variant`.
+        signed_root: whether its features are replaced by their signed root.
+        options: the arguments that ``make`` gives the baseline, for the record.
+    """
 
     make: Callable[[], Baseline]
     lists: str = "people's"
@@ -72,7 +75,7 @@ class Classifier:
 
 
 def contestants() -> dict[str, Variant | Classifier]:
-    """All rows by name. The variants change one thing in a single ranker, the default preset without the ensemble."""
+    """All rows by name. Each ``single`` variant changes one thing in the default preset with a single ranker."""
     default = PRESETS["default"]
     single = replace(default, members=1)
 
@@ -107,14 +110,14 @@ def contestants() -> dict[str, Variant | Classifier]:
         "single, hidden dropout 0.5": one(hidden_dropout=0.5),
         "single, constant schedule": one(schedule="constant"),
         "single, 20 epochs": one(epochs=20),
-        "feedback": Variant(single, feedback=True, decoders=("greedy",)),
-        "captioning LSTM": Variant(single, conditioning="initial", decoders=("greedy",)),
+        "feedback": Variant(replace(single, feedback=True), decoders=("greedy",)),
+        "captioning LSTM": Variant(replace(single, conditioning="initial"), decoders=("greedy",)),
         "paper": Variant(PRESETS["paper"], decoders=("greedy", "expected_gain", DECODER)),
     }
 
 
 class Data:
-    """Images to train on and to judge by, and the vocabulary of the former."""
+    """Images to train on with their vocabulary, and images to judge by."""
 
     def __init__(self, folder: Path) -> None:
         self.train, self.val = (
@@ -125,7 +128,7 @@ class Data:
         self.references = self.val.references(self.vocabulary)
 
     def training_images(self, lists: str) -> LabelledImages:
-        """The training images with people's lists, the merged list alone, or both."""
+        """The training images with the lists that a contestant is trained on."""
         kept = {"people's": lambda e: e.lists, "merged": lambda e: (e.tags,), "both": lambda e: (*e.lists, e.tags)}
         examples = [replace(e, lists=kept[lists](e)) for e in self.train.examples]
         return LabelledImages(examples, self.train.inputs, self.train.spec)
@@ -140,7 +143,7 @@ def fit_classifier(classifier: Classifier, data: Data, seed: int) -> dict[str, S
     images = data.training_images(classifier.lists)
     train, val = (x.float() for x in (images.inputs, data.val.inputs))
     if classifier.signed_root:
-        train, val = (x.sign() * x.abs().sqrt() for x in (train, val))
+        train, val = signed_root(train), signed_root(val)
     baseline = classifier.make()
     baseline.fit(train, images.lists(data.vocabulary), len(data.vocabulary), seed)
     return {"": data.judge(baseline.rank(val, 10))}
@@ -155,8 +158,6 @@ def fit_variant(variant: Variant, data: Data, seed: int) -> dict[str, Scores]:
             data.vocabulary,
             variant.preset,
             Path(folder),
-            conditioning=variant.conditioning,
-            feedback=variant.feedback,
             seed=seed,
         )
     annotator = Annotator(ranker, data.vocabulary)
@@ -165,10 +166,12 @@ def fit_variant(variant: Variant, data: Data, seed: int) -> dict[str, Scores]:
 
 
 def settings(contestant: Variant | Classifier) -> str:
-    """Changes with anything that a contestant's figures depend on, except the code and the data."""
+    """A digest of all that a contestant's figures depend on, except the code and the data."""
     described = asdict(contestant)
     if isinstance(contestant, Classifier):
         described["make"] = type(contestant.make()).__name__
+    else:  # as result files have it
+        described |= {name: described["preset"].pop(name) for name in ("conditioning", "feedback")}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -186,7 +189,7 @@ def row(name: str, decoder: str, runs: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def margins(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By metric, how far the default preset is ahead of the best baseline at it."""
+    """For each metric, how far the default preset is ahead of the baseline that is best at this metric."""
     ours = [r for r in rows if r["name"] == "default" and r["decoder"] == DECODER]
     theirs = [r for r in rows if r["name"] in BASELINES]
     if not ours or not theirs:
@@ -251,10 +254,10 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with train and val")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with the four files")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; what it has is not run again")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; what it has is not measured again")
     try:
         measure(parser.parse_args(argv))
     except InputError as error:

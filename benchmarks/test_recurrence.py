@@ -1,7 +1,7 @@
-"""The contestants under pytest-benchmark, for ``pytest benchmarks`` and its ways to store and compare runs.
+"""The contestants under pytest-benchmark, which can store and compare runs: ``pytest benchmarks``.
 
-``python -m benchmarks.recurrence`` is what ratios are taken from, as it runs the contestants in turn; here each runs
-for itself. A wrong result fails.
+A wrong result fails. Here each contestant is timed separately. For ratios, use ``python -m benchmarks.recurrence``,
+which runs the contestants in turn.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def test_recurrence(benchmark: Any, case: Case, mode: Mode, name: str) -> None:
     lstm, context = case.make()
     (contestant,) = [one for one in contestants(case, lstm) if one.name == name]
     if contestant.kind == "floor" and mode == "training":
-        pytest.skip("the matrix products of the forward pass alone")
+        pytest.skip("only the matrix products of the forward pass")
     benchmark.group = f"{mode} B={case.batch} H={case.hidden} T={case.steps}"
     result = benchmark(prepare(contestant, context, mode))
     if contestant.kind != "floor":

@@ -1,19 +1,31 @@
-"""How things are timed here: in turn, so that a machine that slows down slows all of them, and with their spread."""
+"""How the benchmarks time.
+
+Contestants run in turn, round after round, so that a machine that slows down slows all of them. Each has the median and
+the quartiles of its times over the rounds.
+"""
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of one thing over the rounds."""
+    """The time of one contestant over all rounds.
+
+    Attributes:
+        low: the lower quartile, in milliseconds.
+        median: the median, in milliseconds.
+        high: the upper quartile, in milliseconds.
+        rounds: how often it was timed.
+    """
 
     low: float
     median: float
@@ -22,20 +34,36 @@ class Times:
 
     @classmethod
     def of(cls, milliseconds: list[float]) -> "Times":
-        """Median and quartiles."""
+        """Median and quartiles of at least two times."""
         low, median, high = statistics.quantiles(milliseconds, n=4)
         return cls(low, median, high, len(milliseconds))
 
     def columns(self) -> dict[str, Any]:
-        """As the columns of a result file."""
+        """The columns of a result file."""
         quartiles = [round(self.low, 4), round(self.high, 4)]
         return {"ms": round(self.median, 4), "ms_quartiles": quartiles, "rounds": self.rounds}
 
 
-def turns(runs: Mapping[str, Callable[[], T]], seconds: float) -> Iterator[tuple[str, Callable[[], T]]]:
-    """Each of ``runs`` in turn, for the caller to call: at least 5 rounds, then until ``seconds`` are over.
+def inference(forward: Callable[[], Tensor]) -> Callable[[], Sequence[Tensor]]:
+    """A forward pass without gradients. It returns the one result."""
 
-    Each was called once before, which does not count.
+    def run() -> Sequence[Tensor]:
+        with torch.no_grad():
+            return [forward()]
+
+    return run
+
+
+def training(forward: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
+    """A forward and a backward pass. It returns the gradients of the result's sum with respect to ``leaves``."""
+    return lambda: torch.autograd.grad(forward().sum(), leaves)
+
+
+def turns(runs: Mapping[str, Callable[[], T]], seconds: float) -> Iterator[tuple[str, Callable[[], T]]]:
+    """The names and functions of ``runs``, round after round; the caller calls and times them.
+
+    There are at least 5 rounds, and further ones until ``seconds`` are over. Before the first round each function is
+    called once.
     """
     for run in runs.values():
         run()
@@ -46,13 +74,18 @@ def turns(runs: Mapping[str, Callable[[], T]], seconds: float) -> Iterator[tuple
 
 
 def interleave(runs: Mapping[str, Callable[[], Any]], device: str, seconds: float) -> dict[str, Times]:
-    """Time each of ``runs`` in turn, as :func:`turns` says."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    """Time each function of ``runs``, in the order and as often as :func:`turns` says."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in turns(runs, seconds):
-        synchronize()
-        start = time.perf_counter()
-        run()
-        synchronize()
-        times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: Times.of(milliseconds) for name, milliseconds in times.items()}
+        times[name].append(milliseconds(run, device))
+    return {name: Times.of(of_name) for name, of_name in times.items()}
+
+
+def milliseconds(run: Callable[[], Any], device: str) -> float:
+    """The time of one call, including the work that it leaves to a GPU."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return (time.perf_counter() - start) * 1e3

@@ -1,8 +1,11 @@
-"""The Triton kernels of the recurrence: they know pointers and sizes, and nothing of PyTorch or of the rest of tagrank.
+"""The Triton kernels of the recurrence. They work on pointers and sizes, and know nothing of PyTorch or tagrank.
 
-``cell`` is the arithmetic of one step, ``tiles`` and ``barrier`` are what the two kernels, ``forward`` and
-``backward``, share; ``choice`` is the table of variants and tile sizes, ``verified`` names the GPUs on which a variant
-was checked. ``offline`` compiles it all without a GPU, ``model`` counts what bounds it, ``report`` writes both down.
+- ``forward`` and ``backward`` are the two kernels. Both use ``arithmetic`` (one LSTM step), ``tiles`` (loads and
+  stores) and ``barrier`` (how programs wait for each other).
+- ``variants`` says how a kernel can be launched. ``choice`` is the table that picks the variant and the tile sizes for
+  a call, and ``verified`` lists the GPUs on which a variant was checked.
+- ``offline`` compiles every entry of the table without a GPU, ``roofline`` estimates the least time of a step, and
+  ``page`` writes both into ``docs/kernels.md``.
 """
 
 if __name__ != "tagrank.kernels":

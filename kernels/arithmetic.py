@@ -1,6 +1,7 @@
-"""The arithmetic of one LSTM step, shared by the kernels.
+"""The arithmetic of one LSTM step, which both kernels use.
 
-Everything is elementwise and in the accumulation dtype: float32, or float64 for float64 tensors.
+All of it is elementwise and in the accumulation dtype: float64 for float64 tensors, float32 for all others. Equation
+numbers are those of Yan, Wang and Liao, "LSTM for Image Annotation with Relative Visual Importance" (2016).
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
@@ -11,17 +12,18 @@ import triton.language as tl
 
 @triton.jit
 def sigmoid(x):
-    """``1 / (1 + exp(-x))`` from ``exp`` of a number that is never positive, so that nothing overflows."""
+    """``1 / (1 + exp(-x))``. It takes ``exp(-|x|)``, which cannot overflow."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 @triton.jit
 def tanh(x):
-    """``tanh(x)`` to a few units in the last place, near 0 too.
+    """``tanh(x)``, to a few units in the last place everywhere.
 
-    ``2 sigmoid(2x) - 1`` cancels near 0, so below 0.625 it is the odd polynomial (float32) or rational function
-    (float64) of ``tanhf`` and ``tanh`` in S. L. Moshier's Cephes library.
+    ``(1 - exp(-2|x|)) / (1 + exp(-2|x|))`` loses digits to cancellation near 0. For ``|x| < 0.625`` the result is
+    therefore the odd polynomial of ``tanhf`` (float32), or the odd rational function of ``tanh`` (float64), from
+    S. L. Moshier's Cephes library.
     """
     z = x * x
     if x.dtype == tl.float64:
@@ -34,18 +36,27 @@ def tanh(x):
         small = x + x * z * (p * z - 3.33332819422e-1)
     e = tl.exp(-2.0 * tl.abs(x))
     large = (1.0 - e) / (1.0 + e)
+    # 0.390625 is the square of 0.625.
     return tl.where(z < 0.390625, small, tl.where(x < 0, -large, large))
 
 
 @triton.jit
 def activate(i, f, g, o):
-    """The gates from their pre-activations, the outer functions of equations (2)-(5)."""
+    """The gates from their pre-activations: the outer functions of equations (2)-(5)."""
     return sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
 
 
 @triton.jit
 def cell_forward(i, f, g, o, c):
-    """Equations (2)-(7): from the four pre-activations and ``c_{t-1}`` to the activated gates, ``c_t`` and ``h_t``."""
+    """Equations (2)-(7).
+
+    Args:
+        i, f, g, o: the gates' pre-activations.
+        c: ``c_{t-1}``.
+
+    Returns:
+        The activated gates ``i, f, g, o``, then ``c_t`` and ``h_t``.
+    """
     i, f, g, o = activate(i, f, g, o)
     c = f * c + i * g
     return i, f, g, o, c, o * tanh(c)
@@ -55,8 +66,15 @@ def cell_forward(i, f, g, o, c):
 def cell_backward(i, f, g, o, c_prev, c, dh, dc):
     """The derivative of :func:`cell_forward`.
 
-    From the activated gates, ``c_{t-1}``, ``c_t``, the gradient of ``h_t`` and the gradient of ``c_t`` that comes from
-    later steps, to the gradients of the four pre-activations and of ``c_{t-1}``.
+    Args:
+        i, f, g, o: the activated gates.
+        c_prev: ``c_{t-1}``.
+        c: ``c_t``.
+        dh: the gradient of ``h_t``.
+        dc: the part of the gradient of ``c_t`` that comes from later time steps.
+
+    Returns:
+        The gradients of the pre-activations of ``i, f, g, o``, then the gradient of ``c_{t-1}``.
     """
     tanh_c = tanh(c)
     dc += dh * o * (1.0 - tanh_c * tanh_c)

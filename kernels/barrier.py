@@ -1,8 +1,12 @@
-"""A barrier among the programs that share a batch tile, on one counter in global memory that is zero between launches.
+"""A barrier among the programs of one batch tile.
 
-Each program arrives once a step, and before the step after it waits until all have. The counter goes on counting
-through a launch; whoever arrives last at the last step sets it back to zero, when all others are past their last wait.
-All programs have to run at the same time, which only a cooperative launch promises.
+The barrier is an int32 counter in global memory, which is zero before and after each launch. Each program adds 1 to it
+once in each time step, after its stores (``arrive``). Before it loads in the next time step, a program waits until all
+programs have arrived (``wait``). The counter is not reset between the steps: it counts all arrivals of the launch. The
+program that arrives last in the last time step sets it back to zero. By then all other programs are past their last
+wait.
+
+All programs must run at the same time, or those that run wait forever. Only a cooperative launch guarantees this.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
@@ -12,16 +16,21 @@ import triton.language as tl
 
 
 @triton.jit
-def arrive(counter, last):
-    """Show the others what this program stored; ``last`` is the number of arrivals in the whole launch."""
-    # An atomic is done by one thread: its release covers the stores that the others made before this barrier.
+def arrive(counter, total):
+    """Publish what this program has stored. ``total`` is the number of arrivals in the whole launch."""
+    # One thread does the atomic. Its release covers the other threads' stores only because they come before a barrier
+    # of the block.
     tl.debug_barrier()
-    if tl.atomic_add(counter, 1, sem="release", scope="gpu") == last - 1:
+    if tl.atomic_add(counter, 1, sem="release", scope="gpu") == total - 1:
         tl.atomic_xchg(counter, 0, sem="relaxed", scope="gpu")
 
 
 @triton.jit
 def wait(counter, arrivals):
-    """Wait for the programs' first ``arrivals`` arrivals. What they stored is then read past the first-level cache."""
+    """Wait until the counter has reached ``arrivals``.
+
+    What the other programs stored must then be loaded with ``cache_modifier=".cg"``: the first-level cache may hold
+    older values.
+    """
     while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < arrivals:
         pass

@@ -1,4 +1,4 @@
-"""Which variant and which tile sizes serve a call: one small table for each kernel, and no tuning at run time."""
+"""The table that picks the variant and the tile sizes for a call. Nothing is tuned at run time."""
 
 from collections.abc import Iterator, Set
 
@@ -6,8 +6,9 @@ from tagrank.kernels.variants import DOUBLE, FULL_GRID, HALF, SINGLE, Gpu, Kerne
 from tagrank.kernels.verified import VERIFIED, Entry
 
 
-def _resident(block_h: int, num_warps: int) -> Variant:
-    return Variant("resident", 16, block_h, block_h, num_warps)
+def _resident(block_h: int, num_warps: int, why: str, *, shared: int) -> Rule:
+    """A rule for H up to ``block_h``, with 16 batch rows in a tile."""
+    return Rule(HALF, Variant("resident", 16, block_h, block_h, num_warps), why, shared, max_hidden=block_h)
 
 
 def _grouped(
@@ -22,92 +23,111 @@ def _grouped(
     oldest: tuple[int, int] = (8, 0),
     newest: tuple[int, int] | None = None,
 ) -> Rule:
-    """A rule whose blocks need ``shared`` bytes besides U, which takes 4 BLOCK_K BLOCK_H numbers a chunk."""
+    """A rule whose blocks need ``shared`` bytes for all but U. A chunk of U is 4 x block_k x block_h 16-bit numbers."""
     variant = Variant("grouped", block_b, block_h, block_k, num_warps)
     return Rule(
         HALF, variant, why, shared, 2 * 4 * block_k * block_h, oldest=oldest, newest=newest, max_hidden=max_hidden
     )
 
 
-#: The first rule that serves a call decides. The last serves every call.
+#: The first rule that serves a call decides. The last rule of each kernel serves every call.
 RULES: dict[Kernel, tuple[Rule, ...]] = {
     "forward": (
-        Rule(
-            HALF,
-            _resident(64, 4),
-            "U is 32 KB; smaller H are padded, as the tensor cores have time to spare",
-            36 * 1024,
-            max_hidden=64,
+        _resident(
+            64,
+            4,
+            "U is 32 KB; a smaller H is padded, because the tensor cores have time to spare",
+            shared=36 * 1024,
         ),
-        Rule(HALF, _resident(128, 8), "U is 128 KB; 64 rows spill, and so do 4 warps", 136 * 1024, max_hidden=128),
-        # Of the grouped tiles the one with the fewest rows whose programs can all run at once, one to a multiprocessor:
-        # a step then takes the least time on each.
-        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=4 * 1024),
-        _grouped(32, 16, 4, "16 rows would be more programs than multiprocessors", shared=8 * 1024),
+        _resident(128, 8, "U is 128 KB; tiles of 64 rows spill, and so do 4 warps", shared=136 * 1024),
+        # All programs of a grouped launch must run at the same time, one to a multiprocessor. Of the tiles that allow
+        # this, the one with the fewest rows comes first: each multiprocessor then has the least to do in a step.
+        _grouped(16, 16, 4, "few rows: the smallest tiles use the most multiprocessors", shared=4 * 1024),
+        _grouped(32, 16, 4, "tiles of 16 rows would be more programs than multiprocessors", shared=8 * 1024),
         _grouped(
             64,
             16,
             8,
-            "32 rows would be more programs; wgmma on Hopper; 128 of K spill on A100",
+            "tiles of 32 rows would be too many programs; 64 make a wgmma on Hopper; block_k = 128 spills on an A100",
             shared=36 * 1024,
             block_k=256,
         ),
         _grouped(
-            128, 16, 8, "64 rows would be more programs; without wgmma 128 spill", shared=33 * 1024, oldest=(9, 0)
+            128,
+            16,
+            8,
+            "tiles of 64 rows would be too many programs; without wgmma 128 rows spill",
+            shared=33 * 1024,
+            oldest=(9, 0),
         ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
-            "few rows: the time goes into reading U, so narrow slices spread it over many multiprocessors",
-            60 * 1024,
+            "few rows: most of the time goes into reading U, which narrow slices spread over many multiprocessors",
+            shared=60 * 1024,
             max_batch=16,
         ),
-        Rule(HALF, Variant("step", 32, 16, 128, 4, 3), "as with 16 rows", 48 * 1024, max_batch=32),
+        Rule(HALF, Variant("step", 32, 16, 128, 4, 3), "few rows, as for 16", shared=48 * 1024, max_batch=32),
         Rule(
             HALF,
             Variant("step", 64, 32, 64, 8, 3),
-            "many rows: 64 make a wgmma on Hopper; 3 stages, so that two blocks fit side by side",
-            73 * 1024,
+            "many rows: 64 make a wgmma on Hopper; with 3 stages two blocks fit side by side",
+            shared=73 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(HALF, Variant("step", 64, 16, 64, 4, 4), "too few tiles of 64 x 32 to fill the GPU", 65 * 1024),
+        Rule(
+            HALF,
+            Variant("step", 64, 16, 64, 4, 4),
+            "tiles of 64 x 32 would be too few to fill the GPU",
+            shared=65 * 1024,
+        ),
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 2),
-            "without TF32 the product is on the scalar units: larger tiles read less; 4 warps or 3 stages spill on 9.0",
-            40 * 1024,
+            "without TF32 the scalar units multiply, and larger tiles read less; 4 warps or 3 stages spill on 9.0",
+            shared=40 * 1024,
             min_programs=FULL_GRID,
         ),
-        Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 40 * 1024),
-        Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "one size fits: it is there to check the others", 40 * 1024),
+        Rule(
+            SINGLE,
+            Variant("step", 16, 16, 64, 4, 3),
+            "tiles of 32 x 32 would be too few to fill the GPU",
+            shared=40 * 1024,
+        ),
+        Rule(
+            DOUBLE,
+            Variant("step", 16, 16, 32, 4, 3),
+            "one size for all: float64 is there to check the other dtypes",
+            shared=40 * 1024,
+        ),
         Rule(
             (*HALF, *SINGLE, *DOUBLE),
             Variant("step", 16, 16, 16, 4, 2),
-            "H not divisible by 8: element-wise loads need many addresses, and any larger tile spills in some dtype",
-            10 * 1024,
+            "H not divisible by 8: loading single numbers takes many addresses; any larger tile spills in some dtype",
+            shared=10 * 1024,
             aligned=False,
         ),
     ),
     "backward": (
-        Rule(
-            HALF,
-            _resident(64, 4),
-            "as forward, with the sum of the constant input's gradient in registers",
-            36 * 1024,
-            max_hidden=64,
+        _resident(
+            64,
+            4,
+            "as in forward; the sum over time for a constant input's gradient is in registers",
+            shared=36 * 1024,
         ),
-        Rule(HALF, _resident(128, 8), "as with H up to 64", 136 * 1024, max_hidden=128),
-        # A program reads all 4H gate gradients of its rows at each step, so few rows matter more than narrow slices.
-        # For B = 256 and H = 1024 nothing is left: U allows slices of 16, and 64 of these would read 134 MB a step from
-        # the second-level cache, 24 us on an H100; the step variant moves 98 MB. Partial sums would be as many bytes.
-        _grouped(16, 16, 4, "few rows: as many programs as there are multiprocessors", shared=16 * 1024),
-        _grouped(16, 32, 8, "slices of 16 would be more programs", shared=16 * 1024, max_hidden=512),
-        _grouped(32, 16, 8, "16 rows would be more programs than multiprocessors", shared=32 * 1024),
+        _resident(128, 8, "as for H up to 64", shared=136 * 1024),
+        # In each step a program reads all 4H gate gradients of its rows, so few rows matter more than narrow slices.
+        # No grouped tile serves B = 256, H = 1024. U allows slices of 16 units there, and 64 slices would read 134 MB
+        # a step from the second-level cache, which takes 24 us on an H100. Exchanging partial sums would move as many
+        # bytes. The step variant moves 98 MB.
+        _grouped(16, 16, 4, "few rows: the smallest tiles use the most multiprocessors", shared=16 * 1024),
+        _grouped(16, 32, 8, "slices of 16 units would be too many programs", shared=16 * 1024, max_hidden=512),
+        _grouped(32, 16, 8, "tiles of 16 rows would be more programs than multiprocessors", shared=32 * 1024),
         _grouped(
             32,
             32,
             8,
-            "slices of 16 would be more programs; 256 of K take the fewest registers",
+            "slices of 16 units would be too many programs; block_k = 256 takes the fewest registers",
             shared=64 * 1024,
             max_hidden=512,
             block_k=256,
@@ -117,7 +137,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             32,
             32,
             8,
-            "256 of K take more shared memory than an A100 has; on 9.0 this spills",
+            "block_k = 256 takes more shared memory than an A100 has; on 9.0 block_k = 128 spills",
             shared=32 * 1024,
             max_hidden=512,
             newest=(8, 9),
@@ -125,28 +145,39 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
-            "as forward; it is one product over 4H, so a stage is smaller and more of them fit",
-            24 * 1024,
+            "few rows, as in forward; with one product over 4H a stage is smaller, and more stages fit",
+            shared=24 * 1024,
             max_batch=16,
         ),
-        Rule(HALF, Variant("step", 32, 16, 128, 4, 4), "as with 16 rows", 36 * 1024, max_batch=32),
+        Rule(HALF, Variant("step", 32, 16, 128, 4, 4), "few rows, as for 16", shared=36 * 1024, max_batch=32),
         Rule(
             HALF,
             Variant("step", 64, 32, 64, 8, 4),
             "many rows: 64 make a wgmma on Hopper; 4 warps spill",
-            49 * 1024,
+            shared=49 * 1024,
             min_programs=FULL_GRID,
         ),
         Rule(
             HALF,
             Variant("step", 64, 16, 64, 8, 4),
-            "too few tiles of 64 x 32 to fill the GPU; 4 warps spill on 10.0",
-            41 * 1024,
+            "tiles of 64 x 32 would be too few to fill the GPU; 4 warps spill on 10.0",
+            shared=41 * 1024,
         ),
-        Rule(SINGLE, Variant("step", 32, 32, 32, 8, 3), "as forward", 16 * 1024, min_programs=FULL_GRID),
-        Rule(SINGLE, Variant("step", 16, 16, 64, 4, 3), "too few tiles of 32 x 32 to fill the GPU", 16 * 1024),
-        Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as forward", 16 * 1024),
-        Rule((*HALF, *SINGLE, *DOUBLE), Variant("step", 16, 16, 32, 4, 2), "as forward", 8 * 1024, aligned=False),
+        Rule(SINGLE, Variant("step", 32, 32, 32, 8, 3), "as in forward", shared=16 * 1024, min_programs=FULL_GRID),
+        Rule(
+            SINGLE,
+            Variant("step", 16, 16, 64, 4, 3),
+            "tiles of 32 x 32 would be too few to fill the GPU",
+            shared=16 * 1024,
+        ),
+        Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as in forward", shared=16 * 1024),
+        Rule(
+            (*HALF, *SINGLE, *DOUBLE),
+            Variant("step", 16, 16, 32, 4, 2),
+            "H not divisible by 8, as in forward",
+            shared=8 * 1024,
+            aligned=False,
+        ),
     ),
 }
 
@@ -160,7 +191,10 @@ def consider(
     verified: Set[Entry] = VERIFIED,
     name: Name | None = None,
 ) -> Iterator[tuple[Rule, str | None]]:
-    """The rules in their order, each with why it does not serve the call, or ``None``; arguments as for ``choose``."""
+    """Each rule of the kernel in the table's order, with the reason why it does not serve the call, or ``None``.
+
+    The arguments are those of :func:`choose`.
+    """
     for rule in RULES[kernel]:
         variant = rule.variant.name
         refusal = rule.refusal(hidden, batch, dtype, gpu)
@@ -179,19 +213,19 @@ def choose(
     verified: Set[Entry] = VERIFIED,
     name: Name | None = None,
 ) -> Variant:
-    """The variant that serves a call: that of the first rule whose conditions it meets.
+    """The variant of the first rule that serves a call.
 
     Args:
         kernel: ``"forward"`` or ``"backward"``.
         hidden: H.
         batch: B.
-        dtype: of the gates.
-        gpu: that it runs on.
-        verified: where resident and grouped variants may run.
-        name: where given, only the rules of this variant are asked, and it may run anywhere.
+        dtype: the gates' dtype.
+        gpu: the GPU that the call runs on.
+        verified: the GPUs on which resident and grouped variants may run.
+        name: if given, only rules with this variant count, and ``verified`` is ignored.
 
     Raises:
-        ValueError: no rule has this dtype, or none of variant ``name`` serves the call.
+        ValueError: no rule has this dtype, or no rule with variant ``name`` serves the call.
     """
     refusals = {}
     for rule, refusal in consider(kernel, hidden, batch, dtype, gpu, verified, name):

@@ -1,18 +1,20 @@
-"""The forward kernel: steps ``[t0, t0 + steps)`` of the recurrence, one source for the three variants.
+"""The forward kernel: one launch computes the time steps from ``t0`` to ``t0 + steps - 1``.
 
-A program owns ``BLOCK_B`` rows of the batch and ``BLOCK_H`` hidden units, with all four gates of these.
+``U`` is ``weight_hh``. Each program computes a tile of ``BLOCK_B`` batch rows and ``BLOCK_H`` hidden units, with all
+four gates of these units. The same source serves three variants:
 
-- *Resident*: one program has all the hidden units of its rows. It loads ``U`` once, keeps it, and hands ``h`` from step
-  to step in registers. The whole sequence is one launch, and nothing that it stores is loaded again, so it needs no
-  barrier.
-- *Grouped*: the hidden units are cut into slices, one program for each. It loads its slice of ``U`` once, in chunks of
-  ``BLOCK_K``, and keeps it. At each step it reads ``h_{t-1}``, which the programs of the batch tile have written, after
-  a barrier among them. The whole sequence is one cooperative launch; a launch of one step has no barrier.
-- *Step*: the same slices, but a launch runs one step, and reads ``U`` again.
+- *Resident*: a program has all the hidden units of its batch rows. One launch runs all time steps. The program loads
+  ``U`` once and keeps it, and ``h`` stays in registers from one time step to the next. No program loads what was stored
+  in the same launch, so no barrier is needed.
+- *Grouped*: the hidden units are cut into slices of ``BLOCK_H``, with one program for each slice. One cooperative
+  launch runs all time steps. A program loads its slice of ``U`` once, in chunks of ``BLOCK_K``, and keeps it. In each
+  time step it needs all of ``h_{t-1}`` of its batch rows, which all programs of these rows have stored. It therefore
+  waits at a barrier among these programs first. A launch of a single time step has no barrier.
+- *Step*: the same slices, but each launch runs a single time step and loads ``U`` again.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-# A tuple of tiles grows in a loop that is unrolled.
+# mypy takes `u = ()` for an empty tuple, but an unrolled loop adds tiles to it.
 # mypy: disable-error-code=assignment
 
 import triton
@@ -28,46 +30,46 @@ from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed,
     do_not_specialize_on_alignment=["steps"],
 )
 def lstm_forward(
-    gates_x,  # [T, B, 4H], or [B, 4H] where CONSTANT
+    gates_x,  # [T, B, 4H], or [B, 4H] if CONSTANT
     weight_hh,  # [4H, H]
     h0,  # [B, H], or None for zeros
     c0,  # [B, H], or None for zeros
     output,  # [T, B, H]
-    c_n,  # [B, H], written by the launch that runs the last step
-    gates,  # [T, B, 4H], activated; not touched unless SAVE_GATES
-    cells,  # [cell_slots, B, H], c_t in slot t % cell_slots; not touched unless SAVE_CELLS, which t0 > 0 needs
-    counters,  # [batch tiles], int32, zero before and after; not touched unless grouped
-    t0,
-    steps,
+    c_n,  # [B, H], written by the launch that runs the last time step
+    gates,  # [T, B, 4H], the activated gates; unused unless SAVE_GATES
+    cells,  # [cell_slots, B, H], c_t in slot t % cell_slots; unused unless SAVE_CELLS, which t0 > 0 requires
+    counters,  # [batch tiles], int32, zero before and after the launch; only the grouped variant uses them
+    t0,  # first time step of this launch
+    steps,  # number of time steps of this launch
     length,  # T
     batch,  # B
     hidden_over_align,  # H / ALIGN
     cell_slots,
-    ALIGN: tl.constexpr,  # divides H: so many numbers of a row can be loaded at a time
-    CONSTANT: tl.constexpr,
+    ALIGN: tl.constexpr,  # divides H, so that one load can take this many numbers of a row
+    CONSTANT: tl.constexpr,  # gates_x is the same in all time steps
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
-    PRECISION: tl.constexpr,
-    BLOCK_B: tl.constexpr,
+    PRECISION: tl.constexpr,  # of float32 products: "ieee" or "tf32"
+    BLOCK_B: tl.constexpr,  # BLOCK_*: see tagrank.kernels.variants.Variant
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    CHUNKS: tl.constexpr,  # BLOCK_K fits so often into H, rounded up
+    CHUNKS: tl.constexpr,  # ceil(H / BLOCK_K); only the grouped variant uses it
 ):
     hidden = hidden_over_align * ALIGN
     dtype = output.dtype.element_ty
-    accumulate = cells.dtype.element_ty
+    accumulate = cells.dtype.element_ty  # cells has this dtype even if it is unused
     first_unit = tl.program_id(1) * BLOCK_H
     rows = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = first_unit + tl.arange(0, BLOCK_H)
     mask = (rows < batch)[:, None] & (units < hidden)[None, :]
     row_offsets = rows.to(tl.int64)[:, None] * hidden
-    at_state = row_offsets + units[None, :]
-    at_gates = 4 * row_offsets + units[None, :]
+    at_state = row_offsets + units[None, :]  # where this tile is in a [B, H] array
+    at_gates = 4 * row_offsets + units[None, :]  # and where its gate i is in a [B, 4H] array
     state_size = batch.to(tl.int64) * hidden
     k = tl.arange(0, BLOCK_K)
     counter = counters + tl.program_id(0)
-    first_product: tl.constexpr = 1 if h0 is None else 0
+    first_product: tl.constexpr = 1 if h0 is None else 0  # the first time step whose h_{t-1} is not zero
 
     if t0 > 0:
         c = tl.load(cells + ((t0 - 1) % cell_slots) * state_size + at_state, mask=mask, other=0.0)
@@ -90,13 +92,14 @@ def lstm_forward(
     if CONSTANT and VARIANT == "resident":
         x_i, x_f, x_g, x_o = load_gates(gates_x + at_gates, hidden, mask)
 
-    # Hoisting what does not change out of this loop would keep more addresses than there are registers.
+    # Without disable_licm the compiler would compute the grouped variant's addresses ahead of the loop, and keep more
+    # of them than there are registers.
     for step in tl.range(0, steps, disable_licm=VARIANT == "grouped"):
         t = t0 + step
         if not CONSTANT:
             x_i, x_f, x_g, x_o = load_gates(gates_x + t * (4 * state_size) + at_gates, hidden, mask)
         elif VARIANT != "resident":
-            # At each step again, out of the first-level cache: in registers, larger tiles would spill.
+            # Loaded in every time step, from the first-level cache: kept in registers, it makes the larger tiles spill.
             x_i, x_f, x_g, x_o = load_gates(gates_x + at_gates, hidden, mask)
 
         if VARIANT == "resident":
@@ -133,7 +136,7 @@ def lstm_forward(
         if VARIANT == "resident":
             h = h_t
         if VARIANT == "grouped" and steps > 1:
-            # As soon as h is there: what backward needs can follow while the others read it.
+            # Before the stores for backward, so that the other programs can load h_t meanwhile.
             arrive(counter, steps * tl.num_programs(1))
         if SAVE_CELLS:
             tl.store(cells + (t % cell_slots) * state_size + at_state, c, mask=mask)

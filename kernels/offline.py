@@ -1,11 +1,18 @@
-"""Compile all that the table can select, without a GPU, and say what it costs: ``python -m tagrank.kernels.offline``.
+"""Compile every kernel that the table can select, without a GPU: ``python -m tagrank.kernels.offline``.
 
-Prints one JSON object a line: the version of ``triton``; the launch (``kernel``, ``capability``, ``dtype``, variant and
-tile sizes, ``hidden`` where the variant is compiled for it, flags); and what the compiler made of it: ``registers`` a
-thread; ``spilled``, the bytes of stack and local memory a thread; ``shared_memory``, the bytes a block, with its
-``shared_limit``; ``blocks``, how many fit on a multiprocessor; ``matrix_instructions``, the kinds found in the PTX.
-Where it does not compile, there is an ``error`` in the place of all these.
-Exits with 1 where a kernel does not compile, spills, or needs more shared memory than its rule says.
+Prints a JSON object for each compilation, one a line. It has
+
+- ``triton``: Triton's version;
+- what is launched: ``kernel``, ``capability``, ``dtype``, the fields of ``Variant``, ``aligned``, ``hidden`` (H, which
+  only changes the code of grouped variants), and the kernel's flags in lower case;
+- ``registers``: registers of a thread;
+- ``spilled``: bytes of stack and local memory of a thread;
+- ``shared_memory``: bytes of shared memory of a block, and ``shared_limit``, the most that its rule allows;
+- ``blocks``: how many blocks fit on a multiprocessor;
+- ``matrix_instructions``: the kinds of matrix instructions in the PTX.
+
+If the kernel does not compile, ``error`` replaces all results. The exit status is 1 if a kernel does not compile,
+spills, or needs more shared memory than its rule allows.
 """
 
 import argparse
@@ -28,23 +35,32 @@ from triton.compiler import ASTSource, CompiledKernel
 from tagrank.kernels.backward import lstm_backward
 from tagrank.kernels.choice import RULES
 from tagrank.kernels.forward import lstm_forward
-from tagrank.kernels.variants import ALIGNMENT, FULL_GRID, Gpu, Kernel, Rule
+from tagrank.kernels.variants import ALIGNMENT, FULL_GRID, Gpu, Kernel, Rule, ceil_div
 
 CAPABILITIES = ((8, 0), (9, 0))
 
 _FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
-_STATE = ("cells", "carry_c", "carry_x")  # arguments in the dtype of the cell state
+#: The kernels' arguments in the accumulation dtype, and those that are integers.
+_ACCUMULATED = ("cells", "carry_c", "carry_x")
 _SIZES = ("t0", "steps", "length", "batch", "hidden_over_align", "cell_slots")
 
-
-#: Of a multiprocessor: registers, threads, blocks.
+#: What a multiprocessor has.
 _REGISTERS, _THREADS, _BLOCKS = 65_536, 2048, 32
 
 
 @dataclass(frozen=True)
 class Case:
-    """One compilation: a rule, for one capability, dtype and H, with the kernel's flags."""
+    """One compilation.
+
+    Attributes:
+        kernel: ``"forward"`` or ``"backward"``.
+        capability: the compute capability to compile for.
+        dtype: the dtype of the gates.
+        rule: the rule whose variant is compiled.
+        hidden: H.
+        flags: the kernel's flags, which are compiled in.
+    """
 
     kernel: Kernel
     capability: tuple[int, int]
@@ -55,16 +71,16 @@ class Case:
 
 
 def cases(capability: tuple[int, int], quick: bool = False) -> Iterator[Case]:
-    """What the table can select on this capability, each with the flags that make different code of it.
+    """All that the table can select on this capability, with all flags that change the code.
 
-    Where ``quick``, each rule in the last of its dtypes, for its largest H and with its first flags alone.
+    If ``quick``, each rule once: in the last of its dtypes, for its largest H and with the first of its flags.
     """
-    gpu = Gpu(capability, FULL_GRID)
     for kernel, rules in RULES.items():
         for rule in rules:
             if not rule.compiles_for(capability):
                 continue
-            fitting = [h for h in _hidden(rule) if rule.shared_memory(h) <= gpu.shared_memory]
+            limit = _gpu(capability).shared_memory
+            fitting = [h for h in _hidden(rule) if rule.shared_memory(h) <= limit]
             hidden = sorted({*fitting[:1], *fitting[-1:]})
             dtypes, flags = rule.dtypes, _flags(kernel, rule.variant.name)
             if quick:
@@ -74,29 +90,35 @@ def cases(capability: tuple[int, int], quick: bool = False) -> Iterator[Case]:
                     yield Case(kernel, capability, dtype, rule, h, {**flag, "PRECISION": precision})
 
 
+def _gpu(capability: tuple[int, int]) -> Gpu:
+    """A GPU of this capability that is large enough for every rule."""
+    return Gpu(capability, FULL_GRID)
+
+
 def _hidden(rule: Rule) -> tuple[int, ...]:
-    """The H to compile for: a grouped variant's code depends on the number of its chunks of U."""
+    """The H to compile for: several for a grouped variant, whose code depends on how many chunks its part of U has."""
     if rule.variant.name != "grouped":
         return (rule.max_hidden or 512,)
     return tuple(h for h in (256, 512, 768, 1024) if rule.max_hidden is None or h <= rule.max_hidden)
 
 
 def _flags(kernel: Kernel, variant: str) -> list[dict[str, bool]]:
+    """The flags to compile a variant with."""
     constant = [{"CONSTANT": True}, {"CONSTANT": False}]
     if kernel == "backward":
-        # In the step variant a varying input only leaves out part of what a constant one does.
+        # Step, with saved gates: the code for a varying input is that for a constant input without some of its parts.
         saved = constant[:1] if variant == "step" else constant
         return [{**c, "RECOMPUTE": False} for c in saved] + [{**c, "RECOMPUTE": True} for c in constant]
     if variant == "step":
-        # The same goes for a constant input, and for not saving; c is written in any case.
+        # The code for other flags is this code without some of its parts. Step variants always save c.
         return [{"CONSTANT": False, "SAVE_GATES": True, "SAVE_CELLS": True}]
     return [{**c, "SAVE_GATES": save, "SAVE_CELLS": save} for c in constant for save in (True, False)]
 
 
 def compile_case(case: Case) -> CompiledKernel:
-    """Compile as a launch would: for T > 1, 16-byte aligned tensors and given initial states."""
+    """Compile as a launch would if T > 1, all tensors are aligned to 16 bytes, and initial states are given."""
     function, variant = _FUNCTIONS[case.kernel], case.rule.variant
-    values = {
+    constants = {
         **case.flags,
         "ALIGN": ALIGNMENT if case.rule.aligned else 1,
         "VARIANT": variant.name,
@@ -106,23 +128,23 @@ def compile_case(case: Case) -> CompiledKernel:
         "CHUNKS": variant.chunks(case.hidden),
     }
     if variant.name == "step":
-        values["steps"] = 1  # as the launcher passes it, and Triton then takes it for a constant
-    signature = dict.fromkeys(function.arg_names, "*" + _TYPES[case.dtype])
-    signature |= dict.fromkeys(_STATE, "*fp64" if case.dtype == "float64" else "*fp32") | {"counters": "*i32"}
-    signature |= dict.fromkeys(_SIZES, "i32") | dict.fromkeys(values, "constexpr")
-    signature = {name: signature[name] for name in function.arg_names}
-    divisible = [name for name, kind in signature.items() if kind.startswith("*")]
-    attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible}
+        constants["steps"] = 1  # the launcher passes 1, and Triton makes an argument that is 1 a constant
+    types = dict.fromkeys(function.arg_names, "*" + _TYPES[case.dtype])
+    types |= dict.fromkeys(_ACCUMULATED, "*fp64" if case.dtype == "float64" else "*fp32") | {"counters": "*i32"}
+    types |= dict.fromkeys(_SIZES, "i32") | dict.fromkeys(constants, "constexpr")
+    signature = {name: types[name] for name in function.arg_names}
+    pointers = [name for name, kind in signature.items() if kind.startswith("*")]
+    attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     major, minor = case.capability
     return triton.compile(
-        ASTSource(function, signature, values, attributes),
+        ASTSource(function, signature, constants, attributes),
         target=GPUTarget("cuda", 10 * major + minor, 32),
         options=variant.launch_options(),
     )
 
 
 def report(case: Case) -> dict[str, Any]:
-    """Compile, and describe the launch and the result as the module says."""
+    """Compile, and describe the launch and the result in the format that the module's docstring lists."""
     launch = {
         "triton": triton.__version__,
         "kernel": case.kernel,
@@ -139,22 +161,27 @@ def report(case: Case) -> dict[str, Any]:
         return launch | {"error": " ".join(str(error).split())[:100]}
     registers, spilled = _resources(compiled.asm["cubin"])
     matrix = re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", compiled.asm["ptx"])
-    gpu, threads = Gpu(case.capability, FULL_GRID), 32 * case.rule.variant.num_warps
-    # A block takes registers by eight a thread, and 1 KB of shared memory for the driver.
-    by_registers = _REGISTERS // (-(-registers // 8) * 8 * threads)
-    by_shared = (gpu.shared_memory + 1024) // (compiled.metadata.shared + 1024)
     return launch | {
         "registers": registers,
         "spilled": spilled,
         "shared_memory": compiled.metadata.shared,
         "shared_limit": case.rule.shared_memory(case.hidden),
-        "blocks": min(by_registers, by_shared, _THREADS // threads, _BLOCKS),
+        "blocks": _blocks(case, registers, compiled.metadata.shared),
         "matrix_instructions": sorted(set(matrix)),
     }
 
 
+def _blocks(case: Case, registers: int, shared: int) -> int:
+    """How many blocks fit on a multiprocessor, by the registers of a thread and the shared memory of a block."""
+    threads = 32 * case.rule.variant.num_warps
+    # A thread gets registers in groups of eight. The driver takes 1 KB of shared memory for each block.
+    by_registers = _REGISTERS // (ceil_div(registers, 8) * 8 * threads)
+    by_shared = (_gpu(case.capability).shared_memory + 1024) // (shared + 1024)
+    return min(by_registers, by_shared, _THREADS // threads, _BLOCKS)
+
+
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers, and bytes of stack and local memory, of the one kernel in ``cubin``."""
+    """Registers of a thread, and bytes of stack and local memory of a thread, for the single kernel in ``cubin``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
@@ -170,12 +197,19 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tagrank.kernels.offline", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "capabilities", nargs="*", default=[f"{a}.{b}" for a, b in CAPABILITIES], help="such as 8.0; default: 8.0 9.0"
+        "capabilities",
+        nargs="*",
+        default=[f"{a}.{b}" for a, b in CAPABILITIES],
+        help="compute capabilities to compile for (default: 8.0 9.0)",
     )
-    parser.add_argument("--quick", action="store_true", help="each rule once: in one dtype, at its largest H")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile each rule once: one dtype, one set of flags, its largest H",
+    )
     arguments = parser.parse_args()
     if not isinstance(lstm_forward, triton.JITFunction):
-        parser.error("TRITON_INTERPRET is set, so that there is nothing to compile: unset it")
+        parser.error("TRITON_INTERPRET is set, so that kernels are interpreted and not compiled: unset it")
     chosen = [(int(name.split(".")[0]), int(name.split(".")[1])) for name in arguments.capabilities]
     failed = False
     with ProcessPoolExecutor() as pool:

@@ -1,23 +1,32 @@
-"""What a step of a kernel cannot do without, and the time that takes at a GPU's limits: a model, and no measurement."""
+"""The least time that a time step of a kernel can take at the limits of a GPU: a model, not a measurement.
+
+The model counts the work of a step that no kernel with this division into programs can avoid (``Step``), and divides it
+by the rates of the GPU (``Limits``).
+"""
 
 from dataclasses import dataclass
 
-from tagrank.kernels.variants import Kernel, Variant
+from tagrank.kernels.variants import Kernel, Variant, ceil_div
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a GPU: from its data sheet, but for the cache and the latencies, which are rounded figures of microbenchmarks.
+    """What a GPU can do in a second, all multiprocessors together, and how long one must wait for it.
+
+    Rates are from the data sheet. That of the second-level cache and the waiting times are rounded figures from
+    microbenchmarks.
 
     Attributes:
-        multiprocessors: how many there are; what follows is that of all together.
-        flops: 16-bit operations a second of the tensor cores, two for each multiply-add.
-        memory, cache: bytes a second, of main memory and of the second-level cache.
-        shared: bytes a second of the shared memories.
-        special: special functions a second, such as an exponential or a reciprocal.
-        distributed: bytes a second that blocks of a cluster write to each other's shared memory.
-        barrier, launch, cluster_barrier: seconds that one costs: a barrier among some dozens of blocks, a kernel in a
-            CUDA graph, and a barrier of a cluster with the way to another block's shared memory.
+        multiprocessors: how many there are.
+        flops: 16-bit operations of the tensor cores per second. A multiply-add counts as two.
+        memory: bytes of main memory per second.
+        cache: bytes of the second-level cache per second.
+        shared: bytes of shared memory per second.
+        special: special functions per second, such as an exponential or a reciprocal.
+        distributed: bytes per second that the blocks of a cluster write into each other's shared memory.
+        barrier: seconds that a barrier among some dozens of blocks takes.
+        launch: seconds that the launch of a kernel in a CUDA graph takes.
+        cluster_barrier: seconds that a barrier of a cluster takes, including the way to another block's shared memory.
     """
 
     multiprocessors: int
@@ -32,27 +41,37 @@ class Limits:
     cluster_barrier: float
 
 
-#: At 1.755 GHz, with 128 bytes of shared memory and 16 special functions a clock and multiprocessor, and 20 KB a
-#: microsecond from one multiprocessor to others.
+#: At 1.755 GHz. In a clock, a multiprocessor moves 128 bytes of shared memory and computes 16 special functions. In a
+#: microsecond, it writes 20 KB to other multiprocessors.
 H100 = Limits(
-    132, 990e12, 3.35e12, 5.5e12, 132 * 128 * 1.755e9, 132 * 16 * 1.755e9, 132 * 20e9, 1.0e-6, 1.3e-6, 0.25e-6
+    multiprocessors=132,
+    flops=990e12,
+    memory=3.35e12,
+    cache=5.5e12,
+    shared=132 * 128 * 1.755e9,
+    special=132 * 16 * 1.755e9,
+    distributed=132 * 20e9,
+    barrier=1.0e-6,
+    launch=1.3e-6,
+    cluster_barrier=0.25e-6,
 )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One time step of one kernel, of all its programs together.
+    """The work of one time step of a kernel, all its programs together.
 
     Attributes:
-        flops: of the product.
+        flops: operations of the matrix product.
         memory: bytes read from and written to main memory: inputs, results, and what is saved for backward.
-        cache: bytes that programs read of each other, and of ``U`` where it is not resident.
-        shared: bytes that programs read of ``U`` where it is.
+        cache: bytes read from the second-level cache: results of other programs, and ``U`` unless it is resident.
+        shared: bytes of ``U`` read from shared memory, if it is resident.
         special: special functions of the cell.
-        barriers, launches: at each step, one or none.
-        programs: among which all this is shared out.
-        distributed: bytes that blocks of a cluster write to each other.
-        cluster_barriers: one or none.
+        barriers: barriers among programs, 0 or 1.
+        launches: launches, 0 or 1.
+        programs: the number of programs that share the work.
+        distributed: bytes that the blocks of a cluster write into each other's shared memory.
+        cluster_barriers: barriers of a cluster, 0 or 1.
     """
 
     flops: int
@@ -67,7 +86,11 @@ class Step:
     cluster_barriers: int = 0
 
     def floor(self, limits: Limits) -> tuple[float, str]:
-        """The least seconds, and what they are bound by; transfers and arithmetic may overlap, waiting may not."""
+        """The least time of the step in seconds, and what bounds it.
+
+        Transfers and arithmetic may all overlap, so only the longest of them counts. Waiting for a barrier or a launch
+        overlaps with nothing. Programs use one multiprocessor each.
+        """
         used = min(self.programs / limits.multiprocessors, 1.0)
         times = {
             "memory": self.memory / limits.memory,
@@ -82,21 +105,26 @@ class Step:
             + self.launches * limits.launch
             + self.cluster_barriers * limits.cluster_barrier
         )
-        bound = max(times, key=times.__getitem__)
-        kind = "launch" if self.launches else "barrier"
-        return times[bound] + waiting, kind if waiting > times[bound] else bound
+        longest = max(times, key=times.__getitem__)
+        least = times[longest] + waiting
+        if times[longest] >= waiting:
+            return least, longest
+        return least, "launch" if self.launches else "barrier"
 
 
-def step(kernel: Kernel, variant: Variant, batch: int, hidden: int, *, training: bool = True) -> Step:
-    """Count a step in 16 bit with a constant input; forward for ``training`` saves gates and cell states."""
+def triton_step(kernel: Kernel, variant: Variant, batch: int, hidden: int, *, training: bool = True) -> Step:
+    """The work of a time step of a Triton kernel, in 16 bit with a constant input.
+
+    With ``training``, forward saves the gates and the cell states.
+    """
     tiles, slices = variant.grid(batch, hidden)
-    memory, special = _cell(kernel, batch * hidden, training)
+    memory, special = _cell_work(kernel, batch * hidden, training)
     exchanged = (2 if kernel == "forward" else 8) * batch * hidden
-    weights = tiles * 8 * hidden**2  # each batch tile reads the whole of U
+    weights = tiles * 8 * hidden**2  # each batch tile reads all of U
     return Step(
         flops=8 * batch * hidden**2,
         memory=memory,
-        # Each slice of a batch tile reads what all of them have written.
+        # Each slice of a batch tile reads what all slices of the tile have stored.
         cache=(slices * exchanged if slices > 1 else 0) + (weights if variant.name == "step" else 0),
         shared=0 if variant.name == "step" else weights,
         special=special,
@@ -107,25 +135,29 @@ def step(kernel: Kernel, variant: Variant, batch: int, hidden: int, *, training:
 
 
 def cluster_step(kernel: Kernel, batch: int, hidden: int, limits: Limits, *, training: bool = True) -> Step:
-    """The same for the kernels of ``csrc/cuda``, as ``launch.cu`` would launch them: in the fewest rows that fit."""
-    blocks = -(-hidden // 32)
+    """The work of a time step of a kernel in ``csrc/cuda``, in 16 bit with a constant input.
+
+    Like ``launch.cu``, it takes the tiles with the fewest rows with which all clusters fit on the GPU at once. With
+    ``training``, forward saves the gates and the cell states.
+    """
+    blocks = ceil_div(hidden, 32)
     at_once = limits.multiprocessors // blocks
     sizes = (8, 16, 32, 64) if kernel == "forward" else (8, 16, 32)
-    rows = next((rows for rows in sizes if -(-batch // rows) <= at_once), sizes[-1])
-    clusters = -(-batch // rows)
-    padded, depth = rows * clusters, -(-hidden // 128) * 128
-    memory, special = _cell(kernel, batch * hidden, training)
+    rows = next((rows for rows in sizes if ceil_div(batch, rows) <= at_once), sizes[-1])
+    clusters = ceil_div(batch, rows)
+    depth = ceil_div(hidden, 128) * 128
+    memory, special = _cell_work(kernel, batch * hidden, training)
     if kernel == "forward":
-        # Each of eight warps reads half of h; pairs of them exchange half of their sums.
+        # Each of eight warps reads half of h; pairs of warps exchange half of their sums.
         shared = clusters * blocks * rows * (8 * depth + 2 * 128 * 4)
         distributed = clusters * blocks * (blocks - 1) * rows * 32 * 2
     else:
-        # Each of eight warps reads the gradients of the block's gates; the parts of all blocks are added up.
+        # Each of eight warps reads the gradients of the block's gates; then the parts of dh of all blocks are added up.
         shared = clusters * blocks * rows * (8 * 128 * 2 + 32 * blocks * 4)
         distributed = clusters * blocks * rows * (blocks - 1) * 32 * 4
     return Step(
-        # U stays in registers; rows and units that are not there are multiplied too.
-        flops=8 * padded * depth * 32 * blocks,
+        # The product includes the rows and units that pad a tile. U stays in registers.
+        flops=8 * (rows * clusters) * depth * (32 * blocks),
         memory=memory,
         cache=0,
         shared=shared,
@@ -133,15 +165,16 @@ def cluster_step(kernel: Kernel, batch: int, hidden: int, limits: Limits, *, tra
         barriers=0,
         launches=0,
         programs=clusters * blocks,
-        distributed=distributed if blocks > 1 else 0,
+        distributed=distributed,
         cluster_barriers=int(blocks > 1),
     )
 
 
-def _cell(kernel: Kernel, state: int, training: bool) -> tuple[int, int]:
-    """Bytes of main memory and special functions of a step with so many hidden states, in 16 bit."""
+def _cell_work(kernel: Kernel, elements: int, training: bool) -> tuple[int, int]:
+    """Bytes of main memory, and special functions, of the cell of a time step with ``elements`` = B x H, in 16 bit."""
     if kernel == "forward":
-        # Five sigmoids and tangents, an exponential and a reciprocal each.
-        return 2 * state + (training and 8 * state + 4 * state), 10 * state
-    # Gates, cell states and the output's gradient are read, the gates' gradients written.
-    return 8 * state + 4 * state + 2 * state + 8 * state, 2 * state
+        # h is written; in training the four gates (16 bit) and c (32 bit) too. Five sigmoids and tangents take an
+        # exponential and a reciprocal each.
+        return (2 + (8 + 4 if training else 0)) * elements, 10 * elements
+    # Gates, cell states and the output's gradient are read; the gates' gradients are written. A tangent of c.
+    return (8 + 4 + 2 + 8) * elements, 2 * elements

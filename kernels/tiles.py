@@ -1,4 +1,8 @@
-"""Loads and stores of tiles that both kernels share. What lies outside the mask is zero, and stays unwritten."""
+"""Loads and stores of tiles.
+
+A load gives 0 for elements outside the arrays, and a store does not write them. ``U`` is ``weight_hh``, ``[4H, H]``,
+whose rows are those of the gates i, f, g and o. ``hidden`` is H.
+"""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
@@ -8,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def load_gates(pointers, hidden, mask):
-    """The tiles of i, f, g and o, where ``pointers`` are those of i and the gates lie ``hidden`` apart."""
+    """The tiles of i, f, g and o. ``pointers`` point to i; each next gate is ``hidden`` elements further on."""
     i = tl.load(pointers, mask=mask, other=0.0)
     f = tl.load(pointers + hidden, mask=mask, other=0.0)
     g = tl.load(pointers + 2 * hidden, mask=mask, other=0.0)
@@ -18,7 +22,7 @@ def load_gates(pointers, hidden, mask):
 
 @triton.jit
 def store_gates(pointers, i, f, g, o, hidden, mask):
-    """The counterpart of :func:`load_gates`; rounds to the dtype that the pointers point to."""
+    """Store the tiles of i, f, g and o to where :func:`load_gates` loads them, rounded to the array's dtype."""
     dtype = pointers.dtype.element_ty
     tl.store(pointers, i.to(dtype), mask=mask)
     tl.store(pointers + hidden, f.to(dtype), mask=mask)
@@ -28,14 +32,17 @@ def store_gates(pointers, i, f, g, o, hidden, mask):
 
 @triton.jit
 def load_weights(weight_hh, k, units, end, hidden):
-    """``weight_hh[k, units]`` for ``k`` below ``end``, as a ``[k, units]`` tile: ``U``, for products with gates."""
+    """``U[k, units]``, a ``[k, units]`` tile, for products of gate gradients with ``U``.
+
+    ``k`` counts rows of ``U``; rows from ``end`` on are 0.
+    """
     pointers = weight_hh + k.to(tl.int64)[:, None] * hidden + units[None, :]
     return tl.load(pointers, mask=(k < end)[:, None] & (units < hidden)[None, :], other=0.0)
 
 
 @triton.jit
 def load_weights_by_gate(weight_hh, k, units, hidden):
-    """``weight_hh[gate * hidden + k, units]`` as a ``[4, k, units]`` tile: a batch of four matrices."""
+    """``U[gate * hidden + k, units]`` for the four gates, a ``[4, k, units]`` tile: a batch of four matrices."""
     rows = tl.arange(0, 4)[:, None] * hidden + k[None, :]
     pointers = weight_hh + rows.to(tl.int64)[:, :, None] * hidden + units[None, None, :]
     return tl.load(pointers, mask=(k < hidden)[None, :, None] & (units < hidden)[None, None, :], other=0.0)
@@ -43,16 +50,17 @@ def load_weights_by_gate(weight_hh, k, units, hidden):
 
 @triton.jit
 def load_transposed(weight_hh, gate, units, k, hidden):
-    """``weight_hh[gate * hidden + units, k]`` as a ``[k, units]`` tile: one gate of ``U.T``, for products with h."""
+    """``U[gate * hidden + units, k]^T``, a ``[k, units]`` tile, for products of ``h`` with one gate of ``U^T``."""
     pointers = weight_hh + (gate * hidden + units.to(tl.int64))[None, :] * hidden + k[:, None]
     return tl.load(pointers, mask=(k < hidden)[:, None] & (units < hidden)[None, :], other=0.0)
 
 
 @triton.jit
 def load_interleaved(weight_hh, first, k, hidden, BLOCK_H: tl.constexpr):
-    """``U.T`` for the units from ``first`` on, as a ``[k, 4 BLOCK_H]`` tile whose columns go i, f, g, o, i, f, ...
+    """``U^T`` for all four gates of ``BLOCK_H`` units, from unit ``first`` on: a ``[k, 4 BLOCK_H]`` tile.
 
-    One product then gives all four gates: it has four times the columns to share among the warps.
+    Its columns are i, f, g and o of the first unit, then i, f, g and o of the second unit, and so on. A single product
+    with it gives all four gates. That product has four times as many columns, which the warps divide among themselves.
     """
     column = tl.arange(0, 4 * BLOCK_H)
     unit = first + column // 4
@@ -63,7 +71,7 @@ def load_interleaved(weight_hh, first, k, hidden, BLOCK_H: tl.constexpr):
 
 @triton.jit
 def split_gates(a, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """The tiles of i, f, g and o, from one in which they follow each other as in :func:`load_interleaved`."""
+    """The ``[BLOCK_B, BLOCK_H]`` tiles of i, f, g and o from a tile with the columns of :func:`load_interleaved`."""
     i_g, f_o = tl.split(tl.reshape(a, [BLOCK_B, BLOCK_H, 2, 2]))
     i, g = tl.split(i_g)
     f, o = tl.split(f_o)

@@ -1,7 +1,7 @@
-"""What a kernel is launched with, for which calls, and what that depends on in a GPU.
+"""How a kernel can be launched, which calls each way serves, and the properties of a GPU that decide this.
 
-Dtypes are named as PyTorch names them: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"float64"``. Capabilities are
-CUDA compute capabilities, ``(major, minor)``.
+Dtypes have PyTorch's names: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"float64"``. A capability is a CUDA compute
+capability, ``(major, minor)``. A program is a Triton program, which the GPU runs as one thread block.
 """
 
 from dataclasses import dataclass
@@ -15,32 +15,42 @@ HALF = ("float16", "bfloat16")
 SINGLE = ("float32",)
 DOUBLE = ("float64",)
 
-#: Shared memory that one block may have, in bytes. Elsewhere (8.6, 8.9, 12.0) it is ``SHARED_MEMORY_AT_LEAST``.
+#: Bytes of shared memory that one block can have, by capability. Others (8.6, 8.9, 12.0) have SHARED_MEMORY_AT_LEAST.
 SHARED_MEMORY = {(8, 0): 163 * 1024, (8, 7): 163 * 1024, (9, 0): 227 * 1024, (10, 0): 227 * 1024, (10, 3): 227 * 1024}
 SHARED_MEMORY_AT_LEAST = 99 * 1024
 
-#: Where H is divisible by it, rows of 16-bit numbers begin at multiples of 16 bytes.
+#: If H is divisible by this, each row of 16-bit numbers begins at a multiple of 16 bytes.
 ALIGNMENT = 8
 
-#: Blocks that fill a data-centre GPU: an A100 has 108 multiprocessors, an H100 132.
+#: The number of blocks that fill a data-centre GPU: an A100 has 108 multiprocessors, an H100 132.
 FULL_GRID = 128
 
 
 def alignment(hidden: int) -> int:
-    """How many numbers of a row can be loaded at a time: what ``ALIGN`` has to be for this H."""
+    """The kernels' argument ``ALIGN`` for this H: how many numbers of a row one load can take."""
     return 1 if hidden % ALIGNMENT else ALIGNMENT
+
+
+def ceil_div(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the table has to know of a GPU: its compute capability and the number of its multiprocessors."""
+    """The properties of a GPU that the table depends on.
+
+    Attributes:
+        capability: its compute capability.
+        multiprocessors: how many it has.
+    """
 
     capability: tuple[int, int]
     multiprocessors: int
 
     @property
     def shared_memory(self) -> int:
-        """The shared memory, in bytes, that one block can count on."""
+        """Bytes of shared memory that one block can have at least."""
         return SHARED_MEMORY.get(self.capability, SHARED_MEMORY_AT_LEAST)
 
 
@@ -49,14 +59,16 @@ class Variant:
     """How a kernel is launched.
 
     Attributes:
-        name: ``"resident"`` (whole sequence, one program for each ``block_b`` rows), ``"grouped"`` (whole sequence, one
-            program for each slice of these, with a barrier) or ``"step"`` (one launch a step).
-        block_b: rows of the batch in a tile.
-        block_h: hidden units in a tile; at least H where resident.
-        block_k: how much of the product's inner dimension is loaded at a time; not used where resident.
+        name: ``"resident"``: one launch runs all time steps, with one program for each ``block_b`` batch rows.
+            ``"grouped"``: one launch runs all time steps, with one program for each tile of ``block_b`` batch rows and
+            ``block_h`` hidden units; the programs of the same rows meet at a barrier in each step.
+            ``"step"``: the same tiles, but each launch runs a single time step.
+        block_b: batch rows in a tile.
+        block_h: hidden units in a tile. In a resident variant at least H.
+        block_k: how much of the matrix product's inner dimension is loaded at a time. Resident variants do not use it.
         num_warps: warps in a block.
-        num_stages: depth of the software pipeline over ``block_k``; 1 but for the step variant, as in the others it
-            might fetch the next step's ``h`` before it is stored.
+        num_stages: depth of the software pipeline over ``block_k``. Only a step variant may have more than 1: in the
+            others the pipeline could load ``h`` of the next time step before it is stored.
     """
 
     name: Name
@@ -68,32 +80,33 @@ class Variant:
 
     @property
     def cooperative(self) -> bool:
-        """Whether its programs wait for each other, so that all have to run at the same time."""
+        """Whether its programs wait for each other, so that all must run at the same time."""
         return self.name == "grouped"
 
     def launch_options(self) -> dict[str, Any]:
-        """What Triton has to be told beside the kernel's arguments."""
+        """The options that Triton's launcher takes besides the kernel's own arguments."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.name != "step":
-            # ptxas would rather spill than leave no room for another block; these seldom have another beside them.
+            # Without this limit ptxas keeps registers free for a second block on the multiprocessor and spills to do
+            # so. These variants seldom have a second block there.
             options["maxnreg"] = 255
         if self.cooperative:
             options["launch_cooperative_grid"] = True
         return options
 
     def chunks(self, hidden: int) -> int:
-        """How often ``block_k`` fits into H, rounded up, where that is known when the kernel is compiled."""
-        return -(-hidden // self.block_k) if self.name == "grouped" else 0
+        """The kernels' argument ``CHUNKS``: ceil(H / block_k) for a grouped variant, 0 for the others."""
+        return ceil_div(hidden, self.block_k) if self.name == "grouped" else 0
 
     def grid(self, batch: int, hidden: int) -> tuple[int, int]:
-        """Programs along the batch and along the hidden units.
+        """The number of programs along the batch, and along the hidden units.
 
         Raises:
-            ValueError: the variant is resident and H does not fit into its one slice.
+            ValueError: the variant is resident, and H is larger than its one tile.
         """
         if self.name == "resident" and hidden > self.block_h:
             raise ValueError(f"hidden: expected at most {self.block_h}, the width of a resident tile; got {hidden}")
-        return -(-batch // self.block_b), -(-hidden // self.block_h)
+        return ceil_div(batch, self.block_b), ceil_div(hidden, self.block_h)
 
     def __str__(self) -> str:
         return f"{self.name} {self.block_b} x {self.block_h}"
@@ -101,20 +114,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Rule:
-    """A line of the table: ``variant`` serves the calls that meet every condition.
+    """A line of the table: ``variant`` serves the calls that meet all conditions.
 
     Attributes:
-        dtypes: the dtypes it is for.
-        variant: what it launches.
-        why: the reason for its sizes.
-        shared: shared memory it may need, in bytes; the capability has to offer as much.
-        shared_per_chunk: what it may need besides for each chunk of a grouped variant's slice of U.
-        oldest, newest: the first and the last compute capability it is for.
-        max_hidden: the largest H it is for.
-        max_batch: the largest B it is for.
-        min_programs: the smallest grid it is for.
-        aligned: for H divisible by ``ALIGNMENT`` only. Loads are then 16 bytes wide; without it they are element by
-            element, and larger tiles spill.
+        dtypes: the dtypes that it serves.
+        variant: how the kernel is then launched.
+        why: the reason for these sizes.
+        shared: the most shared memory that a block needs, in bytes. The GPU must offer as much.
+        shared_per_chunk: for a grouped variant, bytes of shared memory that each chunk of U takes in addition.
+        oldest: the first compute capability that it serves.
+        newest: the last compute capability that it serves.
+        max_hidden: the largest H that it serves.
+        max_batch: the largest B that it serves.
+        min_programs: the smallest number of programs that it is launched with.
+        aligned: whether H must be divisible by ``ALIGNMENT``. If so, one load takes 16 bytes. If not, each load takes
+            a single number, and tiles must be small to avoid spills.
     """
 
     dtypes: tuple[str, ...]
@@ -130,15 +144,15 @@ class Rule:
     aligned: bool = True
 
     def compiles_for(self, capability: tuple[int, int]) -> bool:
-        """Whether it is for this compute capability."""
+        """Whether it serves this compute capability."""
         return self.oldest <= capability and (self.newest is None or capability <= self.newest)
 
     def shared_memory(self, hidden: int) -> int:
-        """The most shared memory that a block may need, in bytes."""
+        """The most shared memory that a block needs at this H, in bytes."""
         return self.shared + self.shared_per_chunk * self.variant.chunks(hidden)
 
     def refusal(self, hidden: int, batch: int, dtype: str, gpu: Gpu) -> str | None:
-        """The first condition that the call does not meet, in words, or ``None``; ``VERIFIED`` is not among them."""
+        """The first condition that the call does not meet, in words, or ``None``. ``VERIFIED`` is not checked here."""
         if dtype not in self.dtypes:
             return f"it is for {' and '.join(self.dtypes)}"
         if gpu.capability < self.oldest:
@@ -155,7 +169,7 @@ class Rule:
         if programs < self.min_programs:
             return f"{programs} programs are too few to fill a GPU"
         if shared > gpu.shared_memory:
-            return f"it may need {shared // 1024} KB of shared memory, and there are {gpu.shared_memory // 1024}"
+            return f"a block may need {shared // 1024} KB of shared memory, and has {gpu.shared_memory // 1024} KB"
         if self.variant.cooperative and programs > gpu.multiprocessors:
-            return f"its {programs} programs have to run at once, on {gpu.multiprocessors} multiprocessors"
+            return f"its {programs} programs must run at once, on {gpu.multiprocessors} multiprocessors"
         return None

@@ -1,8 +1,13 @@
-"""Where kernels for a whole sequence may run: the GPUs on which each was run and matched the oracle.
+"""The GPUs on which a kernel that runs all time steps in one launch was run and matched the oracle.
 
-An entry is ``((major, minor), kernel, variant)``: a CUDA compute capability, ``"forward"`` or ``"backward"``, and
-``"resident"`` or ``"grouped"``, or ``"cluster"`` for those in CUDA C++. It is added together with the result file of
-``make gpu`` under ``benchmarks/results/`` that shows the run. The step variant needs no entry: it runs everywhere else.
+``auto`` uses such a kernel only on a GPU that has an entry here. An entry is ``((major, minor), kernel, variant)``:
+
+- the CUDA compute capability;
+- ``"forward"`` or ``"backward"``;
+- ``"resident"`` or ``"grouped"`` for a Triton kernel, or ``"cluster"`` for the kernels in CUDA C++.
+
+A commit that adds an entry also adds the result file of ``make gpu`` under ``benchmarks/results/`` that shows the run.
+The step variant needs no entry: it runs wherever no other variant may.
 """
 
 Entry = tuple[tuple[int, int], str, str]

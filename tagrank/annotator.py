@@ -16,10 +16,22 @@ from torch import Tensor
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode_model, default_decoder
+from tagrank.decode import (
+    DECODERS,
+    FEEDBACK_DECODERS,
+    OutputTags,
+    RankedTag,
+    Ranking,
+    decode_model,
+    default_decoder,
+    read_synonyms,
+    read_thresholds,
+)
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, extract_features, load_backbone
+from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.extraction import extract_features
 from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
 FORMAT = 1
@@ -143,6 +155,31 @@ class Annotator:
             for ranking in decode_model(self.ranker, batch, decoder, output=output, **options)
         ]
 
+    def rank_options(self, lists: ListOptions) -> dict[str, Any]:
+        """The keyword arguments of :meth:`rank` for some options: names and files become tags of this model.
+
+        Args:
+            lists: how lists are chosen, and which tags they show.
+
+        Raises:
+            InputError: the decoder does not go with this model, a file cannot be read, or a tag is not the model's.
+        """
+        self.check_decoder(lists.decoder)
+        output = OutputTags(
+            self.vocabulary,
+            include=lists.include,
+            exclude=lists.exclude,
+            thresholds=read_thresholds(lists.thresholds) if isinstance(lists.thresholds, Path) else lists.thresholds,
+            synonyms=read_synonyms(lists.synonyms) if isinstance(lists.synonyms, Path) else lists.synonyms,
+        )
+        return {
+            "decoder": lists.decoder,
+            "beams": lists.beams,
+            "samples": lists.samples,
+            "threshold": lists.threshold,
+            "output": output,
+        }
+
     def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
         """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.
 
@@ -204,18 +241,12 @@ class Annotator:
         if isinstance(paths, (str, Path)):
             raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
-        backbone = self.backbone()
-        errors: dict[Path, InputError] = {}
-        rows = extract_features(backbone, paths, batch_size=batch_size, on_error=errors.__setitem__)
-        waiting = iter(paths)
+        rows = extract_features(self.backbone(), paths, batch_size=batch_size)
         while batch := list(islice(rows, batch_size)):
-            rankings = self.rank(torch.stack([row for _, row in batch]), **options)
-            for (path, _), ranking in zip(batch, rankings, strict=True):
-                while (before := next(waiting)) != path:
-                    yield before, errors[before]
-                yield path, self.tags(ranking, options.get("output"))
-        for path in waiting:
-            yield path, errors[path]
+            features = [row for _, row in batch if isinstance(row, Tensor)]
+            rankings = iter(self.rank(torch.stack(features), **options) if features else ())
+            for path, row in batch:
+                yield path, row if isinstance(row, InputError) else self.tags(next(rankings), options.get("output"))
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """A ranking of indices in words, those of ``output`` where it was made with it."""
@@ -226,7 +257,9 @@ class Annotator:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder, each file as a whole; the configuration last, so that a folder with one is complete.
+        """Write the model folder.
+
+        Each file is replaced as a whole, and the configuration is written last: a folder that has it is complete.
 
         Raises:
             InputError: the folder cannot be written.
@@ -257,7 +290,7 @@ class Annotator:
         """Read a model folder.
 
         Raises:
-            InputError: a file is missing or damaged, or they do not fit together.
+            InputError: a file is missing or damaged, or the files do not fit together.
         """
         folder = Path(folder)
         if not folder.is_dir():

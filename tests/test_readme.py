@@ -93,7 +93,7 @@ def test_quality() -> None:
         name = row["name"] if row["decoder"] is None else f"{row['name']}, {row['decoder'].replace('_', ' ')}"
         assert f"| {name} | {row['seeds']} | {quality_cells(row)} |" in page
     assert (
-        f"| default, headline, less the best | | {' | '.join(f'{m:+.4f}' for m in quality['margins'].values())} |"
+        f"| default, headline, minus the best | | {' | '.join(f'{m:+.4f}' for m in quality['margins'].values())} |"
         in page
     )
 

@@ -9,23 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagrank.cli.app import (
-    BeamsOption,
-    DecoderOption,
-    ExcludeOption,
-    Format,
-    FormatOption,
-    IncludeOption,
-    Model,
-    SamplesOption,
-    SynonymsOption,
-    ThresholdOption,
-    ThresholdsOption,
-    WeightsOption,
-    command,
-    list_options,
-)
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
 from tagrank.errors import InputError
+from tagrank.options import ListOptions
 
 if TYPE_CHECKING:
     from tagrank.decode import RankedTag
@@ -41,14 +27,7 @@ def annotate(
         int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
     ] = None,
     format: FormatOption = Format.text,
-    decoder: DecoderOption = None,
-    beams: BeamsOption = 8,
-    samples: SamplesOption = 64,
-    threshold: ThresholdOption = None,
-    thresholds: ThresholdsOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    synonyms: SynonymsOption = None,
+    lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
 ) -> None:
     """Write the ranked tags of photographs.
@@ -62,7 +41,7 @@ def annotate(
     lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
     found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
     annotator = Annotator.load(model)
-    options = list_options(annotator, decoder, beams, samples, threshold, thresholds, include, exclude, synonyms)
+    options = annotator.rank_options(lists)
     annotator.backbone(weights)
     write = _writer(format)
     failed = False

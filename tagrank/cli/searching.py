@@ -3,15 +3,16 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command, split_tags
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
 from tagrank.errors import InputError
+from tagrank.options import split_tags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,16 +49,20 @@ def index(
     annotator = Annotator.load(model)
     failed = 0
 
-    def report(path: Path, error: InputError) -> None:
+    def readable(rows: "Iterable[tuple[str, Tensor | InputError]]") -> "Iterator[tuple[str, Tensor]]":
         nonlocal failed
-        failed += 1
-        typer.echo(f"tagrank: {error}", err=True)
+        for name, row in rows:
+            if isinstance(row, InputError):
+                failed += 1
+                typer.echo(f"tagrank: {row}", err=True)
+            else:
+                yield name, row
 
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         names = _stored(features, annotator) if features is not None else _photographs(paths or [])
         new = [name for name in names if name not in writer.done]
-        rows = _features_of(annotator, new, features, weights, report)
+        rows = readable(_features_of(annotator, new, features, weights))
         count = 0
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
             writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
@@ -139,13 +144,12 @@ def _features_of(
     names: Sequence[str],
     features: Path | None,
     weights: str | None,
-    report: Callable[[Path, InputError], None],
-) -> "Iterator[tuple[str, Tensor]]":
-    from tagrank.features.backbones import extract_features
+) -> "Iterator[tuple[str, Tensor | InputError]]":
+    from tagrank.features.extraction import extract_features
     from tagrank.features.store import open_features
 
     if features is None:
-        for path, row in extract_features(annotator.backbone(weights), [Path(n) for n in names], on_error=report):
+        for path, row in extract_features(annotator.backbone(weights), map(Path, names)):
             yield str(path), row
         return
     table = open_features(features)
@@ -168,10 +172,10 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
 
 def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
     from tagrank.annotator import Annotator
-    from tagrank.features.backbones import extract_features
+    from tagrank.features.extraction import extract_features, only_features
 
     annotator = Annotator.load(model)
-    ((_, row),) = extract_features(annotator.backbone(weights), [image])
+    ((_, row),) = only_features(extract_features(annotator.backbone(weights), [image]))
     return photos.gains_of(annotator, row)
 
 

@@ -98,8 +98,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
-    from tagrank.training.run import has_run, read_history
     from tagrank.training.run import train as run
+    from tagrank.training.run_folder import has_run, read_history
 
     try:
         run(

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 IGNORE = -100
-"""What fills a row after END: :func:`torch.nn.functional.cross_entropy` skips it by default."""
+"""Fills a row after END. :func:`torch.nn.functional.cross_entropy` skips it by default."""
+
+RankWeight = Literal["log", "reciprocal"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class ListTargets:
 
     Attributes:
         targets: ``[L, S]`` int64: the tags of a list in order, then END, then :data:`IGNORE`.
-        image_index: ``[L]`` int64, the image that a list is about, ascending.
+        image_index: ``[L]`` int64, for each list the number of its image, ascending.
     """
 
     targets: Tensor
@@ -33,11 +36,11 @@ class ListTargets:
 def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, steps: int) -> ListTargets:
     """Lay out ordered lists as targets for ``steps`` steps.
 
-    A list of ``n`` tags gives ``n`` tags and END; one of ``steps`` tags or more is cut to ``steps`` tags, and has no
-    END. An empty list is END alone: the annotator had nothing to say.
+    A list of ``n < steps`` tags gives ``n`` tags and END. A longer list is cut to ``steps`` tags and has no END. An
+    empty list gives only END: the annotator had nothing to say.
 
     Args:
-        lists_per_image: for each image its lists of tag numbers in ``[0, end)``. An image may have none.
+        lists_per_image: for each image its lists of tag numbers in ``[0, end)``. An image may have no list.
         end: the class END, which is the size of the vocabulary.
         steps: ``S``, the number of steps of the model.
 
@@ -71,20 +74,24 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
 
 
-def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None) -> Tensor:
-    """The mean over each image's lists of ``1 / log2(1 + position)``, 0 where a list does not name the tag.
+def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None, weight: RankWeight = "log") -> Tensor:
+    """How important each tag is for each image: ``1 / log2(1 + position)``, averaged over the image's lists.
+
+    A list that does not name the tag counts as 0 in the average. Positions start at 1.
 
     Args:
         lists: the lists of ``B`` images.
         num_tags: ``V``.
-        images: ``B``; one more than the last image with a list where left out.
+        images: ``B``; ``None`` means that the last image with a list is the last image.
+        weight: ``"log"``, or ``"reciprocal"`` for ``1 / position``, which weighs the first tag more.
 
     Returns:
         ``[B, V]``, float32, in [0, 1]; zeros for an image without lists.
     """
     images = int(lists.image_index[-1]) + 1 if images is None else images
     counts = lists.image_index.bincount(minlength=images).clamp(min=1)
-    rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)
+    rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)  # positions from 0
     image, tag = lists.image_index[rows], lists.targets[rows, positions]
+    inverse = torch.log2(2.0 + positions) if weight == "log" else 1.0 + positions
     weights = torch.zeros(images, num_tags, device=lists.targets.device)
-    return weights.index_put_((image, tag), 1 / (torch.log2(2.0 + positions) * counts[image]), accumulate=True)
+    return weights.index_put_((image, tag), 1 / (inverse * counts[image]), accumulate=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
+from tagrank.ranker.reach import reach
 
 
 def decode(
@@ -70,12 +71,6 @@ def on_list(p: Array) -> Array:
     before = np.cumprod(np.concatenate([np.ones_like(neither[:, :1]), neither[:, :-1]], axis=1), axis=1)
     total: Array = (before * tags).sum(axis=1)
     return np.clip(total, 0.0, 1.0)
-
-
-def reach(p: Array) -> Array:
-    """The probability that the list reaches each position, ``[B, S]``."""
-    ends = p[..., -1]
-    return np.cumprod(np.concatenate([np.ones_like(ends[:, :1]), 1.0 - ends[:, :-1]], axis=1), axis=1)
 
 
 def _greedy(p: Array, length: int | None) -> list[list[int]]:

@@ -1,33 +1,33 @@
-"""What a ranked annotator has to beat: one tagger that does not see the image, and three that see its features.
+"""The baselines that a ranked annotator must beat: one does not see the image, three see its features.
 
-All four learn from the same number per image and tag, its rank weight: the mean over the image's lists of
-``1 / log2(1 + position)``, 0 where a list does not name the tag. Ranking tags by the expected rank weight is the best
-that a tagger can do when its gain per tag is that weight, so these are strong for what they are.
+All four learn from one number per image and tag, the rank weight (:func:`tagrank.data.targets.rank_weights`). When a
+tag's gain is its rank weight, no tagger can do better than to rank by the expected rank weight. So these are strong
+baselines.
 
-Features are on the CPU. Ties are broken by the tag's index, the lower first, so that a ranking never depends on chance.
-Fitting depends on its arguments and ``seed`` alone, and leaves PyTorch's global generator as it was.
+Features are on the CPU. Of tags with equal scores, the tag with the lower index comes first, so that a ranking never
+depends on chance. Fitting depends only on its arguments, and leaves PyTorch's global generator as it was.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tagrank.data.targets import RankWeight, encode_lists, rank_weights
+from tagrank.ranker.scaling import mean_and_deviation
+
 ListsPerImage = Sequence[Sequence[Sequence[int]]]
 """For each image its ordered lists of tag indices, one list per person."""
-
-RankWeight = Literal["log", "reciprocal"]
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 EPOCHS = 10
 MIN_STEPS = 300
-"""A small set is gone through more than ``EPOCHS`` times, until it has seen so many steps."""
+"""On a small set, training takes more than ``EPOCHS`` epochs, until it has made this many steps."""
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Baseline(Protocol):
 
     @property
     def name(self) -> str:
-        """What the baseline is called in a table."""
+        """The baseline's name in a table."""
         ...
 
     def fit(self, features: Tensor, lists_per_image: ListsPerImage, num_tags: int, seed: int = 0) -> None:
@@ -47,24 +47,24 @@ class Baseline(Protocol):
             features: ``[N, D]``, floating point, N > 0.
             lists_per_image: for each image its ordered lists of tag indices below ``num_tags``, at least one list.
             num_tags: ``V``.
-            seed: decides all that is drawn at random.
+            seed: of all random draws.
 
         Raises:
-            ValueError: the features do not fit the lists or are not finite, an image has no list, or a tag is out of
-                range.
+            ValueError: the number of features is not the number of images, a feature is not finite, an image has no
+                list, or a tag is out of range.
         """
         ...
 
     def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
-        """The ``top_k`` best tags of each image, the best first.
+        """The ``top_k`` best tags of each image, best first.
 
         Args:
             features: ``[N, D]``, floating point, with the ``D`` of :meth:`fit`.
-            top_k: how many tags; all ``V`` where left out or larger.
+            top_k: how many tags; ``None``, or a number above ``V``, means all ``V``.
 
         Raises:
-            RuntimeError: called before :meth:`fit`.
-            ValueError: the features are not of the right shape or not finite, or ``top_k`` is below 1.
+            RuntimeError: the baseline was not fitted.
+            ValueError: the features have the wrong shape or are not finite, or ``top_k`` is below 1.
         """
         ...
 
@@ -78,19 +78,19 @@ class FrequencyPrior:
         self._scores: Tensor | None = None
 
     def fit(self, features: Tensor, lists_per_image: ListsPerImage, num_tags: int, seed: int = 0) -> None:
-        """See :meth:`Baseline.fit`; the features and the seed play no part."""
-        self._scores = rank_weights(lists_per_image, num_tags).mean(dim=0)
+        """See :meth:`Baseline.fit`; the features and the seed are ignored."""
+        self._scores = _rank_weights(lists_per_image, num_tags).mean(dim=0)
 
     def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
-        """See :meth:`Baseline.rank`; of the features only their number plays a part."""
+        """See :meth:`Baseline.rank`; only the number of the features matters."""
         return _order(_fitted(self._scores).expand(len(features), -1), top_k)
 
 
 class NearestNeighbours:
     """Vote of the ``k`` most similar training images: their rank weights, weighted by cosine similarity.
 
-    The features are centred before, as those that come after a ReLU are all similar to each other. Images as near as
-    the ``k``-th all vote.
+    Features are centred first, because the outputs of a ReLU all point in similar directions. If several images are
+    as near as the ``k``-th, all of these vote.
     """
 
     name = "nearest neighbours"
@@ -102,10 +102,10 @@ class NearestNeighbours:
         self._memory: tuple[_Standardise, Tensor, Tensor] | None = None
 
     def fit(self, features: Tensor, lists_per_image: ListsPerImage, num_tags: int, seed: int = 0) -> None:
-        """See :meth:`Baseline.fit`; nothing is drawn, so the seed plays no part."""
+        """See :meth:`Baseline.fit`; nothing is random, so the seed is ignored."""
         _check(features, rows=len(lists_per_image))
         standardise = _Standardise(features)
-        self._memory = standardise, F.normalize(standardise(features)), rank_weights(lists_per_image, num_tags)
+        self._memory = standardise, F.normalize(standardise(features)), _rank_weights(lists_per_image, num_tags)
 
     def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
         """See :meth:`Baseline.rank`."""
@@ -113,7 +113,7 @@ class NearestNeighbours:
         _check(features, columns=memory.shape[1])
         k = min(self.k, len(memory))
         scores = []
-        # In parts, as the similarities of all pairs may not fit into memory.
+        # In parts, because the similarities of all pairs may not fit into memory.
         for queries in F.normalize(standardise(features)).split(256):
             similarity = queries @ memory.t()
             nearest = similarity >= similarity.topk(k).values[:, -1:]
@@ -124,10 +124,10 @@ class NearestNeighbours:
 class _Classifier(ABC):
     """One logit per tag, trained with binary cross-entropy on rank weights: AdamW, one-cycle schedule.
 
-    With ``members`` above 1 the mean probability of as many networks, trained one after the other.
+    With ``members`` above 1, that many networks are trained one after the other, and their probabilities averaged.
 
-    The output layer starts at the frequency prior: no weights, and the log-odds of the mean targets as its bias. What
-    is left to learn is how an image differs from the average one, which takes a small fraction of the steps.
+    The output layer starts at the frequency prior: its weights are 0, and its bias is the log-odds of the mean targets.
+    Training then only learns how an image differs from the average image, which takes a small fraction of the steps.
     """
 
     weight_decay: float
@@ -142,12 +142,12 @@ class _Classifier(ABC):
 
     @abstractmethod
     def _hidden(self, dimension: int) -> tuple[list[nn.Module], int]:
-        """The layers before the output layer, and how many features they give it."""
+        """The layers before the output layer, and the size of their output."""
 
     def fit(self, features: Tensor, lists_per_image: ListsPerImage, num_tags: int, seed: int = 0) -> None:
         """See :meth:`Baseline.fit`."""
         _check(features, rows=len(lists_per_image))
-        targets = rank_weights(lists_per_image, num_tags, self.weight)
+        targets = _rank_weights(lists_per_image, num_tags, self.weight)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             networks = [self._fitted_network(features, targets) for _ in range(self.members)]
@@ -216,49 +216,33 @@ class _MeanProbability(nn.Module):
         return torch.stack([network(features).sigmoid() for network in self.networks]).mean(dim=0)
 
 
-def rank_weights(lists_per_image: ListsPerImage, num_tags: int, weight: RankWeight = "log") -> Tensor:
-    """The mean over each image's lists of ``1 / log2(1 + position)``, 0 where a list does not name the tag.
-
-    Args:
-        lists_per_image: for each of ``N`` images its ordered lists of tag indices, at least one list.
-        num_tags: ``V``.
-        weight: ``"log"``, or ``"reciprocal"`` for ``1 / position``, which weighs the first tag more.
-
-    Returns:
-        ``[N, V]``, float32, in [0, 1].
+def _rank_weights(lists_per_image: ListsPerImage, num_tags: int, weight: RankWeight = "log") -> Tensor:
+    """:func:`tagrank.data.targets.rank_weights` of ``N`` images, ``[N, V]``.
 
     Raises:
-        ValueError: there is no image, an image has no list, or a tag is not in ``0..num_tags - 1``.
+        ValueError: there is no image, an image has no list, or a tag is not in ``[0, num_tags)``.
     """
     if len(lists_per_image) == 0:
         raise ValueError("lists_per_image: expected at least one image, got none")
-    weights = np.zeros((len(lists_per_image), num_tags), dtype=np.float32)
     for image, lists in enumerate(lists_per_image):
         if len(lists) == 0:
             raise ValueError(f"lists_per_image: expected at least one list per image, image {image} has none")
-        for ranked in lists:
-            tags = np.asarray(ranked, dtype=np.int64)
-            if ((tags < 0) | (tags >= num_tags)).any():
-                raise ValueError(f"lists_per_image: expected tags 0..{num_tags - 1}, image {image} has {list(ranked)}")
-            positions = np.arange(1.0, len(tags) + 1)
-            weights[image, tags] += 1 / (positions if weight == "reciprocal" else np.log2(1 + positions)) / len(lists)
-    return torch.from_numpy(weights)
+    longest = max(len(tags) for lists in lists_per_image for tags in lists)
+    targets = encode_lists(lists_per_image, end=num_tags, steps=max(1, longest))
+    return rank_weights(targets, num_tags, len(lists_per_image), weight)
 
 
 class _Standardise(nn.Module):
-    """Subtract each feature's mean, divide all features by one common deviation.
-
-    A deviation per feature would blow up the features that are nearly always zero.
-    """
+    """Subtracts the mean of the training features and divides by their deviation."""
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
-        variance, mean = torch.var_mean(features.float(), dim=0, correction=0)
+        mean, deviation = mean_and_deviation(features)
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", variance.mean().sqrt().clamp(min=1e-12))
+        self.register_buffer("deviation", deviation)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.deviation
@@ -281,7 +265,7 @@ def _fitted(state: T | None) -> T:
 
 
 def _order(scores: Tensor, top_k: int | None) -> list[list[int]]:
-    """Tags by score, the highest first, among equals the lower index first."""
+    """For each image the ``top_k`` tags by score, highest first; of equal scores, the lower index first."""
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k: expected at least 1 or None, got {top_k}")
     order: list[list[int]] = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k].tolist()

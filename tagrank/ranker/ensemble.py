@@ -1,4 +1,4 @@
-"""RankerEnsemble: rankers that differ by what was drawn at random, as one model."""
+"""RankerEnsemble: several rankers as one model. They differ only by what was drawn at random."""
 
 from typing import Any, Literal
 
@@ -6,29 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from tagrank.data.targets import ListTargets
+from tagrank.ranker.config import check_positive
+from tagrank.ranker.reach import reach
 from tagrank.ranker.tag_ranker import TagRanker
 
 
 class RankerEnsemble(nn.Module):
     """``M`` rankers whose distributions are averaged; each learns from the lists by itself.
 
-    A list of the ensemble is one of a member drawn at random. With ``r_t(m)`` the probability that a list of member
-    ``m`` reaches position ``t``, ``prod_{s<t} (1 - p_s(END; m))``, the distribution at ``t`` is therefore
-    ``p_t = sum_m r_t(m) p_t(m) / sum_m r_t(m)``; without END this is the mean over the members.
+    To write a list, the ensemble draws a member at random, which writes it. Let ``r_t(m)`` be the probability that a
+    list of member ``m`` reaches position ``t`` (:func:`tagrank.ranker.reach.reach`). Then the distribution at ``t`` is
+    ``p_t = sum_m r_t(m) p_t(m) / sum_m r_t(m)``. If no list ended, this would be the mean over the members.
 
     Args:
         members: ``M``, at least 1.
-        **options: of :class:`tagrank.TagRanker`, the same for each. A model with feedback has positions that depend on
-            each other, and cannot be averaged in this way.
+        **options: arguments of :class:`tagrank.TagRanker`, the same for each member. Models with feedback cannot be
+            averaged in this way, because their positions depend on each other.
 
     Raises:
+        TypeError: an option is not known.
         ValueError: an argument is out of range.
     """
 
     def __init__(self, members: int, **options: Any) -> None:
         super().__init__()
-        if not isinstance(members, int) or isinstance(members, bool) or members < 1:
-            raise ValueError(f"members: expected a positive int, got {members!r}")
+        check_positive(members=members)
         self.members = nn.ModuleList([TagRanker(**options) for _ in range(members)])
         first = self._first
         if first.feedback:
@@ -53,7 +55,8 @@ class RankerEnsemble(nn.Module):
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """The mean of the members' losses, :meth:`tagrank.TagRanker.loss`.
 
-        AdamW does not mind the scale of a gradient, so that each member is trained as it would be alone.
+        Each member is trained as it would be outside of an ensemble, because AdamW's steps do not depend on the scale
+        of a gradient.
         """
         return torch.stack([member.loss(features, lists, reduction) for member in self._rankers()]).mean()
 
@@ -63,9 +66,7 @@ class RankerEnsemble(nn.Module):
         total = torch.zeros((), device=features.device)
         for member in self._rankers():
             p = member.predict(features)
-            reach = torch.ones_like(p[..., -1:])
-            reach[:, 1:] = (1 - p[:, :-1, -1:]).cumprod(1)
-            total = total + reach * p
+            total = total + reach(p).unsqueeze(-1) * p
         return total / total.sum(-1, keepdim=True)
 
     @property
@@ -80,7 +81,7 @@ Ranker = TagRanker | RankerEnsemble
 
 
 def build_ranker(config: dict[str, Any]) -> Ranker:
-    """The untrained model of a configuration: an ensemble where it names ``members``, else a :class:`TagRanker`.
+    """The untrained model of a configuration: an ensemble if it names ``members``, else a :class:`TagRanker`.
 
     Raises:
         TypeError: an argument is not known.

@@ -3,7 +3,8 @@
 Yan, Wang and Liao (2016), "LSTM for Image Annotation with Relative Visual Importance"; equation numbers are theirs.
 """
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from torch.nn import functional as F
 
 from tagrank.data.targets import IGNORE, ListTargets, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
+from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, check_positive
+from tagrank.ranker.scaling import mean_and_deviation, signed_root
 
-Conditioning = Literal["every_step", "initial"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class DecoderState(NamedTuple):
@@ -41,37 +45,26 @@ class DecoderState(NamedTuple):
 class TagRanker(nn.Module):
     """Ranks tags by running an LSTM over the positions of the list.
 
-    Equation (1) embeds the feature, (2)-(7) are a :class:`tagrank.ContextLSTM`, (8) and (9) classify each hidden
-    state into one of ``V`` tags or END, which follows the last tag. In the paper's model
-    (``conditioning="every_step"``) the embedding enters the gates at each step and the previous tag does not, so that
-    the distributions are known before any tag is chosen. ``feedback=True`` adds the previous tag as an input.
-    ``conditioning="initial"`` is what the paper compares with, the captioning LSTM: the embedding starts the state in
-    a step of its own, and each later step reads the previous tag.
+    Equation (1) embeds the feature. Equations (2)-(7) are a :class:`tagrank.ContextLSTM`. Equations (8) and (9)
+    classify each hidden state into one of ``V`` tags or END, which follows the last tag.
+
+    In the paper's model (``conditioning="every_step"``) the gates read the embedding at each step and do not read the
+    previous tag, so that the distributions are known before any tag is chosen. ``feedback=True`` adds the previous tag
+    as an input. ``conditioning="initial"`` is the captioning LSTM that the paper compares with: its first step reads
+    only the embedding and starts the state, and each later step reads only the previous tag.
 
     Args:
         feature_size: number of features ``D`` of an image.
         num_tags: size ``V`` of the vocabulary.
-        max_length: the longest list the model can write, in tags; it runs ``S = max_length + 1`` steps.
-        embedding_size: size ``d`` of the embedding, of images and of tags.
-        hidden_size: size ``H`` of the hidden state.
+        max_length: the longest list that the model can write, in tags; it runs ``S = max_length + 1`` steps.
         conditioning: ``"every_step"`` or ``"initial"``.
         feedback: whether the previous tag is an input; always so with ``conditioning="initial"``.
-        bias: whether the gates have biases; the paper's (2)-(5) have none.
-        activation: of the embedding: ``None``, as in (1), or ``"relu"``.
-        dropout: probability of dropout on the embedding and on the hidden states, in training.
-        hidden_dropout: of the hidden states, where it differs.
-        skip: whether the classifier reads the embedding too: ``z_t = W_z h_t + W_s I + b_z`` in place of (8). Not with
-            ``conditioning="initial"``, where it would show the image at every step.
-        auxiliary: weight, in training, of the loss of a second classifier on the embedding alone: binary cross-entropy
-            of each tag with its rank weight (:func:`tagrank.data.targets.rank_weights`), summed over the tags. It only
-            helps to shape the embedding; no list is read from it.
-        signed_root: whether the feature's entries are replaced by ``sign(x) sqrt(|x|)``, which tames activations with
-            long tails (Perronnin et al., 2010).
-        standardise: whether the mean over the training images is then subtracted, and all entries divided by one common
-            deviation; :meth:`standardise_by` measures both.
-        backend: of the recurrence, as in :class:`tagrank.ContextLSTM`.
+        backend: of the recurrence, as for :class:`tagrank.ContextLSTM`.
+        **options: hyper-parameters: the fields of :class:`tagrank.ranker.config.RankerConfig`, with its defaults.
+            ``skip`` does not go with ``conditioning="initial"``: it would show the classifier the image at every step.
 
     Raises:
+        TypeError: an option is not known.
         ValueError: an argument is out of range.
     """
 
@@ -81,73 +74,51 @@ class TagRanker(nn.Module):
         num_tags: int,
         *,
         max_length: int,
-        embedding_size: int = 512,
-        hidden_size: int = 512,
         conditioning: Conditioning = "every_step",
         feedback: bool = False,
-        bias: bool = False,
-        activation: Literal["relu"] | None = None,
-        dropout: float = 0.0,
-        hidden_dropout: float | None = None,
-        skip: bool = False,
-        auxiliary: float = 0.0,
-        signed_root: bool = False,
-        standardise: bool = False,
         backend: str = "auto",
+        **options: "Unpack[RankerOptions]",
     ) -> None:
         super().__init__()
-        sizes = {
-            "feature_size": feature_size,
-            "num_tags": num_tags,
-            "max_length": max_length,
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-        }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"{name}: expected a positive int, got {size!r}")
+        check_positive(feature_size=feature_size, num_tags=num_tags, max_length=max_length)
+        config = RankerConfig(**options)
         if conditioning not in ("every_step", "initial"):
             raise ValueError(f"conditioning: expected 'every_step' or 'initial', got {conditioning!r}")
-        if activation not in (None, "relu"):
-            raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
-        for name, rate in {"dropout": dropout, "hidden_dropout": hidden_dropout or 0.0}.items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1), got {rate!r}")
-        if not 0 <= auxiliary < float("inf"):
-            raise ValueError(f"auxiliary: expected a finite weight of at least 0, got {auxiliary!r}")
-        if skip and conditioning == "initial":
+        if config.skip and conditioning == "initial":
             raise ValueError("skip: expected False with conditioning='initial', got True")
+        self.options = config
         self.feature_size = feature_size
         self.num_tags = num_tags
         self.max_length = max_length
-        self.hidden_size = hidden_size
+        self.hidden_size = config.hidden_size
         self.conditioning = conditioning
         self.feedback = feedback or conditioning == "initial"
-        self.activation = activation
-        self.dropout = dropout
-        self.hidden_dropout = dropout if hidden_dropout is None else hidden_dropout
-        self.auxiliary = auxiliary
-        self.signed_root = signed_root
-        self.standardise = standardise
+        self.activation = config.activation
+        self.dropout = config.dropout
+        self.hidden_dropout = config.dropout if config.hidden_dropout is None else config.hidden_dropout
+        self.auxiliary = config.auxiliary
+        self.signed_root = config.signed_root
+        self.standardise = config.standardise
         self.feature_mean: Tensor
         self.feature_deviation: Tensor
-        if standardise:
+        if config.standardise:
             self.register_buffer("feature_mean", torch.zeros(feature_size))
             self.register_buffer("feature_deviation", torch.ones(()))
 
+        embedding_size = config.embedding_size
         self.embedding = nn.Linear(feature_size, embedding_size)
         self.lstm = ContextLSTM(
             embedding_size if conditioning == "every_step" else 0,
-            hidden_size,
+            config.hidden_size,
             input_size=embedding_size if self.feedback else 0,
-            bias=bias,
+            bias=config.bias,
             backend=backend,
         )
-        self.classifier = nn.Linear(hidden_size, num_tags + 1)
-        self.skip = nn.Linear(embedding_size, num_tags + 1, bias=False) if skip else None
-        self.tag_classifier = nn.Linear(embedding_size, num_tags) if auxiliary else None
+        self.classifier = nn.Linear(config.hidden_size, num_tags + 1)
+        self.skip = nn.Linear(embedding_size, num_tags + 1, bias=False) if config.skip else None
+        self.tag_classifier = nn.Linear(embedding_size, num_tags) if config.auxiliary else None
         if self.feedback:
-            # END's row is what the first position reads: before the first tag there is none.
+            # The row of END is what the first position reads, which no tag precedes.
             self.tag_embedding = nn.Embedding(num_tags + 1, embedding_size)
 
     @property
@@ -156,28 +127,25 @@ class TagRanker(nn.Module):
         return self.max_length + 1
 
     def config(self) -> dict[str, Any]:
-        """The arguments that build this model again, but for the backend, which is the machine's affair."""
+        """The arguments that build this model again, without the backend, which depends on the machine.
+
+        ``config.json`` has them in this order.
+        """
         return {
             "feature_size": self.feature_size,
             "num_tags": self.num_tags,
             "max_length": self.max_length,
-            "embedding_size": self.embedding.out_features,
-            "hidden_size": self.hidden_size,
+            "embedding_size": self.options.embedding_size,
+            "hidden_size": self.options.hidden_size,
             "conditioning": self.conditioning,
             "feedback": self.feedback,
-            "bias": self.lstm.bias,
-            "activation": self.activation,
-            "dropout": self.dropout,
+            **asdict(self.options),
             "hidden_dropout": self.hidden_dropout,
-            "skip": self.skip is not None,
-            "auxiliary": self.auxiliary,
-            "signed_root": self.signed_root,
-            "standardise": self.standardise,
         }
 
     @torch.no_grad()
     def standardise_by(self, features: Tensor) -> None:
-        """Measure mean and deviation for ``standardise=True``; without it there is nothing to do.
+        """Measure what ``standardise=True`` subtracts and divides by; with ``standardise=False``, do nothing.
 
         Args:
             features: ``[N, D]``, all training images.
@@ -187,16 +155,20 @@ class TagRanker(nn.Module):
         """
         self._check_features(features)
         if self.standardise:
-            variance, mean = torch.var_mean(self._root(features.float()), dim=0, correction=0)
+            mean, deviation = mean_and_deviation(self._root(features.float()))
             self.feature_mean.copy_(mean)
-            self.feature_deviation.copy_(variance.mean().sqrt().clamp(min=1e-12))
+            self.feature_deviation.copy_(deviation)
 
     @torch.no_grad()
     def start_at_frequencies(self, lists: ListTargets) -> None:
-        """Let the output layer start without weights, and with ``b_z = log(1 + n)``, less its mean.
+        """Set the output layer to what is known without looking at an image.
 
-        ``n`` is how often a class occurs in the training lists, at any position. What is left to learn is how an image
-        differs from the average one. The auxiliary classifier starts at the log-odds of the mean rank weights.
+        Its weights become 0, its bias ``log(1 + n)`` minus the mean of this over the classes, where ``n`` is how often
+        a class occurs in the training lists, at any position. Training then only learns how an image differs from the
+        average image. The bias of the auxiliary classifier becomes the log-odds of the mean rank weights.
+
+        Args:
+            lists: the lists of all training images.
         """
         counts = lists.targets[lists.targets != IGNORE].bincount(minlength=self.num_tags + 1)
         log_counts = (counts + 1.0).log()
@@ -213,18 +185,19 @@ class TagRanker(nn.Module):
 
         Args:
             features: ``[B, D]``.
-            tags: int64 ``[B, S - 1]``, the tags of the positions before the last, for models with feedback alone.
+            tags: int64 ``[B, S - 1]``, the tags of the positions before the last; only for models with feedback.
 
         Returns:
             ``[B, S, V + 1]``; class ``V`` is END.
 
         Raises:
-            ValueError: ``features`` is not ``[B, D]``, or ``tags`` are given or missing where they should not be.
+            ValueError: ``features`` is not ``[B, D]``, ``tags`` is not ``[B, S - 1]``, is missing for a model with
+                feedback, or is given to a model without.
         """
         self._check_features(features)
         if (tags is None) == self.feedback:
             raise ValueError(
-                f"tags: expected {'the previous tags' if self.feedback else 'None'} as feedback={self.feedback}, "
+                f"tags: expected {'the previous tags' if self.feedback else 'None'} because feedback={self.feedback}, "
                 f"got {'None' if tags is None else list(tags.shape)}"
             )
         if tags is not None and tags.shape != (len(features), self.steps - 1):
@@ -236,19 +209,19 @@ class TagRanker(nn.Module):
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """Equation (10): the negative log-likelihood of people's lists, END included.
 
-        In training mode the auxiliary loss is added where there is one, summed or averaged over the images.
-        Without feedback the recurrence runs once per image, however many lists an image has.
+        In training mode a model with ``auxiliary`` adds its auxiliary loss, summed over the images or averaged over
+        them. Without feedback the recurrence runs once per image, however many lists an image has.
 
         Args:
             features: ``[B, D]``.
-            lists: the lists of these images, ``image_index`` being rows of ``features``.
-            reduction: ``"sum"`` over all lists, as the paper; ``"mean"`` divides by their number.
+            lists: the lists of these images; ``image_index`` has rows of ``features``.
+            reduction: ``"sum"`` over all lists, as in the paper; ``"mean"`` divides the sum by the number of lists.
 
         Returns:
             A scalar, in nats.
 
         Raises:
-            ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list, or lists for another ``S``.
+            ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list or is for another ``S``.
         """
         self._check_features(features)
         if len(lists.targets) == 0 or lists.targets.shape[1] != self.steps:
@@ -279,8 +252,8 @@ class TagRanker(nn.Module):
     def predict(self, features: Tensor) -> Tensor:
         """Equation (9): the distribution over tags and END at each position.
 
-        For a model with feedback, along the greedy list: each position reads the most likely tag not yet used. Without
-        dropout in evaluation mode alone (``model.eval()``).
+        A model with feedback follows the greedy list: each position reads the most likely tag not yet used. Dropout is
+        off only in evaluation mode (``model.eval()``).
 
         Args:
             features: ``[B, D]``.
@@ -298,7 +271,7 @@ class TagRanker(nn.Module):
             log_p, state = self.step(state, tag)
             p = log_p.exp()
             probabilities.append(p)
-            # Where more positions than tags are asked for, the used ones come round again.
+            # When all tags are used, any of them can be chosen again.
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
             used[torch.arange(len(tag)), tag] = True
         return torch.stack(probabilities, dim=1)
@@ -353,10 +326,10 @@ class TagRanker(nn.Module):
         return F.dropout(embedded, self.dropout, self.training)
 
     def _root(self, features: Tensor) -> Tensor:
-        return features.sign() * features.abs().sqrt() if self.signed_root else features
+        return signed_root(features) if self.signed_root else features
 
     def _classify(self, h: Tensor, embedded: Tensor) -> Tensor:
-        """Equation (8) for hidden states ``[..., B, H]``, with the embedding's share where there is one."""
+        """Equation (8) for hidden states ``[..., B, H]``, plus ``W_s I`` for a model with ``skip``."""
         logits: Tensor = self.classifier(h)
         return logits if self.skip is None else logits + self.skip(embedded)
 

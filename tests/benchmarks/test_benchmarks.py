@@ -1,4 +1,4 @@
-"""The benchmark scripts: what they refuse, what they write, and that a wrong result never has a ratio."""
+"""The benchmark scripts: what they refuse and what they write. A wrong result never has a speed-up."""
 
 import json
 import os

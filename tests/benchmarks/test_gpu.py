@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu`` without a GPU: whatever happens in a part, the result says so and has the rest."""
+"""``python -m benchmarks.gpu`` without a GPU: whatever goes wrong in a part, the result file has it and the rest."""
 
 import json
 import os
@@ -152,7 +152,7 @@ def test_a_checker_that_is_not_there_or_fails(tmp_path: Path) -> None:
     assert "ERROR SUMMARY: 7 errors" in found["memcheck step"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it would run all of it")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it would run everything")
 def test_needs_a_gpu() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)

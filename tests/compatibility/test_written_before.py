@@ -1,8 +1,8 @@
-"""What tagrank wrote before its modules were put into folders by role (commit 292029f) is read, and means the same.
+"""Files written before the modules were put into folders by role (commit 292029f) are read, and mean the same.
 
 ``written/`` holds, for 24 images with 6 features each and 5 tags: a manifest, a feature store of three shards, an index
 of three shards, three model folders, a run that was interrupted in its eighth epoch of twelve, and the ranked lists of
-each model with their scores (``expected.json``). The preset of all of them is that of :func:`small`.
+each model with their scores (``expected.json``). The preset of all models and runs is the one of :func:`small`.
 """
 
 import json
@@ -18,7 +18,8 @@ from tagrank.data.manifest import read_manifest
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.ranker.presets import PRESETS
 from tagrank.retrieval import open_index
-from tagrank.training.run import read_history, train
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
 
 WRITTEN = Path(__file__).parent / "written"
 MODELS = ("ensemble", "feedback", "initial")
@@ -26,7 +27,7 @@ MODELS = ("ensemble", "feedback", "initial")
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the files, as the current folder: the settings of a run have relative paths."""
+    """A copy of the files. It is the current folder, because the settings of a run have relative paths."""
     folder = tmp_path / "written"
     shutil.copytree(WRITTEN, folder)
     monkeypatch.chdir(folder)
@@ -82,7 +83,7 @@ def test_history(written: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_an_interrupted_run_is_resumed(written: Path) -> None:
-    """It ends where the same run ended that was not interrupted."""
+    """The resumed run ends with the same model and history as the run that was not interrupted."""
     annotator = train("photos.jsonl", "interrupted", features="features", seed=3, resume=True, progress=False)
     check_lists(annotator, written, "ensemble")
     for mine, theirs in zip(read_history("interrupted"), read_history("ensemble"), strict=True):
@@ -101,7 +102,7 @@ def test_a_feature_store_is_continued(written: Path) -> None:
 
 
 def test_an_index(written: Path) -> None:
-    """The photographs found by a tag are those where the model gives it the highest probability of being first."""
+    """A tag finds the photographs for which the model gives it the highest probability of being first."""
     index = open_index(written / "index")
     annotator = Annotator.load(written / "ensemble")
     best = annotator.probabilities(features(written))[:, 0, annotator.vocabulary.index("dog")].topk(3)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagrank.data.targets import IGNORE, encode_lists
+from tagrank.data.targets import IGNORE, encode_lists, rank_weights
 
 END = 7
 lists = st.lists(st.lists(st.lists(st.integers(0, END - 1), max_size=6), max_size=4), max_size=5)
@@ -36,6 +36,30 @@ def test_by_hand() -> None:
 
 def test_the_loss_skips_what_follows_the_end() -> None:
     assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
+
+
+def test_rank_weights_computed_by_hand() -> None:
+    got = rank_weights(encode_lists([[[2, 0], [2]], [[1, 2, 0]], [[], [1]]], end=4, steps=3), num_tags=4)
+    a, b = 1 / np.log2(3), 1 / np.log2(4)
+    expected = [[a / 2, 0, 1, 0], [b, 1, a, 0], [0, 0.5, 0, 0]]
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_rank_weights_by_reciprocal_position() -> None:
+    got = rank_weights(encode_lists([[[2, 0], [2]], [[1, 2, 0]]], end=4, steps=3), num_tags=4, weight="reciprocal")
+    torch.testing.assert_close(got, torch.tensor([[1 / 4, 0, 1, 0], [1 / 3, 1, 1 / 2, 0]]))
+
+
+def test_rank_weights_of_images_without_lists() -> None:
+    lists: list[list[list[int]]] = [[[0, 3, 1], [2]], [], [[4, 0, 1, 2, 3], []], []]
+    want = np.zeros((4, 5))
+    for image, of_image in enumerate(lists):
+        for tags in of_image:
+            want[image, tags] += 1 / np.log2(np.arange(2, len(tags) + 2)) / len(of_image)
+    encoded = encode_lists(lists, end=5, steps=5)
+    torch.testing.assert_close(rank_weights(encoded, 5, 4), torch.from_numpy(want).float())
+    torch.testing.assert_close(rank_weights(encoded, 5), torch.from_numpy(want[:3]).float())
 
 
 def test_bad_input() -> None:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 
+from tagrank.data.targets import encode_lists, rank_weights
 from tagrank.evaluation.baselines import (
     Baseline,
     FrequencyPrior,
@@ -15,7 +16,6 @@ from tagrank.evaluation.baselines import (
     ListsPerImage,
     MLPClassifier,
     NearestNeighbours,
-    rank_weights,
 )
 from tagrank.metrics import evaluate_rankings, summarise
 
@@ -25,7 +25,7 @@ SEEING = BASELINES[1:]
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads only get into each other's way on sets this small."""
+    """On sets as small as these, threads only get into each other's way."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,9 +33,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def make_set(count: int, seed: int, *, xor: bool = False) -> tuple[Tensor, list[list[list[int]]]]:
-    """Images of six tags whose order follows from the features: strongest feature first, two noisy lists each.
+    """Images with two noisy lists each; the order of six tags follows six features, strongest first.
 
-    With ``xor`` the first tag depends on the product of two features, which nothing linear can tell.
+    With ``xor`` the first tag depends on the product of two features, which no linear model can compute.
     """
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, 8, generator=generator)
@@ -54,17 +54,8 @@ def ndcg3(baseline: Baseline, features: Tensor, lists: ListsPerImage) -> float:
     return summarise(evaluate_rankings(rankings, [ranked[0] for ranked in lists], ks=(3,)))["ndcg@3"]
 
 
-def test_rank_weights_computed_by_hand() -> None:
-    got = rank_weights([[[2, 0], [2]], [[1, 2, 0]], [[], [1]]], num_tags=4)
-    a, b = 1 / np.log2(3), 1 / np.log2(4)
-    expected = [[a / 2, 0, 1, 0], [b, 1, a, 0], [0, 0.5, 0, 0]]
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32))
-
-
-def test_rank_weights_by_reciprocal_position() -> None:
-    got = rank_weights([[[2, 0], [2]], [[1, 2, 0]]], num_tags=4, weight="reciprocal")
-    torch.testing.assert_close(got, torch.tensor([[1 / 4, 0, 1, 0], [1 / 3, 1, 1 / 2, 0]]))
+def weights_of(lists: ListsPerImage) -> Tensor:
+    return rank_weights(encode_lists(lists, 6, 6), 6)
 
 
 def test_members_are_averaged() -> None:
@@ -100,7 +91,7 @@ def test_nearest_neighbours_agree_with_all_pairs_in_float64() -> None:
     got = baseline.rank(queries)
     mean = features.double().mean(dim=0)
     similarity = cosine_similarity(queries.double() - mean, features.double() - mean)
-    weights = rank_weights(lists, 6).double().numpy()
+    weights = weights_of(lists).double().numpy()
     for row, ranking in zip(similarity, got, strict=True):
         nearest = np.argsort(-row)[:7]
         scores = (row[nearest, None] * weights[nearest]).sum(axis=0)
@@ -122,7 +113,7 @@ def test_more_neighbours_than_images() -> None:
 
 
 @pytest.mark.parametrize("make", SEEING)
-def test_those_that_see_beat_the_prior(make: Callable[[], Baseline]) -> None:
+def test_baselines_that_see_the_image_beat_the_prior(make: Callable[[], Baseline]) -> None:
     features, lists = make_set(600, seed=0)
     held_out = make_set(200, seed=1)
     prior, baseline = FrequencyPrior(), make()
@@ -132,7 +123,7 @@ def test_those_that_see_beat_the_prior(make: Callable[[], Baseline]) -> None:
     assert ndcg3(baseline, *held_out) > 0.8
 
 
-def test_two_layers_learn_what_one_cannot() -> None:
+def test_two_layers_learn_what_one_layer_cannot() -> None:
     features, lists = make_set(1000, seed=0, xor=True)
     held_out = make_set(300, seed=1, xor=True)
     linear, mlp = LinearClassifier(), MLPClassifier()
@@ -147,7 +138,7 @@ def test_two_layers_learn_what_one_cannot() -> None:
 
 
 @pytest.mark.parametrize("make", [LinearClassifier, MLPClassifier])
-def test_the_seed_alone_decides(make: Callable[[], Baseline]) -> None:
+def test_only_the_seed_decides(make: Callable[[], Baseline]) -> None:
     features, lists = make_set(150, seed=0)
     state = torch.get_rng_state()
     logits = []
@@ -192,10 +183,10 @@ def test_features_that_are_all_the_same_give_the_prior(make: Callable[[], Baseli
     baseline.fit(features, lists, num_tags=6)
     prior.fit(features, lists, num_tags=6)
     if isinstance(baseline, NearestNeighbours):
-        # No image is nearer than another, and none is similar: nothing tells the tags apart.
+        # After centring, no image is similar to any other: all tags have the same score.
         assert baseline.rank(features[:1]) == [[0, 1, 2, 3, 4, 5]]
     else:
-        weights = rank_weights(lists, 6).mean(dim=0)
+        weights = weights_of(lists).mean(dim=0)
         ranked = weights[torch.tensor(baseline.rank(features[:1])[0])]
         assert (ranked.diff() < 0.02).all()
 
@@ -205,7 +196,7 @@ def test_rank_before_fit_and_bad_arguments_are_errors(make: Callable[[], Baselin
     baseline = make()
     with pytest.raises(RuntimeError, match="rank was called before fit"):
         baseline.rank(torch.zeros(1, 8))
-    with pytest.raises(ValueError, match=r"lists_per_image: expected tags 0..5, image 1 has \[6\]"):
+    with pytest.raises(ValueError, match=r"lists_per_image: expected tag numbers in \[0, 6\), got 6 in .* image 1"):
         baseline.fit(torch.zeros(2, 8), [[[0]], [[6]]], num_tags=6)
     with pytest.raises(ValueError, match="image 1 has none"):
         baseline.fit(torch.zeros(2, 8), [[[0]], []], num_tags=6)
@@ -241,7 +232,7 @@ def test_no_images_and_no_neighbours_are_errors() -> None:
 
 @pytest.mark.photographs
 def test_numbers_on_photographs(flickr8k: Path) -> None:
-    """The baselines have to stay as strong as they can be: what beats weak ones proves nothing."""
+    """The baselines must stay as strong as they can be: to beat weak baselines proves nothing."""
     train, val = ([json.loads(line) for line in (flickr8k / f"{s}.jsonl").open()] for s in ("train", "val"))
     number = {tag: i for i, tag in enumerate(sorted({t for image in train for t in image["tags"]}))}
     lists = [[[number[tag] for tag in ranked] for ranked in image["lists"]] for image in train]

@@ -1,4 +1,4 @@
-"""The elementwise functions against NumPy in higher precision, on their whole range."""
+"""``sigmoid`` and ``tanh`` against NumPy in higher precision, over their whole range."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The table: every call has an entry, and an entry that fits."""
+"""The table: every call has an entry, and the entry suits the call and the GPU."""
 
 import itertools
 from math import prod
@@ -34,28 +34,29 @@ def test_every_call_has_a_valid_entry(kernel: Kernel, verified: frozenset[Entry]
         assert (tiles - 1) * variant.block_b < batch <= tiles * variant.block_b
         assert (slices - 1) * variant.block_h < hidden <= slices * variant.block_h
         for size in (variant.block_b, variant.block_h, variant.block_k):
-            assert size >= 16, "tl.dot takes no less of K, and pads the others"
-            assert size & (size - 1) == 0, "tl.arange takes powers of two alone"
+            assert size >= 16, "tl.dot takes no smaller K, and pads a smaller M or N"
+            assert size & (size - 1) == 0, "tl.arange takes only powers of two"
         if variant.name != "step":
-            assert variant.num_stages == 1, "h would be fetched before it is stored"
+            assert variant.num_stages == 1, "h would be loaded before it is stored"
             assert dtype in HALF
             assert hidden % 8 == 0
         if variant.name == "resident":
             assert slices == 1
             assert hidden <= 128
         if variant.name == "grouped":
-            assert tiles * slices <= gpu.multiprocessors, "a program that does not run would be waited for forever"
+            assert tiles * slices <= gpu.multiprocessors, "programs would wait forever for one that does not run"
             assert hidden <= 1024
         assert variant.cooperative == (variant.name == "grouped")
         rules = [rule for rule in RULES[kernel] if rule.variant == variant and dtype in rule.dtypes]
         assert all(rule.shared_memory(hidden) <= gpu.shared_memory for rule in rules)
         seen.add(variant)
-    assert seen == {rule.variant for rule in RULES[kernel] if verified or rule.variant.name == "step"}, "a dead rule"
+    expected = {rule.variant for rule in RULES[kernel] if verified or rule.variant.name == "step"}
+    assert seen == expected, "a rule serves no call"
 
 
 @pytest.mark.parametrize("name", ["resident", "grouped"])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_one_launch_where_verified_alone(kernel: Kernel, name: str) -> None:
+def test_one_launch_only_if_verified(kernel: Kernel, name: str) -> None:
     call = (kernel, {"resident": 128, "grouped": 512}[name], 16, "bfloat16", H100)
     other: Kernel = "forward" if kernel == "backward" else "backward"
     assert choose(*call).name == "step"
@@ -64,7 +65,7 @@ def test_one_launch_where_verified_alone(kernel: Kernel, name: str) -> None:
         assert choose(*call, frozenset({entry})).name == "step"
 
 
-def test_resident_has_to_fit_the_shared_memory() -> None:
+def test_resident_must_fit_the_shared_memory() -> None:
     assert choose("forward", 128, 16, "float16", A100, EVERYWHERE).name == "resident"
     assert choose("forward", 128, 16, "float16", A10, EVERYWHERE).name == "grouped"
     assert choose("forward", 64, 16, "float16", A10, EVERYWHERE).name == "resident"
@@ -72,7 +73,7 @@ def test_resident_has_to_fit_the_shared_memory() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_grouped_programs_all_run_at_once(kernel: Kernel) -> None:
-    """With the batch grow the tiles, then nothing fits; fewer multiprocessors hold less."""
+    """As the batch grows, so do the tiles, until no tile fits. Fewer multiprocessors hold fewer rows."""
     rows = {}
     for gpu in (A100, H100):
         chosen = [choose(kernel, 512, batch, "bfloat16", gpu, EVERYWHERE) for batch in range(16, 600, 16)]
@@ -107,9 +108,9 @@ def test_a_variant_by_name_needs_no_entry() -> None:
     [
         (128, 16, "bfloat16", H100, "resident 16 x 64", "it is for H up to 64"),
         (128, 16, "bfloat16", H100, "resident 16 x 128", "it was not verified on compute capability 9.0"),
-        (128, 16, "bfloat16", L4, "resident 16 x 128", "it may need 136 KB of shared memory, and there are 99"),
+        (128, 16, "bfloat16", L4, "resident 16 x 128", "a block may need 136 KB of shared memory, and has 99 KB"),
         (100, 16, "bfloat16", H100, "resident 16 x 128", "it is for H divisible by 8"),
-        (512, 256, "bfloat16", H100, "grouped 16 x 16", "its 512 programs have to run at once, on 132 multiprocessors"),
+        (512, 256, "bfloat16", H100, "grouped 16 x 16", "its 512 programs must run at once, on 132 multiprocessors"),
         (512, 17, "bfloat16", H100, "step 16 x 16", "it is for B up to 16"),
         (512, 17, "float32", H100, "grouped 16 x 16", "it is for float16 and bfloat16"),
         (512, 64, "bfloat16", H100, "step 64 x 32", "16 programs are too few to fill a GPU"),

@@ -81,7 +81,7 @@ def without_locations(code):
 found = {}
 for case in cases((8, 0)):
     variant = case.rule.variant
-    # The smallest tile of each variant: others differ in their sizes.
+    # Only the smallest tile of each variant: the code of larger tiles differs only in sizes.
     key = (case.kernel, variant.name, *case.flags.items())
     if case.dtype not in ("float16", "bfloat16") or found.get(key, (variant,))[0] != variant or case.hidden > 256 * 2:
         continue
@@ -99,8 +99,8 @@ for key, (_, by_hidden) in found.items():
 
 
 @pytest.mark.timeout(600)
-def test_bfloat16_differs_from_float16_in_the_dtype_alone() -> None:
-    """The interpreter cannot multiply bfloat16, so what it shows for float16 has to hold for it."""
+def test_bfloat16_differs_from_float16_only_in_the_dtype() -> None:
+    """The interpreter cannot multiply bfloat16. The code is the same, so its results for float16 hold for bfloat16."""
     result = without_interpreter("-c", SAME_CODE)
     assert result.returncode == 0, result.stderr
     expected = {f"{kernel} {name}" for kernel in ("forward", "backward") for name in ("resident", "grouped", "step")}
@@ -116,7 +116,7 @@ for case in cases((9, 0), quick=True):
         assert compiled.metadata.launch_cooperative_grid
         ptx = compiled.asm["ptx"]
         loop = ptx[ptx.index("ld.global.gpu.acquire"):]
-        # After the poll h comes past the first-level cache; all threads' stores are done when one thread releases.
+        # After the wait, loads bypass the first-level cache. All threads have stored before one thread releases.
         assert loop.index("ld.global.cg") < loop.index("mma.sync") < loop.index("st.global"), case
         release = loop.index("atom.global.gpu.release.add")
         between = loop[loop.rindex("st.global", 0, release):release]

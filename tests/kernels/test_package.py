@@ -1,4 +1,4 @@
-"""The package answers to one name, and costs nothing until it is used."""
+"""``tagrank.kernels`` can be imported by no other name, and ``import tagrank`` imports neither Triton nor torch."""
 
 import importlib.util
 import subprocess
@@ -19,7 +19,7 @@ def test_refuses_another_name() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_knows_nothing_of_torch_or_of_the_rest() -> None:
+def test_imports_neither_torch_nor_the_rest_of_tagrank() -> None:
     for path in Path(tagrank.kernels.__file__).parent.glob("*.py"):
         for line in path.read_text().splitlines():
             words = line.split()
@@ -28,10 +28,10 @@ def test_knows_nothing_of_torch_or_of_the_rest() -> None:
                 assert not words[1].startswith("tagrank") or words[1].startswith("tagrank.kernels"), line
 
 
-def test_importing_tagrank_needs_torch_alone() -> None:
+def test_importing_tagrank_needs_only_torch() -> None:
     code = """
 import sys, tagrank
-assert "torch" not in sys.modules, "tagrank --help should not wait for torch"
+assert "torch" not in sys.modules, "tagrank --help must not wait for torch"
 public = [getattr(tagrank, name) for name in tagrank.__all__]
 assert "torch" in sys.modules and len(public) == 5
 loaded = {"triton", "torchvision", "scipy", "lightning", "PIL", "rich", "typer"} & sys.modules.keys()

@@ -1,12 +1,11 @@
-"""``docs/kernels.md``: as its generator writes it, and about the table as it is."""
+"""``docs/kernels.md`` is what its generator writes for the present table."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from tagrank.kernels.choice import RULES
-from tagrank.kernels.page import compiled, modelled, modelled_clusters, reasons
+from tagrank.kernels.page import HEAD, MODEL, compiled, modelled, modelled_clusters, reasons
 from tagrank.kernels.variants import Gpu
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
@@ -38,7 +37,7 @@ def test_the_worst_over_the_flags_is_shown() -> None:
     assert "does not compile with 3.8.0: too large" in line
 
 
-def test_a_figure_for_each_version_where_they_differ() -> None:
+def test_a_figure_for_each_version_if_they_differ() -> None:
     (line,) = list(compiled([REPORT, REPORT | {"triton": "3.6.0", "registers": 96}]))[2:]
     assert line == "| 9.0 | forward | grouped 16 x 16 x 128 | 4, 1 | float16 | 96 / 80 | 0 | 64 | 3 | mma.sync |"
 
@@ -56,10 +55,10 @@ def test_the_page_has_each_entry_and_none_spills(capability: tuple[int, int]) ->
             if not rule.compiles_for(capability) or smallest > Gpu(capability, 128).shared_memory:
                 continue
             tile = f"{v.name} {v.block_b} x {v.block_h} x {v.block_k}" + ("" if rule.aligned else ", any H")
-            # For 10.0 in one dtype.
+            # For 10.0, each rule was compiled in only one dtype.
             dtypes = rule.dtypes[-1:] if capability == (10, 0) else rule.dtypes
             expected |= {(kernel, tile, f"{v.num_warps}, {v.num_stages}", dtype) for dtype in dtypes}
-    assert found.keys() == expected, "make kernels-report writes it again"
+    assert found.keys() == expected, "run make kernels-report"
     for row in found.values():
         registers, spilled, shared, blocks = ([int(one) for one in cell.split(" / ")] for cell in row[5:9])
         assert max(registers) <= 255, row
@@ -70,12 +69,13 @@ def test_the_page_has_each_entry_and_none_spills(capability: tuple[int, int]) ->
 
 def test_the_page_is_that_of_this_table() -> None:
     text = PAGE.read_text()
-    assert "Triton 3.6.0 and 3.8.0" in text
+    assert HEAD.format(versions="3.6.0 and 3.8.0") in text
+    assert MODEL in text
     for line in (*modelled(), *reasons()):
-        assert line.strip() in text, "make kernels-report writes it again"
-    assert re.search(r"It says nothing about the speed that they have", text)
+        assert line.strip() in text, "run make kernels-report"
+    assert "It says nothing about the speed that they have" in text
 
 
-def test_the_page_of_the_cluster_has_the_model_as_it_is() -> None:
+def test_the_page_of_the_cluster_has_the_present_model() -> None:
     text = (PAGE.parent / "cluster.md").read_text()
     assert "\n".join(modelled_clusters()) in text

@@ -1,4 +1,4 @@
-"""RankerEnsemble: the mixture of its members' lists, trained as these are alone."""
+"""RankerEnsemble: it mixes the lists of its members, and trains each member as if there were no other."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def features(batch: int = 3) -> Tensor:
     return torch.randn(batch, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def test_a_list_of_the_ensemble_is_that_of_a_member_drawn_at_random() -> None:
+def test_a_list_of_the_ensemble_is_by_a_member_drawn_at_random() -> None:
     model = make().eval()
     for member in model.members:  # members whose lists end at different places
         torch.nn.init.normal_(member.classifier.bias, std=2)
@@ -41,7 +41,7 @@ def test_a_list_of_the_ensemble_is_that_of_a_member_drawn_at_random() -> None:
         torch.testing.assert_close(ours.unsqueeze(-1) * got[image], marginal)
 
 
-def test_each_member_learns_as_it_does_alone() -> None:
+def test_each_member_learns_as_without_the_others() -> None:
     model = make()
     encoded = encode_lists(LISTS, 5, model.steps)
     loss = model.loss(features(), encoded)

@@ -1,6 +1,7 @@
 """TagRanker against the paper's equations written out by hand."""
 
-from typing import Any
+import math
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tagrank import TagRanker
-from tagrank.data.targets import encode_lists, rank_weights
+from tagrank.data.targets import encode_lists
 from tagrank.decode import decode
-from tagrank.evaluation.baselines import rank_weights as rank_weights_of_lists
+from tagrank.ranker.config import RankerConfig, RankerOptions
 from tagrank.ranker.ensemble import build_ranker
 from tagrank.recurrence import trace
 
@@ -30,9 +31,15 @@ def features(batch: int = 3) -> Tensor:
 
 
 def by_hand(model: TagRanker, image: Tensor, previous: list[int]) -> Tensor:
-    """Equations (1)-(9) for one image, a step at a time; ``previous`` are the tags before each position but the first.
+    """Equations (1)-(9) for one image, step by step.
 
-    Returns the log probabilities ``[S, V + 1]``.
+    Args:
+        model: its parameters.
+        image: features ``[D]``.
+        previous: the tags at all positions but the last, each of which is read at the next position.
+
+    Returns:
+        Log probabilities ``[S, V + 1]``.
     """
     w = dict(model.named_parameters())
     size = model.lstm.hidden_size
@@ -95,7 +102,7 @@ def test_loss_is_equation_10(options: dict[str, Any]) -> None:
     got = model.loss(images, encoded, reduction="sum")
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(model.loss(images, encoded), expected / 6)
-    # Each gradient is there, and is that of the equations.
+    # Each parameter has a gradient, and it is the gradient of the equations.
     ours = torch.autograd.grad(got, list(model.parameters()))
     theirs = torch.autograd.grad(expected, list(model.parameters()))
     torch.testing.assert_close(ours, theirs)
@@ -130,22 +137,27 @@ def test_what_standardise_by_measures() -> None:
 def test_starts_at_the_frequencies(skip: bool) -> None:
     model = make(skip=skip, auxiliary=1.0)
     model.start_at_frequencies(encode_lists(LISTS, 5, model.steps))
-    # How often tags 0 to 4 and END are in LISTS, and one more.
+    # How often tags 0 to 4 and END are in LISTS, plus one.
     counts = np.array([3, 2, 2, 3, 1, 6]) + 1
     want = torch.from_numpy(counts / counts.sum()).expand(3, model.steps, 6)
     torch.testing.assert_close(model.eval().predict(features()), want)
     assert model.tag_classifier is not None
     start = model.tag_classifier.bias.sigmoid()
-    # Tag 4 is first in the one list of the second of three images, tag 1 first and third.
+    # Of three images, the second has one list, and tag 4 is first in it. Tag 1 is third in one of two lists of the
+    # first image, and first in one of three lists of the third image.
     torch.testing.assert_close(start[4].item(), 1 / 3, rtol=1e-6, atol=0)
     torch.testing.assert_close(start[1].item(), (0.5 / 2 + 1 / 3) / 3, rtol=1e-6, atol=0)
 
 
-def test_the_auxiliary_loss_counts_in_training_alone() -> None:
+def test_the_auxiliary_loss_counts_only_in_training() -> None:
     model, images = make(auxiliary=0.7, activation="relu"), features()
     encoded = encode_lists(LISTS, 5, model.steps)
     w = dict(model.named_parameters())
-    weights = rank_weights_of_lists(LISTS, 5).double()
+    weights = torch.zeros(3, 5).double()  # of LISTS
+    for image, lists in enumerate(LISTS):
+        for tags in lists:
+            for t, tag in enumerate(tags):
+                weights[image, tag] += 1 / math.log2(2 + t) / len(lists)
     odds = (images @ w["embedding.weight"].T + w["embedding.bias"]).clamp(min=0) @ w["tag_classifier.weight"].T
     p = torch.sigmoid(odds + w["tag_classifier.bias"])
     tags = -(weights * p.log() + (1 - weights) * (1 - p).log()).sum()
@@ -155,14 +167,7 @@ def test_the_auxiliary_loss_counts_in_training_alone() -> None:
         torch.testing.assert_close(with_tags - without, 0.7 * tags / images_in)
 
 
-def test_rank_weights_of_targets_are_those_of_lists() -> None:
-    lists = [[[0, 3, 1], [2]], [], [[4, 0, 1, 2, 3], []], []]
-    got = rank_weights(encode_lists(lists, 5, 5), 5, 4)
-    want = rank_weights_of_lists([image or [[]] for image in lists], 5)
-    torch.testing.assert_close(got, want)
-
-
-def test_hidden_states_have_a_dropout_of_their_own() -> None:
+def test_hidden_states_can_have_another_dropout() -> None:
     model = make(dropout=0.0, hidden_dropout=0.5)
     assert torch.equal(model._embed(features()), model._embed(features()))
     assert not torch.equal(model(features()), model(features()))
@@ -184,7 +189,7 @@ def test_without_feedback_the_recurrence_runs_once_per_image() -> None:
     with trace() as kernels:
         model.loss(features(1), encode_lists(many, 5, model.steps))
     assert kernels == ["native.forward"]
-    with pytest.raises(ValueError, match="tags: expected None as feedback=False"):
+    with pytest.raises(ValueError, match="tags: expected None because feedback=False"):
         model(features(), torch.zeros(3, 4, dtype=torch.int64))
 
 
@@ -205,7 +210,7 @@ def test_config_builds_the_same_model(options: dict[str, Any]) -> None:
     torch.testing.assert_close(twin.eval().predict(features()), model.eval().predict(features()))
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_only_in_training() -> None:
     model = make(dropout=0.5)
     assert not torch.equal(model(features()), model(features()))
     model.eval()
@@ -253,5 +258,12 @@ def test_bad_features() -> None:
         make(feedback=True)(features(), torch.zeros(3, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"features: expected shape \[B, D\] with D = 8, got \[3, 9\]"):
         make().predict(torch.zeros(3, 9))
-    with pytest.raises(ValueError, match="tags: expected the previous tags as feedback=True, got None"):
+    with pytest.raises(ValueError, match="tags: expected the previous tags because feedback=True, got None"):
         make(feedback=True)(features())
+
+
+def test_the_keywords_for_type_checkers_are_the_fields() -> None:
+    assert list(get_type_hints(RankerOptions)) == list(get_type_hints(RankerConfig))
+    assert get_type_hints(RankerOptions) == get_type_hints(RankerConfig)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        make(colour="red")

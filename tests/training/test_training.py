@@ -5,7 +5,7 @@ import random
 import resource
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ from tagrank.errors import InputError
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.presets import PRESETS
-from tagrank.training.loop import SAMPLES, RankerModule
-from tagrank.training.run import read_history, train
+from tagrank.training.module import SAMPLES, RankerModule
+from tagrank.training.options import TrainKeywords, TrainOptions
+from tagrank.training.run import train
+from tagrank.training.run_folder import read_history
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
 TAGS = ("sea", "dog", "boat", "tree", "ball")
@@ -36,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """80 images whose feature tells which of two tags comes first, in a manifest beside a feature store."""
+    """A manifest of 80 images and their feature store; a feature determines which of two tags comes first."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(80, 8, generator=generator)
     examples = []
@@ -72,7 +74,7 @@ def test_learns_the_order_and_writes_a_model(data: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"feedback": True}], ids=str)
 def test_watches_the_decoder_that_the_model_is_used_with(data: Path, options: dict[str, Any]) -> None:
-    examples = []  # lists that no feature tells of, so that decoders do not agree
+    examples = []  # lists that do not depend on the features, so that decoders do not agree
     for i, example in enumerate(read_manifest(data / "images.jsonl").examples):
         tags = tuple(random.Random(i).sample(TAGS, 1 + i % 5))
         examples.append(replace(example, tags=tags, lists=(tags,)))
@@ -87,7 +89,7 @@ def test_watches_the_decoder_that_the_model_is_used_with(data: Path, options: di
         return float(evaluate_rankings([r.tags for r in rankings], references, ks=(5,))["ndcg@5"].mean())
 
     history = json.loads((data / "out" / "training" / "history.json").read_text())
-    watched = max(epoch["val_ndcg@5"] for epoch in history)  # the model is that of the best epoch
+    watched = max(epoch["val_ndcg@5"] for epoch in history)  # the model is from the best epoch
     assert watched == pytest.approx(ndcg(None), abs=1e-6)
     assert watched != pytest.approx(ndcg("greedy"), abs=1e-6)
 
@@ -127,7 +129,7 @@ def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: typ
         with pytest.raises(error):
             run(data, "halves", **options)
     assert not (data / "halves" / "config.json").exists()
-    torch.manual_seed(12345)  # what else the process draws at random plays no part
+    torch.manual_seed(12345)  # other random draws of the process change nothing
     run(data, "halves", resume=True, **options)
     assert same(weights(data / "whole"), weights(data / "halves"))
     histories = [(data / out / "training" / "history.json").read_text() for out in ("whole", "halves")]
@@ -176,7 +178,7 @@ def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatc
     assert same(before, weights(data / "out"))
     assert Annotator.load(data / "out").training["epochs"] == 1
     assert read_history(data / "out") == history
-    run(data, "out", epochs=1, resume=True)  # either of the two
+    run(data, "out", epochs=1, resume=True)  # the old run, which is finished
     assert same(before, weights(data / "out"))
     run(data, "out", epochs=2, resume=True)
     assert Annotator.load(data / "out").training["epochs"] == 2
@@ -186,7 +188,7 @@ def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["training/a.txt", "training", "training.new/a.txt", "config.json", "vocabulary.json"])
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}], ids=str)
-def test_what_is_no_run_or_model_is_left_alone(data: Path, name: str, options: dict[str, bool]) -> None:
+def test_files_that_are_not_ours_are_kept(data: Path, name: str, options: dict[str, bool]) -> None:
     path = data / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text("{}")
@@ -195,7 +197,7 @@ def test_what_is_no_run_or_model_is_left_alone(data: Path, name: str, options: d
     assert path.read_text() == "{}"
 
 
-def test_a_folder_of_features_in_that_of_the_model_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_of_features_beside_the_run_is_kept(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "features").mkdir(parents=True)
     (tmp_path / "out" / "features" / "a.txt").touch()
     train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, overwrite=True, progress=False)
@@ -274,7 +276,7 @@ def test_features_that_name_no_backbone(data: Path) -> None:
         train(data / "images.jsonl", data / "out", features=data / "nameless", progress=False)
 
 
-def test_validation_images_of_unknown_tags_alone(data: Path) -> None:
+def test_a_validation_image_with_only_unknown_tags(data: Path) -> None:
     known = [Example(f"{i}.png", ("sea",), (("sea",),)) for i in range(0, 64, 4)]
     write_manifest(data / "val.jsonl", [*known, Example("64.png", ("kite",), (("kite",),))])
     examples = read_manifest(data / "images.jsonl").examples
@@ -309,7 +311,7 @@ def test_stops_early(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = replace(PRESETS["default"], learning_rate=1e-12, schedule="constant", patience=2, epochs=50)
     monkeypatch.setitem(PRESETS, "default", preset)
     run(data, "out")
-    run(data, "out", resume=True)  # finished, though not at its last epoch
+    run(data, "out", resume=True)  # it is finished, though it stopped before epoch 50
     assert len(json.loads((data / "out" / "training" / "history.json").read_text())) == 3
 
 
@@ -343,6 +345,17 @@ def test_bad_input(data: Path) -> None:
     with pytest.raises(InputError, match="expected at least 2 images to train and validate on, got 1"):
         run(data, "out")
     assert not (data / "out" / "config.json").exists()
+
+
+def test_options_by_keyword_and_as_an_object(data: Path) -> None:
+    assert get_type_hints(TrainKeywords) == get_type_hints(TrainOptions)
+    assert list(get_type_hints(TrainKeywords)) == list(get_type_hints(TrainOptions))
+    run(data, "keywords", seed=1, epochs=1)
+    options = TrainOptions(features=data / "features", seed=2, epochs=1, progress=False)
+    train(data / "images.jsonl", data / "object", options=options, seed=1)
+    assert same(weights(data / "keywords"), weights(data / "object"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
+        run(data, "other", sed=1)
 
 
 @pytest.fixture

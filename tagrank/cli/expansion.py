@@ -1,0 +1,60 @@
+"""Dataclasses of options to options of a command."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+def expand(function: Callable[..., None]) -> Callable[..., None]:
+    """The same command with an option for each field of those parameters that are dataclasses.
+
+    Args:
+        function: the command. The options of a dataclass (fields made by :func:`tagrank.options.option`) take the
+            place of its parameter in the help; the function receives an object of that class.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            parameters += (_parameter(hints[name], field) for field in fields(hints[name]))
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: _value(field, given.pop(field.name)) for field in fields(group)})
+        function(**given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _flag(field: "Field[Any]") -> str:
+    return field.metadata["flag"] or "--" + field.name.replace("_", "-")
+
+
+def _parameter(group: type, field: "Field[Any]") -> inspect.Parameter:
+    """The parameter that typer sees. A field with a parser is text, and absent if it is not given."""
+    metadata = field.metadata
+    type_, default = metadata["type"] or get_type_hints(group)[field.name], field.default
+    if metadata["parse"] is not None:
+        type_, default = str | None, None
+    annotated: Any = Annotated  # its argument is known only now, so mypy must not take it for a type
+    annotation = annotated[type_, typer.Option(_flag(field), help=metadata["help"], **metadata["limits"])]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _value(field: "Field[Any]", given: Any) -> Any:
+    parse = field.metadata["parse"]
+    if parse is None:
+        return given
+    return field.default if given is None else parse(_flag(field), given)

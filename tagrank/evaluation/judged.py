@@ -1,0 +1,95 @@
+"""A trained model with the images that it is judged by, and the images that its baselines are fitted on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tagrank.annotator import Annotator
+from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.decode import OutputTags
+from tagrank.errors import InputError
+from tagrank.evaluation.baseline_rows import evaluate_baselines
+from tagrank.features.labelled import LabelledImages, load_labelled
+from tagrank.features.seen import digests, read_seen
+from tagrank.features.store import open_features
+from tagrank.options import BaselineOptions, JudgedOptions
+from tagrank.training.splits import check_apart, training_part
+
+
+class JudgedModel:
+    """A model folder and a manifest, loaded and checked against each other.
+
+    Args:
+        model: the folder of a trained model.
+        manifest: images with people's lists.
+        options: which of the images judge the model, and where their features come from.
+
+    Attributes:
+        folder: the folder of the model.
+        annotator: the model.
+        manifest: all images of the manifest.
+        images: the images that judge the model, with features.
+
+    Raises:
+        InputError: the model, the manifest or the features cannot be read or do not fit together, or the manifest has
+            splits other than ``test`` and ``options`` name none.
+    """
+
+    def __init__(self, model: Path, manifest: Path, options: JudgedOptions) -> None:
+        self.folder = model
+        self.annotator = Annotator.load(model)
+        self.manifest = read_manifest(manifest)
+        self._options = options
+        splits = {example.split for example in self.manifest.examples if example.split is not None}
+        if options.split is None and splits and "test" not in splits:
+            raise InputError(f"{manifest}: has the splits {', '.join(sorted(splits))}: say which to judge by (--split)")
+        self._split = options.split or ("test" if splits else None)
+        self._judged = self.manifest if self._split is None else self.manifest.select(self._split)
+        self.images = self._load(self._judged, options.features, options.images)
+        self._digests = digests(self.images)
+
+    def seen(self) -> int:
+        """The number of images that the model was trained or validated on (:mod:`tagrank.features.seen`)."""
+        return int(np.isin(self._digests, read_seen(self.folder)).sum())
+
+    def train_images(self, options: BaselineOptions) -> LabelledImages | None:
+        """The images to fit the baselines on, with features; ``None`` if no baselines are wanted.
+
+        Raises:
+            InputError: options contradict each other, or an image would both train the baselines and judge them.
+        """
+        features = options.train_features
+        if not options.baselines:
+            if options.train is not None or features is not None:
+                raise InputError("--train and --train-features go with --baselines")
+            return None
+        if options.train is None and self._split is None:
+            raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
+        part = training_part(self.manifest if options.train is None else read_manifest(options.train))
+        check_apart(part, self._judged)
+        judged_features = self._options.features
+        if features is None and judged_features is not None:
+            stored = open_features(judged_features)
+            if options.train is None or all(example.image in stored for example in part.examples):
+                features = judged_features
+            elif self.annotator.backbone_spec is None:
+                raise InputError(f"{judged_features}: does not have the images of {part.path}: give --train-features")
+        images = self._load(part, features, self._options.images if options.train is None else None)
+        both = np.isin(self._digests, digests(images))
+        if both.any():
+            image = self.images.examples[int(both.argmax())].image
+            raise InputError(f"{self.manifest.path}: {image} is among the images to train on, in {part.path}")
+        return images
+
+    def baseline_rows(self, train_images: LabelledImages | None, output: OutputTags, seed: int) -> list[dict[str, Any]]:
+        """The rows of the baselines, fitted on ``train_images``; none if there are no such images."""
+        if train_images is None:
+            return []
+        return evaluate_baselines(self.annotator, train_images, self.images, output=output, seed=seed)
+
+    def _load(self, manifest: Manifest, features: Path | None, images: Path | None) -> LabelledImages:
+        backbone = None if features is not None else self.annotator.backbone(self._options.weights)
+        labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
+        labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
+        return labelled

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
-from tagrank.recurrence.op import autocasts, run
+from tagrank.recurrence.dtypes import autocasts
+from tagrank.recurrence.op import run
 
 
 class ContextGates(NamedTuple):

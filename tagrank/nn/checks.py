@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tagrank.recurrence.op import autocasts
+from tagrank.recurrence.dtypes import autocasts
 
 State = tuple[Tensor, Tensor]
 

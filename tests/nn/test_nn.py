@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tagrank import ContextLSTM, ContextLSTMCell
 from tagrank.recurrence import trace
+from tagrank.recurrence.backends import FUSED
 
 
 def oracle(lstm: ContextLSTM, context: Tensor | None, steps: int, input: Tensor | None, hx: Any) -> Any:
@@ -495,7 +496,7 @@ def test_an_exported_program_without_what_backward_needs_says_so() -> None:
 
 
 def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tagrank.recurrence.backends.native.UNAVAILABLE", "it was not built")
+    monkeypatch.setattr(FUSED["native"], "unavailable", lambda: "it was not built")
     with pytest.warns(UserWarning, match="runs eagerly, up to twice as slow as nn.LSTM: it was not built"):
         ContextLSTM(3, 5)(torch.randn(2, 3), 4)
     with warnings.catch_warnings():

@@ -21,15 +21,16 @@ import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Gpu
-from tagrank.recurrence import explain
-from tagrank.recurrence import library as _lib
-from tagrank.recurrence.backends import cluster
+from tagrank.recurrence import explain, library
+from tagrank.recurrence.backends import FUSED, cluster
 from tagrank.recurrence.backends.eager import lstm_loop
 
 ROOT = Path(__file__).parents[2]
+backend = FUSED["cluster"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 SIZES = {128: (1, 2, 4), 256: (2,), 384: (1,), 512: (2,)}
 #: Of the norm of the reference: h and the gates' gradients are rounded to 16 bit at each step.
@@ -248,10 +249,10 @@ def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, 
     assert all((count == 1).all() for count in counts)
 
 
-@pytest.mark.skipif(cluster.LIBRARY is not None, reason=str(cluster.LIBRARY))
+@pytest.mark.skipif(backend.not_built is not None, reason=str(backend.not_built))
 def test_compiled_kernels_keep_to_registers() -> None:
     """Each dtype and size of both passes: U is in registers, and stays there; the products are the tensor cores'."""
-    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(_lib.LIBRARY)]
+    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(library.LIBRARY)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     assert len([name for name, *_ in found if "forward_kernel" in name]) == 2 * 4 * 4
@@ -269,6 +270,12 @@ def test_compiled_kernels_keep_to_registers() -> None:
         assert not re.search(r"\b(?:LDL|STL)\b", function)
 
 
+def gates(hidden: int, dtype: torch.dtype) -> Tensor:
+    """On a GPU that need not be here."""
+    with FakeTensorMode():
+        return torch.empty(16, 4 * hidden, dtype=dtype, device="cuda")
+
+
 @pytest.mark.parametrize(
     ("dtype", "hidden", "capability", "reason"),
     [
@@ -280,18 +287,19 @@ def test_compiled_kernels_keep_to_registers() -> None:
     ],
 )
 def test_what_it_takes(dtype: torch.dtype, hidden: int, capability: tuple[int, int], reason: str | None) -> None:
-    assert cluster.out_of_range(dtype, hidden, capability) == reason
+    assert backend.unsupported(gates(hidden, dtype), Gpu(capability, 132)) == reason
 
 
 def test_not_by_itself_unless_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cluster.unverified((9, 0)) == "it was not verified on compute capability 9.0"
+    half, hopper = gates(512, torch.float16), Gpu((9, 0), 132)
+    assert backend.unproven(half, hopper) == "it was not verified on compute capability 9.0"
     monkeypatch.setattr(cluster, "VERIFIED", frozenset({((9, 0), "forward", "cluster")}))
-    assert cluster.unverified((9, 0)) is not None
+    assert backend.unproven(half, hopper) is not None
     both = frozenset(((9, 0), kernel, "cluster") for kernel in ("forward", "backward"))
     monkeypatch.setattr(cluster, "VERIFIED", both)
-    assert cluster.unverified((9, 0)) is None
-    assert cluster.unverified((10, 0)) is not None
-    lines = explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)).splitlines()
+    assert backend.unproven(half, hopper) is None
+    assert backend.unproven(half, Gpu((10, 0), 132)) is not None
+    lines = explain(16, 20, 512, torch.bfloat16, gpu=hopper).splitlines()
     assert lines[1:] == ["native: no, it runs on the CPU, and gates_x is on cuda:0", "cluster: taken"]
 
 
@@ -300,7 +308,7 @@ def test_without_a_gpu_it_says_why() -> None:
     gates_x, weight_hh = torch.zeros(2, 16, dtype=torch.float16), torch.zeros(16, 4, dtype=torch.float16)
     with pytest.raises(RuntimeError, match=r"backend='cluster' cannot run this: (no NVIDIA GPU|tagrank)"):
         lstm_recurrence(gates_x, weight_hh, steps=2, backend="cluster")
-    assert cluster.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
+    assert backend.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
 
 
 def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:

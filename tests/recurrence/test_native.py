@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,22 +15,17 @@ from torch import Tensor
 
 from tagrank.recurrence import library as _lib
 from tagrank.recurrence import lstm_recurrence, trace
-from tagrank.recurrence.backends import native
+from tagrank.recurrence.backends import FUSED, BackwardInputs
 
-pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(native.UNAVAILABLE))
+native = FUSED["native"]
+pytestmark = [
+    pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())),
+    pytest.mark.usefixtures("poisoned"),
+]
 
 #: Greatest error, relative to the greatest value of the oracle's result (or to 1 where that is less).
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 5e-6, torch.bfloat16: 3e-2}
 CAPABILITIES = ("portable", "avx2", "avx512", "amx")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New memory is full of NaN, so that reading what was never written shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(100).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def arguments(B: int, H: int, T: int, constant: bool, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -120,8 +115,10 @@ def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
     output, _, gates, cells = native.forward(gates_x, weight_hh, h0, c0, 400, True, True)
     ones, zeros = torch.ones(400, 2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, dtype=torch.bfloat16)
     saved = weight_hh, h0, c0, output, gates, cells
-    d_gates = native.backward(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False, True)[0]
-    d_gates_x = native.backward(ones, zeros, gates_x, *saved, True, True)[0]
+    d_gates = native.backward(
+        BackwardInputs(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False, True)
+    )[0]
+    d_gates_x = native.backward(BackwardInputs(ones, zeros, gates_x, *saved, True, True))[0]
     torch.testing.assert_close(d_gates_x.double(), d_gates.double().sum(0), rtol=2**-7, atol=2**-9)
 
 
@@ -135,8 +132,9 @@ def test_gradients_of_the_output_are_read_as_they_lie(dtype: torch.dtype) -> Non
     one_element = torch.tensor(0.7, dtype=dtype).expand(4, 5, 37)
     every_other = torch.randn(4, 5, 74).to(dtype)[..., ::2]
     for grad_output in (batch_first, last_step, one_element, every_other):
-        strided = native.backward(grad_output, *saved)
-        for a, b in zip(strided, native.backward(grad_output.contiguous(), *saved), strict=True):
+        strided = native.backward(BackwardInputs(grad_output, *saved))
+        contiguous = native.backward(BackwardInputs(grad_output.contiguous(), *saved))
+        for a, b in zip(strided, contiguous, strict=True):
             assert torch.equal(a, b)
 
 
@@ -150,7 +148,7 @@ def test_without_the_weights_gradient_the_others_are_the_same(
     args = arguments(B, H, T, constant, dtype)
     output, c_n, gates, cells = native.forward(*args, T, True, True)
     saved = [output, c_n, *args, output, gates[:0] if recompute else gates, cells, constant]
-    with_weight, without = native.backward(*saved, True), native.backward(*saved, False)
+    with_weight, without = (native.backward(BackwardInputs(*saved, wanted)) for wanted in (True, False))
     assert with_weight[1].shape == (4 * H, H)
     assert without[1].shape == (0,)
     for index in (0, 2, 3):
@@ -170,7 +168,7 @@ def test_calls_from_several_threads_at_once() -> None:
 def test_without_concurrent_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(20, 40, 6, True, torch.float32)
     expected = run(args, 6, "native")
-    monkeypatch.setattr(native, "CONCURRENT", False)
+    monkeypatch.setattr(native, "concurrent", False)
     for a, b in zip(run(args, 6, "native"), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -255,9 +253,9 @@ def test_bfloat16_ties_and_nan_payloads() -> None:
     inputs = state, grad_c_n, gates, weight_hh, zeros, zeros, state, gates, cells
     exact = grad_c_n.float() * g.float() / 4
     assert (exact.view(torch.int32) & 0xFFFF == 0x8000).sum() > 50
-    assert torch.equal(native.backward(*inputs, False, True)[0][0, :, :512], exact.to(torch.bfloat16))
+    assert torch.equal(native.backward(BackwardInputs(*inputs, False, True))[0][0, :, :512], exact.to(torch.bfloat16))
     cells.view(torch.int32)[0, 3, 7] = 0x7FFFFFFF
-    d_gates = native.backward(*inputs, False, True)[0][0]
+    d_gates = native.backward(BackwardInputs(*inputs, False, True))[0][0]
     assert d_gates[3, 7::512].isnan().all()
     assert d_gates.isnan().sum() == 4
 
@@ -294,8 +292,8 @@ def test_inputs_are_never_written_to(constant: bool, recompute: bool) -> None:
     output, c_n, gates, cells = native.forward(*args, 4, True, True)
     inputs = [output, c_n, *args, output, gates[:0] if recompute else gates, cells]
     copies += [tensor.clone() for tensor in inputs]
-    first = native.backward(*inputs, constant, True)
-    second = native.backward(*inputs, constant, True)
+    first = native.backward(BackwardInputs(*inputs, constant, True))
+    second = native.backward(BackwardInputs(*inputs, constant, True))
     for before, after in zip(copies, [*args, *inputs], strict=True):
         assert torch.equal(before, after)
     for a, b in zip(first, second, strict=True):

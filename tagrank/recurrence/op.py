@@ -109,7 +109,7 @@ def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:
             raise ValueError(f"steps: expected {gates_x.shape[0]}, the length of gates_x, or None; got {steps}")
         steps = gates_x.shape[0]
     if steps is None:
-        raise ValueError("steps: expected a number of steps, as gates_x is the same at each of them; got None")
+        raise ValueError("steps: expected a number of steps because gates_x is the same at each step; got None")
     check_steps(steps)
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")

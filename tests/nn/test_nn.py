@@ -223,7 +223,7 @@ STATE = torch.zeros(1, 2, 5)
         (0, {"context": torch.zeros(2, 3).double(), "steps": 2}, ValueError, "does not match weight dtype"),
         (0, {"context": torch.zeros(2, 3), "input": torch.zeros(2, 2, 2)}, TypeError, "input is not taken"),
         (0, {"context": [1, 2, 3], "steps": 2}, TypeError, "context should be a Tensor, got list"),
-        (2, {"context": torch.zeros(2, 3)}, TypeError, "input is required, as input_size is 2"),
+        (2, {"context": torch.zeros(2, 3)}, TypeError, "input is required because input_size is 2"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 3, 2)}, RuntimeError, "context batch size 3"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2)}, RuntimeError, "both be batched"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2, 2), "steps": 3}, ValueError, "steps: expected 4"),

@@ -18,7 +18,7 @@ from tagrank.recurrence.backends import FUSED
 
 
 def oracle(lstm: ContextLSTM, context: Tensor | None, steps: int, input: Tensor | None, hx: Any) -> Any:
-    """nn.LSTM, in float64 and with the same state dict, over what ContextLSTM never builds."""
+    """nn.LSTM in float64, with the same state dict, on the repeated context, which ContextLSTM never builds."""
     reference = nn.LSTM(
         lstm.input_size + lstm.context_size,
         lstm.hidden_size,
@@ -114,7 +114,7 @@ def test_is_initialised_as_nn_lstm() -> None:
         assert torch.equal(a, b)
 
 
-def test_dropout_between_layers_in_training_alone() -> None:
+def test_dropout_between_layers_only_in_training() -> None:
     with pytest.warns(UserWarning, match="dropout option adds dropout after all but last recurrent layer"):
         ContextLSTM(3, 5, dropout=0.5)
     lstm = ContextLSTM(3, 64, num_layers=2, dropout=0.5)
@@ -364,7 +364,7 @@ def test_cell_gates_of_some_rows() -> None:
 def test_cell_under_autocast_keeps_its_state_as_nn_lstm_cell_does() -> None:
     cell, reference, context = ContextLSTMCell(3, 5, input_size=2), nn.LSTMCell(5, 5), torch.randn(4, 3)
     reference.load_state_dict(cell.state_dict())
-    with torch.no_grad():  # remember what is far too small to be added to it in bfloat16
+    with torch.no_grad():  # forget gates near 1: the sum grows until bfloat16 rounds what is added to it away
         for parameters in (cell, reference):
             parameters.bias_ih[5:10] += 20
     exact = copy.deepcopy(reference).double()
@@ -443,7 +443,7 @@ def test_recompute_keeps_less_for_backward() -> None:
     assert repr(frugal) == "ContextLSTM(3, 5, recompute=True)"
 
 
-def test_recompute_is_for_constant_gates_alone() -> None:
+def test_recompute_is_only_for_constant_gates() -> None:
     lstm = ContextLSTM(3, 5, input_size=2, num_layers=2, recompute=True, backend="native")
     sizes: list[list[int]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(list(t.shape)) or t, lambda t: t):
@@ -451,7 +451,7 @@ def test_recompute_is_for_constant_gates_alone() -> None:
     assert sizes.count([7, 2, 20]) == 2  # the activated gates of each layer
 
 
-def test_input_alone() -> None:
+def test_only_an_input() -> None:
     lstm, input = ContextLSTM(0, 5, input_size=2), torch.randn(4, 3, 2)
     assert torch.equal(lstm(input=input)[0], lstm(None, input=input)[0])
 
@@ -463,7 +463,7 @@ def test_weights_that_are_no_parameters() -> None:
 
 
 class FourSteps(nn.Module):
-    """What is traced and exported: a module, and one output."""
+    """A module with one output, to trace and export."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -479,7 +479,7 @@ def test_is_traced(train: bool) -> None:
     model, context, other = FourSteps(), torch.randn(2, 3), torch.randn(2, 3)
     with warnings.catch_warnings(), torch.set_grad_enabled(train):
         warnings.simplefilter("ignore")  # torch.jit is deprecated
-        # Its check runs without gradients, where the recurrence keeps nothing for backward: another graph.
+        # The check of the trace runs without gradients. The recurrence then keeps nothing for backward: another graph.
         traced = torch.jit.trace(model, (context,), check_trace=not train)
     torch.testing.assert_close(traced(other), model(other))
     if train:

@@ -1,8 +1,7 @@
 """The grouped variant's barrier without a GPU: in the interpreter, with a process for each program of the grid.
 
 The interpreter runs one program after another, and the first to wait would wait forever. Here all run at the same time
-on shared memory, and atomics are atomic. It is the protocol that this checks, and not the memory model of a GPU: that
-is for ``test_gpu.py``.
+on shared memory, and atomics are atomic. This checks the protocol. ``test_gpu.py`` checks the memory model of a GPU.
 """
 
 import inspect
@@ -30,12 +29,12 @@ pytestmark = [
 BATCH, HIDDEN, STEPS = 21, 40, 3
 VARIANT = Variant("grouped", 16, 16, 16, 4)
 GRID = (2, 3)
-#: It starts late, so that whoever does not wait for it reads what it has not written yet.
+#: This program starts late, so that a program that does not wait for it reads what is not written yet.
 LATE = (1, 1)
 
 
 def run_program(executor: Any, index: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What ``GridExecutor.__call__`` does for each index of the grid in turn, for one of them."""
+    """What ``GridExecutor.__call__`` does for each index of the grid in turn, for one index."""
     if index == LATE:
         time.sleep(0.5)
     names = inspect.getfullargspec(executor.fn).args
@@ -48,7 +47,7 @@ def run_program(executor: Any, index: tuple[int, int], args: tuple[Any, ...], kw
 
 
 class Launches:
-    """In the place of ``GridExecutor.__call__``: notes the launches, and runs a process for each program."""
+    """Replaces ``GridExecutor.__call__``: records the launches, and runs a process for each program."""
 
     def __init__(self) -> None:
         self.grids: list[tuple[int, int]] = []
@@ -86,7 +85,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 
 
 def run(constant: bool, dtype: torch.dtype, recompute: bool = False) -> dict[str, float]:
-    """The relative errors of the grouped kernels; NaN if a result is."""
+    """The relative errors of both passes on the grouped kernels; NaN if a result has a NaN."""
     inputs = make_inputs(BATCH, HIDDEN, None if constant else STEPS, dtype)
     with FUSED["triton"].forced(forward=VARIANT, backward=VARIANT), trace() as kernels:
         output = lstm_recurrence(*inputs, steps=STEPS, backend="triton", recompute=recompute)

@@ -1,6 +1,6 @@
-"""The Triton backend: all variants, in the interpreter where there is no GPU, against the oracle in float64.
+"""The Triton backend: all variants against the oracle in float64, in the interpreter if there is no GPU.
 
-What holds for every backend is in ``test_op.py``; here are tiles, launches, and what is particular to Triton.
+``test_op.py`` has what every backend must do. Here are tiles, launches, and what only Triton has.
 """
 
 import os
@@ -42,7 +42,7 @@ VARIANTS = {"resident": RESIDENT, "grouped": GROUPED, "step": STEP}
 
 @pytest.fixture(autouse=True, scope="module")
 def a_launch_for_each_step() -> Iterator[None]:
-    """For grouped variants in the interpreter: it has no two programs at once, and one step needs no barrier.
+    """For grouped variants in the interpreter: it runs one program after another, and one step needs no barrier.
 
     ``test_grouped.py`` is about the barrier.
     """
@@ -84,7 +84,7 @@ def test_matches_the_oracle(name: str, batch: int, hidden: int, steps: int, cons
     ],
 )
 def test_many_programs(variant: Variant, grid: tuple[int, int], dtype: torch.dtype, constant: bool) -> None:
-    """Three steps, so that what one launch hands to the next is read and written more than once."""
+    """Three steps, so that the launches read and write what they hand on more than once."""
     batch, hidden, steps = 21, 40, 3
     assert variant.grid(batch, hidden) == grid
     inputs = make_inputs(batch, hidden, None if constant else steps, dtype)
@@ -105,7 +105,7 @@ def test_one_variant_reads_what_the_other_saved(first: Variant, second: Variant)
 @pytest.mark.parametrize("save_gates", [True, False])
 @pytest.mark.parametrize("save_cells", [True, False])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_saves_what_is_asked_for(name: str, save_gates: bool, save_cells: bool) -> None:
+def test_saves_what_is_requested(name: str, save_gates: bool, save_cells: bool) -> None:
     steps, batch, hidden = 3, 17, 9
     inputs = make_inputs(batch, hidden, None, torch.float32)
     before = [t.detach().clone() for t in inputs]
@@ -165,7 +165,7 @@ def test_recompute(name: str, constant: bool, steps: int, states: bool) -> None:
 
 
 def test_recompute_allocates_no_second_array_of_gates() -> None:
-    """The gradients of gates that were computed again take the gates' place."""
+    """The gradients of recomputed gates overwrite the gates."""
     steps, batch, hidden = 3, 17, 20
     inputs = [t.detach() for t in make_inputs(batch, hidden, steps, torch.float32)]
     output, c_n, _, cells = backend.forward(*inputs, steps, False, True)
@@ -187,7 +187,7 @@ def test_recompute_allocates_no_second_array_of_gates() -> None:
 
 @pytest.mark.parametrize("states", [True, False])
 def test_without_the_weights_gradient_its_products_are_left_out(states: bool) -> None:
-    """PyTorch does them after the kernel, for both backends for GPUs; that of h0's gradient stays."""
+    """PyTorch computes these products after the kernel, for both backends for GPUs. The product of d_h0 stays."""
     steps, batch, hidden = 3, 17, 20
     inputs = [t.detach() for t in make_inputs(batch, hidden, steps, torch.float64)]
     given = [*inputs[:2], *(inputs[2:] if states else (None, None))]
@@ -361,7 +361,7 @@ for case in cases((9, 0)):
     assert all(kernel.asm["cubin"] == expected for kernel in compiled), case
     print(case.kernel, variant.name)
     if case.kernel == "forward" and flags["CONSTANT"] != (variant.name == "step") and flags["SAVE_CELLS"]:
-        # Without initial states: other code, which is compiled once as well.
+        # Without initial states the code is another, which is compiled once as well.
         compiled.clear()
         with backend.forced(forward=variant, backward=variant):
             backend.forward(gates_x, weight_hh, None, None, T, True, True)
@@ -377,7 +377,7 @@ for case in cases((9, 0)):
 def test_what_is_launched_is_what_is_compiled_offline(tmp_path: Path) -> None:
     """With a driver that only compiles, launches give bit for bit the code of ``offline``, the same at each step."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    # What was kept from another folder has the same code with other paths for the debugger.
+    # A cache from another folder would have the same code with other paths for the debugger.
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     result = subprocess.run(
         [sys.executable, "-c", LAUNCH_WITHOUT_A_GPU], capture_output=True, text=True, env=environment, timeout=500

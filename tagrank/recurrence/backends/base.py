@@ -28,7 +28,7 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class BackwardInputs(NamedTuple):
-    """What the backward pass reads. All tensors but ``grad_output`` are contiguous.
+    """What the backward pass reads. All tensors are contiguous, except ``grad_output``, which has any strides.
 
     Attributes:
         grad_output: ``[T, B, H]``.
@@ -124,7 +124,10 @@ class Backend(ABC):
         """
 
     def explain(self, gates_x: Tensor, steps: int, gpu: "Gpu | None" = None) -> Iterable[str]:
-        """Lines for ``tagrank.recurrence.explain``: what it would launch; arguments as for :meth:`unsupported`."""
+        """Lines for ``tagrank.recurrence.explain`` that say what it would launch for ``steps`` steps of these gates.
+
+        ``gates_x`` is ``[B, 4H]``; ``gpu`` as for :meth:`unsupported`.
+        """
         return ()
 
     def interpreted(self) -> bool:

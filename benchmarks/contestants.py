@@ -7,7 +7,6 @@ is a context ``[B, D]``, D = H, which is the same in all ``T`` time steps.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank import ContextLSTM, env
-from tagrank.recurrence.backends import FUSED, cluster
-from tagrank.recurrence.backends import triton_kernels as triton
+from tagrank.recurrence.backends import FUSED
+from tagrank.recurrence.backends.gpu import gpu_of
+from tagrank.recurrence.dtypes import dtype_name
 
 #: The largest relative error (in the Euclidean norm) of a right result.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 Mode = Literal["inference", "training"]
-OneLaunch = Literal["resident", "grouped"]
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -101,7 +100,7 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
     """
     runs = []
     for backend, unavailable in env()["backends"].items():
-        if unavailable or (backend in FUSED and case.device != FUSED[backend].DEVICE):
+        if unavailable or (backend in FUSED and case.device != FUSED[backend].device):
             continue
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
@@ -122,17 +121,17 @@ def _of_backend(case: Case, backend: str, module: ContextLSTM) -> list[Contestan
     if backend == "eager":
         return [Contestant("eager loop", "peer", module, forward)]
     ours = Contestant(f"tagrank {backend}", "ours", module, forward)
-    if case.device == "cpu":
-        return [ours]
-    if backend == "cluster":
-        if cluster.unsupported(torch.empty(0, 4 * case.hidden, device=case.device, dtype=case.dtype)) is not None:
-            return []
-        return [replace(ours, model_ms=_least_ms(case, "cluster"))]
-    # First what the table takes now, then what it could take if this GPU were in tagrank.kernels.verified.
-    return [replace(ours, model_ms=_least_ms(case, None))] + [
-        replace(ours, name=f"{ours.name} {name}", within=_forced(name), model_ms=_least_ms(case, name))
-        for name in _serving_in_one_launch(case)
-    ]
+    fused = FUSED[backend]
+    gates_x = torch.empty(case.batch, 4 * case.hidden, device=case.device, dtype=case.dtype)
+    # First what the backend takes now, then what it could take if this GPU were in tagrank.kernels.verified.
+    runs = [] if fused.unsupported(gates_x) else [replace(ours, model_ms=_least_ms(case, backend))]
+    for name, only in fused.variants().items():
+        with only():
+            serves = fused.unsupported(gates_x) is None
+        # What it takes while nothing is verified is the step variant.
+        if serves and name not in (backend, "step"):
+            runs.append(replace(ours, name=f"{ours.name} {name}", within=only, model_ms=_least_ms(case, backend, name)))
+    return runs
 
 
 def _of_libraries(case: Case, lstm: nn.LSTM) -> list[Contestant]:
@@ -196,41 +195,27 @@ def _layer(module: ContextLSTM, steps: int) -> Forward:
     return lambda context: module(context, steps)[0]
 
 
-def _table_arguments(case: Case) -> tuple[int, int, str, Any]:
-    """H, B, the dtype's name and the GPU, as the functions of ``tagrank.kernels.choice`` take them."""
-    gpu = triton.gpu_of(torch.device(case.device, torch.cuda.current_device()))
-    return case.hidden, case.batch, str(case.dtype).removeprefix("torch."), gpu
-
-
-def _serving_in_one_launch(case: Case) -> list[OneLaunch]:
-    """The variants that run all time steps in one launch and serve both passes of a case, verified or not."""
-    from tagrank.kernels.choice import RULES
-
-    arguments = _table_arguments(case)
-    by_kernel = [{r.variant.name for r in rules if r.refusal(*arguments) is None} for rules in RULES.values()]
-    names: tuple[OneLaunch, ...] = ("resident", "grouped")
-    return [name for name in names if all(name in serving for serving in by_kernel)]
-
-
-def _least_ms(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[Mode, float]:
+def _least_ms(case: Case, backend: str, variant: Any = None) -> dict[Mode, float]:
     """The least time of a case's kernels in milliseconds, without the products before and after the time loop.
 
-    ``name`` is the variant of the Triton kernels, ``None`` for what the table takes, or ``"cluster"``. The result is
-    empty unless the GPU is like an H100 and the dtype has 16 bits.
+    The kernels are the given variant, or if it is ``None`` what the backend takes. The result is empty unless there is
+    a model of them, the GPU is like an H100 and the dtype has 16 bits.
     """
     from tagrank.kernels.choice import choose
     from tagrank.kernels.roofline import H100, Step, cluster_step, triton_step
     from tagrank.kernels.variants import Kernel
 
-    arguments = _table_arguments(case)
-    if case.dtype == torch.float32 or arguments[-1].capability != (9, 0):
+    if case.device == "cpu" or case.dtype == torch.float32 or backend not in ("cluster", "triton"):
+        return {}
+    gpu = gpu_of(torch.device(case.device, torch.cuda.current_device()))
+    if gpu.capability != (9, 0):
         return {}
 
     def step(kernel: Kernel, training: bool) -> Step:
-        if name == "cluster":
+        if backend == "cluster":
             return cluster_step(kernel, case.batch, case.hidden, H100, training=training)
-        variant = choose(kernel, *arguments, name=name)
-        return triton_step(kernel, variant, case.batch, case.hidden, training=training)
+        chosen = choose(kernel, case.hidden, case.batch, dtype_name(case.dtype), gpu, name=variant)
+        return triton_step(kernel, chosen, case.batch, case.hidden, training=training)
 
     def milliseconds(kernel: Kernel, training: bool) -> float:
         return case.steps * step(kernel, training).floor(H100)[0] * 1e3
@@ -239,10 +224,6 @@ def _least_ms(case: Case, name: OneLaunch | Literal["cluster"] | None) -> dict[M
         "inference": milliseconds("forward", False),
         "training": milliseconds("forward", True) + milliseconds("backward", True),
     }
-
-
-def _forced(name: OneLaunch) -> Callable[[], AbstractContextManager[Any]]:
-    return partial(triton.forced, forward=name, backward=name)
 
 
 def _cell_loop(cell: nn.LSTMCell, steps: int) -> Forward:

@@ -25,7 +25,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ import torch
 from benchmarks.machine import describe, write
 from benchmarks.recurrence import summary
 from tagrank import lstm_recurrence
-from tagrank.recurrence.backends import triton_kernels as triton
+from tagrank.recurrence.backends import FUSED
 from tagrank.recurrence.backends.eager import lstm_loop
 
 TESTS = (
@@ -46,7 +46,13 @@ TESTS = (
 PROCESSES = 6
 #: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.
 PYTEST = ("-o", "addopts=--import-mode=importlib")
-KERNELS = ("resident", "grouped", "step", "cluster")
+#: The kernels of each backend for GPUs by name: the backend, and what makes a context in which it runs no others.
+KERNELS = {
+    name: (backend, only)
+    for backend in FUSED.values()
+    if backend.device == "cuda"
+    for name, only in backend.variants().items()
+}
 HIDDEN = (128, 256, 512, 1024)
 #: The most seconds for the tests, and for compute-sanitizer.
 TEST_SECONDS, SANITIZER_SECONDS = 220, 60
@@ -189,15 +195,16 @@ def run_sanitizer(seconds: float) -> dict[str, str]:
     return {" ".join(case): result for case, result in zip(cases, results, strict=True)}
 
 
-def run_small(name: Any) -> None:
+def run_small(name: str) -> None:
     """Run both passes on the kernels of this name, for compute-sanitizer. Neither rows nor units fill their tiles."""
+    backend, only = KERNELS[name]
     for hidden, steps in ((48, 1), (112, 3)):
         generator = torch.Generator().manual_seed(0)
         shapes = (19, 4 * hidden), (4 * hidden, hidden), (19, hidden), (19, hidden)
         inputs = [torch.randn(s, generator=generator).mul(0.1).half().cuda().requires_grad_() for s in shapes]
         exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-        with nullcontext() if name == "cluster" else triton.forced(forward=name, backward=name):
-            output, _ = lstm_recurrence(*inputs, steps=steps, backend="cluster" if name == "cluster" else "triton")
+        with only():
+            output, _ = lstm_recurrence(*inputs, steps=steps, backend=backend.name)
             got = [output, *torch.autograd.grad(output.sum(), inputs)]
         output, _ = lstm_loop(*exact, steps)
         for a, b in zip(got, [output, *torch.autograd.grad(output.sum(), exact)], strict=True):

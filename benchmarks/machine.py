@@ -12,7 +12,7 @@ import torch
 from benchmarks.timing import milliseconds
 from tagrank import env
 from tagrank.data.files import write_atomically
-from tagrank.recurrence.backends import native
+from tagrank.recurrence.backends import FUSED
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
     n = 8192 if device == "cuda" else 2048
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     gflops = 2 * n**3 / _shortest_seconds(lambda: a @ b, device) / 1e9
-    if device == "cpu" and native.UNAVAILABLE is None and dtype != torch.float64:
+    if device == "cpu" and FUSED["native"].unavailable() is None and dtype != torch.float64:
         gflops = max(gflops, *(torch.ops.tagrank.multiply_add_rate(0.1) for _ in range(5)))
     large = torch.empty(2**28 if device == "cuda" else 2**26, dtype=torch.float32, device=device).zero_()
     other = torch.zeros_like(large)

@@ -31,9 +31,8 @@ settings.register_profile("tagrank", deadline=None, derandomize=True, print_blob
 settings.load_profile("tagrank")
 
 from tagrank.recurrence import trace
-from tagrank.recurrence.backends import FUSED, NAMES, unavailable
+from tagrank.recurrence.backends import FUSED, unavailable
 
-DEVICE = "cuda" if GPU else "cpu"
 _kernels: Counter[str] = Counter()
 
 
@@ -61,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write = terminalreporter.write_line
     terminalreporter.section("backends")
     for name, reason in unavailable().items():
-        where = " in the interpreter" if name == "triton" and not GPU else ""
+        where = " in the interpreter" if name in FUSED and FUSED[name].interpreted() else ""
         write(f"{name}: {'not here: ' + reason if reason else 'here' + where}")
     for kernel, tests in sorted(_kernels.items()):
         write(f"  {tests:5d} tests ran {kernel}")
@@ -105,45 +104,32 @@ def _available(name: str) -> str:
     return name
 
 
-#: What holds for every backend is tested in float32 and float64. ``test_gpu.py`` has the one that does not take these.
-_WIDE = [name for name in NAMES if name != "cluster"]
-
-
-@pytest.fixture(scope="session", params=[name for name in _WIDE if name in FUSED])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each fused backend of any precision by name."""
-    return _available(request.param)
+#: What holds for every backend is tested in float32 and float64. ``test_gpu.py`` has the backends for 16 bit only.
+_WIDE = [name for name, backend in FUSED.items() if {torch.float32, torch.float64} <= {*backend.dtypes}]
 
 
 @pytest.fixture(scope="session", params=_WIDE)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each fused backend for float32 and float64 by name."""
+    return _available(request.param)
+
+
+@pytest.fixture(scope="session", params=["eager", *_WIDE])
 def any_backend(request: pytest.FixtureRequest) -> str:
-    """Each backend by name, eager among them."""
+    """The eager loop too."""
     return _available(request.param)
 
 
 @pytest.fixture(scope="session")
 def device_of() -> Callable[[str], str]:
-    """Where a backend runs: triton on the GPU where there is one, else on CPU tensors in the interpreter."""
-    return lambda name: DEVICE if name == "triton" else "cpu"
+    """The type of device on which the tests run a backend."""
+    return lambda name: "cpu" if name == "eager" or FUSED[name].interpreted() else FUSED[name].device
 
 
 @pytest.fixture(scope="session")
 def device(backend: str, device_of: Callable[[str], str]) -> str:
     """Where ``backend`` runs."""
     return device_of(backend)
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fill what torch.empty returns with NaN, so that an element no kernel wrote shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    # As a warning: on GPUs cuBLAS would ask for a workspace set up before the process began.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        assert torch.empty(64).isnan().all()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(scope="session")

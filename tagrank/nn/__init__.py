@@ -1,4 +1,4 @@
-"""The layer: an LSTM with a context that stays the same over time, as ``nn.LSTM`` and ``nn.LSTMCell`` are written."""
+"""The layer: an LSTM with a context that stays the same over time, in the manner of ``nn.LSTM`` and ``nn.LSTMCell``."""
 
 from tagrank.nn.cell import ContextGates, ContextLSTMCell
 from tagrank.nn.layer import ContextLSTM

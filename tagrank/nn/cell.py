@@ -1,4 +1,4 @@
-"""ContextLSTMCell: one step, for decoders that choose what comes next."""
+"""ContextLSTMCell: one step, for decoders that choose each input from the output before."""
 
 from typing import NamedTuple
 
@@ -6,31 +6,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
+from tagrank.nn.checks import State, check_features, check_sizes, check_state
+from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
-from tagrank.recurrence.op import autocasts, run
+from tagrank.recurrence.dtypes import autocasts
+from tagrank.recurrence.op import run
 
 
 class ContextGates(NamedTuple):
-    """What the steps of one sequence share: see :meth:`ContextLSTMCell.context_gates`.
+    """What :meth:`ContextLSTMCell.context_gates` computes once per sequence, and all steps read.
 
     Attributes:
         gates: the context's share of the gates, biases included, ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o.
-        input_weight: the input's columns of ``weight_ih``, ``[4H, I]``; ``None`` where ``input_size`` is 0. Cut once
-            per sequence: in backward, each cut fills and adds a gradient of the whole weight's size.
+        input_weight: the input's columns of ``weight_ih``, ``[4H, I]``; ``None`` if ``input_size`` is 0. A view is made
+            once per sequence, because in backward each view fills and adds a gradient of the whole weight's size.
     """
 
     gates: Tensor
     input_weight: Tensor | None
 
     def take(self, rows: Tensor) -> "ContextGates":
-        """Those of some rows, in the order asked for, for beams; a row may be asked for more than once."""
+        """The gates of the given rows, in the given order, for beams; a row may occur more than once."""
         return ContextGates(self.gates[rows], self.input_weight)
 
 
 def _check_gates(given: object, weight: Tensor) -> None:
-    # A context of 4H features would fit in their place, and be wrong.
+    # A context of 4H features would have the right shape, and give wrong results.
     if not isinstance(given, ContextGates):
         got = f"a Tensor {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise TypeError(
@@ -45,16 +47,17 @@ def _check_gates(given: object, weight: Tensor) -> None:
 
 
 class ContextLSTMCell(nn.Module):
-    """One step of a :class:`ContextLSTM`, for decoders that choose what comes next.
+    """One step of a :class:`ContextLSTM`, for decoders that choose each input from the output before.
 
-    Parameters as those of ``nn.LSTMCell(input_size + context_size, hidden_size)``, the columns of ``weight_ih``
+    Its parameters are those of ``nn.LSTMCell(input_size + context_size, hidden_size)``, the columns of ``weight_ih``
     ordered input, then context.
 
     Args:
-        context_size: number of features ``C`` of the context.
+        context_size: number of features ``C`` of the context. With 0 the context is ``[B, 0]``, and the cell is
+            ``nn.LSTMCell``.
         hidden_size: number of features ``H`` of the hidden state.
-        input_size: number of features ``I`` of the input at each step; 0 where there is none.
-        bias: whether to have ``bias_ih`` and ``bias_hh``.
+        input_size: number of features ``I`` of the input at each step; 0 for no input.
+        bias: whether there are ``bias_ih`` and ``bias_hh``.
         backend: of the recurrence, as in :class:`ContextLSTM`.
         device: of the parameters.
         dtype: of the parameters.
@@ -65,6 +68,8 @@ class ContextLSTMCell(nn.Module):
         >>> h, c = cell(gates, embed(tag), (h, c))  # at each step
     """
 
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
 
@@ -81,29 +86,22 @@ class ContextLSTMCell(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(context_size, hidden_size, input_size)
-        if context_size == 0:
-            raise ValueError("context_size must be greater than zero; without a context use nn.LSTMCell")
         self.context_size = context_size
         self.hidden_size = hidden_size
         self.input_size = input_size
         self.bias = bias
         self.backend = check_name(backend)
-
-        def empty(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
-        self.weight_ih = empty(4 * hidden_size, input_size + context_size)
-        self.weight_hh = empty(4 * hidden_size, hidden_size)
-        self.register_parameter("bias_ih", empty(4 * hidden_size) if bias else None)
-        self.register_parameter("bias_hh", empty(4 * hidden_size) if bias else None)
+        parameters = lstm_parameters(input_size + context_size, hidden_size, bias, device, dtype)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            self.register_parameter(name, parameters.get(name))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell."""
+        """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell does."""
         initialise(self, self.hidden_size)
 
     def context_gates(self, context: Tensor) -> ContextGates:
-        """The context's share of the gates, biases included: computed once per sequence, given to each step.
+        """The context's share of the gates, biases included. Call it once per sequence, and each step with its result.
 
         Args:
             context: ``[B, C]``, or ``[C]`` unbatched.
@@ -118,22 +116,20 @@ class ContextLSTMCell(nn.Module):
             raise ValueError(f"ContextLSTMCell: Expected context to be 1D or 2D, got {context.dim()}D instead")
         check_features(context, "context", self.context_size, self.weight_ih)
         bias = add_bias(self.bias_ih, self.bias_hh)
-        if self.input_size == 0:
-            return ContextGates(F.linear(context, self.weight_ih, bias), None)
-        of_input, of_context = self.weight_ih.split([self.input_size, self.context_size], dim=1)
-        return ContextGates(F.linear(context, of_context, bias), of_input)
+        return ContextGates(*context_share(context, self.weight_ih, self.input_size, bias))
 
     def forward(self, context_gates: ContextGates, input: Tensor | None = None, hx: State | None = None) -> State:
         """One step.
 
         Args:
-            context_gates: what :meth:`context_gates` returned.
-            input: ``[B, I]`` or ``[I]``; ``None`` where ``input_size`` is 0.
-            hx: ``(h, c)``, each ``[B, H]`` or ``[H]``; zeros where left out.
+            context_gates: the result of :meth:`context_gates`.
+            input: ``[B, I]`` or ``[I]``; ``None`` if ``input_size`` is 0.
+            hx: ``(h, c)``, each ``[B, H]`` or ``[H]``; zeros if left out.
 
         Returns:
-            ``(h', c')`` of the same shapes. Under autocast they have the dtypes that nn.LSTMCell's have: on CPUs, where
-            autocast reaches the products with ``weight_ih`` alone, that of ``hx`` or else of the parameters.
+            ``(h', c')`` of the same shapes. Under autocast they have the dtypes that nn.LSTMCell's have. On CPUs, where
+            autocast only reaches the products with ``weight_ih``, this is the dtype of ``hx``, or of the parameters if
+            ``hx`` is left out.
 
         Raises:
             TypeError: an argument is missing or of another type.
@@ -151,7 +147,7 @@ class ContextLSTMCell(nn.Module):
         return (h, c) if batched else (h[0], c[0])
 
     def _gates(self, context_gates: ContextGates, input: Tensor | None) -> Tensor:
-        """The gates of one step but for the recurrent product."""
+        """The gates of one step, without the recurrent product."""
         gates, weight = context_gates
         if (input is None) != (weight is None) or not isinstance(input, Tensor | None):
             got = "None" if input is None else list(input.shape) if isinstance(input, Tensor) else type(input).__name__
@@ -178,7 +174,7 @@ class ContextLSTMCell(nn.Module):
         elif device != "cpu":
             output, c_n = lstm_recurrence(gates_x, weight, h, c, steps=1, backend=self.backend)
         else:
-            # nn.LSTMCell keeps its state in float32 here; rounded at each step, a long sequence would lose it.
+            # nn.LSTMCell keeps its state in float32 here. Rounded at each step, it would be lost in a long sequence.
             wanted = weight.dtype if c is None else c.dtype
             h, c = (None if state is None else state.to(weight.dtype) for state in (h, c))
             with torch.autocast(device, enabled=False):

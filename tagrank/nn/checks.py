@@ -1,17 +1,16 @@
-"""What the layer and its cell check alike, worded as nn.LSTM words it."""
+"""The checks that the layer and its cell share, in the words of nn.LSTM."""
 
-import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tagrank.recurrence.op import autocasts
+from tagrank.recurrence.dtypes import autocasts
 
 State = tuple[Tensor, Tensor]
 
 
 def check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
-    """Sizes to build a module with.
+    """Check the sizes that a module is built with.
 
     Raises:
         TypeError: one is not an int.
@@ -30,11 +29,11 @@ def check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
 
 
 def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
-    """The last dimension of a context or an input, and its dtype unless autocast sees to it.
+    """Check the last dimension of a context or an input, and its dtype unless autocast converts it.
 
     Raises:
-        RuntimeError: it has another number of features.
-        ValueError: it has another dtype than the weight.
+        RuntimeError: the number of features is not ``size``.
+        ValueError: the dtype is not that of the weight.
     """
     if tensor.size(-1) != size:
         raise RuntimeError(f"{name}.size(-1) must be equal to {name}_size. Expected {size}, got {tensor.size(-1)}")
@@ -42,18 +41,21 @@ def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None
 
 
 def check_state(hx: Any, name: str, shape: tuple[int, ...], weight: Tensor) -> State:
-    """``hx`` as a pair of tensors.
+    """Check the hidden and the cell state.
 
     Args:
-        hx: what came.
-        name: what it is called in an error: ``name[0]`` and ``name[1]``.
-        shape: of both.
-        weight: whose dtype they have to have, unless autocast sees to it.
+        hx: the argument of a call.
+        name: of ``hx`` in an error.
+        shape: that both states must have.
+        weight: has the dtype that both states must have, unless autocast converts them.
+
+    Returns:
+        ``hx`` as a tuple.
 
     Raises:
         TypeError: it is no pair of tensors.
-        RuntimeError: one has another shape.
-        ValueError: one has another dtype than the weight.
+        RuntimeError: a state has another shape.
+        ValueError: a state has another dtype than the weight.
     """
     pair = isinstance(hx, tuple | list) and len(hx) == 2 and all(isinstance(state, Tensor) for state in hx)
     if not pair:
@@ -72,15 +74,3 @@ def _check_dtype(tensor: Tensor, name: str, weight: Tensor) -> None:
             f"{name} dtype ({tensor.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert {name}: {name}.to({weight.dtype}), or convert model: model.to({tensor.dtype})"
         )
-
-
-def add_bias(bias_ih: Tensor | None, bias_hh: Tensor | None) -> Tensor | None:
-    """The two biases of an LSTM enter the gates as their sum."""
-    return None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-
-
-def initialise(module: nn.Module, hidden_size: int) -> None:
-    """All parameters uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM and nn.LSTMCell have them."""
-    bound = 1.0 / math.sqrt(hidden_size)
-    for parameter in module.parameters():
-        nn.init.uniform_(parameter, -bound, bound)

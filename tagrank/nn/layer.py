@@ -1,4 +1,4 @@
-"""ContextLSTM: whole sequences."""
+"""ContextLSTM: an LSTM over whole sequences."""
 
 import warnings
 from typing import Any
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from tagrank.nn.checks import State, add_bias, check_features, check_sizes, check_state, initialise
+from tagrank.nn.cell import ContextLSTMCell
+from tagrank.nn.checks import State, check_features, check_sizes, check_state
+from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
 from tagrank.recurrence.op import check_steps
@@ -17,27 +19,27 @@ from tagrank.recurrence.op import check_steps
 class ContextLSTM(nn.Module):
     """``nn.LSTM`` over ``cat([x_t, context])`` that never repeats the context's share of the work.
 
-    An LSTM conditioned at each step on something that does not change over the sequence: an image feature, a speaker,
-    a document embedding. Its parameters have the names and shapes of ``nn.LSTM(input_size + context_size,
-    hidden_size)``, the columns of ``weight_ih_l0`` ordered input, then context, so a ``state_dict()`` loads both ways,
-    and the results are those of ``nn.LSTM`` on the context repeated at each step. The product with the context is
-    done once per sequence and the recurrence in fused kernels (:func:`tagrank.lstm_recurrence`).
+    The context does not change over the sequence: an image feature, a speaker, a document embedding. The parameters
+    have the names and shapes of ``nn.LSTM(input_size + context_size, hidden_size)``, the columns of ``weight_ih_l0``
+    ordered input, then context, so a ``state_dict()`` loads both ways. The results are those of ``nn.LSTM`` on the
+    context repeated at each step. The product with the context is computed once per sequence, and the recurrence in
+    fused kernels (:func:`tagrank.lstm_recurrence`).
 
-    With ``input_size=0`` the context is all there is, as in Yan, Wang and Liao (2016), equations (2)-(7); with
-    ``context_size=0`` it is ``nn.LSTM`` itself.
+    With ``input_size=0`` only the context enters the gates, as in Yan, Wang and Liao (2016), equations (2)-(7). With
+    ``context_size=0`` the layer is ``nn.LSTM``.
 
     Args:
         context_size: number of features ``C`` of the context.
         hidden_size: number of features ``H`` of the hidden state.
-        input_size: number of features ``I`` of the input at each step; 0 where there is none.
-        num_layers: layers stacked on each other; the context enters the first.
-        bias: whether to have ``bias_ih`` and ``bias_hh``.
-        batch_first: whether input and output are ``[B, T, ...]`` and not ``[T, B, ...]``; states are not affected.
+        input_size: number of features ``I`` of the input at each step; 0 for no input.
+        num_layers: number of layers, each on the output of the layer before; the context enters the first.
+        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        batch_first: whether input and output are ``[B, T, ...]`` instead of ``[T, B, ...]``; states are not affected.
         dropout: probability of dropout on the output of each layer but the last, in training.
         backend: of the recurrence: ``"auto"``, ``"eager"``, ``"native"``, ``"cluster"`` or ``"triton"``.
-        recompute: in training, keep the cell states of the first layer alone and compute its gates again for backward:
-            less memory, more time. Where there is an input, and in later layers, gates are kept in any case: those
-            before their activation would have to be.
+        recompute: in training, keep only the cell states of the first layer and compute its gates again for backward:
+            less memory, more time. With an input, and in later layers, the gates are kept nevertheless: the gates
+            before their activation, which vary over time, would have to be kept instead.
         device: of the parameters.
         dtype: of the parameters.
         bidirectional: not supported.
@@ -96,34 +98,27 @@ class ContextLSTM(nn.Module):
         self.dropout = float(dropout)
         self.backend = check_name(backend)
         self.recompute = recompute
-        # Code written for nn.LSTM asks.
+        # Code written for nn.LSTM reads these two.
         self.bidirectional = False
         self.proj_size = 0
         for layer in range(num_layers):
             features = input_size + context_size if layer == 0 else hidden_size
-            shapes: dict[str, tuple[int, ...]] = {
-                "weight_ih": (4 * hidden_size, features),
-                "weight_hh": (4 * hidden_size, hidden_size),
-            }
-            if bias:
-                shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
-            for name, shape in shapes.items():
-                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            for name, parameter in lstm_parameters(features, hidden_size, bias, device, dtype).items():
                 self.register_parameter(f"{name}_l{layer}", parameter)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM."""
+        """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM does."""
         initialise(self, self.hidden_size)
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """For each layer its parameters, in the order of nn.LSTM."""
+        """The parameters of each layer, in the order of nn.LSTM."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
         return [[self._parameter(f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
 
     def flatten_parameters(self) -> None:
-        """Does nothing: kept so that code written for nn.LSTM, which packs its weights for cuDNN here, runs."""
+        """Does nothing. Code written for nn.LSTM may call it, to pack the weights for cuDNN."""
 
     def forward(
         self,
@@ -135,19 +130,19 @@ class ContextLSTM(nn.Module):
         """Run the sequence.
 
         Args:
-            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` where ``context_size`` is 0.
-            steps: ``T``, required where there is no input; else it has to agree with the input's length.
-            input: ``[T, B, I]``, ``[B, T, I]`` with ``batch_first``, ``[T, I]`` unbatched; ``None`` where
-                ``input_size`` is 0.
-            hx: ``(h_0, c_0)``, each ``[num_layers, B, H]``, unbatched ``[num_layers, H]``; zeros where left out.
+            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` if ``context_size`` is 0.
+            steps: ``T``, required if there is no input; otherwise the input's length, or left out.
+            input: ``[T, B, I]``, ``[B, T, I]`` with ``batch_first``, ``[T, I]`` unbatched; ``None`` if ``input_size``
+                is 0.
+            hx: ``(h_0, c_0)``, each ``[num_layers, B, H]``, unbatched ``[num_layers, H]``; zeros if left out.
 
         Returns:
             ``output`` ``[T, B, H]`` (``[B, T, H]`` with ``batch_first``, ``[T, H]`` unbatched), the hidden states of
-            the last layer, and ``(h_n, c_n)``, the last states of each layer, of the shapes of ``hx``.
+            the last layer, and ``(h_n, c_n)``, the last states of each layer, shaped like ``hx``.
 
         Raises:
             TypeError: an argument is missing or not a tensor.
-            ValueError, RuntimeError: a shape, dtype or ``steps`` does not fit, as nn.LSTM words it.
+            ValueError, RuntimeError: a shape, dtype or ``steps`` does not fit, in the words of nn.LSTM.
         """
         context, input, batched = self._check_inputs(context, input)
         if input is not None and batched and self.batch_first:
@@ -197,39 +192,65 @@ class ContextLSTM(nn.Module):
                 text += f", {name}={getattr(self, name)!r}"
         return text
 
+    def cell(self) -> ContextLSTMCell:
+        """A cell that runs this layer step by step, for decoders that choose each input from the output before.
+
+        The cell has this layer's parameters, not copies of them. It does not see parameters that replace them later
+        (``load_state_dict(assign=True)``): make a new cell then.
+
+        Raises:
+            ValueError: the layer is a stack of several.
+        """
+        if self.num_layers != 1:
+            raise ValueError(f"cell: expected num_layers=1, got {self.num_layers}")
+        cell = ContextLSTMCell(
+            self.context_size,
+            self.hidden_size,
+            input_size=self.input_size,
+            bias=self.bias,
+            backend=self.backend,
+            device="meta",
+        )
+        for name in [name for name, parameter in cell.named_parameters()]:
+            # Deleted first, because under functional_call this layer's parameters are plain tensors.
+            delattr(cell, name)
+            setattr(cell, name, self._parameter(f"{name}_l0"))
+        return cell
+
     def context_gates(self, context: Tensor | None) -> Tensor:
-        """The context's share of the first layer's gates, biases included.
+        """The context's share of the first layer's gates, biases included, to call ``lstm_recurrence`` by hand.
+
+        :meth:`ContextLSTMCell.context_gates` returns more than this tensor: what :meth:`cell` needs to step.
 
         Args:
-            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` where ``context_size`` is 0.
+            context: ``[B, C]``, or ``[C]`` unbatched; ``None`` if ``context_size`` is 0.
 
         Returns:
-            ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o; without a context what is left, ``[4H]``.
+            ``[B, 4H]`` or ``[4H]``, ordered i, f, g, o; without a context the biases, ``[4H]``.
         """
         weight, bias = self._parameter("weight_ih_l0"), self._bias(0)
         if context is None:
             return weight.new_zeros(4 * self.hidden_size) if bias is None else bias
-        return F.linear(context, weight[:, self.input_size :], bias)
+        return context_share(context, weight, self.input_size, bias)[0]
 
     def input_gates(self, input: Tensor) -> Tensor:
         """The input's share of the first layer's gates, without biases: ``[..., I]`` to ``[..., 4H]``."""
         return F.linear(input, self._parameter("weight_ih_l0")[:, : self.input_size])
 
     def _first_gates(self, context: Tensor | None, input: Tensor | None) -> Tensor:
-        """``[B, 4H]`` where there is no input: the context's share, once per sequence; else ``[T, B, 4H]``."""
-        if context is None or input is None:
-            only = input if context is None else context
-            assert only is not None
-            return self._gates(only, 0)
-        # One split and not two slices: in backward, each slice fills and adds a gradient of the whole weight's size.
-        of_input, of_context = self._parameter("weight_ih_l0").split([self.input_size, self.context_size], dim=1)
-        return F.linear(input, of_input) + F.linear(context, of_context, self._bias(0))
+        """``[B, 4H]``, the same at each step, if there is no input; else ``[T, B, 4H]``."""
+        if context is None:
+            assert input is not None
+            return self._gates(input, 0)
+        weight, bias = self._parameter("weight_ih_l0"), self._bias(0)
+        gates, input_weight = context_share(context, weight, self.input_size, bias)
+        return gates if input is None or input_weight is None else F.linear(input, input_weight) + gates
 
     def _gates(self, input: Tensor, layer: int) -> Tensor:
         return F.linear(input, self._parameter(f"weight_ih_l{layer}"), self._bias(layer))
 
     def _parameter(self, name: str) -> Tensor:
-        # Not get_parameter: under functional_call and data-parallel replicas these are plain tensors.
+        # Not by get_parameter, because under functional_call and in data-parallel replicas it is a plain tensor.
         parameter: Tensor = getattr(self, name)
         return parameter
 
@@ -239,7 +260,7 @@ class ContextLSTM(nn.Module):
         return add_bias(self._parameter(f"bias_ih_l{layer}"), self._parameter(f"bias_hh_l{layer}"))
 
     def _check_inputs(self, context: Tensor | None, input: Tensor | None) -> tuple[Tensor | None, Tensor | None, bool]:
-        """Context and input with a batch dimension each, and whether they came with one."""
+        """Context and input with a batch dimension, and whether they had a batch dimension in the call."""
         weight = self._parameter("weight_ih_l0")
         given = {"context": (context, self.context_size, 1), "input": (input, self.input_size, 2)}
         batched: bool | None = None
@@ -248,12 +269,12 @@ class ContextLSTM(nn.Module):
                 raise TypeError(f"ContextLSTM: {name} is a PackedSequence, which is not supported; pad it")
             if tensor is None:
                 if size > 0:
-                    raise TypeError(f"ContextLSTM: {name} is required, as {name}_size is {size}; got None")
+                    raise TypeError(f"ContextLSTM: {name} is required because {name}_size is {size}; got None")
                 continue
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"ContextLSTM: {name} should be a Tensor, got {type(tensor).__name__}")
             if size == 0:
-                raise TypeError(f"ContextLSTM: {name} is not taken, as {name}_size is 0; got {list(tensor.shape)}")
+                raise TypeError(f"ContextLSTM: {name} is not taken because {name}_size is 0; got {list(tensor.shape)}")
             if tensor.dim() not in (dims, dims + 1):
                 raise ValueError(
                     f"ContextLSTM: Expected {name} to be {dims}D or {dims + 1}D, got {tensor.dim()}D instead"
@@ -270,7 +291,7 @@ class ContextLSTM(nn.Module):
     def _check_steps(self, steps: int | None, input: Tensor | None) -> int:
         if input is None:
             if steps is None:
-                raise TypeError("ContextLSTM: steps is required where there is no input; got None")
+                raise TypeError("ContextLSTM: steps is required without an input; got None")
             check_steps(steps)
         else:
             if steps is not None and steps != input.shape[0]:

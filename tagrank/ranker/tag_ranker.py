@@ -11,32 +11,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tagrank.data.targets import IGNORE, ListTargets, rank_weights
-from tagrank.nn import ContextLSTM
+from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, check_positive
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
-from tagrank.recurrence import lstm_recurrence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class DecoderState(NamedTuple):
-    """What a model with feedback knows after some tags.
+    """What a model with feedback knows of ``N`` lists after some tags.
 
-    The context's share of the gates ``[N, 4H]``, the embedding's share of the logits ``[N, V + 1]`` (``None`` where it
-    has none), and the hidden and cell state ``[N, H]`` (``None`` before the first step of a model that starts from
-    zeros).
+    Attributes:
+        cell: runs the recurrence step by step, on the model's own parameters.
+        gates: the context's share of the gates, of ``N`` rows.
+        logits: the embedding's share of the logits ``[N, V + 1]``; ``None`` for a model without ``skip``.
+        hx: the hidden and the cell state, each ``[N, H]``; ``None`` before the first step of a model that starts from
+            zeros.
     """
 
-    gates: Tensor
+    cell: ContextLSTMCell
+    gates: ContextGates
     logits: Tensor | None
-    h: Tensor | None
-    c: Tensor | None
+    hx: tuple[Tensor, Tensor] | None
 
     def take(self, rows: Tensor) -> "DecoderState":
-        """The states of some rows, in the order asked for; a row may be asked for more than once."""
-        logits, h, c = (None if part is None else part[rows] for part in self[1:])
-        return DecoderState(self.gates[rows], logits, h, c)
+        """The states of the given rows, in the given order; a row may occur more than once."""
+        logits = None if self.logits is None else self.logits[rows]
+        hx = None if self.hx is None else (self.hx[0][rows], self.hx[1][rows])
+        return DecoderState(self.cell, self.gates.take(rows), logits, hx)
 
 
 class TagRanker(nn.Module):
@@ -288,10 +291,10 @@ class TagRanker(nn.Module):
         self._check_features(features)
         embedded = self._embed(features)
         context, state = self._start(embedded)
-        # Without a context these are the biases, the same for each image.
-        gates = self.lstm.context_gates(context).expand(len(features), -1)
-        h, c = (None, None) if state is None else (state[0][0], state[1][0])
-        return DecoderState(gates, None if self.skip is None else self.skip(embedded), h, c)
+        cell = self.lstm.cell()
+        gates = cell.context_gates(embedded[:, :0] if context is None else context)
+        hx = None if state is None else (state[0][0], state[1][0])
+        return DecoderState(cell, gates, None if self.skip is None else self.skip(embedded), hx)
 
     @torch.no_grad()
     def step(self, state: DecoderState, tag: Tensor | None) -> tuple[Tensor, DecoderState]:
@@ -304,15 +307,13 @@ class TagRanker(nn.Module):
         Returns:
             Log probabilities ``[N, V + 1]`` and the state of this position.
         """
-        gates, share, h, c = state
-        tag = torch.full((len(gates),), self.num_tags, device=gates.device) if tag is None else tag
-        gates_x = self.lstm.input_gates(self.tag_embedding(tag)) + gates
-        output, c = lstm_recurrence(
-            gates_x, self.lstm.get_parameter("weight_hh_l0"), h, c, steps=1, backend=self.lstm.backend
-        )
-        logits = self.classifier(output[0])
+        cell, gates, share, hx = state
+        if tag is None:
+            tag = torch.full((len(gates.gates),), self.num_tags, device=gates.gates.device)
+        h, c = cell(gates, self.tag_embedding(tag), hx)
+        logits = self.classifier(h)
         logits = logits if share is None else logits + share
-        return logits.log_softmax(-1), DecoderState(gates, share, output[0], c)
+        return logits.log_softmax(-1), DecoderState(cell, gates, share, (h, c))
 
     def _embed(self, features: Tensor) -> Tensor:
         """Equation (1)."""

@@ -1,7 +1,9 @@
 """The one operation of the layer, ``lstm_recurrence``, and the backends that run it.
 
-``eager`` is the oracle, ``native`` the C++ of ``csrc/``, ``triton`` the kernels of ``kernels/``; ``backends`` chooses,
-``op`` registers with PyTorch, ``trace`` tells what ran, ``explain`` what would and why, ``environment`` what could.
+``op`` checks the arguments and ``operators`` registers both passes with PyTorch. ``backends`` has the class that a
+backend derives from, the backends, and the choice among them: ``eager`` is the oracle, ``native`` the C++ of ``csrc/``,
+``cluster`` the CUDA C++ of ``csrc/cuda``, ``triton`` the kernels of ``kernels/``. ``trace`` lists the kernels that ran,
+``explain`` says which would run and why, ``environment`` which could.
 """
 
 from tagrank.recurrence.explain import explain

@@ -1,4 +1,4 @@
-"""What this machine and installation can run, and why not what it cannot."""
+"""What this machine and installation can run, and why they cannot run the rest."""
 
 import platform
 from importlib import metadata
@@ -13,9 +13,9 @@ def env() -> dict[str, Any]:
     """Describe the installation, for a bug report or a result file.
 
     Returns:
-        ``versions`` of tagrank, Python, torch and triton (``None`` where it is not installed), ``cpu`` and ``threads``,
-        ``gpus`` with name and compute capability, and ``backends``: for each, ``None`` where it can run or the reason
-        why it cannot.
+        ``versions`` of tagrank, Python, torch and triton (``None`` if it is not installed), ``cpu`` and ``threads``,
+        ``gpus`` with name and compute capability, and ``backends``: for each the reason why it cannot run, or ``None``
+        if it can.
     """
     import tagrank
 

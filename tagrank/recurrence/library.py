@@ -1,4 +1,4 @@
-"""Loads the C++ library, or can say why not."""
+"""Loads the C++ library, or says why it cannot."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def load() -> str | None:
     """Register the library's operators: ``torch.ops.tagrank.native_forward``, ``native_backward``, ``cpu_capability``.
 
     Returns:
-        ``None``, or where they cannot be had one sentence that says why and what helps.
+        ``None``, or, if they are missing, one sentence that says why and what helps.
     """
     if not LIBRARY.exists():
         return f"tagrank was installed without its C++ library {LIBRARY.name}; {_REMEDY}"
@@ -24,7 +24,7 @@ def load() -> str | None:
 
 
 def misset() -> str | None:
-    """What is wrong with the variable ``TAGRANK_CPU_CAPABILITY``, or ``None``; the library has to be there."""
+    """What is wrong with the variable ``TAGRANK_CPU_CAPABILITY``, or ``None``. The library must be loaded."""
     try:
         torch.ops.tagrank.cpu_capability()
     except RuntimeError as error:
@@ -33,7 +33,7 @@ def misset() -> str | None:
 
 
 def without_cuda() -> str | None:
-    """Why the library, which is there, has no kernels for NVIDIA GPUs, or ``None`` where it has."""
+    """Why the loaded library has no kernels for NVIDIA GPUs, or ``None`` if it has."""
     if hasattr(torch.ops.tagrank, "cluster_forward"):
         return None
     return (

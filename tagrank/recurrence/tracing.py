@@ -1,4 +1,4 @@
-"""Says which kernels ran, so that a test (or a curious user) can tell a fused path from its fallback."""
+"""Lists the kernels that ran, so that a test (or a curious user) can tell a fused path from its fallback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

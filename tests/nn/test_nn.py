@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from tagrank import ContextLSTM, ContextLSTMCell
 from tagrank.recurrence import trace
+from tagrank.recurrence.backends import FUSED
 
 
 def oracle(lstm: ContextLSTM, context: Tensor | None, steps: int, input: Tensor | None, hx: Any) -> Any:
-    """nn.LSTM, in float64 and with the same state dict, over what ContextLSTM never builds."""
+    """nn.LSTM in float64, with the same state dict, on the repeated context, which ContextLSTM never builds."""
     reference = nn.LSTM(
         lstm.input_size + lstm.context_size,
         lstm.hidden_size,
@@ -113,7 +114,7 @@ def test_is_initialised_as_nn_lstm() -> None:
         assert torch.equal(a, b)
 
 
-def test_dropout_between_layers_in_training_alone() -> None:
+def test_dropout_between_layers_only_in_training() -> None:
     with pytest.warns(UserWarning, match="dropout option adds dropout after all but last recurrent layer"):
         ContextLSTM(3, 5, dropout=0.5)
     lstm = ContextLSTM(3, 64, num_layers=2, dropout=0.5)
@@ -222,7 +223,7 @@ STATE = torch.zeros(1, 2, 5)
         (0, {"context": torch.zeros(2, 3).double(), "steps": 2}, ValueError, "does not match weight dtype"),
         (0, {"context": torch.zeros(2, 3), "input": torch.zeros(2, 2, 2)}, TypeError, "input is not taken"),
         (0, {"context": [1, 2, 3], "steps": 2}, TypeError, "context should be a Tensor, got list"),
-        (2, {"context": torch.zeros(2, 3)}, TypeError, "input is required, as input_size is 2"),
+        (2, {"context": torch.zeros(2, 3)}, TypeError, "input is required because input_size is 2"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 3, 2)}, RuntimeError, "context batch size 3"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2)}, RuntimeError, "both be batched"),
         (2, {"context": torch.zeros(2, 3), "input": torch.zeros(4, 2, 2), "steps": 3}, ValueError, "steps: expected 4"),
@@ -296,6 +297,46 @@ def test_cell_steps_are_the_layer() -> None:
     torch.testing.assert_close(state[1], lstm(context, input=input)[1][1][0])
 
 
+@pytest.mark.parametrize(("context_size", "input_size"), [(3, 2), (3, 0), (0, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_cell_of_a_layer_steps_it(context_size: int, input_size: int, bias: bool) -> None:
+    lstm = ContextLSTM(context_size, 5, input_size=input_size, bias=bias)
+    cell = lstm.cell()
+    assert [p.data_ptr() for p in cell.parameters()] == [p.data_ptr() for p in lstm.parameters()]
+    assert "cell" not in "".join(lstm.state_dict())
+    context, inputs, state = torch.randn(4, context_size), torch.randn(6, 4, input_size), None
+    gates = cell.context_gates(context)
+    for x in inputs:
+        state = cell(gates, x if input_size else None, state)
+    assert state is not None
+    whole = lstm(context if context_size else None, 6, inputs if input_size else None)[1]
+    torch.testing.assert_close(torch.stack(state), torch.cat(whole))
+    ours = torch.autograd.grad(sum(state).square().sum(), lstm.parameters())
+    torch.testing.assert_close(ours, torch.autograd.grad(sum(whole).square().sum(), lstm.parameters()))
+
+
+def test_the_cell_of_a_layer_under_functional_call() -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = ContextLSTM(3, 5)
+
+        def forward(self, context: Tensor) -> Tensor:
+            cell = self.lstm.cell()
+            h: Tensor = cell(cell.context_gates(context))[0]
+            return h
+
+    module, context = Stepped(), torch.randn(2, 3)
+    zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    assert torch.equal(torch.func.functional_call(module, zeros, (context,)), torch.zeros(2, 5))
+    assert module(context).abs().min() > 0
+
+
+def test_a_stack_of_layers_has_no_cell() -> None:
+    with pytest.raises(ValueError, match="cell: expected num_layers=1, got 2"):
+        ContextLSTM(3, 5, num_layers=2).cell()
+
+
 @pytest.mark.parametrize("input_size", [0, 2])
 def test_cell_trains_as_nn_lstm_cell_does(input_size: int) -> None:
     cell, reference = ContextLSTMCell(3, 5, input_size=input_size), nn.LSTMCell(input_size + 3, 5)
@@ -323,7 +364,7 @@ def test_cell_gates_of_some_rows() -> None:
 def test_cell_under_autocast_keeps_its_state_as_nn_lstm_cell_does() -> None:
     cell, reference, context = ContextLSTMCell(3, 5, input_size=2), nn.LSTMCell(5, 5), torch.randn(4, 3)
     reference.load_state_dict(cell.state_dict())
-    with torch.no_grad():  # remember what is far too small to be added to it in bfloat16
+    with torch.no_grad():  # forget gates near 1: the sum grows until bfloat16 rounds what is added to it away
         for parameters in (cell, reference):
             parameters.bias_ih[5:10] += 20
     exact = copy.deepcopy(reference).double()
@@ -402,7 +443,7 @@ def test_recompute_keeps_less_for_backward() -> None:
     assert repr(frugal) == "ContextLSTM(3, 5, recompute=True)"
 
 
-def test_recompute_is_for_constant_gates_alone() -> None:
+def test_recompute_is_only_for_constant_gates() -> None:
     lstm = ContextLSTM(3, 5, input_size=2, num_layers=2, recompute=True, backend="native")
     sizes: list[list[int]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(list(t.shape)) or t, lambda t: t):
@@ -410,7 +451,7 @@ def test_recompute_is_for_constant_gates_alone() -> None:
     assert sizes.count([7, 2, 20]) == 2  # the activated gates of each layer
 
 
-def test_input_alone() -> None:
+def test_only_an_input() -> None:
     lstm, input = ContextLSTM(0, 5, input_size=2), torch.randn(4, 3, 2)
     assert torch.equal(lstm(input=input)[0], lstm(None, input=input)[0])
 
@@ -422,7 +463,7 @@ def test_weights_that_are_no_parameters() -> None:
 
 
 class FourSteps(nn.Module):
-    """What is traced and exported: a module, and one output."""
+    """A module with one output, to trace and export."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -438,7 +479,7 @@ def test_is_traced(train: bool) -> None:
     model, context, other = FourSteps(), torch.randn(2, 3), torch.randn(2, 3)
     with warnings.catch_warnings(), torch.set_grad_enabled(train):
         warnings.simplefilter("ignore")  # torch.jit is deprecated
-        # Its check runs without gradients, where the recurrence keeps nothing for backward: another graph.
+        # The check of the trace runs without gradients. The recurrence then keeps nothing for backward: another graph.
         traced = torch.jit.trace(model, (context,), check_trace=not train)
     torch.testing.assert_close(traced(other), model(other))
     if train:
@@ -455,7 +496,7 @@ def test_an_exported_program_without_what_backward_needs_says_so() -> None:
 
 
 def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tagrank.recurrence.backends.native.UNAVAILABLE", "it was not built")
+    monkeypatch.setattr(FUSED["native"], "unavailable", lambda: "it was not built")
     with pytest.warns(UserWarning, match="runs eagerly, up to twice as slow as nn.LSTM: it was not built"):
         ContextLSTM(3, 5)(torch.randn(2, 3), 4)
     with warnings.catch_warnings():

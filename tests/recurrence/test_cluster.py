@@ -1,9 +1,8 @@
-"""The cluster backend without a GPU: its schedules on the host against float64, who holds what, what was compiled.
+"""The cluster backend without a GPU: its schedules on the host against float64, its layout, its compiled code.
 
-The kernels of ``csrc/cuda`` are written for a block that is a GPU's or the host's. Here it is the host's: a cluster is
-as many threads, which wait for each other where the blocks would, and matrix instructions are computed lane by lane as
-the PTX ISA lays them out. It is the schedule and the arithmetic that this checks, and not the hardware: that is for
-``test_gpu.py``.
+The kernels of ``csrc/cuda`` are templates over the block, a GPU's or the host's. Here it is the host's: each block of a
+cluster is a thread, the threads wait for each other where the blocks would, and matrix instructions are computed lane
+by lane in the layout of the PTX ISA. This checks the schedule and the arithmetic. ``test_gpu.py`` checks the hardware.
 """
 
 import ctypes
@@ -21,15 +20,16 @@ import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Gpu
-from tagrank.recurrence import explain
-from tagrank.recurrence import library as _lib
-from tagrank.recurrence.backends import cluster
+from tagrank.recurrence import explain, library
+from tagrank.recurrence.backends import FUSED, cluster
 from tagrank.recurrence.backends.eager import lstm_loop
 
 ROOT = Path(__file__).parents[2]
+backend = FUSED["cluster"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 SIZES = {128: (1, 2, 4), 256: (2,), 384: (1,), 512: (2,)}
 #: Of the norm of the reference: h and the gates' gradients are rounded to 16 bit at each step.
@@ -58,7 +58,7 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
-    """Compile the host's program; skips where the compiler has no such option."""
+    """Compiles the host's program; skips if the compiler has no such option."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
 
@@ -118,7 +118,7 @@ def make_problem(batch: int, hidden: int, steps: int, constant: bool, states: bo
 
 
 def reference(problem: Problem) -> dict[str, Tensor]:
-    """Both passes in float64. The gates' gradients are those of an input of each step's own."""
+    """Both passes in float64, with an input for each step, whose gradients are those of the gates."""
     p = {name: value.double() if isinstance(value, Tensor) else value for name, value in problem.items()}
     batch, hidden = p["grad_c_n"].shape
     gates_x = p["gates_x"].expand(p["steps"], batch, 4 * hidden).clone().requires_grad_()
@@ -136,7 +136,7 @@ def reference(problem: Problem) -> dict[str, Tensor]:
 
 
 def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False, save: bool = True) -> Problem:
-    """Both passes on the host; the backward pass where forward saved for it."""
+    """The forward pass on the host, and the backward pass if ``save``."""
     gates_x, weight_hh, steps = problem["gates_x"], problem["weight_hh"], problem["steps"]
     dtype, (batch, hidden) = gates_x.dtype, problem["grad_c_n"].shape
     constant, bfloat16 = gates_x.dim() == 2, dtype == torch.bfloat16
@@ -196,7 +196,7 @@ def test_both_passes(host, padded, short, batch, steps, constant, states, recomp
 
 @pytest.mark.parametrize(("tiles", "others"), [(1, 1), (8, 4)])
 def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int) -> None:
-    """And the rows of a cluster do not matter, but for one tile alone, which has two sums for each."""
+    """And the rows of a cluster do not change the numbers. Only with one tile each number is made of two sums."""
     problem = make_problem(70, 96, 3, True, True, torch.float16)
     result = run(host, problem, tiles, save=False)
     trained = run(host, problem, others)
@@ -206,7 +206,7 @@ def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int) -> 
 
 @pytest.mark.parametrize("name", ["weight_hh", "h0"])
 def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str) -> None:
-    """A contiguous tensor may begin at any multiple of two bytes: a slice of many parameters in one, say."""
+    """A contiguous tensor may begin at any multiple of two bytes, for example as a slice of a larger tensor."""
     problem = make_problem(9, 96, 3, True, True, torch.float16)
     expected = run(host, problem, 1)
     memory = problem[name].new_empty(problem[name].numel() + 1)
@@ -232,7 +232,7 @@ def test_without_the_barrier_it_fails(build: Build) -> None:
 
 @pytest.mark.parametrize("barrier", [True, False])
 def test_blocks_do_not_race(build: Build, barrier: bool) -> None:
-    """By the thread sanitizer, which sees every access to another block's memory that no barrier orders."""
+    """The thread sanitizer sees every access to another block's memory that no barrier orders."""
     options = [
         "-fsanitize=thread",
         "-DTAGRANK_MAIN",
@@ -258,17 +258,17 @@ def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, 
     assert all((count == 1).all() for count in counts)
 
 
-@pytest.mark.skipif(cluster.LIBRARY is not None, reason=str(cluster.LIBRARY))
+@pytest.mark.skipif(backend.not_built is not None, reason=str(backend.not_built))
 def test_compiled_kernels_keep_to_registers() -> None:
-    """Each dtype and size of both passes: U is in registers, and stays there; the products are the tensor cores'."""
-    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(_lib.LIBRARY)]
+    """Each dtype and size of both passes keeps U in registers and computes the products on tensor cores."""
+    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(library.LIBRARY)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     assert len([name for name, *_ in found if "forward_kernel" in name]) == 2 * 4 * 4
     assert len([name for name, *_ in found if "backward_kernel" in name]) == 2 * 4 * 3
     for name, registers, stack, local in found:
         padded = int(re.search(r"SizesILi(\d+)E", name)[1])
-        # A thread's share of 128 x `padded` numbers of 16 bit.
+        # U takes at least this many: a thread's share of 128 x `padded` numbers of 16 bits.
         assert padded // 4 < int(registers) <= 255, name
         assert (stack, local) == ("0", "0"), name
     code = subprocess.run([command[0], "-sass", command[2]], capture_output=True, text=True, check=True).stdout
@@ -277,6 +277,12 @@ def test_compiled_kernels_keep_to_registers() -> None:
     for function in functions:
         assert "HMMA.16816.F32" in function
         assert not re.search(r"\b(?:LDL|STL)\b", function)
+
+
+def gates(hidden: int, dtype: torch.dtype) -> Tensor:
+    """Gates on a GPU that need not be here."""
+    with FakeTensorMode():
+        return torch.empty(16, 4 * hidden, dtype=dtype, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -290,18 +296,19 @@ def test_compiled_kernels_keep_to_registers() -> None:
     ],
 )
 def test_what_it_takes(dtype: torch.dtype, hidden: int, capability: tuple[int, int], reason: str | None) -> None:
-    assert cluster.out_of_range(dtype, hidden, capability) == reason
+    assert backend.unsupported(gates(hidden, dtype), Gpu(capability, 132)) == reason
 
 
 def test_not_by_itself_unless_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cluster.unverified((9, 0)) == "it was not verified on compute capability 9.0"
+    half, hopper = gates(512, torch.float16), Gpu((9, 0), 132)
+    assert backend.unproven(half, hopper) == "it was not verified on compute capability 9.0"
     monkeypatch.setattr(cluster, "VERIFIED", frozenset({((9, 0), "forward", "cluster")}))
-    assert cluster.unverified((9, 0)) is not None
+    assert backend.unproven(half, hopper) is not None
     both = frozenset(((9, 0), kernel, "cluster") for kernel in ("forward", "backward"))
     monkeypatch.setattr(cluster, "VERIFIED", both)
-    assert cluster.unverified((9, 0)) is None
-    assert cluster.unverified((10, 0)) is not None
-    lines = explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)).splitlines()
+    assert backend.unproven(half, hopper) is None
+    assert backend.unproven(half, Gpu((10, 0), 132)) is not None
+    lines = explain(16, 20, 512, torch.bfloat16, gpu=hopper).splitlines()
     assert lines[1:] == ["native: no, it runs on the CPU, and gates_x is on cuda:0", "cluster: taken"]
 
 
@@ -310,12 +317,12 @@ def test_without_a_gpu_it_says_why() -> None:
     gates_x, weight_hh = torch.zeros(2, 16, dtype=torch.float16), torch.zeros(16, 4, dtype=torch.float16)
     with pytest.raises(RuntimeError, match=r"backend='cluster' cannot run this: (no NVIDIA GPU|tagrank)"):
         lstm_recurrence(gates_x, weight_hh, steps=2, backend="cluster")
-    assert cluster.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
+    assert backend.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
 
 
 def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:
     assert [host.cluster_blocks(hidden) for hidden in (1, 32, 33, 256, 500, 512)] == [1, 1, 2, 8, 16, 16]
     assert [host.cluster_padded(hidden) for hidden in (1, 128, 129, 512)] == [128, 128, 256, 512]
-    # What a block of compute capability 9.0 may have.
+    # The shared memory of a block of compute capability 9.0.
     assert max(host.cluster_forward_bytes(), host.cluster_backward_bytes()) <= 227 * 1024
     assert host.cluster_blocks(cluster.MAX_HIDDEN) == 16

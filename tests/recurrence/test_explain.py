@@ -1,4 +1,4 @@
-"""``explain`` says what would run; where something can run here, that is what runs."""
+"""``explain`` says what would run, and on this machine that is what runs."""
 
 from typing import Any
 

@@ -1,39 +1,40 @@
 """The grouped variant's barrier without a GPU: in the interpreter, with a process for each program of the grid.
 
 The interpreter runs one program after another, and the first to wait would wait forever. Here all run at the same time
-on shared memory, and atomics are atomic. It is the protocol that this checks, and not the memory model of a GPU: that
-is for ``test_gpu.py``.
+on shared memory, and atomics are atomic. This checks the protocol. ``test_gpu.py`` checks the memory model of a GPU.
 """
 
 import inspect
 import itertools
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from problems import errors, make_inputs, results
 from torch import Tensor
 from triton.runtime import interpreter
 
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Variant
 from tagrank.recurrence import trace
-from tagrank.recurrence.backends import triton_kernels as backend
-from tagrank.recurrence.backends.eager import lstm_loop
+from tagrank.recurrence.backends import FUSED
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is interpreted")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is interpreted"),
+    pytest.mark.usefixtures("poisoned"),
+]
 
 BATCH, HIDDEN, STEPS = 21, 40, 3
 VARIANT = Variant("grouped", 16, 16, 16, 4)
 GRID = (2, 3)
-#: It starts late, so that whoever does not wait for it reads what it has not written yet.
+#: This program starts late, so that a program that does not wait for it reads what is not written yet.
 LATE = (1, 1)
 
 
 def run_program(executor: Any, index: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What ``GridExecutor.__call__`` does for each index of the grid in turn, for one of them."""
+    """What ``GridExecutor.__call__`` does for each index of the grid in turn, for one index."""
     if index == LATE:
         time.sleep(0.5)
     names = inspect.getfullargspec(executor.fn).args
@@ -46,7 +47,7 @@ def run_program(executor: Any, index: tuple[int, int], args: tuple[Any, ...], kw
 
 
 class Launches:
-    """In the place of ``GridExecutor.__call__``: notes the launches, and runs a process for each program."""
+    """Replaces ``GridExecutor.__call__``: records the launches, and runs a process for each program."""
 
     def __init__(self) -> None:
         self.grids: list[tuple[int, int]] = []
@@ -76,40 +77,21 @@ class Launches:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
-    """All programs of a launch at once, and ``torch.empty`` that returns NaN."""
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Runs all programs of a launch at once."""
     found = Launches()
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", lambda *args, **kwargs: found(*args, **kwargs))
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield found
-    torch.use_deterministic_algorithms(False)
+    return found
 
 
-def run(run_recurrence: Callable[..., tuple[Tensor, Tensor]], constant: bool, dtype: torch.dtype) -> list[Tensor]:
-    """Output, ``c_n`` and the gradients, of the same numbers each time."""
-    generator = torch.Generator().manual_seed(0)
-    gates = (BATCH, 4 * HIDDEN) if constant else (STEPS, BATCH, 4 * HIDDEN)
-    shapes = gates, (4 * HIDDEN, HIDDEN), (BATCH, HIDDEN), (BATCH, HIDDEN)
-    scales = 1, HIDDEN**-0.5, 1, 1
-    inputs = [
-        (torch.randn(shape, generator=generator) * scale).half().to(dtype).requires_grad_()
-        for shape, scale in zip(shapes, scales, strict=True)
-    ]
-    output, c_n = run_recurrence(*inputs)
-    return [output, c_n, *torch.autograd.grad(output.sin().sum() + c_n.sum(), inputs)]
-
-
-def errors(constant: bool, dtype: torch.dtype, recompute: bool = False) -> list[float]:
-    """Relative errors of the grouped kernels against the loop in float64; NaN where a result is."""
-
-    def grouped(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return lstm_recurrence(*inputs, steps=STEPS, backend="triton", recompute=recompute)
-
-    with backend.forced(forward=VARIANT, backward=VARIANT), trace() as kernels:
-        got = run(grouped, constant, dtype)
+def run(constant: bool, dtype: torch.dtype, recompute: bool = False) -> dict[str, float]:
+    """The relative errors of both passes on the grouped kernels; NaN if a result has a NaN."""
+    inputs = make_inputs(BATCH, HIDDEN, None if constant else STEPS, dtype)
+    with FUSED["triton"].forced(forward=VARIANT, backward=VARIANT), trace() as kernels:
+        output = lstm_recurrence(*inputs, steps=STEPS, backend="triton", recompute=recompute)
+        got = results(*output, inputs)
     assert kernels == ["triton.forward.grouped", "triton.backward.grouped"]
-    want = run(lambda *inputs: lstm_loop(*inputs, STEPS), constant, torch.float64)
-    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True)]
+    return errors(got, inputs, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +99,8 @@ def errors(constant: bool, dtype: torch.dtype, recompute: bool = False) -> list[
     [(True, torch.float32, False), (False, torch.float32, True), (True, torch.float16, False)],
 )
 def test_all_programs_at_once(launches: Launches, constant: bool, dtype: torch.dtype, recompute: bool) -> None:
-    found = errors(constant, dtype, recompute)
-    assert max(found) <= (1e-6 if dtype == torch.float32 else 2e-3)
+    found = run(constant, dtype, recompute)
+    assert max(found.values()) <= (1e-6 if dtype == torch.float32 else 2e-3)
     assert launches.grids == [GRID, GRID], "one launch a pass"
     assert [counter.tolist() for counter in launches.counters] == [[0, 0], [0, 0]], "set back for the next launch"
 
@@ -128,7 +110,7 @@ def test_without_the_barrier_the_result_is_wrong(
     launches: Launches, monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
     monkeypatch.setattr(f"tagrank.kernels.{kernel}.wait", lambda counter, arrivals: None)
-    output, _, *gradients = errors(True, torch.float32)
+    output, _, *gradients = run(True, torch.float32).values()
     broken = [output] if kernel == "forward" else gradients
     assert not any(error <= 1e-3 for error in broken)
     if kernel == "backward":

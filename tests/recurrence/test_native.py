@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,22 +15,17 @@ from torch import Tensor
 
 from tagrank.recurrence import library as _lib
 from tagrank.recurrence import lstm_recurrence, trace
-from tagrank.recurrence.backends import native
+from tagrank.recurrence.backends import FUSED, BackwardInputs
 
-pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(native.UNAVAILABLE))
+native = FUSED["native"]
+pytestmark = [
+    pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())),
+    pytest.mark.usefixtures("poisoned"),
+]
 
-#: Greatest error, relative to the greatest value of the oracle's result (or to 1 where that is less).
+#: Greatest error, relative to the greatest value of the oracle's result, or to 1 if that is greater.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 5e-6, torch.bfloat16: 3e-2}
 CAPABILITIES = ("portable", "avx2", "avx512", "amx")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New memory is full of NaN, so that reading what was never written shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(100).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def arguments(B: int, H: int, T: int, constant: bool, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -43,7 +38,7 @@ def arguments(B: int, H: int, T: int, constant: bool, dtype: torch.dtype, seed: 
 
 
 def run(args: Sequence[Tensor | None], T: int, backend: str, recompute: bool = False) -> list[Tensor]:
-    """``output, c_n`` and the gradients of all that is there, for a loss that weighs each element differently."""
+    """``output``, ``c_n`` and the gradients of all arguments that are given, with a weight for each element of both."""
     leaves = [None if arg is None else arg.clone().requires_grad_() for arg in args]
     output, c_n = lstm_recurrence(*leaves, steps=T, backend=backend, recompute=recompute)
     weights = [torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(torch.bfloat16) for out in (output, c_n)]
@@ -88,7 +83,7 @@ def test_matches_oracle(
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("B", "H", "T"), [(300, 33, 3), (600, 20, 2), (64, 300, 9), (1, 40, 300)])
 def test_several_chunks_and_depths(B: int, H: int, T: int, recompute: bool) -> None:
-    """Batches above one chunk of the weight's gradient, several chunks, and products too deep for one pass of K."""
+    """Several chunks of rows, also in the weight's gradient, and products too deep for one pass over K."""
     assert_matches_oracle(arguments(B, H, T, False, torch.float32), T, recompute)
 
 
@@ -105,7 +100,7 @@ def test_threads_share_a_pass_at_any_column(B: int, H: int, T: int, threads: int
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_a_batch_of_any_magnitude_has_the_accuracy_of_float32(scale: float) -> None:
-    """With a batch this large, products may be made of parts; these have to add up to all of a float."""
+    """With a batch this large, a product may be computed in parts. Their sum must have all bits of a float."""
     gates_x, weight_hh, h0, c0 = arguments(64, 96, 3, True, torch.float32)
     args = [gates_x, weight_hh / scale, h0 * scale, c0]
     first = lstm_recurrence(*args, steps=1, backend="native")[0]
@@ -120,8 +115,10 @@ def test_sum_over_many_steps_is_not_rounded_at_each() -> None:
     output, _, gates, cells = native.forward(gates_x, weight_hh, h0, c0, 400, True, True)
     ones, zeros = torch.ones(400, 2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, dtype=torch.bfloat16)
     saved = weight_hh, h0, c0, output, gates, cells
-    d_gates = native.backward(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False, True)[0]
-    d_gates_x = native.backward(ones, zeros, gates_x, *saved, True, True)[0]
+    d_gates = native.backward(
+        BackwardInputs(ones, zeros, gates_x.expand(400, 2, 32).contiguous(), *saved, False, True)
+    )[0]
+    d_gates_x = native.backward(BackwardInputs(ones, zeros, gates_x, *saved, True, True))[0]
     torch.testing.assert_close(d_gates_x.double(), d_gates.double().sum(0), rtol=2**-7, atol=2**-9)
 
 
@@ -135,8 +132,9 @@ def test_gradients_of_the_output_are_read_as_they_lie(dtype: torch.dtype) -> Non
     one_element = torch.tensor(0.7, dtype=dtype).expand(4, 5, 37)
     every_other = torch.randn(4, 5, 74).to(dtype)[..., ::2]
     for grad_output in (batch_first, last_step, one_element, every_other):
-        strided = native.backward(grad_output, *saved)
-        for a, b in zip(strided, native.backward(grad_output.contiguous(), *saved), strict=True):
+        strided = native.backward(BackwardInputs(grad_output, *saved))
+        contiguous = native.backward(BackwardInputs(grad_output.contiguous(), *saved))
+        for a, b in zip(strided, contiguous, strict=True):
             assert torch.equal(a, b)
 
 
@@ -150,7 +148,7 @@ def test_without_the_weights_gradient_the_others_are_the_same(
     args = arguments(B, H, T, constant, dtype)
     output, c_n, gates, cells = native.forward(*args, T, True, True)
     saved = [output, c_n, *args, output, gates[:0] if recompute else gates, cells, constant]
-    with_weight, without = native.backward(*saved, True), native.backward(*saved, False)
+    with_weight, without = (native.backward(BackwardInputs(*saved, wanted)) for wanted in (True, False))
     assert with_weight[1].shape == (4 * H, H)
     assert without[1].shape == (0,)
     for index in (0, 2, 3):
@@ -158,7 +156,7 @@ def test_without_the_weights_gradient_the_others_are_the_same(
 
 
 def test_calls_from_several_threads_at_once() -> None:
-    """Each has memory of its own, and each one's team of threads keeps to itself."""
+    """Each call has memory and a team of threads of its own."""
     cases = [arguments(20, 40 + n, 6, True, torch.float32, seed=n) for n in range(8)]
     expected = [run(args, 6, "native") for args in cases]
     with ThreadPoolExecutor(4) as pool:
@@ -170,7 +168,7 @@ def test_calls_from_several_threads_at_once() -> None:
 def test_without_concurrent_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(20, 40, 6, True, torch.float32)
     expected = run(args, 6, "native")
-    monkeypatch.setattr(native, "CONCURRENT", False)
+    monkeypatch.setattr(native, "concurrent", False)
     for a, b in zip(run(args, 6, "native"), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -192,7 +190,7 @@ def test_empty_batch() -> None:
 
 
 def activations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``sigmoid(x)`` and ``tanh(x)`` of all of ``x``, as the cell computes them."""
+    """``sigmoid(x)`` and ``tanh(x)`` of each element of ``x``, computed by the cell."""
     H = 64
     padded = torch.nn.functional.pad(x, (0, -len(x) % H)).view(-1, H)
     zeros = padded.new_zeros(padded.shape)
@@ -209,7 +207,8 @@ def test_activations_are_accurate_over_all_float32() -> None:
     tiny = torch.finfo(torch.float32).tiny
     for actual, exact in zip(activations(x), (x.double().sigmoid(), x.double().tanh()), strict=True):
         assert torch.equal(actual.isnan(), x.isnan())
-        # In units in the last place, of the smallest normal number for what may be flushed to zero below it.
+        # Errors are in units in the last place; below the smallest normal number, where results may be flushed to zero,
+        # in that number.
         unit = torch.exp2(exact.abs().clamp(min=tiny).log2().floor()) * torch.where(exact.abs() < tiny, 1, 2**-23)
         assert ((actual.double() - exact).abs() / unit).nan_to_num(0).max() <= 3
 
@@ -246,7 +245,7 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
 
 
 def test_bfloat16_ties_and_nan_payloads() -> None:
-    """With i = 1/2 and f = o = 0 the gradient of i is c's, times g / 4: 16 significant bits, so one in 256 is a tie."""
+    """With i = 1/2 and f = o = 0 the gradient of i is that of c times g / 4: 16 significant bits, 1 in 256 a tie."""
     generator = torch.Generator().manual_seed(0)
     g, grad_c_n = torch.randn(2, 64, 512, generator=generator).to(torch.bfloat16)
     zeros, cells = torch.zeros_like(g), torch.zeros(1, 64, 512)
@@ -255,15 +254,15 @@ def test_bfloat16_ties_and_nan_payloads() -> None:
     inputs = state, grad_c_n, gates, weight_hh, zeros, zeros, state, gates, cells
     exact = grad_c_n.float() * g.float() / 4
     assert (exact.view(torch.int32) & 0xFFFF == 0x8000).sum() > 50
-    assert torch.equal(native.backward(*inputs, False, True)[0][0, :, :512], exact.to(torch.bfloat16))
+    assert torch.equal(native.backward(BackwardInputs(*inputs, False, True))[0][0, :, :512], exact.to(torch.bfloat16))
     cells.view(torch.int32)[0, 3, 7] = 0x7FFFFFFF
-    d_gates = native.backward(*inputs, False, True)[0][0]
+    d_gates = native.backward(BackwardInputs(*inputs, False, True))[0][0]
     assert d_gates[3, 7::512].isnan().all()
     assert d_gates.isnan().sum() == 4
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_saves_what_it_is_told_to(dtype: torch.dtype) -> None:
+def test_saves_what_is_requested(dtype: torch.dtype) -> None:
     args = arguments(3, 20, 4, False, dtype)
     everything = native.forward(*args, 4, True, True)
     for save_gates in (False, True):
@@ -294,8 +293,8 @@ def test_inputs_are_never_written_to(constant: bool, recompute: bool) -> None:
     output, c_n, gates, cells = native.forward(*args, 4, True, True)
     inputs = [output, c_n, *args, output, gates[:0] if recompute else gates, cells]
     copies += [tensor.clone() for tensor in inputs]
-    first = native.backward(*inputs, constant, True)
-    second = native.backward(*inputs, constant, True)
+    first = native.backward(BackwardInputs(*inputs, constant, True))
+    second = native.backward(BackwardInputs(*inputs, constant, True))
     for before, after in zip(copies, [*args, *inputs], strict=True):
         assert torch.equal(before, after)
     for a, b in zip(first, second, strict=True):
@@ -334,7 +333,7 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_wrong_capability_is_an_error_and_not_another_backend() -> None:
-    """Of each call that would come to this backend; the package can be imported, and says what is wrong."""
+    """An error of each call that would come to this backend. The package can be imported, and says what is wrong."""
     code = """
 import os, sys, torch, torch._dynamo
 for value in sys.argv[1:]:
@@ -372,10 +371,10 @@ print(tagrank.lstm_recurrence(gates, weight, steps=2, backend="eager")[0].shape[
             assert message.endswith(f"on this CPU; got '{value}'")
 
 
-@pytest.mark.skipif("TAGRANK_CPU_CAPABILITY" in os.environ, reason="already held to one instruction set")
+@pytest.mark.skipif("TAGRANK_CPU_CAPABILITY" in os.environ, reason="already limited to one instruction set")
 @pytest.mark.parametrize("capability", CAPABILITIES[:-1])
 def test_narrower_instruction_sets(capability: str) -> None:
-    """The tests that check numbers, once more, in a process that is held to ``capability``."""
+    """The tests that check numbers, once more, in a process that is limited to ``capability``."""
     best = torch.ops.tagrank.cpu_capability()
     if CAPABILITIES.index(capability) >= CAPABILITIES.index(best):
         pytest.skip(f"the other tests ran on {best}, which is no wider than {capability}")
@@ -389,6 +388,6 @@ def test_narrower_instruction_sets(capability: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_capability_is_the_one_asked_for() -> None:
-    asked = os.environ.get("TAGRANK_CPU_CAPABILITY")
-    assert torch.ops.tagrank.cpu_capability() in ((asked,) if asked else CAPABILITIES)
+def test_capability_is_the_one_of_the_variable() -> None:
+    limit = os.environ.get("TAGRANK_CPU_CAPABILITY")
+    assert torch.ops.tagrank.cpu_capability() in ((limit,) if limit else CAPABILITIES)

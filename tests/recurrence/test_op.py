@@ -1,4 +1,4 @@
-"""What holds for every backend of lstm_recurrence: numbers, gradients, registration, errors."""
+"""What every backend of lstm_recurrence must do: numbers, gradients, operators, errors."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ NAMES = ("gates_x", "weight_hh", "h0", "c0")
 def make_inputs(
     batch: int, hidden: int, steps: int | None, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0
 ) -> list[Tensor]:
-    """gates_x (constant where steps is None), weight_hh, h0, c0."""
+    """gates_x (constant if steps is None), weight_hh, h0, c0."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, 4 * hidden) if steps is None else (steps, batch, 4 * hidden)
     shapes = [shape, (4 * hidden, hidden), (batch, hidden), (batch, hidden)]
@@ -36,7 +36,7 @@ def make_inputs(
 
 
 def cell_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The independent reference: nn.LSTMCell whose input is the gates themselves, passed by an identity weight."""
+    """The independent reference: an nn.LSTMCell that reads ``gates_x`` through an identity weight."""
     cell = nn.LSTMCell(gates_x.shape[-1], h0.shape[-1], bias=False, dtype=gates_x.dtype, device=gates_x.device)
     identity = torch.eye(gates_x.shape[-1], dtype=gates_x.dtype, device=gates_x.device)
     h, c, outputs = h0, c0, []
@@ -48,7 +48,7 @@ def cell_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps:
 
 
 def gradients(output: Tensor, c_n: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of a scalar in which each output has a weight of its own."""
+    """The gradients of a sum in which each element of both outputs has a weight of its own."""
     generator = torch.Generator().manual_seed(1)
     scalar = sum(
         (t.double() * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)).sum()
@@ -118,7 +118,7 @@ def test_states_default_to_zeros(backend: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("used", ["output", "c_n"])
-def test_gradient_through_one_output_alone(backend: str, device: str, used: str) -> None:
+def test_gradient_through_only_one_output(backend: str, device: str, used: str) -> None:
     inputs = make_inputs(2, 5, None, torch.float64, device)
 
     def pick(result: tuple[Tensor, Tensor]) -> Tensor:
@@ -153,7 +153,7 @@ def test_second_derivative_of_a_fused_backend_raises(backend: str, device: str) 
 
 
 def test_called_directly_or_as_an_operator_it_is_the_same(backend: str, device: str) -> None:
-    """Where nobody looks at the operators the dispatcher is left out; a dispatch mode sees one operator each way."""
+    """If nobody looks at the operators, the dispatcher is left out. A dispatch mode sees one operator for each pass."""
 
     class Log(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -194,16 +194,16 @@ def test_recompute_gives_the_same_gradients_and_saves_no_gates(backend: str, dev
         return gradients(*result, inputs)
 
     plain = run(False)
-    assert saved.count([4, 3, 24]) == 1  # the activated gates, and not gates_x, which may have this shape too
+    assert saved.count([4, 3, 24]) == 1  # the activated gates; gates_x may have this shape too, and is not saved
     torch.testing.assert_close(run(True), plain)
     assert saved.count([4, 3, 24]) == (0 if constant else 1)  # gates_x
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_gradients_of_some_inputs_alone(
+def test_gradients_of_only_some_inputs(
     backend: str, device: str, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each mix of trained and frozen inputs; where the weight is frozen the backend computes no gradient of it."""
+    """Each mix of trained and frozen inputs. If the weight is frozen, the backend computes no gradient of it."""
     results: list[tuple[Tensor, ...]] = []
     original = FUSED[backend].backward
 
@@ -350,8 +350,8 @@ def test_an_empty_batch(backend: str, device: str) -> None:
 
 def test_autocast(backend: str, device: str) -> None:
     inputs = make_inputs(3, 6, None, torch.float32, device)
-    # The interpreter multiplies bfloat16 wrongly, and CPUs' native kernels do without float16.
-    dtype = torch.bfloat16 if backend == "native" else torch.float16
+    halves = [torch.empty(1, 4, dtype=dtype, device=device) for dtype in (torch.float16, torch.bfloat16)]
+    dtype = next(half.dtype for half in halves if FUSED[backend].unsupported(half) is None)
     with torch.autocast(device, dtype=dtype):
         output, c_n = lstm_recurrence(*inputs, steps=3, backend=backend)
     assert output.dtype == c_n.dtype == dtype
@@ -392,7 +392,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         lstm_recurrence(**arguments)
 
 
-def test_a_backend_by_name_is_an_order() -> None:
+def test_a_named_backend_runs_or_raises() -> None:
     arguments = bad()
     arguments = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in arguments.items()}
     with pytest.raises(RuntimeError, match="backend='native' cannot run this"):

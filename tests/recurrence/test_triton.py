@@ -1,37 +1,38 @@
-"""The Triton backend: all variants, in the interpreter where there is no GPU, against the oracle in float64.
+"""The Triton backend: all variants against the oracle in float64, in the interpreter if there is no GPU.
 
-What holds for every backend is in ``test_op.py``; here are tiles, launches, and what is particular to Triton.
+``test_op.py`` has what every backend must do. Here are tiles, launches, and what only Triton has.
 """
 
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import problems
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from problems import TOLERANCE, assert_matches_the_oracle, results
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Gpu, Variant
 from tagrank.recurrence import trace
-from tagrank.recurrence.backends import triton_kernels as backend
+from tagrank.recurrence.backends import FUSED, BackwardInputs, triton_kernels
 from tagrank.recurrence.backends.eager import lstm_loop
+
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-
-#: Of the norm of the reference, for results and gradients. In 16 bit, h and the gates are rounded at each step.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-NAMES = ("output", "c_n", "gates_x", "weight_hh", "h0", "c0")
+backend = FUSED["triton"]
+make_inputs = partial(problems.make_inputs, device=DEVICE)
 
 RESIDENT = Variant("resident", 16, 32, 32, 4)
 GROUPED = Variant("grouped", 16, 16, 16, 4)
@@ -40,60 +41,16 @@ VARIANTS = {"resident": RESIDENT, "grouped": GROUPED, "step": STEP}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def poisoned_memory() -> Iterator[None]:
-    """torch.empty returns NaN, so that what a kernel reads before it is written, or never writes, shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(64, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def a_launch_for_each_step() -> Iterator[None]:
-    """For grouped variants in the interpreter: it has no two programs at once, and one step needs no barrier.
+    """For grouped variants in the interpreter: it runs one program after another, and one step needs no barrier.
 
     ``test_grouped.py`` is about the barrier.
     """
     with pytest.MonkeyPatch.context() as patch:
         if not GPU:
-            launches = backend._launches
-            patch.setattr(backend, "_launches", lambda v, steps: launches(STEP if v.cooperative else v, steps))
+            launches = triton_kernels._launches
+            patch.setattr(triton_kernels, "_launches", lambda v, steps: launches(STEP if v.cooperative else v, steps))
         yield
-
-
-def make_inputs(batch: int, hidden: int, steps: int | None, dtype: torch.dtype) -> Inputs:
-    """gates_x (constant where steps is None), weight_hh, h0, c0; the spread of U keeps gradients from exploding."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, 4 * hidden) if steps is None else (steps, batch, 4 * hidden)
-
-    def normal(*size: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(size, generator=generator) * scale).to(DEVICE, dtype).requires_grad_()
-
-    return (
-        normal(*shape),
-        normal(4 * hidden, hidden, scale=hidden**-0.5),
-        normal(batch, hidden),
-        normal(batch, hidden),
-    )
-
-
-def results(output: Tensor, c_n: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Both outputs, and the gradients of a sum in which each of their elements has a weight of its own."""
-    generator = torch.Generator().manual_seed(1)
-    # Short mantissas, so that the weights are the same in every dtype.
-    weights = [torch.randn(t.shape, generator=generator).bfloat16().to(t.device, t.dtype) for t in (output, c_n)]
-    return [output, c_n, *torch.autograd.grad([output, c_n], inputs, weights)]
-
-
-def assert_matches_the_oracle(got: list[Tensor], inputs: Inputs, steps: int, tolerance: float) -> None:
-    gates_x, weight_hh, h0, c0 = (t.detach().double().requires_grad_() for t in inputs)
-    exact = gates_x, weight_hh, h0, c0
-    # Without initial states, got is short of their gradients.
-    for name, result, want in zip(NAMES, got, results(*lstm_loop(*exact, steps), exact), strict=False):
-        assert result.shape == want.shape, name
-        assert result.dtype == inputs[0].dtype, name
-        error = (result.double() - want).norm().item()
-        assert error <= tolerance * want.norm().item(), f"{name}: {error}"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -138,7 +95,7 @@ TILES = [
     ],
 )
 def test_many_programs(variant: Variant, grid: tuple[int, int], dtype: torch.dtype, constant: bool) -> None:
-    """Three steps, so that what one launch hands to the next is read and written more than once."""
+    """Three steps, so that the launches read and write what they hand on more than once."""
     batch, hidden, steps = 21, 40, 3
     assert variant.grid(batch, hidden) == grid
     inputs = make_inputs(batch, hidden, None if constant else steps, dtype)
@@ -159,7 +116,7 @@ def test_one_variant_reads_what_the_other_saved(first: Variant, second: Variant)
 @pytest.mark.parametrize("save_gates", [True, False])
 @pytest.mark.parametrize("save_cells", [True, False])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_saves_what_is_asked_for(name: str, save_gates: bool, save_cells: bool) -> None:
+def test_saves_what_is_requested(name: str, save_gates: bool, save_cells: bool) -> None:
     steps, batch, hidden = 3, 17, 9
     inputs = make_inputs(batch, hidden, None, torch.float32)
     before = [t.detach().clone() for t in inputs]
@@ -188,8 +145,8 @@ def test_backward_leaves_what_was_saved(name: str, constant: bool) -> None:
         output, c_n, gates, cells = backend.forward(*inputs, 3, True, True)
         arguments = (torch.ones_like(output), torch.ones_like(c_n), *inputs, output, gates, cells)
         before = [t.clone() for t in arguments]
-        first = backend.backward(*arguments, constant, True)
-        second = backend.backward(*arguments, constant, True)
+        first = backend.backward(BackwardInputs(*arguments, constant, True))
+        second = backend.backward(BackwardInputs(*arguments, constant, True))
     assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -219,7 +176,7 @@ def test_recompute(name: str, constant: bool, steps: int, states: bool) -> None:
 
 
 def test_recompute_allocates_no_second_array_of_gates() -> None:
-    """The gradients of gates that were computed again take the gates' place."""
+    """The gradients of recomputed gates overwrite the gates."""
     steps, batch, hidden = 3, 17, 20
     inputs = [t.detach() for t in make_inputs(batch, hidden, steps, torch.float32)]
     output, c_n, _, cells = backend.forward(*inputs, steps, False, True)
@@ -233,14 +190,15 @@ def test_recompute_allocates_no_second_array_of_gates() -> None:
                 shapes.append(list(result.shape))
             return result
 
+    gradients = torch.ones_like(output), torch.ones_like(c_n)
     with Allocations():
-        backend.backward(torch.ones_like(output), torch.ones_like(c_n), *inputs, output, empty, cells, False, True)
+        backend.backward(BackwardInputs(*gradients, *inputs, output, empty, cells, False, True))
     assert shapes.count([steps, batch, 4 * hidden]) == 1
 
 
 @pytest.mark.parametrize("states", [True, False])
 def test_without_the_weights_gradient_its_products_are_left_out(states: bool) -> None:
-    """PyTorch does them after the kernel, for both backends for GPUs; that of h0's gradient stays."""
+    """PyTorch computes these products after the kernel, for both backends for GPUs. The product of d_h0 stays."""
     steps, batch, hidden = 3, 17, 20
     inputs = [t.detach() for t in make_inputs(batch, hidden, steps, torch.float64)]
     given = [*inputs[:2], *(inputs[2:] if states else (None, None))]
@@ -254,14 +212,15 @@ def test_without_the_weights_gradient_its_products_are_left_out(states: bool) ->
                 products.append(list(result.shape))
             return result
 
-    results = []
+    found = []
     for weight_wanted in (True, False):
         products.clear()
+        inputs = BackwardInputs(output, c_n, *given, output, gates, cells, False, weight_wanted)
         with Products():
-            results.append(backend.backward(output, c_n, *given, output, gates, cells, False, weight_wanted))
+            found.append(backend.backward(inputs))
         of_weight = [[4 * hidden, hidden]] * (1 + states) if weight_wanted else []
         assert sorted(products) == [[batch, hidden]] * states + of_weight
-    with_weight, without = results
+    with_weight, without = found
     assert without[1].shape == (0,)
     for index in (0, 2, 3):
         assert torch.equal(with_weight[index], without[index])
@@ -281,8 +240,8 @@ def test_the_sum_over_time_is_taken_before_rounding(name: str) -> None:
     output = torch.zeros_like(grad_output.contiguous())
     saved = weight_hh, zeros, zeros, output, gates, cells.contiguous()
     with backend.forced(backward=VARIANTS[name]):
-        d_gates, *_ = backend.backward(grad_output.contiguous(), zeros, gates, *saved, False, True)
-        d_gates_x, *_ = backend.backward(grad_output.contiguous(), zeros, gates[0], *saved, True, True)
+        d_gates, *_ = backend.backward(BackwardInputs(grad_output.contiguous(), zeros, gates, *saved, False, True))
+        d_gates_x, *_ = backend.backward(BackwardInputs(grad_output.contiguous(), zeros, gates[0], *saved, True, True))
     assert set(d_gates[..., 3 * hidden :].flatten().tolist()) == {-1.0, 1.0}
     torch.testing.assert_close(
         d_gates_x[0, 3 * hidden :].float(), torch.full((hidden,), 2**-9, device=DEVICE), rtol=1e-3, atol=0
@@ -325,7 +284,7 @@ def test_the_interpreter_refuses_bfloat16() -> None:
 
 
 def test_refuses_cpu_tensors_where_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_interpreted", lambda: False)
+    monkeypatch.setattr(triton_kernels, "_kernels_are_interpreted", lambda: False)
     reason = backend.unsupported(torch.zeros(2, 16))
     assert reason is not None
     assert "TRITON_INTERPRET=1" in reason
@@ -341,15 +300,15 @@ def test_refuses_other_devices() -> None:
     [((7, 5), "it needs compute capability 8.0, and cuda:0 has 7.5"), ((8, 0), None), ((9, 0), None), ((12, 0), None)],
 )
 def test_gpus_by_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], reason: str | None) -> None:
-    monkeypatch.setattr(backend, "_interpreted", lambda: False)
-    monkeypatch.setattr(backend, "gpu_of", lambda device: Gpu(capability, 108))
+    monkeypatch.setattr(triton_kernels, "_kernels_are_interpreted", lambda: False)
+    monkeypatch.setattr(triton_kernels, "gpu_of", lambda device: Gpu(capability, 108))
     with FakeTensorMode():
         assert backend.unsupported(torch.empty(2, 16, device="cuda:0")) == reason
 
 
 def test_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason() -> str:
-        return backend.UNAVAILABLE or "available"
+        return backend.unavailable() or "available"
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert reason() == "available"
@@ -360,7 +319,7 @@ def test_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason().startswith("no NVIDIA GPU")
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert "AMD" in reason()
-    monkeypatch.setattr(backend, "_INSTALLED", False)
+    monkeypatch.setattr(triton_kernels, "_INSTALLED", False)
     assert reason() == "triton is not installed"
 
 
@@ -385,7 +344,9 @@ triton.runtime.driver.set_active(Driver())
 triton.JITFunction.run = compile_only
 
 from tagrank.kernels.offline import cases, compile_case
-from tagrank.recurrence.backends import triton_kernels as backend
+from tagrank.recurrence.backends import FUSED, BackwardInputs
+
+backend = FUSED["triton"]
 
 B, T = 40, 3
 seen = set()
@@ -407,19 +368,19 @@ for case in cases((9, 0)):
             output, cells = torch.zeros(T, B, H, dtype=torch.float16), torch.zeros(T, B, H)
             saved = gates.new_empty(0) if flags["RECOMPUTE"] else gates
             states = weight_hh, state, state, output, saved, cells
-            backend.backward(output, state, gates_x, *states, flags["CONSTANT"], True)
+            backend.backward(BackwardInputs(output, state, gates_x, *states, flags["CONSTANT"], True))
     assert len(compiled) == (T if variant.name == "step" else 1), compiled
     expected = compile_case(case).asm["cubin"]
     assert all(kernel.asm["cubin"] == expected for kernel in compiled), case
     print(case.kernel, variant.name)
     if case.kernel == "forward" and flags["CONSTANT"] != (variant.name == "step") and flags["SAVE_CELLS"]:
-        # Without initial states: other code, which is compiled once as well.
+        # Without initial states the code is another, which is compiled once as well.
         compiled.clear()
         with backend.forced(forward=variant, backward=variant):
             backend.forward(gates_x, weight_hh, None, None, T, True, True)
             output, cells = torch.zeros(T, B, H, dtype=torch.float16), torch.zeros(T, B, H)
             saved = weight_hh, None, None, output, gates, cells
-            backend.backward(output, state, gates_x, *saved, flags["CONSTANT"], True)
+            backend.backward(BackwardInputs(output, state, gates_x, *saved, flags["CONSTANT"], True))
         kernels = {kernel.asm["cubin"] for kernel in compiled}
         assert len(kernels) == 2 and expected not in kernels
 """
@@ -430,7 +391,7 @@ for case in cases((9, 0)):
 def test_what_is_launched_is_what_is_compiled_offline(tmp_path: Path, cases: str) -> None:
     """With a driver that only compiles, launches give bit for bit the code of ``offline``, the same at each step."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    # What was kept from another folder has the same code with other paths for the debugger.
+    # A cache from another folder would have the same code with other paths for the debugger.
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     result = subprocess.run(
         [sys.executable, "-c", LAUNCH_WITHOUT_A_GPU, cases],

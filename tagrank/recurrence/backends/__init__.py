@@ -1,5 +1,26 @@
-"""What runs the recurrence: one module for each backend, and ``registry``, which chooses among them."""
+"""What runs the recurrence: a module for each backend on ``base``, and ``registry``, which chooses among them."""
 
-from tagrank.recurrence.backends.registry import FUSED, NAMES, check_name, choose, passed_over, refusal, unavailable
+from tagrank.recurrence.backends.base import Backend, BackwardInputs
+from tagrank.recurrence.backends.registry import (
+    FUSED,
+    check_name,
+    choose,
+    names,
+    passed_over,
+    register,
+    unavailable,
+    unregister,
+)
 
-__all__ = ["FUSED", "NAMES", "check_name", "choose", "passed_over", "refusal", "unavailable"]
+__all__ = [
+    "FUSED",
+    "Backend",
+    "BackwardInputs",
+    "check_name",
+    "choose",
+    "names",
+    "passed_over",
+    "register",
+    "unavailable",
+    "unregister",
+]

@@ -6,16 +6,15 @@ The oracle of every other backend: plain PyTorch, any dtype and device, differen
 import torch
 from torch import Tensor
 
-from tagrank.recurrence.tracing import record
+from tagrank.recurrence.dtypes import cell_dtype
 
 
 def lstm_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Run the recurrence; arguments as in :func:`tagrank.lstm_recurrence`.
+    """Run the recurrence; arguments as for :func:`tagrank.lstm_recurrence`.
 
     Returns:
         ``output`` ``[T, B, H]`` and ``c_n`` ``[B, H]``, in the dtype of ``gates_x``.
     """
-    record("eager.forward")
     constant = gates_x.dim() == 2
     h, c = h0, c0.to(cell_dtype(c0.dtype))
     outputs = []
@@ -32,8 +31,3 @@ def activate(gates: Tensor) -> Tensor:
     """The gates ``[..., 4H]``, ordered i, f, g, o, through their nonlinearities: tanh for g, sigmoid for the others."""
     i, f, g, o = gates.chunk(4, dim=-1)
     return torch.cat([i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()], dim=-1)
-
-
-def cell_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the cell state: it adds up over time, so 16-bit inputs carry it in float32."""
-    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,22 @@
+"""What the backends for NVIDIA GPUs know of the GPU that a tensor is on."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from tagrank.kernels.variants import Gpu
+
+
+def gpu_of(device: torch.device) -> "Gpu":
+    """The GPU behind a CUDA device, as the tables of kernels describe it."""
+    from tagrank.kernels.variants import Gpu
+
+    # torch.compile takes this for a constant, unlike torch.cuda.get_device_capability.
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu((properties.major, properties.minor), properties.multi_processor_count)
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """``"9.0"`` for the compute capability ``(9, 0)``."""
+    return ".".join(map(str, capability))

@@ -1,0 +1,205 @@
+"""The recurrence as two PyTorch operators: one for a whole sequence forward, one for backward.
+
+One call per sequence and never one per step, because a custom operator costs some 10 microseconds a call. What every
+backend shares is here: what is saved for backward, autograd, and the results' shapes for compilers. Shapes are those
+of ``tagrank.recurrence.backends.base``.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tagrank.recurrence.backends import FUSED, BackwardInputs
+from tagrank.recurrence.backends.base import Gradients, Outputs
+from tagrank.recurrence.dtypes import autocasts, cell_dtype
+
+# Exported programs name these operators and their arguments: the schemas stay as they are.
+_FORWARD = (
+    "(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, SymInt steps, str backend, "
+    "bool save_gates, bool save_cells) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_BACKWARD = (
+    "(Tensor grad_output, Tensor grad_c_n, Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, "
+    "Tensor output, Tensor gates, Tensor cells, bool constant, bool weight_wanted, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def recurrence(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    backend: str,
+    recompute: bool,
+) -> tuple[Tensor, Tensor]:
+    """``output`` and ``c_n`` by a fused backend, differentiable once."""
+    inputs = (gates_x, weight_hh, h0, c0)
+    train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    directly = _Recurrence.apply if train else _forward
+    forward = torch.ops.tagrank.lstm_forward if _observed(inputs) else directly
+    output, c_n, _, _ = forward(*inputs, steps, backend, train and not recompute, train)
+    return output, c_n
+
+
+def _observed(inputs: tuple[Tensor | None, ...]) -> bool:
+    """Whether somebody looks at the operators that run, so that the recurrence must be an operator.
+
+    Otherwise it is called directly: for short sequences the way through the dispatcher and back would take longer than
+    the recurrence itself.
+    """
+    plain = all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in inputs)
+    tracing = torch._C._get_tracing_state() is not None  # torch.jit.is_tracing(), which takes longer
+    return torch.compiler.is_compiling() or tracing or torch._C._len_torch_dispatch_stack() > 0 or not plain
+
+
+def _forward(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    backend: str,
+    save_gates: bool,
+    save_cells: bool,
+) -> Outputs:
+    return FUSED[backend].forward(
+        gates_x.contiguous(),
+        weight_hh.contiguous(),
+        None if h0 is None else h0.contiguous(),
+        None if c0 is None else c0.contiguous(),
+        steps,
+        save_gates,
+        save_cells,
+    )
+
+
+@torch.library.custom_op("tagrank::lstm_forward", _forward, mutates_args=(), schema=_FORWARD).register_fake
+def _forward_fake(
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    backend: str,
+    save_gates: bool,
+    save_cells: bool,
+) -> Outputs:
+    batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
+    output = gates_x.new_empty(steps, batch, hidden)
+    c_n = gates_x.new_empty(batch, hidden)
+    gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
+    cells = gates_x.new_empty((steps, batch, hidden) if save_cells else (0,), dtype=cell_dtype(gates_x.dtype))
+    return output, c_n, gates, cells
+
+
+def _backward(
+    grad_output: Tensor,
+    grad_c_n: Tensor,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *others: Any,
+) -> Gradients:
+    """The fields of :class:`BackwardInputs`, then the backend. It has no derivative: asking for it is an error."""
+    *returned, backend = others
+    inputs = BackwardInputs(
+        grad_output,
+        grad_c_n.contiguous(),
+        gates_x.contiguous(),
+        weight_hh.contiguous(),
+        None if h0 is None else h0.contiguous(),
+        None if c0 is None else c0.contiguous(),
+        *returned,
+    )
+    # A caller's autocast is for the forward pass: the gradients are those of what was computed there.
+    with _no_autocast(gates_x.device.type):
+        return FUSED[backend].backward(inputs)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    # To enter one when there is nothing to switch off would take as long as a step of a small recurrence.
+    return torch.autocast(device, enabled=False) if autocasts(device) else nullcontext()
+
+
+@torch.library.custom_op("tagrank::lstm_backward", _backward, mutates_args=(), schema=_BACKWARD).register_fake
+def _backward_fake(*arguments: Any) -> Gradients:
+    inputs = BackwardInputs(*arguments[:-1])
+    output, weight_hh = inputs.output, inputs.weight_hh
+    steps, batch, hidden = output.shape
+    return (
+        output.new_empty((batch, 4 * hidden) if inputs.constant else (steps, batch, 4 * hidden)),
+        weight_hh.new_empty(weight_hh.shape if inputs.weight_wanted else (0,)),
+        output.new_empty((0,) if inputs.h0 is None else (batch, hidden)),
+        output.new_empty((0,) if inputs.c0 is None else (batch, hidden)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    gates_x, weight_hh, h0, c0, _, backend, _, _ = inputs
+    hidden_states, _, gates, cells = output
+    ctx.backend = backend
+    ctx.constant = gates_x.dim() == 2
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(gates, cells)
+    # Backward reads gates_x only if the activated gates were not saved.
+    gates_x = gates_x.new_empty(0) if gates.numel() else gates_x
+    ctx.save_for_backward(gates_x, weight_hh, h0, c0, hidden_states, gates, cells)
+
+
+def _gradients(ctx: Any, backward: Any, grad_output: Tensor | None, grad_c_n: Tensor | None) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    _, _, h0, c0, output, _, cells = saved
+    if cells.numel() == 0 and output.numel() > 0:
+        raise RuntimeError(
+            "lstm_recurrence kept nothing for backward here (a program exported or traced under torch.no_grad() does "
+            "not): export it with gradients enabled to train it"
+        )
+    grad_output = torch.zeros_like(output) if grad_output is None else grad_output
+    grad_c_n = output.new_zeros(output.shape[1:]) if grad_c_n is None else grad_c_n
+    # A frozen weight needs none: under LoRA, or if only what comes before the layer is trained. There is no such choice
+    # for gates_x, because all other gradients are made from those of the gates.
+    wanted = ctx.needs_input_grad[1]
+    d_gates_x, d_weight_hh, d_h0, d_c0 = backward(grad_output, grad_c_n, *saved, ctx.constant, wanted, ctx.backend)
+    d_weight_hh = d_weight_hh if wanted else None
+    d_h0 = None if h0 is None else d_h0
+    d_c0 = None if c0 is None else d_c0
+    return d_gates_x, d_weight_hh, d_h0, d_c0, None, None, None, None
+
+
+def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    return _gradients(ctx, torch.ops.tagrank.lstm_backward, grad_output, grad_c_n)
+
+
+torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)
+
+
+def _no_second_derivative(*_: Any) -> Any:
+    raise RuntimeError(
+        "the fused backends of lstm_recurrence have no second derivative (as cuDNN's LSTM has none); "
+        "backend='eager' differentiates any number of times"
+    )
+
+
+torch.library.register_autograd("tagrank::lstm_backward", _no_second_derivative)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The same autograd formula around the same two functions, called directly."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Outputs:
+        # Not by a member `setup_context`: for that, PyTorch inspects the signature in each call.
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        # If a second derivative may follow, by the operator, which refuses to have one.
+        backward = torch.ops.tagrank.lstm_backward if torch.is_grad_enabled() else _backward
+        return _gradients(ctx, backward, grad_output, grad_c_n)

@@ -58,7 +58,7 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compiles the host's program; skips if the compiler has no such option."""
+    """Compile the host's program; skips where the compiler has no such option."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
 
@@ -227,7 +227,7 @@ def test_without_the_barrier_it_fails(build: Build) -> None:
 
 @pytest.mark.parametrize("barrier", [True, False])
 def test_blocks_do_not_race(build: Build, barrier: bool) -> None:
-    """The thread sanitizer sees every access to another block's memory that no barrier orders."""
+    """By the thread sanitizer, which sees every access to another block's memory that no barrier orders."""
     options = ["-fsanitize=thread", "-DTAGRANK_MAIN", *([] if barrier else ["-DTAGRANK_WITHOUT_BARRIER"])]
     program = build(f"sanitized-{barrier}", *options)
     done = subprocess.run([program], capture_output=True, text=True)

@@ -334,7 +334,7 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize("value", ["sse9", "AVX2", ""])
 def test_wrong_capability_is_an_error_and_not_another_backend(value: str) -> None:
-    """An error of each call that would come to this backend. The package can be imported, and says what is wrong."""
+    """Of each call that would come to this backend; the package can be imported, and says what is wrong."""
     code = """
 import torch, tagrank
 from tagrank.errors import InputError

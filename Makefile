@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
-.PHONY: help demo test lint bench results gpu kernels-report wheel clean
+# The tests run in a worker process a core, 8 at most. WORKERS=0 runs them in one process.
+# pytest-benchmark is left out: beside workers it measures nothing, and warns.
+WORKERS ?= auto
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal -p no:benchmark --durations=10
+
+.PHONY: help demo test test-all lint bench results gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -15,8 +20,11 @@ help:  ## Show the targets.
 demo: $(STAMP)  ## Train on drawn scenes, compare with baselines, write runs/demo/report.html.
 	$(BIN)/tagrank demo --out runs/demo
 
-test: $(STAMP)  ## Run the tests; the end of the output tells what ran on which backend.
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: $(STAMP)  ## Run the tests, without the exhaustive ones; the end of the output tells what ran on which backend.
+	$(PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
+
+test-all: $(STAMP)  ## Run all tests, and so every case of what `make test` tries in a few.
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -1,9 +1,18 @@
 """Set up for all tests, and the account of what ran where at the end."""
 
+import fcntl
 import os
+import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Processes that tests start have one thread too: other tests keep the other cores busy. torch reads this when imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with Ctrl-C ignored, and what they start inherits that. Tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
@@ -58,6 +67,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
     for reason, tests in skipped.items():
         write(f"  {tests:5d} tests {reason.replace('Skipped', 'skipped')}")
+
+
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once(name, fill)``: the folder ``name``, which the first process that asks for it lets ``fill`` fill.
+
+    This is for what takes long to build or to train. All worker processes share the folder, so tests only read it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    # Each worker of pytest-xdist has a folder of its own in that of the run.
+    shared = (base.parent if hasattr(request.config, "workerinput") else base) / "once"
+    shared.mkdir(exist_ok=True)
+
+    def once(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, filled = shared / name, shared / f"{name}.filled"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return once
 
 
 def _available(name: str) -> str:

@@ -26,16 +26,16 @@ class Backward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
-        tall_(GradientTiles<T>::kThere && !recompute_ && call.steps > 1 && call.batch >= kTallRows),
+        on_matrix_unit_(GradientTiles<T>::kThere && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
         tiles_(call, chunk_) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
-    workspace_.add(weight_, has_products() && !tall_ ? panels_ * panel_size() : 0);
+    workspace_.add(weight_, has_products() && !on_matrix_unit_ ? panels_ * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
-    workspace_.add(hidden_, has_hidden() && !tall_ ? blocks_ * stride_ : 0);
-    workspace_.add(grad_gates_[0], !tall_ ? 4 * blocks_ * stride_ : 0);
-    workspace_.add(grad_gates_[1], !tall_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
-    if (tall_) tiles_.reserve(workspace_, grid_.workers());
+    workspace_.add(hidden_, has_hidden() && !on_matrix_unit_ ? blocks_ * stride_ : 0);
+    workspace_.add(grad_gates_[0], !on_matrix_unit_ ? 4 * blocks_ * stride_ : 0);
+    workspace_.add(grad_gates_[1], !on_matrix_unit_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
+    if (on_matrix_unit_) tiles_.reserve(workspace_, grid_.workers());
     workspace_.add(grad_c_, call.batch * call.hidden);
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in place where that is what is asked for.
@@ -56,7 +56,7 @@ class Backward {
       };
       const auto meet = [&] { barrier.wait(end - begin); };
       std::optional<TileRegisters> registers;
-      if (tall_) registers.emplace();
+      if (on_matrix_unit_) registers.emplace();
       each([&](int64_t worker) { prepare(worker); });
       meet();
       for (int64_t last = call_.steps; last > 0; last -= chunk_) {
@@ -121,7 +121,7 @@ class Backward {
 
   void pack(int64_t p) {
     if constexpr (GradientTiles<T>::kThere) {
-      if (tall_) return tiles_.pack(p);
+      if (on_matrix_unit_) return tiles_.pack(p);
     }
     pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
   }
@@ -150,7 +150,7 @@ class Backward {
   // The hidden states before the steps [first, last), in blocks.
   void gather(int64_t first, int64_t last, int64_t worker) {
     if constexpr (GradientTiles<T>::kThere) {
-      if (tall_) return tiles_.gather(first, last, grid_.workers(), worker);
+      if (on_matrix_unit_) return tiles_.gather(first, last, grid_.workers(), worker);
     }
     const int64_t H = call_.hidden, B = call_.batch;
     const Range rows = grid_.row_share(worker, (last - first) * B), own = grid_.column_share(worker, blocks_);
@@ -195,7 +195,7 @@ class Backward {
   // From the gates' gradients of step t + 1 to those of step t, or for t = -1 to the gradient of h0.
   void step(int64_t t, int64_t worker) {
     if constexpr (GradientTiles<T>::kThere) {
-      if (tall_) return tall_step(t, worker);
+      if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
@@ -219,19 +219,19 @@ class Backward {
   }
 
   // The same with products made of tiles, 32 rows at a time.
-  void tall_step(int64_t t, int64_t worker) {
-    const Range groups = grid_.row_share(worker, tall_rows(call_.batch) / kTallRows);
-    const Range rows{groups.begin * kTallRows, std::min(groups.end * kTallRows, call_.batch)};
+  void matrix_unit_step(int64_t t, int64_t worker) {
+    const Range groups = grid_.row_share(worker, padded_rows(call_.batch) / kTilePairRows);
+    const Range rows{groups.begin * kTilePairRows, std::min(groups.end * kTilePairRows, call_.batch)};
     const Range panels = grid_.column_share(worker, panels_);
     const bool product = t + 1 < call_.steps;
     const int64_t parts = product ? tiles_.parts(rows.end - rows.begin) : 1;
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t p = panels.begin; p < panels.end; ++p) {
         if (part == 0 && t == first_product() && grid_.rows == 1) pack(p);
-        for (int64_t row = rows.begin; row < rows.end; row += kTallRows) {
+        for (int64_t row = rows.begin; row < rows.end; row += kTilePairRows) {
           if (product) tiles_.multiply(t + 1, p, row, part, parts);
           if (part < parts - 1) continue;
-          for (int64_t m = row; m < std::min(row + kTallRows, rows.end); ++m) {
+          for (int64_t m = row; m < std::min(row + kTilePairRows, rows.end); ++m) {
             if (t >= 0) prefetch(t, p, std::min(m + kRowsAhead, rows.end - 1));
             for (int64_t v = p * kWidth; v < std::min((p + 1) * kWidth, blocks_); ++v) {
               cell(t, v, m, product ? tiles_.product(v, m) : Vector<C>{});
@@ -279,7 +279,7 @@ class Backward {
       __builtin_prefetch(call_.cells + std::max<int64_t>(t - 1, 0) * B * H + at + v * L);
       __builtin_prefetch(grad_output(t, row, p * kWidth + v));
       __builtin_prefetch(grad_c_ + at + v * L);
-      for (int64_t gate = 0; tall_ && call_.constant && gate < kWidth; ++gate) {
+      for (int64_t gate = 0; on_matrix_unit_ && call_.constant && gate < kWidth; ++gate) {
         __builtin_prefetch(grad_sum_ + (row * 4 + gate) * H + (p * kWidth + v) * L);
       }
     }
@@ -328,7 +328,7 @@ class Backward {
   // Keeps a block of the gates' gradients for the products that follow.
   TAGRANK_INLINE void keep(int64_t t, int64_t p, int64_t row, Vector<C> gradient) {
     if constexpr (GradientTiles<T>::kThere) {
-      if (tall_) return tiles_.keep(t, row, (t - first_of(t)) * call_.batch + row, p, gradient);
+      if (on_matrix_unit_) return tiles_.keep(t, row, (t - first_of(t)) * call_.batch + row, p, gradient);
     }
     store(grad_gates(t) + p * stride_ + row * L, gradient);
   }
@@ -339,12 +339,12 @@ class Backward {
     const Range own = share(groups * 4 * blocks_, grid_.workers(), worker);
     // Before the first step there is no hidden state where h0 is left out; tiles have whole blocks of rows.
     const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
-    const int64_t begin = tall_ ? none / kBlock * kBlock : none;
+    const int64_t begin = on_matrix_unit_ ? none / kBlock * kBlock : none;
     for (int64_t row = begin; row == begin || row < end; row += kChunkRows) {
       const Range rows{row, std::min(row + kChunkRows, end)};
       const bool fresh = last == call_.steps && row == begin, complete = first == 0 && row + kChunkRows >= end;
       if constexpr (GradientTiles<T>::kThere) {
-        if (tall_) {
+        if (on_matrix_unit_) {
           const Range blocks{row / kBlock, std::max(row, rows.end + kBlock - 1) / kBlock};
           tiles_.multiply_columns(blocks, grid_.workers(), worker, [&](int64_t gate, int64_t p, Vector<C> part) {
             add(gate, p, part, fresh, complete);
@@ -398,7 +398,7 @@ class Backward {
   const Grid grid_;
   const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
   // Whether the products are made of tiles, which need more memory than recomputation is meant to save.
-  const bool tall_;
+  const bool on_matrix_unit_;
   GradientTiles<T> tiles_;
   Workspace workspace_;
   C* weight_;         // [panels][4 K][4][L]

@@ -23,15 +23,15 @@ class Forward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         first_(call.h0 == nullptr ? 1 : 0),
         packed_(call.steps > first_ && call.batch * call.steps > kUnpackedRows),
-        tall_(kTiles && packed_ && call.batch >= kTallRows),
-        tall_rows_(tall_rows(call.batch)) {
-    workspace_.add(weight_, packed_ && !tall_ ? panels_ * panel_size() : 0);
+        on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows),
+        padded_rows_(padded_rows(call.batch)) {
+    workspace_.add(weight_, packed_ && !on_matrix_unit_ ? panels_ * panel_size() : 0);
     workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
-    for (C*& hidden : hidden_) workspace_.add(hidden, tall_ ? 0 : panels_ * call.batch * L);
-    if (tall_) {
+    for (C*& hidden : hidden_) workspace_.add(hidden, on_matrix_unit_ ? 0 : panels_ * call.batch * L);
+    if (on_matrix_unit_) {
       workspace_.add(tile_weight_, panels_ * tile_panel_size());
-      for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(panels_) * P * tall_rows_ * kBlock);
-      workspace_.add(products_, grid_.workers() * kWidth * kTallRows * L);
+      for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(panels_) * P * padded_rows_ * kBlock);
+      workspace_.add(products_, grid_.workers() * kWidth * kTilePairRows * L);
     }
     workspace_.allocate();
   }
@@ -40,7 +40,7 @@ class Forward {
     Barrier barrier(grid_.workers());
     threads.run(grid_.workers(), [&](int64_t begin, int64_t end) {
       std::optional<TileRegisters> registers;
-      if (tall_) registers.emplace();
+      if (on_matrix_unit_) registers.emplace();
       for (int64_t worker = begin; worker < end; ++worker) prepare(worker);
       barrier.wait(end - begin);
       for (int64_t t = 0; t < call_.steps; ++t) {
@@ -60,11 +60,11 @@ class Forward {
 
   int64_t panel_size() const { return panels_ * L * kWidth * L; }
   int64_t tile_panel_size() const { return tile_blocks(panels_) * P * kWidth * kTileSize; }
-  Operand hidden_tiles(int64_t t) const { return left_operand<P>(left_[t % 2], tall_rows_); }
+  Operand hidden_tiles(int64_t t) const { return left_operand<P>(left_[t % 2], padded_rows_); }
   Operand weight_tiles(int64_t p) const { return right_operand<P>(tile_weight_ + p * tile_panel_size(), kWidth); }
 
   void pack(int64_t p) {
-    if (!tall_) return pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
+    if (!on_matrix_unit_) return pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
     if constexpr (kTiles) {
       const int64_t H = call_.hidden;
       for (int64_t gate = 0; gate < kWidth; ++gate) {
@@ -79,7 +79,7 @@ class Forward {
   // Keeps a block of the hidden state for the product of step t.
   void keep(int64_t t, int64_t p, int64_t row, Vector<C> h) {
     if constexpr (kTiles) {
-      if (tall_) {
+      if (on_matrix_unit_) {
         store_left<P>(hidden_tiles(t), p, row, h);
         // The last block of 32 is filled up.
         if (p % 2 == 0 && p == panels_ - 1) store_left<P>(hidden_tiles(t), p + 1, row, Vector<C>{});
@@ -105,7 +105,7 @@ class Forward {
 
   void step(int64_t t, int64_t worker) {
     if constexpr (kTiles) {
-      if (tall_) return tall_step(t, worker);
+      if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
@@ -117,24 +117,24 @@ class Forward {
   }
 
   // The same with products made of tiles: 32 rows of the four gates at a time.
-  void tall_step(int64_t t, int64_t worker) {
-    const Range groups = grid_.row_share(worker, tall_rows_ / kTallRows), panels = grid_.column_share(worker, panels_);
+  void matrix_unit_step(int64_t t, int64_t worker) {
+    const Range groups = grid_.row_share(worker, padded_rows_ / kTilePairRows), panels = grid_.column_share(worker, panels_);
     const int64_t H = call_.hidden, B = call_.batch;
-    float* products = products_ + worker * kWidth * kTallRows * L;
+    float* products = products_ + worker * kWidth * kTilePairRows * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       if (t == first_ && grid_.rows == 1) pack(p);
-      for (int64_t row = groups.begin * kTallRows; row < std::min(groups.end * kTallRows, B); row += kTallRows) {
+      for (int64_t row = groups.begin * kTilePairRows; row < std::min(groups.end * kTilePairRows, B); row += kTilePairRows) {
         for (int64_t gate = 0; t >= first_ && gate < kWidth; gate += 2) {
-          multiply_tiles<P, P>(products + gate * kTallRows * L, kTallRows * L, /*fresh=*/true,
+          multiply_tiles<P, P>(products + gate * kTilePairRows * L, kTilePairRows * L, /*fresh=*/true,
                                hidden_tiles(t).tiles_from(row / kTileRows), weight_tiles(p).tiles_from(gate),
                                tile_blocks(panels_));
         }
-        for (int64_t m = 0; m < std::min(kTallRows, B - row); ++m) {
+        for (int64_t m = 0; m < std::min(kTilePairRows, B - row); ++m) {
           const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row + m) * 4 * H + p * L;
           Vector<C> gates[kWidth];
           TAGRANK_UNROLL for (int64_t gate = 0; gate < kWidth; ++gate) {
             gates[gate] = load(gates_x + gate * H, H - p * L);
-            if (t >= first_) gates[gate] += load(products + (gate * kTallRows + m) * L);
+            if (t >= first_) gates[gate] += load(products + (gate * kTilePairRows + m) * L);
           }
           cell(t, p, row + m, gates);
         }
@@ -209,8 +209,8 @@ class Forward {
   const int64_t panels_;
   const Grid grid_;
   const int64_t first_;      // the first step that has a product
-  const bool packed_, tall_;  // whether the weight is packed, and whether products are made of tiles
-  const int64_t tall_rows_;
+  const bool packed_, on_matrix_unit_;  // whether the weight is packed, and whether products are made of tiles
+  const int64_t padded_rows_;
   Workspace workspace_;
   C* weight_;              // [panels][K][4][L]
   C* cells_;               // [B, H], where the cell states are not kept

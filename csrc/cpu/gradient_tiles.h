@@ -24,7 +24,7 @@ class GradientTiles {
       : call_(call),
         blocks_(blocks_of<C>(call.hidden)),
         panels_((blocks_ + kWidth - 1) / kWidth),
-        rows_(tall_rows(call.batch)),
+        rows_(padded_rows(call.batch)),
         chunk_blocks_((chunk * call.batch + kBlock - 1) / kBlock) {}
 
   void reserve(Workspace& workspace, int64_t workers) {
@@ -32,7 +32,7 @@ class GradientTiles {
     for (uint16_t*& gates : gates_) workspace.add(gates, 2 * blocks_ * Q * rows_ * kBlock);
     workspace.add(hidden_columns_, columns() ? units() * P * chunk_blocks_ * kTileSize : 0);
     workspace.add(gate_columns_, columns() ? 4 * blocks_ * Q * chunk_blocks_ * kTileSize : 0);
-    workspace.add(products_, std::max(panels_ * rows_, workers * kTallRows) * kWidth * L);
+    workspace.add(products_, std::max(panels_ * rows_, workers * kTilePairRows) * kWidth * L);
   }
 
   // Packs the panel p of the weight, 4 L columns, for multiply().
@@ -105,10 +105,10 @@ class GradientTiles {
   void multiply_columns(Range blocks, int64_t workers, int64_t worker, const Function& add) {
     // The tiles come in pairs of both, transposed.
     const Range own = share(2 * blocks_ * (units() / 2), workers, worker);
-    float* products = products_ + worker * kWidth * kTallRows * L;
+    float* products = products_ + worker * kWidth * kTilePairRows * L;
     for (int64_t pair = own.begin; pair < own.end; ++pair) {
       const int64_t gates = pair / (units() / 2) * 2, unit = pair % (units() / 2) * 2;
-      multiply_tiles<P, Q>(products, kTallRows * L, /*fresh=*/true,
+      multiply_tiles<P, Q>(products, kTilePairRows * L, /*fresh=*/true,
                            hidden_columns().tiles_from(unit).blocks_from(blocks.begin),
                            gate_columns().tiles_from(gates).blocks_from(blocks.begin), blocks.end - blocks.begin);
       for (int64_t i = 0; i < 4; ++i) {
@@ -116,7 +116,7 @@ class GradientTiles {
         if (unit + i % 2 >= blocks_) continue;
         Vector<C> square[L];
         TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
-          square[l] = load(products + (i / 2 * kTallRows + i % 2 * kTileRows + l) * L);
+          square[l] = load(products + (i / 2 * kTilePairRows + i % 2 * kTileRows + l) * L);
         }
         transpose<C>(square);
         for (int64_t l = 0; l < std::min(L, call_.hidden - first); ++l) {

@@ -1,4 +1,4 @@
-// The passes of one instruction set, for each storage type.
+// The functions of one instruction set, for each storage type: this file is compiled once with the flags of each.
 #pragma once
 
 #include "backward.h"
@@ -20,7 +20,7 @@ int64_t multiply_adds(float* result) {
 #if defined(TAGRANK_TILES)
   return tile_multiply_adds(result);
 #else
-  // Enough independent chains to hide the latency; x contracts, so that the values stay normal numbers.
+  // Enough independent chains hide the latency. Multiplying by x < 1 keeps the values normal numbers.
   constexpr int64_t kRepeats = 10000, kChains = 4 * kRows > 12 ? 12 : 4 * kRows;
   Vector<float> chains[kChains], x = splat(0.999f), y = splat(1e-3f);
   TAGRANK_UNROLL for (int64_t i = 0; i < kChains; ++i) chains[i] = splat(static_cast<float>(i));
@@ -34,11 +34,9 @@ int64_t multiply_adds(float* result) {
 #endif
 }
 
-template void forward(const ForwardCall<float>&, const Threads&);
-template void forward(const ForwardCall<double>&, const Threads&);
-template void forward(const ForwardCall<bfloat16>&, const Threads&);
-template void backward(const BackwardCall<float>&, const Threads&);
-template void backward(const BackwardCall<double>&, const Threads&);
-template void backward(const BackwardCall<bfloat16>&, const Threads&);
+template <typename T>
+constexpr Passes<T> kPasses{forward<T>, backward<T>};
+
+extern const InstructionSet kFunctions{kPasses<float>, kPasses<double>, kPasses<bfloat16>, multiply_adds};
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

@@ -3,63 +3,43 @@
 #include <atomic>
 #include <chrono>
 
-#include "capability.h"
-
 namespace tagrank::cpu {
 
-#define TAGRANK_DECLARE(isa)                             \
-  namespace isa {                                        \
-  template <typename T>                                  \
-  void forward(const ForwardCall<T>&, const Threads&);   \
-  template <typename T>                                  \
-  void backward(const BackwardCall<T>&, const Threads&); \
-  int64_t multiply_adds(float* result);                  \
-  }
-TAGRANK_DECLARE(portable)
-#if defined(TAGRANK_X86)
-TAGRANK_DECLARE(avx2)
-TAGRANK_DECLARE(avx512)
-#if defined(TAGRANK_AMX)
-TAGRANK_DECLARE(amx)
-#endif
-#endif
+namespace {
 
-// The call in the namespace of the instruction set in use.
-#define TAGRANK_DISPATCH(call)    \
-  switch (capability()) {         \
-    TAGRANK_DISPATCH_X86(call)    \
-    default:                      \
-      return portable::call;      \
-  }
+const InstructionSet& functions_of(Capability capability) {
+  switch (capability) {
 #if defined(TAGRANK_X86)
 #if defined(TAGRANK_AMX)
-#define TAGRANK_DISPATCH_AMX(call) \
-  case Capability::amx:            \
-    return amx::call;
-#else
-#define TAGRANK_DISPATCH_AMX(call)
+    case Capability::amx:
+      return amx::kFunctions;
 #endif
-#define TAGRANK_DISPATCH_X86(call) \
-  TAGRANK_DISPATCH_AMX(call)       \
-  case Capability::avx512:         \
-    return avx512::call;           \
-  case Capability::avx2:           \
-    return avx2::call;
-#else
-#define TAGRANK_DISPATCH_X86(call)
+    case Capability::avx512:
+      return avx512::kFunctions;
+    case Capability::avx2:
+      return avx2::kFunctions;
 #endif
+    default:
+      return portable::kFunctions;
+  }
+}
+
+const InstructionSet& functions() {
+  static const InstructionSet& chosen = functions_of(capability());
+  return chosen;
+}
+
+}  // namespace
 
 template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads) {
-  TAGRANK_DISPATCH(forward(call, threads))
+  functions().passes(T{}).forward(call, threads);
 }
 
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads) {
-  TAGRANK_DISPATCH(backward(call, threads))
+  functions().passes(T{}).backward(call, threads);
 }
-
-static int64_t multiply_adds(float* result) { TAGRANK_DISPATCH(multiply_adds(result)) }
 
 double multiply_add_rate(double seconds, const Threads& threads) {
   using Clock = std::chrono::steady_clock;
@@ -70,7 +50,7 @@ double multiply_add_rate(double seconds, const Threads& threads) {
     volatile float sink;
     while (Clock::now() < end) {
       float result;
-      operations += multiply_adds(&result);
+      operations += functions().multiply_adds(&result);
       sink = result;
     }
     (void)sink;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "capability.h"
 #include "dtypes.h"
 #include "team.h"
 
@@ -51,13 +52,50 @@ struct BackwardCall {
   }
 };
 
+// The two passes for one storage type.
+template <typename T>
+struct Passes {
+  void (*forward)(const ForwardCall<T>&, const Threads&);
+  void (*backward)(const BackwardCall<T>&, const Threads&);
+};
+
+// The functions that were compiled for one instruction set.
+struct InstructionSet {
+  Passes<float> float32;
+  Passes<double> float64;
+  Passes<bfloat16> bfloat16_;
+  int64_t (*multiply_adds)(float* result);
+
+  const Passes<float>& passes(float) const { return float32; }
+  const Passes<double>& passes(double) const { return float64; }
+  const Passes<bfloat16>& passes(bfloat16) const { return bfloat16_; }
+};
+
+namespace portable {
+extern const InstructionSet kFunctions;
+}
+#if defined(TAGRANK_X86)
+namespace avx2 {
+extern const InstructionSet kFunctions;
+}
+namespace avx512 {
+extern const InstructionSet kFunctions;
+}
+#if defined(TAGRANK_AMX)
+namespace amx {
+extern const InstructionSet kFunctions;
+}
+#endif
+#endif
+
+// Run a pass with the functions of the instruction set that capability() chooses.
 template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads);
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads);
 
-// 10^9 operations a second, two for each multiply-add in float32 (on a matrix unit, as products of parts), that the threads
-// do out of registers: what bounds the two passes. Measured for so many seconds.
+// The rate at which the threads multiply and add float32 numbers in registers, in 10^9 operations a second (two for each
+// multiply-add; on a matrix unit, as products of parts). It bounds the two passes. Measured for `seconds`.
 double multiply_add_rate(double seconds, const Threads& threads);
 
 }  // namespace tagrank::cpu

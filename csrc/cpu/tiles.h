@@ -14,14 +14,14 @@
 namespace tagrank::cpu::TAGRANK_ISA {
 
 // Rows of a tile, and of the two tiles that are multiplied at once.
-constexpr int64_t kTileRows = 16, kTallRows = 32;
+constexpr int64_t kTileRows = 16, kTilePairRows = 32;
 constexpr int64_t kBlock = 32, kTileSize = 16 * kBlock;
 
 template <typename T>
 constexpr int64_t kParts = sizeof(T) == 4 ? 3 : 1;
 
 // So many rows, filled up to whole pairs of tiles.
-constexpr int64_t tall_rows(int64_t rows) { return (rows + kTallRows - 1) / kTallRows * kTallRows; }
+constexpr int64_t padded_rows(int64_t rows) { return (rows + kTilePairRows - 1) / kTilePairRows * kTilePairRows; }
 
 // The blocks of 32 that so many blocks of 16 make.
 constexpr int64_t tile_blocks(int64_t blocks) { return (blocks + 1) / 2; }

@@ -15,14 +15,15 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_cons
 }
 
 struct BackwardKernels {
-  // Shared memory is what the largest H of this size needs, so that the kernel is the same whatever H is.
+  using Call = BackwardCall;
+  // The shared memory suffices for the largest H of this size, so that one Kernel serves every H of the size.
   template <typename T, typename S>
-  static Kernel kernel() {
-    return {reinterpret_cast<const void*>(&backward_kernel<T, S>), S::kRows, Backward<T, S>::shared(blocks_for(S::kPadded))};
+  static Kernel<Call> kernel() {
+    return {&backward_kernel<T, S>, S::kRows, Backward<T, S>::shared(blocks_for(S::kPadded))};
   }
   template <typename T, int kPadded>
-  static Kernels kernels() {
-    static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
+  static Kernels<Call> kernels() {
+    static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
                                  kernel<T, Sizes<kPadded, 4>>()};
     return {all, static_cast<int>(std::size(all))};
   }
@@ -30,10 +31,8 @@ struct BackwardKernels {
 
 }  // namespace
 
-Kernels backward_kernels(int hidden, bool bfloat16) { return kernels_of<BackwardKernels>(hidden, bfloat16); }
+Kernels<BackwardCall> backward_kernels(int hidden, bool bfloat16) { return kernels_of<BackwardKernels>(hidden, bfloat16); }
 
-int backward(const BackwardCall& call, const Launch& to) {
-  return run(backward_kernels, call.hidden, call.batch, &call, to);
-}
+int backward(const BackwardCall& call, const Launch& to) { return run(backward_kernels, call, to); }
 
 }  // namespace tagrank::cuda

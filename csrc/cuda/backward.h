@@ -20,14 +20,14 @@ template <typename T, typename S>
 class Backward {
   static constexpr int kInner = kGates * kUnits;             // the block's gates
   static constexpr int kRow = padded_row(kInner);               // of their gradients in shared memory
-  static constexpr int kSteps = kInner / kStep;                // of the product
+  static constexpr int kSlices = kInner / kSlice;                // of the product
   static constexpr int kStripes = S::kPadded / kWarps / 16;  // of 16 hidden units, for a warp
   static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;      // every second one of its group's
   static constexpr int kStagedRow = S::kPadded + 8;             // eight rows, read 16 bytes each, meet no bank twice
   static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
 
   struct Warp {
-    Lanes<Words4> weight[kStripes][2][kSteps];  // the rows g and g + 8 of a stripe
+    Lanes<Words4> weight[kStripes][2][kSlices];  // the rows g and g + 8 of a stripe
     Lanes<Float2> dc[kTilesOfWarp];             // of the rows 2q and 2q + 1
     Lanes<Gates> d_input[kTilesOfWarp][2];      // the sum over time of the gates' gradients
     RawGates gates[kTilesOfWarp][2];
@@ -40,7 +40,7 @@ class Backward {
   // For each block of the cluster, in either set: its part of this block's dh, in the order of fragments.
   static constexpr int kSlot = kGroups * S::kTiles * kLanes;
   static constexpr int kGradientBytes = S::kRows * kRow * 2;
-  static constexpr int kStagedBytes = kStep * kStagedRow * 2;
+  static constexpr int kStagedBytes = kSlice * kStagedRow * 2;
   // U is brought through the memory of the slots, before these are used.
   static constexpr int shared(int blocks) {
     const int slots = 2 * blocks * kSlot * int(sizeof(Float2));
@@ -92,7 +92,7 @@ class Backward {
       for (int i = 0; i < kTilesOfWarp; ++i) {
 #pragma unroll
         for (int which = 0; which < 2; ++which) {
-          function(lane, i, which, unit_of(index, lane), row_of(index, lane, i, which));
+          function(lane, i, which, unit_of(index, lane), backward_row(index, lane, i, which));
         }
       }
     });
@@ -105,7 +105,7 @@ class Backward {
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
+    for (int k = 0; k < kSlices; ++k) {
       const auto load = [&](int piece) {
         const int inner = staged_inner(k, piece / kPieces), u = inner / kGates;
         Words4 eight = {{0, 0, 0, 0}};
@@ -118,7 +118,7 @@ class Backward {
       const auto store = [&](int piece, const Words4& eight) {
         *reinterpret_cast<Words4*>(staged_ + piece / kPieces * kStagedRow + piece % kPieces * 8) = eight;
       };
-      block_.template copy<kStep * kPieces>(load, store);
+      block_.template copy<kSlice * kPieces>(load, store);
       block_.sync();
       warps.each([&](int index, Warp& warp) {
 #pragma unroll
@@ -184,7 +184,7 @@ class Backward {
         }
 #pragma unroll
         for (int which = 0; which < 2; ++which) {
-          const int r = row_of(index, lane, i, which);
+          const int r = backward_row(index, lane, i, which);
           Gates gates = gates_of(warp, lane, i, which, exists(u, r), t, r, u);
           dh.at[which] += to_float(T{}, warp.grad_output[i][which][lane]);
           const Gates d = cell_backward(gates, warp.c_prev[i][which][lane], warp.c[i][which][lane], dh.at[which],
@@ -216,10 +216,10 @@ class Backward {
 #pragma unroll
       for (int stripe = 0; stripe < kStripes; ++stripe) each_lane([&](int lane) { sum[stripe][lane] = Float4{}; });
 #pragma unroll
-      for (int k = 0; k < kSteps; ++k) {
+      for (int k = 0; k < kSlices; ++k) {
         Lanes<Words4> eight;
         each_lane([&](int lane) {
-          const uint16_t* from = gradients_ + (tile * kTile + lane / 4) * kRow + k * kStep + lane % 4 * 8;
+          const uint16_t* from = gradients_ + (tile * kTile + lane / 4) * kRow + k * kSlice + lane % 4 * 8;
           eight[lane] = *reinterpret_cast<const Words4*>(from);
         });
 #pragma unroll

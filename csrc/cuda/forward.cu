@@ -15,13 +15,14 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
 }
 
 struct ForwardKernels {
+  using Call = ForwardCall;
   template <typename T, typename S>
-  static Kernel kernel() {
-    return {reinterpret_cast<const void*>(&forward_kernel<T, S>), S::kRows, Forward<T, S>::kShared};
+  static Kernel<Call> kernel() {
+    return {&forward_kernel<T, S>, S::kRows, Forward<T, S>::kShared};
   }
   template <typename T, int kPadded>
-  static Kernels kernels() {
-    static const Kernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
+  static Kernels<Call> kernels() {
+    static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
                                  kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
     return {all, static_cast<int>(std::size(all))};
   }
@@ -29,10 +30,8 @@ struct ForwardKernels {
 
 }  // namespace
 
-Kernels forward_kernels(int hidden, bool bfloat16) { return kernels_of<ForwardKernels>(hidden, bfloat16); }
+Kernels<ForwardCall> forward_kernels(int hidden, bool bfloat16) { return kernels_of<ForwardKernels>(hidden, bfloat16); }
 
-int forward(const ForwardCall& call, const Launch& to) {
-  return run(forward_kernels, call.hidden, call.batch, &call, to);
-}
+int forward(const ForwardCall& call, const Launch& to) { return run(forward_kernels, call, to); }
 
 }  // namespace tagrank::cuda

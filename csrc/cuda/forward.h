@@ -20,10 +20,10 @@ template <typename T, typename S>
 class Forward {
   static constexpr int kRow = padded_row(S::kPadded);  // of h in shared memory
   static constexpr int kChunk = S::kTiles == 2 || S::kTiles == 4 ? 2 : 1;  // tiles at a time; of 8, registers allow one
-  static constexpr int kSteps = S::kPadded / 2 / kStep;  // of the product, for a warp
+  static constexpr int kSlices = S::kPadded / 2 / kSlice;  // of the product, for a warp
 
   struct Warp {
-    Lanes<Words4> weight[kGates][kSteps];
+    Lanes<Words4> weight[kGates][kSlices];
     Lanes<float> c[S::kTiles];
     Lanes<Words2> gates[S::kTiles];  // i, f, g, o, to be stored when the others have h
     Lanes<Float4> sum[2][kChunk];    // (i, f) and (g, o) of the rows 2q and 2q + 1
@@ -111,7 +111,7 @@ class Forward {
       const int u = unit_of(index, lane);
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
-        const int r = row_of(index, lane, tile);
+        const int r = forward_row(index, lane, tile);
         const bool there = call_.c0 != nullptr && u < slice_.count && row_exists(r);
         warp.c[tile][lane] =
             there ? to_float(T{}, call_.c0[(first_row_ + r) * hidden_ + slice_.first + u]) : 0.0f;
@@ -127,7 +127,7 @@ class Forward {
       for (int gate = 0; gate < kGates; ++gate) {
         const int64_t at = gate_row(gate, slice_.first + u, hidden_);
 #pragma unroll
-        for (int k = 0; k < kSteps; ++k) {
+        for (int k = 0; k < kSlices; ++k) {
           const int first = inner_of(index, lane, k, S::kPadded);
           Words4 eight = {{0, 0, 0, 0}};
           if (u < slice_.count) eight = load_eight<kAligned>(call_.weight_hh + at * hidden_, first, hidden_);
@@ -143,7 +143,7 @@ class Forward {
       const int u = unit_of(index, lane);
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
-        const int r = row_of(index, lane, first_tile + chunk);
+        const int r = forward_row(index, lane, first_tile + chunk);
         const bool there = u < slice_.count && row_exists(r);
         const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + r;
         load_gates(warp.input[chunk], lane, gates_at(call_.gates_x, at, u), hidden_, there);
@@ -169,7 +169,7 @@ class Forward {
     }
     const uint16_t* h = state(t) + first_tile * kTile * kRow;
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
+    for (int k = 0; k < kSlices; ++k) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         Lanes<Words4> eight;
@@ -230,7 +230,7 @@ class Forward {
       }
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
-        h[row_of(index, lane, first_tile + chunk) * kRow + unit_of(index, lane)] = out[chunk];
+        h[forward_row(index, lane, first_tile + chunk) * kRow + unit_of(index, lane)] = out[chunk];
       }
     });
   }
@@ -263,7 +263,7 @@ class Forward {
       if (u >= slice_.count) return;
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
-        const int r = row_of(index, lane, tile);
+        const int r = forward_row(index, lane, tile);
         if (!row_exists(r)) continue;
         const int64_t at = t * call_.batch + first_row_ + r;
         if (call_.gates != nullptr) store_gates(gates_at(call_.gates, at, u), hidden_, warp.gates[tile][lane]);

@@ -2,7 +2,7 @@
 
 #include <map>
 #include <mutex>
-#include <utility>
+#include <tuple>
 
 #include "plan.h"
 
@@ -12,7 +12,7 @@
 namespace tagrank::cuda {
 namespace {
 
-// Makes a device the calling thread's current one, and the one before again at its end.
+// Makes a device the current one of the calling thread; the destructor restores the previous one.
 class OnDevice {
  public:
   explicit OnDevice(int device) : error_(cudaGetDevice(&before_)) {
@@ -33,13 +33,13 @@ class OnDevice {
 // A launch of clusters of `blocks` blocks each.
 class Configuration {
  public:
-  Configuration(const Kernel& kernel, int64_t clusters, int blocks, void* stream) {
+  Configuration(int shared, int64_t clusters, int blocks, void* stream) {
     cluster_.id = cudaLaunchAttributeClusterDimension;
     cluster_.val.clusterDim.x = blocks;
     cluster_.val.clusterDim.y = cluster_.val.clusterDim.z = 1;
     config_.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
     config_.blockDim = dim3(kThreads);
-    config_.dynamicSmemBytes = kernel.shared;
+    config_.dynamicSmemBytes = static_cast<std::size_t>(shared);
     config_.stream = static_cast<cudaStream_t>(stream);
     config_.attrs = &cluster_;
     config_.numAttrs = 1;
@@ -53,20 +53,23 @@ class Configuration {
   cudaLaunchConfig_t config_{};
 };
 
-// Allows the kernel its shared memory, and clusters of more than 8 blocks, before it asks.
-cudaError_t count_active(const Kernel& kernel, int blocks, int& clusters) {
+// How many clusters of `blocks` blocks run at once, after allowing the kernel its shared memory and more than 8 blocks.
+template <typename Call>
+cudaError_t count_active(const Kernel<Call>& kernel, int blocks, int& clusters) {
   TAGRANK_TRY(cudaFuncSetAttribute(kernel.entry, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared));
   TAGRANK_TRY(cudaFuncSetAttribute(kernel.entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  const Configuration configuration(kernel, 1, blocks, nullptr);
+  const Configuration configuration(kernel.shared, 1, blocks, nullptr);
   return cudaOccupancyMaxActiveClusters(&clusters, kernel.entry, configuration.get());
 }
 
-// How many clusters of `blocks` blocks run at once on the current device, which is `device`; 0 where none does.
-cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) {
+// How many clusters of `blocks` blocks run at once on the current device, whose number is `device`; 0 if none can run.
+// Each answer is computed once.
+template <typename Call>
+cudaError_t active(const Kernel<Call>& kernel, int blocks, int device, int& clusters) {
   static std::mutex mutex;
-  static std::map<std::pair<const void*, std::pair<int, int>>, int> known;
+  static std::map<std::tuple<void (*)(Call), int, int>, int> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto key = std::make_pair(kernel.entry, std::make_pair(blocks, device));
+  const auto key = std::make_tuple(kernel.entry, blocks, device);
   const auto found = known.find(key);
   if (found != known.end()) {
     clusters = found->second;
@@ -74,7 +77,8 @@ cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) 
   }
   clusters = 0;
   const cudaError_t error = count_active(kernel, blocks, clusters);
-  // A GPU that cannot have such a cluster, or so much shared memory, or has no code of the kernel: it runs none.
+  // These errors say that the GPU cannot have such a cluster or so much shared memory, or that the library has no code for
+  // it. It runs none.
   switch (error) {
     case cudaSuccess:
       break;
@@ -97,35 +101,39 @@ cudaError_t active(const Kernel& kernel, int blocks, int device, int& clusters) 
 
 }  // namespace
 
-cudaError_t run(Kernels (*kernels_for)(int, bool), int hidden, int64_t batch, const void* call, const Launch& to) {
-  if (hidden < 1 || hidden > kMaxHidden) return cudaErrorInvalidValue;
+template <typename Call>
+cudaError_t run(Kernels<Call> (*kernels_for)(int hidden, bool bfloat16), const Call& call, const Launch& to) {
+  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
   const OnDevice current(to.device);
   TAGRANK_TRY(current.error());
-  const Kernels kernels = kernels_for(hidden, to.bfloat16);
-  const int blocks = blocks_for(hidden);
-  Kernel chosen{};
+  const Kernels<Call> kernels = kernels_for(call.hidden, to.bfloat16);
+  const int blocks = blocks_for(call.hidden);
+  Kernel<Call> chosen{};
   int64_t needed = 0;
   for (int i = 0; i < kernels.count; ++i) {
     int clusters;
     TAGRANK_TRY(active(kernels.first[i], blocks, to.device, clusters));
     if (clusters == 0) continue;
     chosen = kernels.first[i];
-    needed = (batch + chosen.rows - 1) / chosen.rows;
+    needed = (call.batch + chosen.rows - 1) / chosen.rows;
     if (needed <= clusters) break;
   }
   if (chosen.entry == nullptr) return cudaErrorInvalidClusterSize;
-  const Configuration configuration(chosen, needed, blocks, to.stream);
-  void* arguments[] = {const_cast<void*>(call)};
-  return cudaLaunchKernelExC(configuration.get(), chosen.entry, arguments);
+  const Configuration configuration(chosen.shared, needed, blocks, to.stream);
+  return cudaLaunchKernelEx(configuration.get(), chosen.entry, call);
 }
+
+template cudaError_t run(Kernels<ForwardCall> (*)(int, bool), const ForwardCall&, const Launch&);
+template cudaError_t run(Kernels<BackwardCall> (*)(int, bool), const BackwardCall&, const Launch&);
 
 int active_clusters(int device, int hidden, bool backward, int& clusters) {
   clusters = 0;
   if (hidden < 1 || hidden > kMaxHidden) return cudaSuccess;
   const OnDevice current(device);
   TAGRANK_TRY(current.error());
-  const Kernels kernels = (backward ? backward_kernels : forward_kernels)(hidden, /*bfloat16=*/false);
-  return active(*kernels.first, blocks_for(hidden), device, clusters);
+  const int blocks = blocks_for(hidden);
+  return backward ? active(*backward_kernels(hidden, /*bfloat16=*/false).first, blocks, device, clusters)
+                  : active(*forward_kernels(hidden, /*bfloat16=*/false).first, blocks, device, clusters);
 }
 
 const char* describe(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

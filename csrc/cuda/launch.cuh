@@ -11,21 +11,24 @@
 
 namespace tagrank::cuda {
 
+// A kernel whose one parameter is a Call: a ForwardCall or a BackwardCall.
+template <typename Call>
 struct Kernel {
-  const void* entry;
-  int rows;    // of the batch, for a cluster
-  int shared;  // bytes of shared memory, for a block
+  void (*entry)(Call);
+  int rows;    // batch rows of a cluster
+  int shared;  // bytes of shared memory of a block
 };
 
-// Those that serve one H in one dtype, ordered by their rows.
+// The kernels that serve one H in one dtype, the one with the fewest rows first.
+template <typename Call>
 struct Kernels {
-  const Kernel* first;
+  const Kernel<Call>* first;
   int count;
 };
 
 // Pass::template kernels<T, kPadded>() for H.
 template <typename Pass, typename T>
-Kernels kernels_in(int hidden) {
+Kernels<typename Pass::Call> kernels_in(int hidden) {
   switch (padded(hidden)) {
     case 128:
       return Pass::template kernels<T, 128>();
@@ -38,16 +41,17 @@ Kernels kernels_in(int hidden) {
   }
 }
 template <typename Pass>
-Kernels kernels_of(int hidden, bool bfloat16) {
+Kernels<typename Pass::Call> kernels_of(int hidden, bool bfloat16) {
   return bfloat16 ? kernels_in<Pass, BFloat16>(hidden) : kernels_in<Pass, Float16>(hidden);
 }
 
 // For H in 1 .. kMaxHidden.
-Kernels forward_kernels(int hidden, bool bfloat16);
-Kernels backward_kernels(int hidden, bool bfloat16);
+Kernels<ForwardCall> forward_kernels(int hidden, bool bfloat16);
+Kernels<BackwardCall> backward_kernels(int hidden, bool bfloat16);
 
-// Launches, of the kernels of a pass, the one with the fewest rows whose clusters all run at once; where there is none, the
-// last of those that run at all.
-cudaError_t run(Kernels (*kernels_for)(int, bool), int hidden, int64_t batch, const void* call, const Launch& to);
+// Launches one kernel of a pass: the one with the fewest rows whose clusters all run at once or, if there is none, the last
+// one that runs on this GPU at all. Calls with H outside 1 .. kMaxHidden are refused.
+template <typename Call>
+cudaError_t run(Kernels<Call> (*kernels_for)(int hidden, bool bfloat16), const Call& call, const Launch& to);
 
 }  // namespace tagrank::cuda

@@ -1,4 +1,4 @@
-// Who holds what: how a call is cut into clusters, blocks and tiles. Plain arithmetic, the same on host and GPU.
+// Who holds what: how a call is divided among clusters, blocks, warps and lanes. Plain arithmetic, the same on host and GPU.
 #pragma once
 
 #include <cstdint>
@@ -8,34 +8,34 @@
 namespace tagrank::cuda {
 
 constexpr int kGates = 4;               // i, f, g, o
-constexpr int kGroup = 8;               // hidden units that a warp takes: as many as a matrix fragment has rows for
-constexpr int kGroups = 4;              // of a block, each with two warps
-constexpr int kUnits = kGroup * kGroups;  // hidden units of a block, with all four gates
+constexpr int kGroup = 8;               // hidden units of a group: a matrix fragment has a row g in 0..7 for each
+constexpr int kGroups = 4;              // groups of a block; two warps work on each
+constexpr int kUnits = kGroup * kGroups;  // hidden units of a block, each with all four gates
 constexpr int kWarps = 2 * kGroups;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTile = 8;                // rows of the batch in one matrix instruction
-constexpr int kStep = 32;               // of the inner dimension, what two matrix instructions do
-constexpr int kMaxBlocks = 16;          // of a cluster
+constexpr int kTile = 8;                // batch rows in one matrix instruction
+constexpr int kSlice = 32;              // elements of the inner dimension that two matrix instructions multiply
+constexpr int kMaxBlocks = 16;          // blocks of a cluster
 constexpr int kMaxHidden = kMaxBlocks * kUnits;
 
-// The sizes that are known when a kernel is compiled: the hidden units that its products run over, which are H padded to
-// a multiple of 128, and the tiles of the batch that a cluster has.
+// The sizes that are known when a kernel is compiled: kPadded is H rounded up to a multiple of 128, the hidden units that
+// its products run over; kTiles is the number of batch tiles of a cluster.
 template <int kPadded_, int kTiles_>
 struct Sizes {
   static constexpr int kPadded = kPadded_, kTiles = kTiles_, kRows = kTile * kTiles_;
 };
 
-// A row of n 16-bit numbers in shared memory, padded so that eight lanes that read 16 bytes each, four from either of two
-// neighbouring rows, meet no bank twice.
+// The length of a row of n 16-bit numbers in shared memory. The padding avoids bank conflicts when eight lanes read 16 bytes
+// each: four lanes from one row and four from the next.
 TAGRANK_EVERYWHERE constexpr int padded_row(int n) { return (n + 63) / 64 * 64 + 32; }
 
-// The blocks of a cluster.
+// The number of blocks of a cluster.
 TAGRANK_EVERYWHERE constexpr int blocks_for(int hidden) { return (hidden + kUnits - 1) / kUnits; }
 
-// Which size of kernel H takes.
+// kPadded of the kernels that serve H.
 TAGRANK_EVERYWHERE constexpr int padded(int hidden) { return (hidden + 127) / 128 * 128; }
 
-// The hidden units [first, first + count) of a block; the last one's may be fewer than the others'.
+// The hidden units [first, first + count) of a block. The last block may have fewer than kUnits.
 struct Slice {
   int first, count;
 };
@@ -45,31 +45,37 @@ TAGRANK_EVERYWHERE Slice slice_of(int block, int hidden) {
   return {first, left < kUnits ? left : kUnits};
 }
 
-// The row of U, and of its gradient, of a gate of a hidden unit.
+// The row of U (and of its gradient) for one gate of one hidden unit.
 TAGRANK_EVERYWHERE int gate_row(int gate, int unit, int hidden) { return gate * hidden + unit; }
 
-// Both passes. Two warps share a group of hidden units, one to each row g of a matrix fragment.
+// Both passes: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.
 TAGRANK_EVERYWHERE constexpr int unit_of(int warp, int lane) { return warp / 2 * kGroup + lane / 4; }
 
-// Forward. The two warps of a group have half of the inner dimension each: the first of the eight hidden states that a lane
-// multiplies at a step.
-TAGRANK_EVERYWHERE constexpr int inner_of(int warp, int lane, int step, int padded) {
-  return warp % 2 * (padded / 2) + step * kStep + lane % 4 * 8;
+// Forward. Each of the two warps of a group multiplies one half of the inner dimension, in slices of kSlice. A lane
+// multiplies eight consecutive hidden states of a slice; this is the first of them.
+TAGRANK_EVERYWHERE constexpr int inner_of(int warp, int lane, int slice, int padded) {
+  return warp % 2 * (padded / 2) + slice * kSlice + lane % 4 * 8;
 }
-// Of the rows of the batch that a lane has sums of, 2q and 2q + 1 of each tile, the one that it updates.
-TAGRANK_EVERYWHERE constexpr int row_of(int warp, int lane, int tile) { return kTile * tile + 2 * (lane % 4) + warp % 2; }
+// The batch row that a lane updates in a tile. With q = lane % 4, the product leaves sums of rows 2q and 2q + 1 in the lanes
+// of both warps of a group: the even warp updates row 2q, the odd warp row 2q + 1.
+TAGRANK_EVERYWHERE constexpr int forward_row(int warp, int lane, int tile) {
+  return kTile * tile + 2 * (lane % 4) + warp % 2;
+}
 
-// Backward. The two warps of a group take turns with the tiles, of which a lane has the rows 2q and 2q + 1.
+// Backward. The even warp of a group has the even tiles, the odd warp the odd tiles; a lane has rows 2q and 2q + 1 of each.
+// Tile i of a warp:
 TAGRANK_EVERYWHERE constexpr int tile_of(int warp, int i) { return 2 * i + warp % 2; }
-TAGRANK_EVERYWHERE constexpr int row_of(int warp, int lane, int i, int which) {
+// Row 2q + which of tile i of a warp:
+TAGRANK_EVERYWHERE constexpr int backward_row(int warp, int lane, int i, int which) {
   return kTile * tile_of(warp, i) + 2 * (lane % 4) + which;
 }
-// The inner dimension is a block's gates, the four of a unit next to each other. Staged in shared memory are 32 at a time,
-// in the order in which fragments are read.
-TAGRANK_EVERYWHERE constexpr int staged_inner(int step, int at) {
-  return step * kStep + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
+// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds one slice at
+// a time, in the order in which fragments read it: position `at` of the slice holds this element of the inner dimension.
+TAGRANK_EVERYWHERE constexpr int staged_inner(int slice, int at) {
+  return slice * kSlice + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
 }
-// The outer dimension is all hidden units, in groups that belong to one block each; a fragment has two.
+// The outer dimension is all hidden units of the cluster, in groups that each belong to one block. A stripe of a warp is one
+// fragment: two groups, `lower` = 0 and 1.
 TAGRANK_EVERYWHERE constexpr int group_of(int warp, int stripe, int stripes, int lower) {
   return (warp * stripes + stripe) * 2 + lower;
 }

@@ -42,15 +42,7 @@ Model = Annotated[Path, typer.Argument(help="Folder of a trained model.", show_d
 ManifestFile = Annotated[
     Path, typer.Argument(help="JSON lines, one for each image, with its tags or lists.", show_default=False)
 ]
-FeaturesOption = Annotated[
-    Path | None,
-    typer.Option("--features", help="Features of the images: a store or .npz. If left out, they are computed."),
-]
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
-BackboneOption = Annotated[
-    str | None,
-    typer.Option(help="vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (trained with it)."),
-]
 WeightsOption = Annotated[
     str | None, typer.Option(help="Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's.")
 ]

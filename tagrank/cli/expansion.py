@@ -12,6 +12,8 @@ import typer
 def expand(function: Callable[..., None]) -> Callable[..., None]:
     """The same command with an option for each field of those parameters that are dataclasses.
 
+    A field that was not made by :func:`tagrank.options.option` is for Python callers only and keeps its default.
+
     Args:
         function: the command. The options of a dataclass (fields made by :func:`tagrank.options.option`) take the
             place of its parameter in the help; the function receives an object of that class.
@@ -23,19 +25,23 @@ def expand(function: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in signature.parameters.items():
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
-            parameters += (_parameter(hints[name], field) for field in fields(hints[name]))
+            parameters += (_parameter(hints[name], field) for field in _options(hints[name]))
         else:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(function)
     def run(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{field.name: _value(field, given.pop(field.name)) for field in fields(group)})
+            given[name] = group(**{field.name: _value(field, given.pop(field.name)) for field in _options(group)})
         function(**given)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _options(group: type) -> list["Field[Any]"]:
+    return [field for field in fields(group) if field.metadata]
 
 
 def _flag(field: "Field[Any]") -> str:

@@ -1,36 +1,14 @@
 """``demo``, ``features``, ``train`` and ``env``: up to a trained model."""
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tagrank.cli.app import (
-    BackboneOption,
-    FeaturesOption,
-    ManifestFile,
-    SeedOption,
-    WeightsOption,
-    command,
-)
+from tagrank.cli.app import ManifestFile, SeedOption, WeightsOption, command
 from tagrank.errors import InputError
-
-
-class Preset(str, Enum):
-    """Names of :data:`tagrank.ranker.presets.PRESETS`."""
-
-    default = "default"
-    paper = "paper"
-    scenes = "scenes"
-
-
-class Conditioning(str, Enum):
-    """Of :class:`tagrank.TagRanker`."""
-
-    every_step = "every_step"
-    initial = "initial"
+from tagrank.training.train_options import TrainOptions
 
 
 @command("tagrank demo --out runs/demo")
@@ -51,13 +29,18 @@ def demo(
 @command("tagrank features photos/ --backbone efficientnet_lite0 --out features/")
 def features(
     paths: Annotated[list[Path], typer.Argument(help="Images, folders of them, or a manifest.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The feature store; one that is there is added to.", show_default=False)],
-    backbone: BackboneOption = "vgg16",
+    out: Annotated[
+        Path, typer.Option(help="The feature store; images are added to an existing store.", show_default=False)
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(help="vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (with its weights)."),
+    ] = "vgg16",
     weights: WeightsOption = None,
 ) -> None:
-    """Compute the features of images, once and for all.
+    """Compute the features of images once, and keep them in a feature store.
 
-    Images are stored under their paths relative to the manifest or folder given.
+    The name of an image in the store is its path relative to the given manifest or folder.
     """
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
@@ -72,7 +55,7 @@ def features(
         typer.echo(f"tagrank: {error}", err=True)
 
     images = named_images(paths)
-    computed = write_features(load_backbone(backbone or "vgg16", weights), images, out, on_error=report)
+    computed = write_features(load_backbone(backbone, weights), images, out, on_error=report)
     typer.echo(f"{out}: {computed} images added, {len(images) - computed - failed} were there, {failed} failed")
     if failed:
         raise typer.Exit(1)
@@ -82,42 +65,14 @@ def features(
 def train(
     manifest: ManifestFile,
     out: Annotated[Path, typer.Option(help="Folder for the model.", show_default=False)],
-    features: FeaturesOption = None,
-    val: Annotated[
-        Path | None, typer.Option(help="Manifest to validate on; else the split 'val', else a tenth.")
-    ] = None,
-    val_features: Annotated[Path | None, typer.Option(help="Features of --val.")] = None,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    preset: Annotated[Preset, typer.Option(help="Hyper-parameters.")] = Preset.default,
-    conditioning: Annotated[Conditioning, typer.Option(help="Where the image enters.")] = Conditioning.every_step,
-    feedback: Annotated[bool, typer.Option("--feedback", help="Read the previous tag at each step.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="In place of the preset's.", min=1)] = None,
-    seed: SeedOption = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    options: TrainOptions,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
 
     try:
-        run(
-            manifest,
-            out,
-            features=features,
-            val=val,
-            val_features=val_features,
-            backbone=backbone,
-            weights=weights,
-            preset=preset.value,
-            conditioning=conditioning.value,
-            feedback=feedback,
-            seed=seed,
-            epochs=epochs,
-            resume=resume,
-            overwrite=overwrite,
-        )
+        run(manifest, out, options=options)
     except KeyboardInterrupt:
         if not has_run(out):
             raise
@@ -129,7 +84,7 @@ def train(
 
 @command("tagrank env")
 def env() -> None:
-    """Say what this machine can run, and why not what it cannot."""
+    """Print which backends this machine can run, and why it cannot run the others."""
     from tagrank.recurrence.environment import env as describe
 
     typer.echo(json.dumps(describe(), indent=2))

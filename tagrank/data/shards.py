@@ -1,10 +1,15 @@
-"""What writers of shards have in common: a folder of shards and an index, added to by one process at a time."""
+"""A folder of shards and an index, to which one process at a time adds: the common part of its writers.
+
+The index is the truth: a shard counts once the index lists it. Index and shards are replaced as a whole, so a writer
+may be killed at any moment. The next writer removes the files that it left.
+"""
 
 import contextlib
 import fcntl
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, TypeVar
@@ -12,22 +17,32 @@ from typing import ClassVar, TypeVar
 from tagrank.data.files import reason, write_atomically
 from tagrank.errors import InputError
 
+INDEX = "index.json"
 Writer = TypeVar("Writer", bound="ShardWriter")
 
 
+def shard_name(stem: str, number: int) -> str:
+    """The file of a shard: ``features-00000.safetensors`` is the first with the stem ``features``."""
+    return f"{stem}-{number:05d}.safetensors"
+
+
 class ShardWriter(ABC):
-    """Collects what is added until it fills a shard, and goes on where an earlier writer stopped. A context manager.
+    """Collects entries until they fill a shard, and continues where an earlier writer stopped. A context manager.
 
     Args:
-        folder: what is there already, an empty folder, or not there yet.
+        folder: a folder that such a writer made, an empty one, or one to make.
         per_shard: how many entries a shard has.
 
     Raises:
         InputError: another process is writing to the folder, or it cannot be made; and as :meth:`_resume`.
     """
 
-    #: What the names that are added have to be.
+    #: What the folder is, for messages: ``a feature store``.
+    kind: ClassVar[str]
+    #: What names must be to be added, for messages.
     expected: ClassVar[str]
+    #: The beginning of the shards' file names, see :func:`shard_name`.
+    stem: ClassVar[str]
 
     def __init__(self, folder: str | Path, per_shard: int) -> None:
         self.folder = Path(folder)
@@ -43,11 +58,11 @@ class ShardWriter(ABC):
 
     @property
     def done(self) -> Set[str]:
-        """All names that were added, in this run or an earlier one."""
+        """All names that were added, by this writer or an earlier one."""
         return self._done
 
     def close(self) -> None:
-        """Write what is left, and let other writers in. Closing once more does nothing."""
+        """Write the remaining entries, and let other writers in. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -63,16 +78,40 @@ class ShardWriter(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # After an error too: what was added is good, and took time to compute.
+        # After an error too: the entries that were added are good, and took time to compute.
         self.close()
 
     @abstractmethod
     def _resume(self) -> set[str]:
-        """The names that are there, once the folder is known to be one to add to."""
+        """Check that this writer may add to the folder, call :meth:`_recover`, and return the names in the shards."""
 
     @abstractmethod
     def _write_shard(self, count: int) -> None:
-        """Write the first so many of what was added as a shard, then the index, and forget them."""
+        """Write the first ``count`` waiting entries as a shard, then the index, and forget the entries."""
+
+    def _recover(self, listed: Collection[str]) -> bool:
+        """Remove what a killed writer left: temporary files, and shards that the index does not list.
+
+        Args:
+            listed: the shards that the index lists; none if there is no index.
+
+        Returns:
+            Whether there is an index.
+
+        Raises:
+            InputError: there is no index, and the folder has other files than temporary ones.
+        """
+        shard = re.escape(self.stem) + r"-\d{5,}\.safetensors"
+        temporary = re.compile(rf"\.({re.escape(INDEX)}|{shard})\.[0-9a-f]+\.tmp")
+        present = {entry.name for entry in self.folder.iterdir()}
+        stale = {name for name in present if temporary.fullmatch(name)}
+        if INDEX not in present and present - stale:
+            found = some(sorted(present - stale))
+            raise InputError(f"{self.folder}: expected {self.kind} or an empty folder, got {found}")
+        stale |= {name for name in present.difference(listed) if re.fullmatch(shard, name)}
+        for name in stale:
+            (self.folder / name).unlink()
+        return INDEX in present
 
     def _check_new(self, names: Sequence[str]) -> None:
         if self._closed:
@@ -99,20 +138,20 @@ class ShardWriter(ABC):
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, and how many there are beside them."""
+    """The first three names, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"
 
 
 def _lock(folder: Path) -> int:
-    """A descriptor of the folder that keeps other writers out until it is closed, or the process dies."""
+    """A descriptor of the folder that keeps other writers out until it is closed or the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"{folder}: {reason(error)}") from error
     try:
-        # Some network file systems cannot lock a folder; two writers are then the user's to avoid.
+        # Some network file systems cannot lock a folder. There the user must not start two writers.
         with contextlib.suppress(OSError):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

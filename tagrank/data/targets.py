@@ -74,7 +74,13 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
 
 
-def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None, weight: RankWeight = "log") -> Tensor:
+def rank_weights(
+    lists: ListTargets,
+    num_tags: int,
+    images: int | None = None,
+    weight: RankWeight = "log",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """How important each tag is for each image: ``1 / log2(1 + position)``, averaged over the image's lists.
 
     A list that does not name the tag counts as 0 in the average. Positions start at 1.
@@ -84,14 +90,15 @@ def rank_weights(lists: ListTargets, num_tags: int, images: int | None = None, w
         num_tags: ``V``.
         images: ``B``; ``None`` means that the last image with a list is the last image.
         weight: ``"log"``, or ``"reciprocal"`` for ``1 / position``, which weighs the first tag more.
+        dtype: of the result.
 
     Returns:
-        ``[B, V]``, float32, in [0, 1]; zeros for an image without lists.
+        ``[B, V]``, in [0, 1]; zeros for an image without lists.
     """
     images = int(lists.image_index[-1]) + 1 if images is None else images
     counts = lists.image_index.bincount(minlength=images).clamp(min=1)
     rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)  # positions from 0
     image, tag = lists.image_index[rows], lists.targets[rows, positions]
-    inverse = torch.log2(2.0 + positions) if weight == "log" else 1.0 + positions
-    weights = torch.zeros(images, num_tags, device=lists.targets.device)
+    inverse = torch.log2(2 + positions.to(dtype)) if weight == "log" else 1 + positions.to(dtype)
+    weights = torch.zeros(images, num_tags, dtype=dtype, device=lists.targets.device)
     return weights.index_put_((image, tag), 1 / (inverse * counts[image]), accumulate=True)

@@ -227,9 +227,16 @@ def _rank_weights(lists_per_image: ListsPerImage, num_tags: int, weight: RankWei
     for image, lists in enumerate(lists_per_image):
         if len(lists) == 0:
             raise ValueError(f"lists_per_image: expected at least one list per image, image {image} has none")
+    images = len(lists_per_image)
+    counts = torch.tensor([[len(lists)] for lists in lists_per_image])
     longest = max(len(tags) for lists in lists_per_image for tags in lists)
-    targets = encode_lists(lists_per_image, end=num_tags, steps=max(1, longest))
-    return rank_weights(targets, num_tags, len(lists_per_image), weight)
+    weights = torch.zeros(images, num_tags)
+    # The sum is rounded after each list. Another order or precision would change the last bit of some weights, and so
+    # the published figures of the baselines.
+    for n in range(int(counts.max())):
+        nth = encode_lists([lists[n : n + 1] for lists in lists_per_image], end=num_tags, steps=max(1, longest))
+        weights = (weights + rank_weights(nth, num_tags, images, weight, torch.float64) / counts).float()
+    return weights
 
 
 class _Standardise(nn.Module):

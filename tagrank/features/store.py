@@ -12,7 +12,6 @@ anew with each shard, and so has no more than a few words for each; the names of
 """
 
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -24,12 +23,10 @@ import torch
 from torch import Tensor
 
 from tagrank.data.files import is_utf8, parse_json, read_json, reason
-from tagrank.data.shards import ShardWriter, some
+from tagrank.data.shards import INDEX, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
-INDEX = "index.json"
-SHARD = re.compile(r"features-\d{5,}\.safetensors")
-TEMPORARY = re.compile(r"\.(index\.json|features-\d{5,}\.safetensors)\.[0-9a-f]+\.tmp")
+STEM = "features"
 
 
 class Features:
@@ -133,7 +130,9 @@ class FeatureWriter(ShardWriter):
             another process, or the folder has something else in it.
     """
 
+    kind = "a feature store"
     expected = "images that are not in the store yet"
+    stem = STEM
 
     def __init__(self, folder: str | Path, spec: dict[str, str], dimension: int, rows_per_shard: int = 1024) -> None:
         if dimension < 1:
@@ -188,25 +187,15 @@ class FeatureWriter(ShardWriter):
                 )
             for file, rows in self._shards:
                 done.update(_open_shard(self.folder / file, rows, dimension)[0])
-        present = {entry.name for entry in self.folder.iterdir()}
-        # What a killed writer leaves: temporary files, and a shard that the index does not name yet.
-        listed = {file for file, _ in self._shards}
-        stale = {n for n in present if TEMPORARY.fullmatch(n) or (SHARD.fullmatch(n) and n not in listed)}
-        if INDEX not in present:
-            if present - stale or any(SHARD.fullmatch(name) for name in stale):
-                raise InputError(
-                    f"{self.folder}: expected a feature store or an empty folder, got {some(sorted(present))}"
-                )
+        if not self._recover([file for file, _ in self._shards]):
             self._write_index([])
-        for name in stale:
-            (self.folder / name).unlink()
         return done
 
     def _write_shard(self, count: int) -> None:
         from safetensors.torch import save
 
         rows = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows)
-        file = f"features-{len(self._shards):05d}.safetensors"
+        file = shard_name(STEM, len(self._shards))
         names = json.dumps(self._names[:count], ensure_ascii=False)
         self._write(file, [save({"features": rows[:count].contiguous()}, metadata={"images": names})])
         shards = [*self._shards, (file, count)]
@@ -237,7 +226,7 @@ def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, int]
 
 
 def _read_shard_entry(path: Path, number: int, shard: Any) -> tuple[str, int]:
-    expected = f"features-{number:05d}.safetensors"
+    expected = shard_name(STEM, number)
     if not isinstance(shard, dict) or shard.keys() != {"file", "rows"} or shard["file"] != expected:
         raise InputError(
             f"{path}: shards[{number}]: expected file {expected!r} and its number of rows, got {shard!r:.60}"

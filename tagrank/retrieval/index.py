@@ -17,7 +17,6 @@ be killed at any moment. It loses the photographs that were not yet in a shard, 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,14 +31,12 @@ from torch import Tensor
 from tagrank.annotator import Annotator
 from tagrank.data.files import read_json
 from tagrank.data.mapped import map_tensors, will_need
-from tagrank.data.shards import ShardWriter
+from tagrank.data.shards import INDEX, ShardWriter, shard_name
 from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
 
 FORMAT = 1
-INDEX = "index.json"
-SHARD = re.compile(r"photos-\d{5,}\.safetensors")
-TEMPORARY = re.compile(r"\.(index\.json|photos-\d{5,}\.safetensors)\.[0-9a-f]+\.tmp")
+STEM = "photos"
 FLOOR = -100.0
 """The least log probability that is stored."""
 
@@ -104,7 +101,9 @@ class IndexWriter(ShardWriter):
             process, or the folder has something else in it.
     """
 
+    kind = "an index"
     expected = "photographs that are not there yet"
+    stem = STEM
 
     def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
         if photos_per_shard < 1:
@@ -146,17 +145,8 @@ class IndexWriter(ShardWriter):
             self._contents = there
             for number, count in enumerate(there.shards):
                 names.update(Shard(self.folder, number, count, there).names())
-        present = {entry.name for entry in self.folder.iterdir()}
-        listed = {shard_name(number) for number in range(len(self._contents.shards))}
-        stale = {n for n in present if TEMPORARY.fullmatch(n) or (SHARD.fullmatch(n) and n not in listed)}
-        if INDEX not in present:
-            if present - {n for n in present if TEMPORARY.fullmatch(n)}:
-                raise InputError(
-                    f"{self.folder}: expected an index or an empty folder, got {sorted(present)[0]!r} there"
-                )
+        if not self._recover([shard_name(STEM, number) for number in range(len(self._contents.shards))]):
             self._write_index(self._contents)
-        for name in stale:
-            (self.folder / name).unlink()
         return names
 
     def _write_shard(self, count: int) -> None:
@@ -172,7 +162,7 @@ class IndexWriter(ShardWriter):
             "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
             "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         }
-        self._write(shard_name(len(self._contents.shards)), [save(tensors)])
+        self._write(shard_name(STEM, len(self._contents.shards)), [save(tensors)])
         contents = Contents(**{**vars(self._contents), "shards": (*self._contents.shards, count)})
         self._write_index(contents)
         self._contents = contents
@@ -181,11 +171,6 @@ class IndexWriter(ShardWriter):
     def _write_index(self, contents: Contents) -> None:
         record = {"format": FORMAT, **vars(contents)}
         self._write(INDEX, [json.dumps(record, ensure_ascii=False).encode(), b"\n"])
-
-
-def shard_name(number: int) -> str:
-    """The file of a shard."""
-    return f"photos-{number:05d}.safetensors"
 
 
 class Shard:
@@ -202,7 +187,7 @@ class Shard:
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
         tags = len(contents.tags)
         tensors = map_tensors(
-            folder / shard_name(number),
+            folder / shard_name(STEM, number),
             {
                 "log_p": (torch.float16, [contents.positions, tags, count]),
                 "gains": (torch.float16, [count, tags]),

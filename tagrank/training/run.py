@@ -17,8 +17,8 @@ from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import digests, write_seen
 from tagrank.training import run_folder
 from tagrank.training.fit import fit_ranker
-from tagrank.training.options import TrainKeywords, TrainOptions
 from tagrank.training.splits import split
+from tagrank.training.train_options import TrainKeywords, TrainOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +38,7 @@ def train(
         out: the model's folder; ``out/training`` keeps computed features, checkpoints and the history. An existing
             model stays as it is until the new model is finished; until then the new run is in ``out/training.new``.
         options: of the run; the defaults if left out.
-        **keywords: fields of :class:`~tagrank.training.options.TrainOptions` that replace those of ``options``:
+        **keywords: fields of :class:`~tagrank.training.train_options.TrainOptions` that replace those of ``options``:
             ``train(manifest, out, features="features", seed=1)``.
 
     Returns:

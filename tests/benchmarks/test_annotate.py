@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ def test_table_and_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [("--images", "{empty}"), ("--backbone", "vgg61")], ids=["no images", "backbone"])
-def test_wrong_options(tmp_path: Path, options: tuple[str, str]) -> None:
-    done = run(*(option.format(empty=tmp_path) for option in options))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert options[1].format(empty=tmp_path) in done.stderr
+def test_wrong_options(refuses: Callable[..., str], tmp_path: Path, options: tuple[str, str]) -> None:
+    error = refuses("annotate", *COMMAND[3:], *(option.format(empty=tmp_path) for option in options))
+    assert len(error.splitlines()) == 1
+    assert options[1].format(empty=tmp_path) in error

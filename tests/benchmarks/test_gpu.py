@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# Tests never have the repository's root on their path, as `kernels` there is not the package of that name.
-PRELUDE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import json\n"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 FINISHED = """tests/a.py::test_one[x-1] PASSED                                   [ 33%]
@@ -24,14 +24,6 @@ tests/a.py::test_two[a b] ++++++++++++++ Timeout ++++++++++++++
 """
 CRASHED = "tests/a.py::test_two Fatal Python error: Segmentation fault\n"
 NAMES = ["tests/a.py::" + name for name in ("test_one[x-1]", "test_two", "test_two[a b]", "test_three")]
-
-
-def parse(text: str, died: str) -> dict[str, str]:
-    code = PRELUDE + f"from benchmarks.gpu import parse\nprint(json.dumps(parse({text!r}, {NAMES!r}, {died!r})))"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -52,8 +44,21 @@ def parse(text: str, died: str) -> dict[str, str]:
     ],
     ids=["finished", "timeout", "crash", "killed"],
 )
-def test_outcomes(text: str, died: str, outcomes: dict[str, str]) -> None:
-    assert parse(text, died) == outcomes
+def test_outcomes(load: Callable[[str], Any], text: str, died: str, outcomes: dict[str, str]) -> None:
+    assert load("gpu").parse(text, NAMES, died) == outcomes
+
+
+@pytest.fixture
+def gpu(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The module, which runs tests of this test's folder, in one process at a time."""
+    gpu = load("gpu")
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "TESTS", ("tests/test_some.py",))
+    monkeypatch.setattr(gpu, "PROCESSES", 1)
+    # Without plugins pytest starts in a fraction of the seconds after which a silent process is killed.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return gpu
 
 
 FAKES = """
@@ -74,24 +79,18 @@ def test_after(): pass
 """
 
 
-def test_each_test_is_reported_as_what_it_is(tmp_path: Path) -> None:
+def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The real thing on fakes that pass, fail, hang and crash; the checker fails, and nothing else is lost."""
-    folder = tmp_path / "tests"
-    folder.mkdir()
-    (folder / "test_some.py").write_text(FAKES)
-    file = tmp_path / "result.json"
-    code = (
-        PRELUDE + "import benchmarks.gpu as gpu\nfrom pathlib import Path\n"
-        "gpu.TESTS, gpu.PROCESSES, gpu.SILENT_SECONDS = ('tests/test_some.py',), 1, 6\n"
-        "def broken(seconds): raise OSError('no driver')\n"
-        "gpu.run_sanitizer = broken\n"
-        "gpu.run_benchmark = lambda seconds: {'seconds': seconds}\n"
-        f"print(gpu.check_and_measure(Path({str(file)!r})))"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "1"
-    result = json.loads(file.read_text())
+
+    def broken(seconds: float) -> None:
+        raise OSError("no driver")
+
+    (tmp_path / "tests" / "test_some.py").write_text(FAKES)
+    monkeypatch.setattr(gpu, "SILENT_SECONDS", 5)
+    monkeypatch.setattr(gpu, "run_sanitizer", broken)
+    monkeypatch.setattr(gpu, "run_benchmark", lambda seconds: {"seconds": seconds})
+    assert gpu.check_and_measure(tmp_path / "result.json") == 1
+    result = json.loads((tmp_path / "result.json").read_text())
     assert {name.split("::")[1]: outcome for name, outcome in result["tests"]["outcomes"].items()} == {
         "test_before": "passed",
         "test_wrong": "failed",
@@ -107,22 +106,14 @@ def test_each_test_is_reported_as_what_it_is(tmp_path: Path) -> None:
     assert result["machine"]["environment"]
 
 
-def test_what_was_not_reached_is_reported(tmp_path: Path) -> None:
-    folder = tmp_path / "tests"
-    folder.mkdir()
-    (folder / "test_some.py").write_text("import time\ndef test_slow(): time.sleep(60)\ndef test_after(): pass\n")
-    code = PRELUDE + (
-        "import benchmarks.gpu as gpu\ngpu.TESTS, gpu.PROCESSES = ('tests/test_some.py',), 1\n"
-        "print(json.dumps(gpu.run_tests(12)[0]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout)
+def test_what_was_not_reached_is_reported(gpu: Any, tmp_path: Path) -> None:
+    text = "import time\ndef test_slow(): time.sleep(60)\ndef test_after(): pass\n"
+    (tmp_path / "tests" / "test_some.py").write_text(text)
+    found, _ = gpu.run_tests(9)
     assert found == {"tests/test_some.py::test_slow": "not finished", "tests/test_some.py::test_after": "not reached"}
 
 
-def test_a_checker_that_is_not_there_or_fails(tmp_path: Path) -> None:
+def test_a_checker_that_is_not_there_or_fails(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stand-in for compute-sanitizer: clean, failing, and silent for too long."""
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(
@@ -135,17 +126,8 @@ def test_a_checker_that_is_not_there_or_fails(tmp_path: Path) -> None:
         "esac\n"
     )
     tool.chmod(0o755)
-    code = PRELUDE + "from benchmarks.gpu import run_sanitizer\nprint(json.dumps(run_sanitizer(2)))"
-    paths = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=ENVIRONMENT | {"PATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    found = gpu.run_sanitizer(2)
     assert found["racecheck resident"] == "passed"
     assert found["memcheck resident"].startswith("failed with 3: ERROR SUMMARY: 0 errors")
     assert found["memcheck grouped"].startswith("not finished in 2 s")

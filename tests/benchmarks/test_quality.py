@@ -1,8 +1,7 @@
 """benchmarks.quality: what it computes from its runs, and that an interrupted run goes on."""
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,15 @@ import torch
 
 from tagrank.ranker.presets import PRESETS
 
-ROOT = Path(__file__).parents[2]
 TAGS = ("sea", "dog", "boat", "tree")
 
 
 @pytest.fixture
-def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module; the repository's root is on the path for its import alone."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path, str(ROOT)])
-        import benchmarks.quality
-
+def quality(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, with a preset that trains in a moment."""
     small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, members=2, epochs=2)
     monkeypatch.setitem(PRESETS, "default", small)
-    return benchmarks.quality
+    return load("quality")
 
 
 @pytest.fixture

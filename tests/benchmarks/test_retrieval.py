@@ -4,22 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_table_and_file(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    done = python(
-        "-m", "benchmarks.retrieval", "--photographs", "5000", "--queries", "2", "--folder", tmp_path, "--json", out
-    )  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.retrieval", "--photographs", "5000", "--queries", "2"]
+    command += ["--folder", str(tmp_path), "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert [row["search"] for row in record["rows"]] == [
@@ -38,16 +38,14 @@ def test_table_and_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_wrong_scores_are_not_timed(tmp_path: Path) -> None:
-    code = (
-        "import torch; from pathlib import Path; from benchmarks import retrieval\n"
-        "right = retrieval.fill\n"
-        "retrieval.fill = lambda *a: (right(*a)[0], torch.full((100, 9, 125), 1 / 125))\n"
-        f"retrieval.measure(Path({str(tmp_path / 'index')!r}), 100, 1)"
-    )
-    done = python("-c", code)
-    assert done.returncode != 0
-    assert "Not equal to tolerance" in done.stderr
+def test_wrong_scores_are_not_timed(
+    load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    retrieval = load("retrieval")
+    right = retrieval.fill
+    monkeypatch.setattr(retrieval, "fill", lambda *a: (right(*a)[0], torch.full((100, 9, 125), 1 / 125)))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        retrieval.measure(tmp_path / "index", 100, 1)
 
 
 def test_the_figures_of_the_page_are_those_of_the_result_file() -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,22 +34,15 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_wrong_vector_is_noticed(tmp_path: Path) -> None:
-    code = """
-import sys; sys.path.insert(0, {root!r})
-from pathlib import Path
-import benchmarks.store as s
-folder = Path({folder!r})
-s.fill(folder, 1000, 4, 100)
-assert s.check(folder, 1000, 4, 0)["right"] and s.check(folder, 1000, 4, 50)["right"]
-assert not s.check(folder, 999, 4, 0)["right"]
-right = s.vectors
-s.vectors = lambda rows, dimension: right(rows, dimension) + (rows[:, None] == 777)
-assert not s.check(folder, 1000, 4, 0)["right"]
-"""
-    command = [sys.executable, "-c", code.format(root=str(ROOT), folder=str(tmp_path / "store"))]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+def test_a_wrong_vector_is_noticed(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store, folder = load("store"), tmp_path / "store"
+    store.fill(folder, 1000, 4, 100)
+    assert store.check(folder, 1000, 4, 0)["right"]
+    assert store.check(folder, 1000, 4, 50)["right"]
+    assert not store.check(folder, 999, 4, 0)["right"]
+    right = store.vectors
+    monkeypatch.setattr(store, "vectors", lambda rows, dimension: right(rows, dimension) + (rows[:, None] == 777))
+    assert not store.check(folder, 1000, 4, 0)["right"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

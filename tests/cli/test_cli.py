@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,19 +45,20 @@ def fails(*args: Any, code: int = 2) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, and a model trained on them for two epochs."""
-    folder = tmp_path_factory.mktemp("world")
-    manifest = write_scenes(folder / "scenes", 120, seed=0)
-    with pytest.MonkeyPatch.context() as patch:
-        small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, batch_size=16)
-        patch.setitem(PRESETS, "scenes", small)
-        result = tagrank(
-            "train", manifest, "--backbone", "small_cnn", "--preset", "scenes", "--epochs", 2, "--out", folder / "model"
-        )
-    assert result.exit_code == 0
-    assert f"{folder / 'model'}: validation NDCG@5 0." in result.stdout
-    return folder
+
+    def train(folder: Path) -> None:
+        manifest = write_scenes(folder / "scenes", 120, seed=0)
+        command = ("train", manifest, "--backbone", "small_cnn", "--preset", "scenes", "--epochs", 2)
+        with pytest.MonkeyPatch.context() as patch:
+            small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, batch_size=16)
+            patch.setitem(PRESETS, "scenes", small)
+            result = tagrank(*command, "--out", folder / "model")
+        assert result.exit_code == 0
+        assert f"{folder / 'model'}: validation NDCG@5 0." in result.stdout
+
+    return Path(shutil.copytree(once("world", train), tmp_path_factory.mktemp("world") / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +272,8 @@ def test_env() -> None:
     assert set(described["versions"]) == {"tagrank", "python", "torch", "triton"}
 
 
-def test_ctrl_c_ends_training_and_resume_goes_on(world: Path, tmp_path: Path) -> None:
-    manifest = world / "scenes" / "manifest.jsonl"
+def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
+    manifest = write_scenes(tmp_path / "scenes", 50)
     command = [
         sys.executable,
         "-m",

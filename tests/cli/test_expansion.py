@@ -14,6 +14,7 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions, option, split_tags
 from tagrank.ranker.tag_ranker import TagRanker
+from tagrank.training.train_options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Fruit:
     weight: int = option(5, "In grams.", min=1, max=9)
     colours: tuple[str, ...] = option(("red",), "Colours it has.", flag="--colour", parse=split_tags)
     picture: Path | bytes | None = option(None, "A file.", type=Path | None)
+    peeled: bool = True
 
 
 seen: list[tuple[Any, ...]] = []
@@ -55,6 +57,7 @@ def test_help_has_the_texts_and_the_limits() -> None:
     lines = [" ".join(line.split()) for line in run("--help").stdout.splitlines()]
     for option_, text in {"--name": "What it is called.", "--colour": "Colours it has."}.items():
         assert any(option_ in line and text in line for line in lines), lines
+    assert not any("peeled" in line for line in lines), "a field without a help text is for Python only"
     assert any("--weight" in line and "1<=x<=9" in line and "[default: 5]" in line for line in lines), lines
 
 
@@ -71,10 +74,11 @@ def test_a_text_that_cannot_be_parsed_names_the_option() -> None:
     assert str(error).startswith("--colour: expected tags separated by commas, one with a comma in quotes")
 
 
-@pytest.mark.parametrize("group", [ListOptions, JudgedOptions, BaselineOptions, RivalOptions])
+@pytest.mark.parametrize("group", [ListOptions, JudgedOptions, BaselineOptions, RivalOptions, TrainOptions])
 def test_every_field_has_a_help_text_and_is_described(group: type) -> None:
     for field in fields(group):  # type: ignore[arg-type]
-        assert field.metadata["help"].endswith("."), field.name
+        if field.name != "progress":
+            assert field.metadata["help"].endswith("."), field.name
         assert f"        {field.name}: " in (group.__doc__ or ""), field.name
 
 

@@ -113,15 +113,28 @@ def test_formats(index: Path) -> None:
     assert text == [f"{r['rank']}. {r['image']} ({r['score']:.3g})" for r in records]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_may_be_closed(world: Path, index: Path, closed: str) -> None:
-    photo = world / "photos" / "00.png"
-    for command in (f"search {index} dog", f"annotate {world / 'a'} {photo} - --format csv"):
-        line = f"{sys.executable} -m tagrank {command} {closed}"
-        result = subprocess.run(line, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        assert result.returncode == 0
-        assert result.stderr == ""
-        assert (result.stdout == "") == (closed != "2>&-")
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        ("search", ">&-"),
+        ("annotate", "2>&-"),
+        ("annotate", "<&- >&- 2>&-"),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in (("annotate", ">&-"), ("search", "2>&-"), ("search", "<&- >&- 2>&-"))
+        ),
+    ],
+)
+def test_streams_may_be_closed(world: Path, index: Path, command: str, closed: str) -> None:
+    arguments = {
+        "search": f"{index} dog",
+        "annotate": f"{world / 'a'} {world / 'photos' / '00.png'} - --format csv",
+    }[command]
+    line = f"{sys.executable} -m tagrank {command} {arguments} {closed}"
+    result = subprocess.run(line, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert (result.stdout == "") == (closed != "2>&-")
 
 
 def test_an_index_is_added_to(world: Path, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_small_cnn_learns_size_and_place() -> None:
         colors = torch.rand(2, count, 3, 1, 1) * 2 - 1
         return torch.where(inside.unsqueeze(1), colors[0], colors[1]), target
 
-    for _ in range(200):
+    for _ in range(150):
         images, target = discs(32)
         loss = F.mse_loss(head(backbone(images)), target)
         optimizer.zero_grad()
@@ -334,10 +334,12 @@ def test_efficientnet_lite0_without_its_packages(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.photographs
-def test_efficientnet_lite0_on_photographs(flickr8k: Path) -> None:
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_efficientnet_lite0_on_photographs(flickr8k: Path, every: int) -> None:
     stored = open_features(flickr8k / "val_features.npz")
     paths = find_images([flickr8k / "images"])
     assert len(paths) == 200
+    paths = paths[::every]
     found = list(only_features(extract_features(load_backbone("efficientnet_lite0"), paths)))
     assert [path for path, _ in found] == paths
     features = torch.stack([feature for _, feature in found])

@@ -1,13 +1,15 @@
 """The table compiles for A100, H100 and B200 without a spill and within shared memory. Needs no GPU.
 
-Each rule once here; ``make kernels-report`` compiles each in all its dtypes and with all its flags, and
-``docs/kernels.md`` is what that gave.
+``make test`` compiles a rule of each kind here, and ``make test-all`` each rule once. ``make kernels-report`` compiles
+each in all its dtypes and with all its flags, and ``docs/kernels.md`` is what that gave.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +30,41 @@ def version(capability: str) -> tuple[int, int]:
     return major, minor
 
 
-@pytest.fixture(scope="module")
-def reports() -> list[dict[str, Any]]:
-    result = without_interpreter("-m", "tagrank.kernels.offline", "--quick", *CAPABILITIES)
-    lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert lines, result.stderr
-    return lines
+#: Runs ``offline`` on the first case of each variant on each GPU, of each dtype, and of few rows and many on each GPU.
+ONE_OF_EACH_KIND = """
+import sys
+from tagrank.kernels import offline
+
+every = offline.cases
+seen = set()
+
+def one_of_each_kind(capability, quick):
+    for case in every(capability, quick):
+        variant = case.rule.variant
+        kinds = {
+            (capability, case.kernel, variant.name),
+            (case.kernel, case.dtype, case.rule.aligned),
+            (capability, variant.block_b >= 64),
+        }
+        if not kinds <= seen:
+            seen.update(kinds)
+            yield case
+
+offline.cases = one_of_each_kind
+sys.exit(offline.main())
+"""
+
+
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.exhaustive)])
+def reports(request: pytest.FixtureRequest, once: Callable[..., Path]) -> list[dict[str, Any]]:
+    def compile_into(folder: Path) -> None:
+        offline = ("-m", "tagrank.kernels.offline") if request.param == "all" else ("-c", ONE_OF_EACH_KIND)
+        result = without_interpreter(*offline, "--quick", *CAPABILITIES)
+        assert result.stdout, result.stderr
+        (folder / "reports.jsonl").write_text(result.stdout)
+
+    folder = once(f"reports-{request.param}", compile_into)
+    return [json.loads(line) for line in (folder / "reports.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.timeout(600)
@@ -46,6 +77,17 @@ def test_no_spill_and_no_more_shared_memory_than_there_is(reports: list[dict[str
         assert report["blocks"] >= 1, report
 
 
+def test_every_kind_was_compiled(reports: list[dict[str, Any]]) -> None:
+    for kernel, rules in RULES.items():
+        compiled = [report for report in reports if report["kernel"] == kernel]
+        for capability in CAPABILITIES:
+            names = {rule.variant.name for rule in rules if rule.compiles_for(version(capability))}
+            assert {r["name"] for r in compiled if r["capability"] == capability} == names
+        assert {(r["dtype"], r["aligned"]) for r in compiled} == {(rule.dtypes[-1], rule.aligned) for rule in rules}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("reports", ["all"], indirect=True)
 def test_everything_was_compiled(reports: list[dict[str, Any]]) -> None:
     sizes = ("name", "block_b", "block_h", "block_k", "num_warps", "num_stages")
     for capability in CAPABILITIES:
@@ -60,6 +102,7 @@ def test_everything_was_compiled(reports: list[dict[str, Any]]) -> None:
 
 def test_matrix_instructions(reports: list[dict[str, Any]]) -> None:
     """All products are on the tensor cores, but for float32 without TF32; 64 rows make a wgmma on Hopper."""
+    found = set()
     for report in reports:
         if report["dtype"] == "float32" and report["precision"] == "ieee":
             expected = []
@@ -68,6 +111,8 @@ def test_matrix_instructions(reports: list[dict[str, Any]]) -> None:
         else:
             expected = ["mma.sync"]
         assert report["matrix_instructions"] == expected, report
+        found.update(expected)
+    assert found == {"mma.sync", "wgmma.mma_async", "tcgen05.mma"}
 
 
 SAME_CODE = """

@@ -1,5 +1,5 @@
 // The schedules of csrc/cuda on the host: each block of a cluster a thread, with the barriers between them real, for
-// test_cluster.py. Built without CUDA.
+// test_cluster.py. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles this one size, which is quick.
 
 #include <algorithm>
 #include <cstdint>
@@ -50,15 +50,21 @@ void run_backward(const BackwardCall& call) {
 // function<T, kPadded, kTiles>(call) for what the call needs; false where that was not compiled.
 #define CHOOSE(function, call, bfloat16, tiles)                                                          \
   switch (padded(call.hidden) * 10 + tiles) {                                                            \
-    CASE(function, call, bfloat16, 128, 1)                                                               \
-    CASE(function, call, bfloat16, 128, 2)                                                               \
-    CASE(function, call, bfloat16, 128, 4)                                                               \
-    CASE(function, call, bfloat16, 256, 2)                                                               \
-    CASE(function, call, bfloat16, 384, 1)                                                               \
-    CASE(function, call, bfloat16, 512, 2)                                                               \
+    CASES(function, call, bfloat16)                                                                      \
     default:                                                                                             \
       return false;                                                                                      \
   }
+#ifdef TAGRANK_TILES
+#define CASES(function, call, bfloat16) CASE(function, call, bfloat16, TAGRANK_PADDED, TAGRANK_TILES)
+#else
+#define CASES(function, call, bfloat16)                                                                  \
+  CASE(function, call, bfloat16, 128, 1)                                                                 \
+  CASE(function, call, bfloat16, 128, 2)                                                                 \
+  CASE(function, call, bfloat16, 128, 4)                                                                 \
+  CASE(function, call, bfloat16, 256, 2)                                                                 \
+  CASE(function, call, bfloat16, 384, 1)                                                                 \
+  CASE(function, call, bfloat16, 512, 2)
+#endif
 #define CASE(function, call, bfloat16, padded, tiles)                                                    \
   case padded * 10 + tiles:                                                                              \
     bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \
@@ -95,7 +101,7 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
       for (int lane = 0; lane < kLanes; ++lane) {
         const int u = unit_of(warp, lane);
         for (int gate = 0; u < slice.count && gate < kGates; ++gate) {
-          for (int step = 0; step < size / 2 / kStep; ++step) {
+          for (int step = 0; step < size / 2 / kSlice; ++step) {
             for (int i = 0; i < 8; ++i) {
               const int inner = inner_of(warp, lane, step, size) + i;
               if (inner < hidden) ++forward_weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
@@ -104,12 +110,12 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
         }
         for (int first = 0; first < batch; first += kTile * tiles) {
           for (int tile = 0; u < slice.count && tile < tiles; ++tile) {
-            const int row = first + row_of(warp, lane, tile);
+            const int row = first + forward_row(warp, lane, tile);
             if (row < batch) ++updated[row * hidden + slice.first + u];
           }
           for (int i = 0; u < slice.count && i < (tiles + 1) / 2; ++i) {
             for (int which = 0; which < 2 && tile_of(warp, i) < tiles; ++which) {
-              const int row = first + row_of(warp, lane, i, which);
+              const int row = first + backward_row(warp, lane, i, which);
               if (row < batch) ++differentiated[row * hidden + slice.first + u];
             }
           }
@@ -123,8 +129,8 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
             if (state >= hidden) continue;
             const Slice owner = slice_of(group / kGroups, hidden);
             if (owner.first + group % kGroups * kGroup + g == state) ++put[block * hidden + state];
-            for (int step = 0; step < kGates * kUnits / kStep; ++step) {
-              for (int at = 0; at < kStep; ++at) {
+            for (int step = 0; step < kGates * kUnits / kSlice; ++step) {
+              for (int at = 0; at < kSlice; ++at) {
                 const int inner = staged_inner(step, at), u = inner / kGates;
                 if (u < slice.count) ++backward_weight[gate_row(inner % kGates, slice.first + u, hidden) * hidden + state];
               }

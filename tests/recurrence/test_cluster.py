@@ -57,21 +57,21 @@ Build = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
     """Compile the host's program; skips where the compiler has no such option."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
 
     def build(name: str, *options: str) -> Path:
-        target = tmp_path_factory.getbasetemp() / name
-        if not target.exists():
-            command = [COMPILER, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
-            sources = [f"-I{ROOT}/csrc/cuda", f"{ROOT}/tests/recurrence/cluster_host.cpp", "-o", str(target)]
+        def compile_into(folder: Path) -> None:
+            command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
+            sources = [f"-I{ROOT}/csrc/cuda", f"{ROOT}/tests/recurrence/cluster_host.cpp", "-o", str(folder / name)]
             done = subprocess.run([*command, *options, *sources], capture_output=True, text=True)
             if "_Float16" in done.stderr or "tsan" in done.stderr:
                 pytest.skip("this compiler has no _Float16, or no thread sanitizer")
             assert done.returncode == 0, done.stderr
-        return target
+
+        return once(name, compile_into) / name
 
     return build
 
@@ -81,6 +81,11 @@ def host(build: Build) -> ctypes.CDLL:
     library = ctypes.CDLL(str(build("cluster.so", "-shared", "-fPIC")))
     library.cluster_forward.restype = library.cluster_backward.restype = ctypes.c_bool
     return library
+
+
+def size(padded: int, tiles: int) -> list[str]:
+    """The options that leave out all other sizes."""
+    return [f"-DTAGRANK_PADDED={padded}", f"-DTAGRANK_TILES={tiles}"]
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -219,7 +224,7 @@ def test_every_run_gives_the_same_bits(host: ctypes.CDLL) -> None:
 
 
 def test_without_the_barrier_it_fails(build: Build) -> None:
-    library = ctypes.CDLL(str(build("without.so", "-shared", "-fPIC", "-DTAGRANK_WITHOUT_BARRIER")))
+    library = ctypes.CDLL(str(build("without.so", "-shared", "-fPIC", "-DTAGRANK_WITHOUT_BARRIER", *size(256, 2))))
     problem = make_problem(11, 250, 5, True, True, torch.float16)
     found = errors(run(library, problem, 2), reference(problem))
     assert not max(found["output"], found["d_gates"]) < 10 * TOLERANCE[torch.float16]
@@ -228,7 +233,12 @@ def test_without_the_barrier_it_fails(build: Build) -> None:
 @pytest.mark.parametrize("barrier", [True, False])
 def test_blocks_do_not_race(build: Build, barrier: bool) -> None:
     """By the thread sanitizer, which sees every access to another block's memory that no barrier orders."""
-    options = ["-fsanitize=thread", "-DTAGRANK_MAIN", *([] if barrier else ["-DTAGRANK_WITHOUT_BARRIER"])]
+    options = [
+        "-fsanitize=thread",
+        "-DTAGRANK_MAIN",
+        *size(128, 2),
+        *([] if barrier else ["-DTAGRANK_WITHOUT_BARRIER"]),
+    ]
     program = build(f"sanitized-{barrier}", *options)
     done = subprocess.run([program], capture_output=True, text=True)
     if "unexpected memory mapping" in done.stderr:

@@ -175,7 +175,7 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         open_index(folder)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"expected an index or an empty folder, got 'notes.txt' there"):
+    with pytest.raises(InputError, match=r"expected an index or an empty folder, got 'notes\.txt'"):
         IndexWriter(tmp_path / "full", make())
 
 

@@ -19,9 +19,9 @@ from tagrank.features.store import FeatureWriter, open_features
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.module import SAMPLES, RankerModule
-from tagrank.training.options import TrainKeywords, TrainOptions
 from tagrank.training.run import train
 from tagrank.training.run_folder import read_history
+from tagrank.training.train_options import TrainKeywords, TrainOptions
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
 TAGS = ("sea", "dog", "boat", "tree", "ball")

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from tagrank.errors import InputError
+from tagrank.options import option
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
@@ -30,18 +31,26 @@ class TrainOptions:
         progress: show progress bars, on stderr.
     """
 
-    features: str | Path | None = None
-    val: str | Path | None = None
-    val_features: str | Path | None = None
-    backbone: str | None = None
-    weights: str | Path | None = None
-    preset: str = "default"
-    conditioning: Conditioning = "every_step"
-    feedback: bool = False
-    epochs: int | None = None
-    seed: int = 0
-    resume: bool = False
-    overwrite: bool = False
+    features: str | Path | None = option(
+        None, "Features of the images: a store or .npz. If left out, they are computed.", type=Path | None
+    )
+    val: str | Path | None = option(
+        None, "Manifest to validate on. Default: the split 'val', or a tenth if there is none.", type=Path | None
+    )
+    val_features: str | Path | None = option(None, "Features of --val.", type=Path | None)
+    backbone: str | None = option(
+        None, "vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (trained with the ranker)."
+    )
+    weights: str | Path | None = option(
+        None, "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's.", type=str | None
+    )
+    preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
+    conditioning: Conditioning = option("every_step", "At which steps the image enters.")
+    feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
+    epochs: int | None = option(None, "Passes over the training images, instead of the preset's.", min=1)
+    seed: int = option(0, "Seed of everything that is drawn at random.", min=0, max=2**32 - 1)
+    resume: bool = option(False, "Continue an interrupted run.", flag="--resume")
+    overwrite: bool = option(False, "Replace an existing model.", flag="--overwrite")
     progress: bool = True
 
     def hyper_parameters(self) -> Preset:

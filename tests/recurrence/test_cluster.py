@@ -58,7 +58,7 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
-    """Compile the host's program; skips where the compiler has no such option."""
+    """Compiles the host's program; skips if the compiler has no such option."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
 
@@ -232,7 +232,7 @@ def test_without_the_barrier_it_fails(build: Build) -> None:
 
 @pytest.mark.parametrize("barrier", [True, False])
 def test_blocks_do_not_race(build: Build, barrier: bool) -> None:
-    """By the thread sanitizer, which sees every access to another block's memory that no barrier orders."""
+    """The thread sanitizer sees every access to another block's memory that no barrier orders."""
     options = [
         "-fsanitize=thread",
         "-DTAGRANK_MAIN",

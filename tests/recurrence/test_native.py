@@ -333,11 +333,11 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_wrong_capability_is_an_error_and_not_another_backend() -> None:
-    """Of each call that would come to this backend; the package can be imported, and says what is wrong."""
+    """An error of each call that would come to this backend. The package can be imported, and says what is wrong."""
     code = """
 import os, sys, torch, torch._dynamo
 for value in sys.argv[1:]:
-    # The library reads the variable once in a process. Each value has a copy of this one, which has imported torch.
+    # The library reads the variable once in a process. Each value has a copy of this process, which has imported torch.
     if os.fork() == 0:
         os.environ["TAGRANK_CPU_CAPABILITY"] = value
         break

@@ -110,13 +110,13 @@ _WIDE = [name for name, backend in FUSED.items() if {torch.float32, torch.float6
 
 @pytest.fixture(scope="session", params=_WIDE)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each fused backend for float32 and float64 by name."""
+    """Each fused backend for float32 and float64, by name."""
     return _available(request.param)
 
 
 @pytest.fixture(scope="session", params=["eager", *_WIDE])
 def any_backend(request: pytest.FixtureRequest) -> str:
-    """The eager loop too."""
+    """``eager``, and each fused backend for float32 and float64, by name."""
     return _available(request.param)
 
 

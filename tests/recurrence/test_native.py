@@ -337,7 +337,7 @@ def test_wrong_capability_is_an_error_and_not_another_backend() -> None:
     code = """
 import os, sys, torch, torch._dynamo
 for value in sys.argv[1:]:
-    # The library reads the variable once in a process. Each value has a copy of this one, which has imported torch.
+    # The library reads the variable once in a process. Each value has a copy of this process, which has imported torch.
     if os.fork() == 0:
         os.environ["TAGRANK_CPU_CAPABILITY"] = value
         break

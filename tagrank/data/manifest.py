@@ -6,8 +6,8 @@ A manifest is a file with one JSON object a line, one line per image::
     {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
 
 ``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first. ``lists`` has
-one such list per annotator. A line must have ``tags`` or ``lists``. If it has both, each of ``tags`` must be on at least
-one of ``lists``. ``split`` is optional.
+one such list per annotator. A line must have ``tags`` or ``lists``. If it has both, each of ``tags`` must be on at
+least one of ``lists``. ``split`` is optional.
 """
 
 import codecs

@@ -194,7 +194,7 @@ def test_options(root: Path, prepare: Prepare) -> None:
         assert result.exit_code == 2
         return result.stderr
 
-    assert "--words goes with --order captions" in fails(root, "--order", "importance", "--words", root / "w.txt")
+    assert "--words needs --order captions" in fails(root, "--order", "importance", "--words", root / "w.txt")
     assert "no instances_val2018.json; parts in this folder: train2017, val2017" in fails(
         root, "--order", "importance", "--part", "val2018"
     )

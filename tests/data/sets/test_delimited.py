@@ -179,7 +179,11 @@ def test_csv_with_tabs_and_images_in_another_folder(write: Write, prepare: Prepa
         ("image,tags,s\na.jpg,dog,night\n", ("--split-column", "s"), "line 2: unknown split"),
         ("image,tags,s\na.jpg,x,test\na.jpg,x,val\n", ("--split-column", "s"), "image in several splits: test, val"),
         ("image,tags\na.jpg,dog\n", ("--split-column", "s"), "the column 's' is missing; columns: image, tags"),
-        ("image,tags\na.jpg,dog\n", ("--delimiter", ";;"), "--delimiter: expected one character, no quote"),
+        (
+            "image,tags\na.jpg,dog\n",
+            ("--delimiter", ";;"),
+            "--delimiter: expected 'tab' or one character that is not a quote",
+        ),
         ("image,tags\na.jpg,dog\n", ("--separator", ""), "--separator: expected at least one character"),
         ("image,tags\n" + "a" * 200_000 + ",dog\n", (), "after line 1: not CSV (field larger than field limit"),
     ],

@@ -84,7 +84,7 @@ def test_the_manifests_folder_must_exist(write: Write, prepare: Prepare, tmp_pat
     out = tmp_path / "new" / "m.jsonl"
     result = prepare("csv", path, "--images", tmp_path / "new" / "images", "--no-check-images", "--out", out)
     assert result.exit_code == 2
-    assert result.stderr == f"tagrank: {out}: its folder is not there\n"
+    assert result.stderr == f"tagrank: {out}: its folder does not exist\n"
 
 
 def test_only_the_first_faults_are_shown(write: Write, prepare: Prepare, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_overwrite_replaces_only_manifests(prepare: Prepare, write: Write) -> No
     table = write("tags.csv", "image,tags\na.jpg,dog\n")
     result = prepare("csv", table, "--out", table, "--overwrite")
     assert result.exit_code == 2
-    assert "replaces manifests, which are named .jsonl" in result.stderr
+    assert "replaces only files named .jsonl" in result.stderr
     assert table.read_text() == "image,tags\na.jpg,dog\n"
 
 
@@ -166,4 +166,4 @@ def test_bad_delimiters(prepare: Prepare, write: Write, tmp_path: Path, delimite
     table = write("tags.csv", "image,tags\na.jpg,dog\n")
     result = prepare("csv", table, "--delimiter", delimiter, "--out", tmp_path / "m.jsonl")
     assert result.exit_code == 2
-    assert "--delimiter: expected one character" in result.stderr
+    assert "--delimiter: expected 'tab' or one character" in result.stderr

@@ -252,9 +252,11 @@ def test_options_and_folders(devkit: Path, lists: Path, prepare: Prepare) -> Non
     out = ("--out", devkit / "voc.jsonl")
     assert "--lists: expected the folder" in fails(devkit, *out)
     assert "--lists: expected the folder" in fails(devkit, "--order", "lists", *out)
-    assert "--lists: expected none" in fails(devkit, "--lists", lists, "--order", "importance", *out)
+    assert "--lists cannot be used with --order importance" in fails(
+        devkit, "--lists", lists, "--order", "importance", *out
+    )
     for option in ("--difficult", "--no-truncated"):
-        assert "go with --order importance" in fails(devkit, "--lists", lists, option, *out)
+        assert "need --order importance" in fails(devkit, "--lists", lists, option, *out)
     assert "expected VOCdevkit/VOC2007/JPEGImages" in fails(lists, "--order", "importance", *out)
     elsewhere = devkit / "other" / "voc.jsonl"
     assert f"expected a manifest in {devkit / DEVKIT / 'JPEGImages'} or in a folder above it" in fails(
@@ -266,5 +268,5 @@ def test_options_and_folders(devkit: Path, lists: Path, prepare: Prepare) -> Non
     (devkit / DEVKIT / "ImageSets" / "Main" / "train.txt").write_text("000001\n000002 -1\n")
     assert "train.txt, line 2: expected the number of an image" in fails(devkit, "--order", "importance", *out)
     out[1].write_text("mine")
-    assert "there is a file already" in fails(devkit, "--lists", lists, *out)
+    assert "the file already exists" in fails(devkit, "--lists", lists, *out)
     assert out[1].read_text() == "mine"

@@ -4,6 +4,7 @@ Exit codes: 0, done; 1, done, but images with faults were left out; 2, bad input
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import chain
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tagrank.cli.app import command
 from tagrank.errors import InputError
+from tagrank.options import option
 
 if TYPE_CHECKING:
     from tagrank.data.sets.records import Record
@@ -50,12 +53,65 @@ Out = Annotated[
     Path,
     typer.Option(help="The manifest to write. Its folder must contain the images, at any depth.", show_default=False),
 ]
-OnErrorOption = Annotated[OnError, typer.Option(help="If an image has a fault: stop, or leave it out and exit with 1.")]
-MinCount = Annotated[int, typer.Option(help="Leave out tags that fewer than this many images have.", min=1)]
-CheckImages = Annotated[bool, typer.Option("--check-images/--no-check-images", help="Whether the images must exist.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")]
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """The options that all data sets share."""
+
+    on_error: OnError = option(OnError.fail, "If an image has a fault: stop, or leave it out and exit with 1.")
+    min_count: int = option(1, "Leave out tags that fewer than this many images have.", min=1)
+    check_images: bool = option(True, "Whether the images must exist.", flag="--check-images/--no-check-images")
+    overwrite: bool = option(False, "Replace an existing manifest.", flag="--overwrite")
+
+    def write(self, records: Callable[[], "Iterator[Record]"], out: Path) -> None:
+        """Write the manifest ``out`` and print what was written and what was left out.
+
+        Args:
+            records: reads the data set. It may be called twice.
+            out: the manifest.
+
+        Raises:
+            InputError: ``out`` may not be written, the data set is damaged, or an image has a fault and ``on_error`` is
+                ``fail``.
+            typer.Exit: images with faults were left out. The exit code is 1.
+        """
+        from tagrank.data.sets.records import write_records
+        from tagrank.progress import track
+
+        if out.exists() and not self.overwrite:
+            raise InputError(f"{out}: the file already exists; add --overwrite or choose another name")
+        if out.exists() and out.suffix != ".jsonl":
+            raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
+        if not out.parent.is_dir():
+            raise InputError(f"{out}: its folder does not exist")
+        faults = 0
+
+        def report(error: InputError) -> None:
+            nonlocal faults
+            faults += 1
+            if faults <= SHOWN:
+                typer.echo(f"tagrank: {error}", err=True)
+
+        try:
+            counts = write_records(
+                lambda: track(records(), "reading"),
+                out,
+                skip_faults=self.on_error is OnError.skip,
+                min_count=self.min_count,
+                on_fault=report,
+            )
+        finally:
+            if faults > SHOWN:
+                typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
+        typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
+        for kind, count in counts.skipped.most_common():
+            typer.echo(f"left out: {count}, {kind}")
+        if counts.faults:
+            raise typer.Exit(1)
+
+
+@command("tagrank prepare voc2007 data/ --lists data/tags/ --out data/voc2007.jsonl", app)
 def voc2007(
     root: Annotated[Path, typer.Argument(help="The folder that contains VOCdevkit/VOC2007.", show_default=False)],
     out: Out,
@@ -72,10 +128,8 @@ def voc2007(
     truncated: Annotated[
         bool, typer.Option(help="With --order importance: include objects cut off by the image's edge.")
     ] = True,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """PASCAL VOC 2007: people's ordered tag lists, or objects by importance."""
     from tagrank.data.sets.records import ImageFolder
@@ -90,15 +144,16 @@ def voc2007(
     if lists is not None and (difficult or not truncated):
         raise InputError("--difficult and --no-truncated need --order importance")
     folder = find_voc2007(root)
-    images = ImageFolder(folder / "JPEGImages", out, check_images)
+    images = ImageFolder(folder / "JPEGImages", out, options.check_images)
     records = (
         partial(read_importance, folder, images, difficult=difficult, truncated=truncated)
         if lists is None
         else partial(read_lists, lists, images)
     )
-    _write(records, out, on_error, min_count, overwrite)
+    options.write(records, out)
 
 
+@command("tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl", app)
 def labelme(
     root: Annotated[Path, typer.Argument(help="The folder that contains Annotations and Images.", show_default=False)],
     out: Out,
@@ -106,10 +161,8 @@ def labelme(
         Path | None, typer.Option(help="Text file with one tag and its other names per line: 'person: man, woman'.")
     ] = None,
     plurals: Annotated[bool, typer.Option(help="Replace plurals by their singular.")] = True,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """LabelMe: objects in the order in which people drew them."""
     from tagrank.data.sets.labelme import read_labelme
@@ -117,10 +170,11 @@ def labelme(
     from tagrank.data.sets.records import ImageFolder
 
     names = Names(read_words(synonyms) if synonyms else None, plurals)
-    images = ImageFolder(root / "Images", out, check_images)
-    _write(partial(read_labelme, root / "Annotations", images, names), out, on_error, min_count, overwrite)
+    images = ImageFolder(root / "Images", out, options.check_images)
+    options.write(partial(read_labelme, root / "Annotations", images, names), out)
 
 
+@command("tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl", app)
 def coco(
     root: Annotated[
         Path, typer.Argument(help="The folder that contains annotations, train2017 and so on.", show_default=False)
@@ -140,10 +194,8 @@ def coco(
             help="With --order captions: text file with one tag and its other names per line: 'person: man, woman'."
         ),
     ] = None,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """COCO: objects by importance, or one list per caption."""
     from tagrank.data.sets.coco import default_words, find_parts, read_captions, read_instances, split_of
@@ -155,7 +207,7 @@ def coco(
         raise InputError("--words needs --order captions")
     vocabulary = (read_words(words) if words else default_words()) if captions else {}
     parts = find_parts(root, "captions" if captions else "instances", part or ())
-    folders = {name: ImageFolder(folder, out, check_images) for name, (_, folder) in parts.items()}
+    folders = {name: ImageFolder(folder, out, options.check_images) for name, (_, folder) in parts.items()}
 
     def records() -> Iterator["Record"]:
         for name, (file, _) in parts.items():
@@ -164,9 +216,14 @@ def coco(
             else:
                 yield from read_instances(file, folders[name], split_of(name))
 
-    _write(records, out, on_error, min_count, overwrite)
+    options.write(records, out)
 
 
+@command(
+    "tagrank prepare openimages train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
+    "--images images/ --out openimages.jsonl",
+    app,
+)
 def openimages(
     annotations: Annotated[
         list[Path], typer.Argument(help="CSV files of boxes or of image-level labels.", show_default=False)
@@ -177,10 +234,8 @@ def openimages(
     ],
     classes: Annotated[Path, typer.Option(help="The CSV file of class descriptions.")],
     out: Out,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Open Images: boxes by importance, or image-level labels by confidence."""
     from tagrank.data.sets.openimages import read_classes, read_openimages, split_of
@@ -191,11 +246,12 @@ def openimages(
     for path in annotations:
         split = split_of(path)
         inner = images / split if split else images
-        folder = ImageFolder(inner if inner.is_dir() else images, out, check_images)
+        folder = ImageFolder(inner if inner.is_dir() else images, out, options.check_images)
         readers.append(partial(read_openimages, path, names, folder, split))
-    _write(lambda: chain.from_iterable(read() for read in readers), out, on_error, min_count, overwrite)
+    options.write(lambda: chain.from_iterable(read() for read in readers), out)
 
 
+@command("tagrank prepare csv photos.csv --separator ';' --out photos.jsonl", app)
 def csv(
     file: Annotated[Path, typer.Argument(help="The CSV file. Each row has an image and its tags.", show_default=False)],
     out: Out,
@@ -207,10 +263,8 @@ def csv(
     split_column: Annotated[str | None, typer.Option(help="The column of splits: train, val or test.")] = None,
     separator: Annotated[str, typer.Option(help="The text between the tags of a list.")] = ",",
     delimiter: Annotated[str, typer.Option(help="The character between columns, or 'tab'.")] = ",",
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Any CSV file. Adjacent rows with the same image are the lists of several people."""
     from tagrank.data.sets.csv_file import read_csv
@@ -226,69 +280,11 @@ def csv(
     records = partial(
         read_csv,
         file,
-        ImageFolder(images or file.parent, out, check_images),
+        ImageFolder(images or file.parent, out, options.check_images),
         image_column=image_column,
         tags_column=tags_column,
         split_column=split_column,
         separator=separator,
         delimiter=delimiter,
     )
-    _write(records, out, on_error, min_count, overwrite)
-
-
-COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
-    (voc2007, "tagrank prepare voc2007 data/ --lists data/tags/ --out data/voc2007.jsonl"),
-    (labelme, "tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl"),
-    (coco, "tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl"),
-    (
-        openimages,
-        "tagrank prepare openimages train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
-        "--images images/ --out openimages.jsonl",
-    ),
-    (csv, "tagrank prepare csv photos.csv --separator ';' --out photos.jsonl"),
-)
-
-
-def register(command: Callable[[str, typer.Typer], Callable[[Callable[..., None]], object]]) -> typer.Typer:
-    """Make each command with ``command(example, app)`` and return the group ``app``."""
-    for function, example in COMMANDS:
-        command(example, app)(function)
-    return app
-
-
-def _write(
-    records: Callable[[], "Iterator[Record]"], out: Path, on_error: OnError, min_count: int, overwrite: bool
-) -> None:
-    from tagrank.data.sets.records import write_records
-    from tagrank.progress import track
-
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: the file already exists; add --overwrite or choose another name")
-    if out.exists() and out.suffix != ".jsonl":
-        raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: its folder does not exist")
-    faults = 0
-
-    def report(error: InputError) -> None:
-        nonlocal faults
-        faults += 1
-        if faults <= SHOWN:
-            typer.echo(f"tagrank: {error}", err=True)
-
-    try:
-        counts = write_records(
-            lambda: track(records(), "reading"),
-            out,
-            skip_faults=on_error is OnError.skip,
-            min_count=min_count,
-            on_fault=report,
-        )
-    finally:
-        if faults > SHOWN:
-            typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
-    typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
-    for kind, count in counts.skipped.most_common():
-        typer.echo(f"left out: {count}, {kind}")
-    if counts.faults:
-        raise typer.Exit(1)
+    options.write(records, out)

@@ -1,7 +1,8 @@
-"""Memory and time of ``tagrank prepare`` on Open Images at its size: synthetic boxes, as many images as it has. Linux.
+"""Memory and time of ``tagrank prepare`` on synthetic boxes, with as many images as Open Images has. Linux only.
 
-Each size runs in a process of its own. Beyond the names of the images, which are kept so that none is written twice,
-memory should not depend on their number; ``bytes an image`` is what it grows by, the names and their table included.
+Each measurement runs in its own process. ``prepare`` keeps the images' names, so that no image is written twice. Apart
+from these names, its memory should not depend on the number of images. ``bytes an image`` is the growth of peak memory
+per image, including the names and the hash table that holds them.
 """
 
 import argparse
@@ -22,7 +23,7 @@ HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsT
 
 
 def write_set(folder: Path, images: int) -> tuple[Path, Path]:
-    """Boxes and class descriptions in Open Images' format."""
+    """Write boxes and class descriptions in Open Images' format. Returns the paths of the two files."""
     boxes, classes = folder / "train-annotations-bbox.csv", folder / "class-descriptions-boxable.csv"
     classes.write_text("".join(f"/m/{number:05x},Class {number}\n" for number in range(CLASSES)))
     rng = random.Random(0)
@@ -36,7 +37,7 @@ def write_set(folder: Path, images: int) -> tuple[Path, Path]:
     return boxes, classes
 
 
-# In a process of its own, and without the libraries that this one has.
+# The measured code runs in its own process, without the libraries of this process. It prints its peak memory in KB.
 PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')).split()[1])"
 PREPARE = f"""
 import sys
@@ -56,7 +57,7 @@ print(len(read_manifest(sys.argv[1])), "images read")
 
 
 def run(folder: Path, images: int) -> list[dict[str, Any]]:
-    """Prepare a set of a size, and read its manifest back."""
+    """Measure preparing a set of ``images`` images, and reading its manifest back."""
     boxes, classes = write_set(folder, images)
     out = folder / "manifest.jsonl"
     options = ["--classes", str(classes), "--images", str(folder), "--no-check-images", "--out", str(out)]
@@ -70,7 +71,7 @@ def run(folder: Path, images: int) -> list[dict[str, Any]]:
 
 
 def measure(name: str, images: int, code: str, *arguments: str) -> dict[str, Any]:
-    """Run code that says how many images it read and, at the end, its peak of resident memory in KB."""
+    """Run code that prints how many images it read and then, last, its peak resident memory in KB."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
@@ -82,9 +83,9 @@ def measure(name: str, images: int, code: str, *arguments: str) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[1000, 170_000, 1_700_000], help="sizes")
-    parser.add_argument("--folder", type=Path, help="where a folder for the set is made, and removed at the end")
-    parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 170_000, 1_700_000], help="numbers of images")
+    parser.add_argument("--folder", type=Path, help="make the temporary folder for the set in this folder")
+    parser.add_argument("--json", type=Path, help="write machine, versions, commit and results to this file")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="prepare-", dir=args.folder))
     rows: list[dict[str, Any]] = []

@@ -2,8 +2,8 @@
 
 # In the order in which the help lists them.
 from tagrank.cli import training, judging, annotating, searching, preparing  # noqa: F401, I001
-from tagrank.cli.app import app, command
+from tagrank.cli.app import app
 
 __all__ = ["app"]
 
-app.add_typer(preparing.register(command), name="prepare")
+app.add_typer(preparing.app, name="prepare")

@@ -1,9 +1,10 @@
-"""``tagrank prepare``: published data sets to manifests.
+"""``tagrank prepare``: writes manifests of published data sets.
 
-Exit codes: 0, done; 1, images were left out that something is wrong with; 2, bad input; 130, Ctrl-C.
+Exit codes: 0, done; 1, done, but images with faults were left out; 2, bad input; 130, Ctrl-C.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import chain
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tagrank.cli.app import command
 from tagrank.errors import InputError
+from tagrank.options import option
 
 if TYPE_CHECKING:
     from tagrank.data.sets.records import Record
@@ -26,119 +29,185 @@ SHOWN = 20
 
 
 class OnError(str, Enum):
-    """What to do with an image that something is wrong with."""
+    """What to do with an image that has a fault."""
 
     fail = "fail"
     skip = "skip"
 
 
 class VOCOrder(str, Enum):
-    """Where the order of VOC's tags comes from."""
+    """How VOC's tags are ordered."""
 
     lists = "lists"
     importance = "importance"
 
 
 class COCOOrder(str, Enum):
-    """Where the order of COCO's tags comes from."""
+    """How COCO's tags are ordered."""
 
     importance = "importance"
     captions = "captions"
 
 
 Out = Annotated[
-    Path, typer.Option(help="The manifest, in a folder that has the images in or below it.", show_default=False)
+    Path,
+    typer.Option(help="The manifest to write. Its folder must contain the images, at any depth.", show_default=False),
 ]
-OnErrorOption = Annotated[
-    OnError, typer.Option(help="An image with something wrong: end, or leave it out and exit with 1.")
-]
-MinCount = Annotated[int, typer.Option(help="Leave out tags that fewer images have.", min=1)]
-CheckImages = Annotated[
-    bool, typer.Option("--check-images/--no-check-images", help="Whether the images have to be there.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a manifest that is there.")]
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """The options that all data sets share."""
+
+    on_error: OnError = option(OnError.fail, "If an image has a fault: stop, or leave it out and exit with 1.")
+    min_count: int = option(1, "Leave out tags that fewer than this many images have.", min=1)
+    check_images: bool = option(True, "Whether the images must exist.", flag="--check-images/--no-check-images")
+    overwrite: bool = option(False, "Replace an existing manifest.", flag="--overwrite")
+
+    def write(self, records: Callable[[], "Iterator[Record]"], out: Path) -> None:
+        """Write the manifest ``out`` and print what was written and what was left out.
+
+        Args:
+            records: reads the data set. It may be called twice.
+            out: the manifest.
+
+        Raises:
+            InputError: ``out`` may not be written, the data set is damaged, or an image has a fault and ``on_error`` is
+                ``fail``.
+            typer.Exit: images with faults were left out. The exit code is 1.
+        """
+        from tagrank.data.sets.records import write_records
+        from tagrank.progress import track
+
+        if out.exists() and not self.overwrite:
+            raise InputError(f"{out}: the file already exists; add --overwrite or choose another name")
+        if out.exists() and out.suffix != ".jsonl":
+            raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
+        if not out.parent.is_dir():
+            raise InputError(f"{out}: its folder does not exist")
+        faults = 0
+
+        def report(error: InputError) -> None:
+            nonlocal faults
+            faults += 1
+            if faults <= SHOWN:
+                typer.echo(f"tagrank: {error}", err=True)
+
+        try:
+            counts = write_records(
+                lambda: track(records(), "reading"),
+                out,
+                skip_faults=self.on_error is OnError.skip,
+                min_count=self.min_count,
+                on_fault=report,
+            )
+        finally:
+            if faults > SHOWN:
+                typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
+        typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
+        for kind, count in counts.skipped.most_common():
+            typer.echo(f"left out: {count}, {kind}")
+        if counts.faults:
+            raise typer.Exit(1)
+
+
+@command("tagrank prepare voc2007 data/ --lists data/tags/ --out data/voc2007.jsonl", app)
 def voc2007(
-    root: Annotated[Path, typer.Argument(help="Has VOCdevkit/VOC2007 in it.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="The folder that contains VOCdevkit/VOC2007.", show_default=False)],
     out: Out,
     lists: Annotated[
-        Path | None, typer.Option(help="Folder of Hwang and Grauman's train.mat, test.mat and voc.mat.")
+        Path | None, typer.Option(help="The folder of Hwang and Grauman's train.mat, test.mat and voc.mat.")
     ] = None,
     order: Annotated[
-        VOCOrder | None, typer.Option(help="As people named the objects, or by area and place; else lists.")
+        VOCOrder | None,
+        typer.Option(help="As people named the objects (lists, the default), or by area and place (importance)."),
     ] = None,
-    difficult: Annotated[bool, typer.Option(help="By importance: with objects marked as difficult.")] = False,
-    truncated: Annotated[bool, typer.Option(help="By importance: with objects cut by the image's edge.")] = True,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    difficult: Annotated[
+        bool, typer.Option(help="With --order importance: include objects marked as difficult.")
+    ] = False,
+    truncated: Annotated[
+        bool, typer.Option(help="With --order importance: include objects cut off by the image's edge.")
+    ] = True,
+    *,
+    options: WriteOptions,
 ) -> None:
-    """PASCAL VOC 2007, with people's ordered tag lists or its objects by importance."""
+    """PASCAL VOC 2007: people's ordered tag lists, or objects by importance."""
     from tagrank.data.sets.records import ImageFolder
     from tagrank.data.sets.voc2007 import find_voc2007, read_importance, read_lists
 
     if lists is None and order is not VOCOrder.importance:
-        raise InputError("--lists: expected the folder of the ordered tag lists; without them, --order importance")
+        raise InputError(
+            "--lists: expected the folder of the ordered tag lists, got none; --order importance works without it"
+        )
     if lists is not None and order is VOCOrder.importance:
-        raise InputError("--lists: expected none with --order importance")
+        raise InputError("--lists cannot be used with --order importance")
     if lists is not None and (difficult or not truncated):
-        raise InputError("--difficult and --no-truncated go with --order importance")
+        raise InputError("--difficult and --no-truncated need --order importance")
     folder = find_voc2007(root)
-    images = ImageFolder(folder / "JPEGImages", out, check_images)
+    images = ImageFolder(folder / "JPEGImages", out, options.check_images)
     records = (
         partial(read_importance, folder, images, difficult=difficult, truncated=truncated)
         if lists is None
         else partial(read_lists, lists, images)
     )
-    _write(records, out, on_error, min_count, overwrite)
+    options.write(records, out)
 
 
+@command("tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl", app)
 def labelme(
-    root: Annotated[Path, typer.Argument(help="Has Annotations and Images in it.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="The folder that contains Annotations and Images.", show_default=False)],
     out: Out,
-    synonyms: Annotated[Path | None, typer.Option(help="Text file, a line for a tag: 'person: man, woman'.")] = None,
-    plurals: Annotated[bool, typer.Option(help="Count a plural as its singular.")] = True,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    synonyms: Annotated[
+        Path | None, typer.Option(help="Text file with one tag and its other names per line: 'person: man, woman'.")
+    ] = None,
+    plurals: Annotated[bool, typer.Option(help="Replace plurals by their singular.")] = True,
+    *,
+    options: WriteOptions,
 ) -> None:
-    """LabelMe, its objects in the order in which people drew them."""
+    """LabelMe: objects in the order in which people drew them."""
     from tagrank.data.sets.labelme import read_labelme
     from tagrank.data.sets.names import Names, read_words
     from tagrank.data.sets.records import ImageFolder
 
     names = Names(read_words(synonyms) if synonyms else None, plurals)
-    images = ImageFolder(root / "Images", out, check_images)
-    _write(partial(read_labelme, root / "Annotations", images, names), out, on_error, min_count, overwrite)
+    images = ImageFolder(root / "Images", out, options.check_images)
+    options.write(partial(read_labelme, root / "Annotations", images, names), out)
 
 
+@command("tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl", app)
 def coco(
-    root: Annotated[Path, typer.Argument(help="Has annotations, train2017 and so on in it.", show_default=False)],
+    root: Annotated[
+        Path, typer.Argument(help="The folder that contains annotations, train2017 and so on.", show_default=False)
+    ],
     out: Out,
-    order: Annotated[COCOOrder, typer.Option(help="Objects by area and place, or what captions mention first.")],
-    part: Annotated[list[str] | None, typer.Option(help="Such as train2017; more than once for several.")] = None,
-    words: Annotated[
-        Path | None, typer.Option(help="For captions: text file, a line for a tag: 'person: man, woman'.")
+    order: Annotated[
+        COCOOrder,
+        typer.Option(help="By area and place of the objects (importance), or as captions mention them (captions)."),
+    ],
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="A part to read, such as train2017. May be given more than once. Default: all parts."),
     ] = None,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --order captions: text file with one tag and its other names per line: 'person: man, woman'."
+        ),
+    ] = None,
+    *,
+    options: WriteOptions,
 ) -> None:
-    """COCO, its objects by importance, or one list for each caption."""
+    """COCO: objects by importance, or one list per caption."""
     from tagrank.data.sets.coco import default_words, find_parts, read_captions, read_instances, split_of
     from tagrank.data.sets.names import read_words
     from tagrank.data.sets.records import ImageFolder
 
     captions = order is COCOOrder.captions
     if words is not None and not captions:
-        raise InputError("--words goes with --order captions")
+        raise InputError("--words needs --order captions")
     vocabulary = (read_words(words) if words else default_words()) if captions else {}
     parts = find_parts(root, "captions" if captions else "instances", part or ())
-    folders = {name: ImageFolder(folder, out, check_images) for name, (_, folder) in parts.items()}
+    folders = {name: ImageFolder(folder, out, options.check_images) for name, (_, folder) in parts.items()}
 
     def records() -> Iterator["Record"]:
         for name, (file, _) in parts.items():
@@ -147,22 +216,28 @@ def coco(
             else:
                 yield from read_instances(file, folders[name], split_of(name))
 
-    _write(records, out, on_error, min_count, overwrite)
+    options.write(records, out)
 
 
+@command(
+    "tagrank prepare openimages train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
+    "--images images/ --out openimages.jsonl",
+    app,
+)
 def openimages(
     annotations: Annotated[
-        list[Path], typer.Argument(help="CSV files of boxes or image-level labels.", show_default=False)
+        list[Path], typer.Argument(help="CSV files of boxes or of image-level labels.", show_default=False)
     ],
-    images: Annotated[Path, typer.Option(help="Has ImageID.jpg in it, or in train, validation and test.")],
+    images: Annotated[
+        Path,
+        typer.Option(help="The folder of the images ImageID.jpg, or of train, validation and test that contain them."),
+    ],
     classes: Annotated[Path, typer.Option(help="The CSV file of class descriptions.")],
     out: Out,
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    *,
+    options: WriteOptions,
 ) -> None:
-    """Open Images, its boxes by importance, or its image-level labels by confidence."""
+    """Open Images: boxes by importance, or image-level labels by confidence."""
     from tagrank.data.sets.openimages import read_classes, read_openimages, split_of
     from tagrank.data.sets.records import ImageFolder
 
@@ -171,100 +246,45 @@ def openimages(
     for path in annotations:
         split = split_of(path)
         inner = images / split if split else images
-        folder = ImageFolder(inner if inner.is_dir() else images, out, check_images)
+        folder = ImageFolder(inner if inner.is_dir() else images, out, options.check_images)
         readers.append(partial(read_openimages, path, names, folder, split))
-    _write(lambda: chain.from_iterable(read() for read in readers), out, on_error, min_count, overwrite)
+    options.write(lambda: chain.from_iterable(read() for read in readers), out)
 
 
+@command("tagrank prepare csv photos.csv --separator ';' --out photos.jsonl", app)
 def csv(
-    file: Annotated[Path, typer.Argument(help="CSV; a row has an image and its tags.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The CSV file. Each row has an image and its tags.", show_default=False)],
     out: Out,
-    images: Annotated[Path | None, typer.Option(help="What image paths are relative to; else FILE's folder.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that image paths are relative to. Default: FILE's folder.")
+    ] = None,
     image_column: Annotated[str, typer.Option(help="The column of image paths.")] = "image",
     tags_column: Annotated[str, typer.Option(help="The column of tags, the most important first.")] = "tags",
-    split_column: Annotated[str | None, typer.Option(help="The column that says train, val or test.")] = None,
-    separator: Annotated[str, typer.Option(help="Between the tags of a list.")] = ",",
-    delimiter: Annotated[str, typer.Option(help="Between columns; 'tab' for a tabulator.")] = ",",
-    on_error: OnErrorOption = OnError.fail,
-    min_count: MinCount = 1,
-    check_images: CheckImages = True,
-    overwrite: Overwrite = False,
+    split_column: Annotated[str | None, typer.Option(help="The column of splits: train, val or test.")] = None,
+    separator: Annotated[str, typer.Option(help="The text between the tags of a list.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="The character between columns, or 'tab'.")] = ",",
+    *,
+    options: WriteOptions,
 ) -> None:
-    """Any CSV file: rows that follow each other with the same image are several people's lists."""
+    """Any CSV file. Adjacent rows with the same image are the lists of several people."""
     from tagrank.data.sets.csv_file import read_csv
     from tagrank.data.sets.records import ImageFolder
 
     delimiter = "\t" if delimiter == "tab" else delimiter
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise InputError(f"--delimiter: expected one character, no quote or line end, or 'tab'; got {delimiter!r}")
+        raise InputError(
+            f"--delimiter: expected 'tab' or one character that is not a quote or line end, got {delimiter!r}"
+        )
     if not separator:
         raise InputError("--separator: expected at least one character, got none")
     records = partial(
         read_csv,
         file,
-        ImageFolder(images or file.parent, out, check_images),
+        ImageFolder(images or file.parent, out, options.check_images),
         image_column=image_column,
         tags_column=tags_column,
         split_column=split_column,
         separator=separator,
         delimiter=delimiter,
     )
-    _write(records, out, on_error, min_count, overwrite)
-
-
-COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
-    (voc2007, "tagrank prepare voc2007 data/ --lists data/tags/ --out data/voc2007.jsonl"),
-    (labelme, "tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl"),
-    (coco, "tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl"),
-    (
-        openimages,
-        "tagrank prepare openimages train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
-        "--images images/ --out openimages.jsonl",
-    ),
-    (csv, "tagrank prepare csv photos.csv --separator ';' --out photos.jsonl"),
-)
-
-
-def register(command: Callable[[str, typer.Typer], Callable[[Callable[..., None]], object]]) -> typer.Typer:
-    """The group of commands, each made by ``command``, which is given an example and the group."""
-    for function, example in COMMANDS:
-        command(example, app)(function)
-    return app
-
-
-def _write(
-    records: Callable[[], "Iterator[Record]"], out: Path, on_error: OnError, min_count: int, overwrite: bool
-) -> None:
-    from tagrank.data.sets.records import write_records
-    from tagrank.progress import track
-
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: there is a file already; replace it with --overwrite, or name another one")
-    if out.exists() and out.suffix != ".jsonl":
-        raise InputError(f"{out}: --overwrite replaces manifests, which are named .jsonl, and nothing else")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: its folder is not there")
-    faults = 0
-
-    def report(error: InputError) -> None:
-        nonlocal faults
-        faults += 1
-        if faults <= SHOWN:
-            typer.echo(f"tagrank: {error}", err=True)
-
-    try:
-        counts = write_records(
-            lambda: track(records(), "reading"),
-            out,
-            skip_faults=on_error is OnError.skip,
-            min_count=min_count,
-            on_fault=report,
-        )
-    finally:
-        if faults > SHOWN:
-            typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
-    typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
-    for kind, count in counts.skipped.most_common():
-        typer.echo(f"left out: {count}, {kind}")
-    if counts.faults:
-        raise typer.Exit(1)
+    options.write(records, out)

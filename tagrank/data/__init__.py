@@ -1,1 +1,1 @@
-"""Files with lists of tags, and what is made of them: manifests, vocabularies, targets, drawn scenes."""
+"""Files with lists of tags, and what tagrank makes from them: manifests, vocabularies, targets, drawn scenes."""

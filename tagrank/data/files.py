@@ -1,4 +1,4 @@
-"""What the readers and writers of tagrank's files share: strict JSON, and files that appear whole or not at all."""
+"""Shared by the readers and writers of tagrank's files: strict JSON, and files that appear whole or not at all."""
 
 import contextlib
 import json
@@ -12,19 +12,20 @@ from tagrank.errors import InputError
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file's name is UTF-8: bytes of it that are not reach Python as lone surrogates."""
+    """Whether a file's name is valid UTF-8. Python decodes a name's invalid bytes to lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def parse_json(text: str, keep: Container[str] | None = None) -> Any:
-    """The value of a JSON text, by RFC 8259 to the letter.
+    """Decode a JSON text, strictly by RFC 8259.
 
     Args:
         text: the JSON.
-        keep: keep these keys of objects alone, so that the rest of a large text does not stay in memory; None for all.
+        keep: the keys to keep in objects; all other keys are dropped, which saves memory when the text is large. None
+            keeps all keys.
 
     Raises:
-        ValueError: the text is not JSON, an object has a key twice, or a number is NaN or infinite.
+        ValueError: the text is not JSON, an object has the same key twice, or a number is NaN or infinite.
     """
 
     def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,18 +45,18 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} appears twice in one object")
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"not valid JSON: {name} is not a number there")
+    raise ValueError(f"not valid JSON: {name} is not a JSON number")
 
 
 def read_json(path: Path, keep: Container[str] | None = None) -> Any:
-    """The value in a JSON file, or the part of it that :func:`parse_json` keeps.
+    """Decode a JSON file. ``keep`` is as for :func:`parse_json`.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8 or not JSON.
+        InputError: the file cannot be read, is not UTF-8, or is not JSON.
     """
     try:
         return parse_json(path.read_bytes().decode("utf-8-sig"), keep)
@@ -68,15 +69,16 @@ def read_json(path: Path, keep: Container[str] | None = None) -> Any:
 
 
 def reason(error: OSError) -> str:
-    """Why a file cannot be used, in the operating system's words, without the path."""
+    """The operating system's message for an error, in lower case and without the path."""
     return (error.strerror or str(error)).lower()
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file so that a reader finds the old content or the new one, whatever interrupts the writer.
+    """Write a file so that a reader finds either the old content or the new content, whatever interrupts the writer.
 
-    The content goes to a temporary file ``.NAME.<random>.tmp`` in the same folder, to the disk, and then to its name. A
-    process that is killed leaves the temporary file behind. A link stays one: the file that it leads to is written.
+    The content is written to a temporary file ``.NAME.<random>.tmp`` in the same folder and flushed to the disk. Then
+    the temporary file is renamed to ``path``. A killed process leaves the temporary file behind. If ``path`` is a
+    symbolic link, the link stays and its target is replaced.
 
     Raises:
         OSError: the file cannot be written; its ``filename`` is ``path``.

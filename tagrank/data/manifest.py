@@ -1,13 +1,13 @@
-"""Manifests: which images there are, and what people said about them.
+"""Manifests: which images a data set has, and which tags people gave them.
 
-A manifest is a file of JSON lines, one image a line::
+A manifest is a file with one JSON object a line, one line per image::
 
     {"image": "a.jpg", "tags": ["dog", "ball"]}
     {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
 
-``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first; ``lists`` has
-one such list per annotator. One of the two is required, and where both are there, each of ``tags`` is on one of
-``lists``. ``split`` is optional.
+``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first. ``lists`` has
+one such list per annotator. A line must have ``tags`` or ``lists``. If it has both, each of ``tags`` must be on at
+least one of ``lists``. ``split`` is optional.
 """
 
 import codecs
@@ -29,18 +29,18 @@ FIELDS = ("image", "tags", "lists", "split")
 
 
 class RepeatedImageError(InputError):
-    """An image that a manifest has already."""
+    """The manifest already has a line for this image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image and the ordered lists of tags that go with it.
+    """One image and its ordered lists of tags.
 
     Attributes:
-        image: path relative to the manifest's folder, as written there.
+        image: path relative to the manifest's folder, exactly as the manifest writes it.
         tags: one ordered list, most important first.
-        lists: one ordered list per annotator; ``(tags,)`` where the manifest has ``tags`` alone.
-        split: the part of the data it belongs to, where the manifest says so.
+        lists: one ordered list per annotator; ``(tags,)`` if the manifest has only ``tags``.
+        split: the part of the data that the image belongs to; None if the manifest does not say.
     """
 
     image: str
@@ -62,7 +62,7 @@ class Manifest:
         return self.path.parent
 
     def image_path(self, example: Example) -> Path:
-        """Where the image of ``example`` lies. Whether it is there is not checked."""
+        """The path of an example's image. Does not check that the file exists."""
         return self.root / example.image
 
     def select(self, split: str) -> "Manifest":
@@ -74,7 +74,9 @@ class Manifest:
         examples = tuple(example for example in self.examples if example.split == split)
         if not examples:
             names = sorted({example.split for example in self.examples if example.split is not None})
-            raise InputError(f"{self.path}: no example of split {split!r}; splits there: {', '.join(names) or 'none'}")
+            raise InputError(
+                f"{self.path}: no example of split {split!r}; splits in this file: {', '.join(names) or 'none'}"
+            )
         return Manifest(self.path, examples)
 
     def __len__(self) -> int:
@@ -82,17 +84,17 @@ class Manifest:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read a manifest, strictly: what is not understood is an error, and nothing is repaired or skipped.
+    """Read a manifest, strictly: any fault in the file is an error. Nothing is repaired or skipped.
 
-    A byte order mark, Windows line ends and blank lines at the end of the file are fine. Where ``tags`` is absent it is
-    :func:`merge_lists` of ``lists``; where ``lists`` is absent it is ``(tags,)``.
+    A byte order mark, Windows line ends and blank lines at the end of the file are allowed. If a line has no ``tags``,
+    they are :func:`merge_lists` of ``lists``. If a line has no ``lists``, they are ``(tags,)``.
 
     Raises:
-        InputError: ``FILE, line N: reason``. The line is not UTF-8 or not a JSON object, a field is unknown, missing
-            or of the wrong type, a list is empty or has a tag twice, a tag is blank, has white space around it or
-            control characters in it, one of ``tags`` is on none of ``lists``, an image is there twice or its path
-            leaves the manifest's folder.
-            ``FILE: reason`` where the file cannot be read or is empty.
+        InputError: ``FILE, line N: reason`` if the line is not UTF-8 or not a JSON object; a field is unknown, missing
+            or of the wrong type; a list is empty or repeats a tag; a tag is blank, has white space around it or
+            contains control characters; one of ``tags`` is on none of ``lists``; an image repeats one of an earlier
+            line; or an image's path leaves the manifest's folder.
+            ``FILE: reason`` if the file cannot be read or is empty.
     """
     path = Path(path)
     examples: list[Example] = []
@@ -128,21 +130,21 @@ def write_manifest(
     on_error: Callable[[Example, InputError], None] | None = None,
     source: Callable[[], str] | None = None,
 ) -> None:
-    """Write a manifest that :func:`read_manifest` reads back as the same examples, replacing the file as a whole.
+    """Write a manifest that :func:`read_manifest` reads back as the same examples. The file is replaced atomically.
 
-    Examples are written as they come: beside the images' names nothing is kept in memory.
+    Each example is written as soon as ``examples`` yields it. Only the images' names are kept in memory.
 
     Args:
         path: the file.
-        examples: what to write.
-        on_error: called with an example that :func:`read_manifest` would refuse, and why; it is then left out. Where
-            there is no ``on_error``, the error is raised.
-        source: says where the example that was last taken comes from, for errors to name; else they name the line that
-            it would have had.
+        examples: the examples to write.
+        on_error: called with an example that :func:`read_manifest` would refuse, and with the error. The example is
+            then left out. If ``on_error`` is None, the error is raised.
+        source: returns the place that the last example taken from ``examples`` was read from; error messages begin
+            with this place. If None, they begin with ``path`` and the line that the example would have had.
 
     Raises:
-        InputError: an example is one that :func:`read_manifest` would refuse (a :class:`RepeatedImageError` where its
-            image is there already), or there is none to write. The file is then left as it was.
+        InputError: :func:`read_manifest` would refuse an example (a :class:`RepeatedImageError` if its image is
+            already written), or no example is left to write. The file is then unchanged.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -150,13 +152,14 @@ def write_manifest(
 
 
 def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """One ordered list out of several: the tags by their mean reciprocal position.
+    """Merge ordered lists into one: the tags by their mean reciprocal position.
 
-    The score of a tag is the sum over the lists of 1/(its 1-based position), 0 where a list does not have it, divided
-    by the number of lists. Highest first, ties in alphabetical order. Scores are compared exactly: a floating point sum
-    would leave it to rounding, and so to the order of the lists, which of two tied tags comes first.
+    The score of a tag is the mean over the lists of 1/p, where p is the tag's 1-based position in the list. A list
+    without the tag counts as 0. The highest score comes first, ties are in alphabetical order. Scores are compared
+    exactly. In floating point, rounding would break ties by the order of the lists.
     """
-    # 1/p as an integer over the common denominator of all positions.
+    # Exact scores: each 1/p as an integer numerator over the common denominator of all positions. Dividing by the
+    # number of lists would not change the order.
     denominator = math.lcm(*range(1, 1 + max((len(tags) for tags in lists), default=0)))
     scores: defaultdict[str, int] = defaultdict(int)
     for tags in lists:
@@ -194,7 +197,7 @@ def _lines(
 
 
 def _line(where: str, example: Example, images: set[str]) -> bytes:
-    """The line of an example, whose image is then among ``images``."""
+    """Encode an example as a line and add its image to ``images``."""
     record: dict[str, Any] = {"image": example.image, "tags": example.tags}
     if example.lists != (example.tags,):
         record["lists"] = example.lists
@@ -205,13 +208,13 @@ def _line(where: str, example: Example, images: set[str]) -> bytes:
         raise InputError(f"{where}: expected tuples of strings, got {example!r:.200}")
     image = posixpath.normpath(example.image)
     if image in images:
-        raise RepeatedImageError(f"{where}: image {example.image!r} is there already")
+        raise RepeatedImageError(f"{where}: image {example.image!r} is already in the manifest")
     images.add(image)
     return line
 
 
 def _example(record: Any) -> Example:
-    """The example that a decoded line describes; a ValueError with the reason where it describes none."""
+    """The example that a decoded line describes. Raises a ValueError if the line is not valid."""
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {record!r:.60}")
     for field in record:
@@ -226,14 +229,14 @@ def _example(record: Any) -> Example:
     if "lists" in record:
         value = record["lists"]
         if not isinstance(value, list) or not value:
-            raise ValueError(f"lists: expected a list of lists of tags, at least one; got {value!r:.60}")
+            raise ValueError(f"lists: expected a non-empty list of lists of tags, got {value!r:.60}")
         lists = tuple(_tags(f"lists[{index}]", tags) for index, tags in enumerate(value))
     if "tags" in record:
         tags = _tags("tags", record["tags"])
         lists = lists or (tags,)
         unlisted = [tag for tag in tags if not any(tag in others for others in lists)]
         if unlisted:
-            raise ValueError(f"tags: expected tags that are on one of the lists, {unlisted[0]!r:.60} is on none")
+            raise ValueError(f"tags: expected each tag on at least one of the lists, {unlisted[0]!r:.60} is on none")
     elif lists:
         tags = merge_lists(lists)
     else:
@@ -254,12 +257,12 @@ def _image(value: Any) -> str:
 
 def _tags(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name}: expected a list of tags, at least one; got {value!r:.60}")
-    # Interned, as many images have the same tags.
+        raise ValueError(f"{name}: expected a non-empty list of tags, got {value!r:.60}")
+    # Many images have the same tags: interning keeps one string per tag in memory.
     tags = tuple(sys.intern(_text(f"{name}[{index}]", tag)) for index, tag in enumerate(value))
     if len(set(tags)) < len(tags):
         twice = next(tag for tag in tags if tags.count(tag) > 1)
-        raise ValueError(f"{name}: the tag {twice!r:.60} is there twice")
+        raise ValueError(f"{name}: expected each tag once, got {twice!r:.60} twice")
     return tags
 
 
@@ -274,7 +277,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _control(text: str) -> bool:
-    """Whether there are control characters, line separators, or halves of surrogate pairs, which no file can hold."""
-    if text.isprintable():  # no character of these kinds, nor of some others
+    """Whether a text has control characters, line separators, or lone surrogates, which UTF-8 cannot encode."""
+    if text.isprintable():  # the fast path: printable text has no such character
         return False
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)

@@ -1,4 +1,4 @@
-"""Tags and their numbers."""
+"""The vocabulary: which number each tag has."""
 
 import json
 from collections import Counter
@@ -10,13 +10,13 @@ from tagrank.errors import InputError
 
 
 class Vocabulary:
-    """``V`` tags, numbered from 0. The number ``V`` itself is the class END, which closes a list.
+    """``V`` tags, numbered from 0. The number ``V`` is the class END, which ends a list.
 
     Args:
         tags: the tags in the order of their numbers.
 
     Raises:
-        ValueError: there is no tag, one is there twice, blank, or not a string.
+        ValueError: there are no tags, or a tag is repeated, blank or not a string.
     """
 
     def __init__(self, tags: Sequence[str]) -> None:
@@ -35,11 +35,11 @@ class Vocabulary:
 
     @classmethod
     def build(cls, lists: Iterable[Sequence[str]], min_count: int = 1) -> "Vocabulary":
-        """The vocabulary of some lists: the tag that is on most lists first, ties in alphabetical order.
+        """Make the vocabulary of some lists: the most frequent tag first, ties in alphabetical order.
 
         Args:
             lists: ordered lists of tags.
-            min_count: a tag that occurs less often is left out.
+            min_count: a tag that occurs fewer times is left out.
 
         Raises:
             InputError: no tag occurs ``min_count`` times.
@@ -47,7 +47,9 @@ class Vocabulary:
         counts = Counter(tag for tags in lists for tag in tags)
         kept = sorted((tag for tag, count in counts.items() if count >= min_count), key=lambda tag: (-counts[tag], tag))
         if not kept:
-            raise InputError(f"min_count: expected a tag that occurs {min_count} times, none of {len(counts)} does")
+            raise InputError(
+                f"min_count: expected a tag that occurs at least {min_count} times, none of the {len(counts)} tags does"
+            )
         return cls(kept)
 
     @property
@@ -59,7 +61,7 @@ class Vocabulary:
         """The number of a tag.
 
         Raises:
-            ValueError: the vocabulary does not have it.
+            ValueError: the vocabulary does not have the tag.
         """
         try:
             return self._index[tag]
@@ -67,21 +69,21 @@ class Vocabulary:
             raise ValueError(f"tag: {tag!r} is not one of the {len(self)} tags of the vocabulary") from None
 
     def encode(self, tags: Iterable[str]) -> list[int]:
-        """The numbers of the tags in their order. Tags that the vocabulary does not have are left out."""
+        """The numbers of the tags, in the same order. Tags that the vocabulary does not have are left out."""
         return [self._index[tag] for tag in tags if tag in self._index]
 
     def tag(self, index: int) -> str:
-        """The tag with a number.
+        """The tag with the number ``index``.
 
         Raises:
-            IndexError: ``index`` is not in ``[0, V)``. END, ``V``, is not a tag.
+            IndexError: ``index`` is not in ``[0, V)``. ``V`` is END, which is not a tag.
         """
         if not 0 <= index < len(self.tags):
             raise IndexError(f"index: expected a number in [0, {len(self)}), got {index}")
         return self.tags[index]
 
     def save(self, path: str | Path) -> None:
-        """Write the vocabulary to a JSON file, ``{"tags": [...]}``, replacing it as a whole."""
+        """Write the vocabulary to a JSON file, ``{"tags": [...]}``, atomically."""
         text = json.dumps({"tags": self.tags}, ensure_ascii=False, indent=0)
         write_atomically(Path(path), [text.encode(), b"\n"])
 

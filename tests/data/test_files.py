@@ -11,8 +11,8 @@ from tagrank.errors import InputError
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' is there twice"),
-        ("[1, -Infinity]", "not valid JSON: -Infinity is not a number there"),
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' appears twice in one object"),
+        ("[1, -Infinity]", "not valid JSON: -Infinity is not a JSON number"),
         ("[1,\n 2 3]", "not valid JSON: Expecting ',' delimiter at line 2 column 4"),
         ("", "not valid JSON: Expecting value at column 1"),
         ("[" * 100_000, "not valid JSON: nested too deeply"),
@@ -52,26 +52,26 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder" / "in it").mkdir(parents=True)
     for name in ("folder", "nowhere/file", "folder/in it"):
         with pytest.raises(OSError, match=f": '{tmp_path / name}'$"):
             write_atomically(tmp_path / name, [b"new"])
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     target, link = tmp_path / "folder" / "target", tmp_path / "link"
     link.symlink_to(Path("folder", "target"))
-    for content in (b"new", b"newer"):  # where the link leads to nothing yet, and to a file
+    for content in (b"new", b"newer"):  # first the link's target does not exist, then it does
         write_atomically(link, [content])
         assert link.is_symlink()
         assert target.read_bytes() == content
     assert os.listdir(tmp_path / "folder") == ["target"]
 
 
-def test_json_of_which_some_keys_are_kept() -> None:
+def test_parse_json_keeps_only_some_keys() -> None:
     text = '{"a": [{"a": 1, "b": {"a": 2}}, {"b": 3}], "c": {"a": 4}}'
     assert parse_json(text, keep={"a"}) == {"a": [{"a": 1}, {}]}
-    with pytest.raises(ValueError, match="the key 'b' is there twice"):
+    with pytest.raises(ValueError, match="the key 'b' appears twice in one object"):
         parse_json('{"b": 1, "b": 2}', keep={"a"})

@@ -73,7 +73,7 @@ def test_fields(tmp_path: Path) -> None:
     assert manifest.root == tmp_path
     assert manifest.image_path(manifest.examples[1]) == tmp_path / "b" / "c.jpg"
     assert manifest.select("val") == Manifest(manifest.path, manifest.examples[1:])
-    with pytest.raises(InputError, match=r"no example of split 'test'; splits there: val$"):
+    with pytest.raises(InputError, match=r"no example of split 'test'; splits in this file: val$"):
         manifest.select("test")
 
 
@@ -111,20 +111,20 @@ def record(**fields: object) -> bytes:
     [
         (b'{"image": "a.jpg", "tags": ["x"]', "not valid JSON: Expecting ',' delimiter at column 33"),
         (b"[" * 100_000, "not valid JSON: nested too deeply"),
-        (b'{"image": "a.jpg", "tags": [NaN]}', "not valid JSON: NaN is not a number there"),
+        (b'{"image": "a.jpg", "tags": [NaN]}', "not valid JSON: NaN is not a JSON number"),
         (b'{"image": "a.jpg", "tags": ["x"]} {}', "not valid JSON: Extra data at column 35"),
         (b'{"image": "a.jpg", "tags": ["\xff"]}', "not UTF-8: byte 0xff at 30"),
-        (b'{"image": "a.jpg", "tags": ["x"], "tags": ["y"]}', "the key 'tags' is there twice"),
+        (b'{"image": "a.jpg", "tags": ["x"], "tags": ["y"]}', "the key 'tags' appears twice in one object"),
         (b'["a.jpg"]', "expected a JSON object, got ['a.jpg']"),
         (b"", "expected a JSON object, got a blank line"),
         (record(), "expected 'tags' or 'lists', got neither"),
         (b'{"tags": ["x"]}', "the field 'image' is missing"),
         (record(tags=["x"], tag="x"), "unknown field 'tag'; known: image, tags, lists, split"),
-        (record(tags=[]), "tags: expected a list of tags, at least one; got []"),
-        (record(tags="dog"), "tags: expected a list of tags, at least one; got 'dog'"),
-        (record(tags=None), "tags: expected a list of tags, at least one; got None"),
+        (record(tags=[]), "tags: expected a non-empty list of tags, got []"),
+        (record(tags="dog"), "tags: expected a non-empty list of tags, got 'dog'"),
+        (record(tags=None), "tags: expected a non-empty list of tags, got None"),
         (record(tags=["x", 3]), "tags[1]: expected a string, got 3"),
-        (record(tags=["x", "y", "x"]), "tags: the tag 'x' is there twice"),
+        (record(tags=["x", "y", "x"]), "tags: expected each tag once, got 'x' twice"),
         (record(tags=["x", " "]), "tags[1]: expected text without white space around it"),
         (record(tags=[""]), "tags[0]: expected text without white space around it"),
         (record(tags=[" x"]), "tags[0]: expected text without white space around it"),
@@ -132,14 +132,14 @@ def record(**fields: object) -> bytes:
         (record(tags=["x\ny"]), "control characters in it, got 'x\\ny'"),
         (record(tags=["x\x7fy"]), "control characters in it"),
         (record(tags=["\ud800"]), "control characters in it"),
-        (record(lists=[]), "lists: expected a list of lists of tags, at least one; got []"),
-        (record(lists=[["x"], []]), "lists[1]: expected a list of tags, at least one; got []"),
-        (record(lists=["x"]), "lists[0]: expected a list of tags, at least one; got 'x'"),
-        (record(lists=[["x"], ["y", "y"]]), "lists[1]: the tag 'y' is there twice"),
+        (record(lists=[]), "lists: expected a non-empty list of lists of tags, got []"),
+        (record(lists=[["x"], []]), "lists[1]: expected a non-empty list of tags, got []"),
+        (record(lists=["x"]), "lists[0]: expected a non-empty list of tags, got 'x'"),
+        (record(lists=[["x"], ["y", "y"]]), "lists[1]: expected each tag once, got 'y' twice"),
         (record(lists=[["x", ["y"]]]), "lists[0][1]: expected a string, got ['y']"),
         (
             record(tags=["x", "y"], lists=[["x"], ["z"]]),
-            "tags: expected tags that are on one of the lists, 'y' is on none",
+            "tags: expected each tag on at least one of the lists, 'y' is on none",
         ),
         (record(tags=["x"], split=""), "split: expected text"),
         (record(tags=["x"], split=None), "split: expected a string, got None"),
@@ -183,14 +183,14 @@ def test_unreadable(tmp_path: Path) -> None:
     ("example", "reason"),
     [
         (Example("../a.jpg", ("x",), (("x",),)), "inside the manifest's folder"),
-        (Example("a.jpg", (), ((),)), "tags: expected a list of tags"),
-        (Example("a.jpg", ("x",), ()), "lists: expected a list of lists"),
+        (Example("a.jpg", (), ((),)), "tags: expected a non-empty list of tags"),
+        (Example("a.jpg", ("x",), ()), "lists: expected a non-empty list of lists"),
         (Example("a.jpg", ("\ud800",), (("\ud800",),)), "not UTF-8"),
         (Example("a.jpg", ["x"], (("x",),)), "expected tuples of strings"),  # type: ignore[arg-type]
-        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is there already"),
+        (Example("good.jpg", ("x",), (("x",),)), "image 'good.jpg' is already in the manifest"),
     ],
 )
-def test_write_refuses_what_read_would(tmp_path: Path, example: Example, reason: str) -> None:
+def test_write_refuses_what_read_would_refuse(tmp_path: Path, example: Example, reason: str) -> None:
     path = write(tmp_path, GOOD)
     with pytest.raises(InputError) as caught:
         write_manifest(path, [*read_manifest(path).examples, example])
@@ -225,9 +225,9 @@ def test_write_keeps_the_umask(tmp_path: Path) -> None:
 
 
 def test_merge_lists() -> None:
-    # dog 1 + 1/2, ball 1/2 + 1, cat 1/3: a tie that the alphabet decides.
+    # Scores: dog 1 + 1/2, ball 1/2 + 1, cat 1/3. The tie of dog and ball is broken alphabetically.
     assert merge_lists([["dog", "ball", "cat"], ["ball", "dog"]]) == ("ball", "dog", "cat")
-    # One first place outweighs two third places: 1 against 2/3.
+    # One first place (1) outweighs two third places (2/3).
     assert merge_lists([["a"], ["b", "c", "d"], ["c", "b", "d"]]) == ("b", "c", "a", "d")
     assert merge_lists([]) == ()
 
@@ -250,11 +250,11 @@ def test_merge_lists_gives_the_order_of_real_lists(flickr8k: Path, name: str, im
     for example in manifest.examples:
         merged = merge_lists(example.lists)
         scores = exact_scores(example.lists)
-        # The same scores from first to last, so the two orders differ at most among tags with one and the same score.
+        # The scores are the same from first to last, so the two orders differ at most among tags with equal scores.
         assert [scores[tag] for tag in merged] == [scores[tag] for tag in example.tags]
         assert set(merged) == set(example.tags)
         tied += merged != example.tags
-        # There the set was made with floating point sums, in which some ties are none.
+        # The data set's lists were merged with floating point sums, which break some of the ties by rounding.
         rounded: defaultdict[str, float] = defaultdict(float)
         for tags in example.lists:
             for position, tag in enumerate(tags, 1):
@@ -263,7 +263,7 @@ def test_merge_lists_gives_the_order_of_real_lists(flickr8k: Path, name: str, im
     assert tied < 0.02 * images
 
 
-def test_examples_that_are_refused_can_be_left_out(tmp_path: Path) -> None:
+def test_refused_examples_can_be_left_out(tmp_path: Path) -> None:
     good, other = Example("a.jpg", ("x",), (("x",),)), Example("b.jpg", ("y",), (("y",),))
     twice, blank = Example("./a.jpg", ("y",), (("y",),)), Example("c.jpg", ("",), (("",),))
     refused: list[tuple[Example, InputError]] = []
@@ -275,7 +275,7 @@ def test_examples_that_are_refused_can_be_left_out(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.jsonl").examples == (good, other)
     assert [example for example, _ in refused] == [twice, blank]
     assert [isinstance(error, RepeatedImageError) for _, error in refused] == [True, False]
-    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is there already")
+    assert str(refused[0][1]).endswith("line 2: image './a.jpg' is already in the manifest")
     with pytest.raises(InputError, match="expected at least one example to write, got none"):
         write_manifest(tmp_path / "m.jsonl", [blank], on_error=lambda *_: None)
     assert len(read_manifest(tmp_path / "m.jsonl")) == 2

@@ -27,9 +27,9 @@ def test_build() -> None:
     lists = [["dog", "ball"], ["ball", "ant"], ["cat", "ball", "dog"], ["ant"]]
     assert Vocabulary.build(lists).tags == ("ball", "ant", "dog", "cat")
     assert Vocabulary.build(lists, min_count=2).tags == ("ball", "ant", "dog")
-    with pytest.raises(InputError, match="expected a tag that occurs 4 times, none of 4 does"):
+    with pytest.raises(InputError, match="expected a tag that occurs at least 4 times, none of the 4 tags does"):
         Vocabulary.build(lists, min_count=4)
-    with pytest.raises(InputError, match="none of 0 does"):
+    with pytest.raises(InputError, match="none of the 0 tags does"):
         Vocabulary.build([])
 
 

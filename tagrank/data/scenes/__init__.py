@@ -1,4 +1,4 @@
-"""Drawn scenes with ordered tags: data for the demonstration, for tests and benchmarks."""
+"""Drawn scenes with ordered tags: data for the demonstration, the tests and the benchmarks."""
 
 from tagrank.data.scenes.composition import KINDS, Scene, draw_scene, make_scenes, write_scenes
 

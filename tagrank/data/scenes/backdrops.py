@@ -1,6 +1,6 @@
-"""Where drawn scenes take place: sky, land, water, and the clutter that nobody names.
+"""The backdrops of drawn scenes: sky, land, water, and clutter that nobody names.
 
-A backdrop draws itself on a canvas from its own seed: the same backdrop at any size.
+A backdrop draws itself from its own seed, so that it looks the same at any size.
 """
 
 from dataclasses import dataclass
@@ -30,14 +30,16 @@ WET = ("lake", "beach", "pier")
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A place, with the bands of the picture (from the top, as fractions of its height) that objects may stand in.
+    """A place, with the bands of the picture in which objects may stand.
+
+    Heights are fractions of the picture's height, from the top.
 
     Attributes:
         name: one of ``DRY`` and ``WET``.
-        horizon: where the sky ends.
-        ground: where the feet of what stands on land may be.
-        water: where boats may float, if there is water.
-        seed: decides colours and clutter.
+        horizon: the height at which the sky ends.
+        ground: the band in which the feet of objects on land may be.
+        water: the band in which boats may float; None if there is no water.
+        seed: the seed of the colours and the clutter.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Backdrop:
 
     @classmethod
     def choose(cls, rng: Generator, needs_water: bool) -> "Backdrop":
-        """Any place, or any with water."""
+        """Choose a random place, with water if ``needs_water``."""
         name = pick(rng, WET if needs_water else DRY + WET)
         horizon = rng.uniform(0.38, 0.6)
         shore = horizon + rng.uniform(0.14, 0.2) if name in WET else horizon

@@ -1,25 +1,26 @@
-"""Drawn scenes with ranked tags: a data set that needs no download, as large as one likes.
+"""Drawn scenes with ranked tags: a data set of any size that needs no download.
 
-A scene shows two to seven of a dozen kinds of objects before a backdrop. Simulated people then name what matters in it,
-the most important first, and leave out the negligible.
+A scene shows two to seven of a dozen kinds of objects in front of a backdrop. Simulated people then name the kinds, the
+most important first, and leave out negligible kinds.
 
-The rule. A kind that has several objects in the scene counts once, over the pixels of all of them. From the 64 x 64
-picture, whatever size is asked for:
+Importance is computed from the 64 x 64 picture, for any size of the returned picture. All objects of a kind are taken
+together:
 
-    area        visible pixels (what other objects cover does not count) over all pixels
-    centrality  1 - (mean distance of the visible pixels from the middle) / (distance of a corner from it)
-    contrast    mean absolute difference of the visible pixels to the backdrop behind them, over 128, at most 1
-    importance  weight * sqrt(area) * (0.4 + 0.6 centrality) * (0.4 + 0.6 contrast), or 0 where area < ``MIN_AREA``
+    area        (visible pixels of the kind, not covered by other objects) / (all pixels)
+    centrality  1 - (mean distance of the visible pixels from the centre) / (distance of a corner from the centre)
+    contrast    min(1, mean |visible pixels - backdrop behind them| / 128)
+    importance  weight * sqrt(area) * (0.4 + 0.6 centrality) * (0.4 + 0.6 contrast), or 0 if area < ``MIN_AREA``
 
-with the kind's ``weight`` in ``KINDS``: people are named first, then animals. What has an importance below
-``NEGLIGIBLE`` is not worth a word.
+``weight`` is the kind's weight in ``KINDS``: people are named first, then animals. A kind with an importance below
+``NEGLIGIBLE`` is negligible.
 
-A person sees log importance with Gaussian noise (deviation ``NOISE``), names in this order what is above a limit that
-differs from person to person (deviation ``NOISE`` about log ``NEGLIGIBLE``), forgets the last one in ``FORGETS`` of the
-cases, and always names at least one. ``ANNOTATORS`` people look at each scene; ``tags`` merges their lists.
+Each person sees log importance plus Gaussian noise (standard deviation ``NOISE``) and orders the kinds by it. The list
+ends at a limit that differs between people: log ``NEGLIGIBLE`` plus Gaussian noise (standard deviation ``NOISE``). With
+probability ``FORGETS`` a person forgets the last kind of the list. Each person names at least one kind. ``ANNOTATORS``
+people look at each scene, and ``tags`` merges their lists.
 
-Kinds are drawn uniformly, and sizes so that each kind may come first or go unnamed: a tagger that does not see the
-picture reaches an NDCG@5 of about 0.4, the noiseless importance one of about 0.97.
+Kinds are drawn uniformly, in sizes that let each kind come first or stay unnamed. A tagger that does not see the
+picture reaches an NDCG@5 of about 0.4. Ranking by noiseless importance reaches about 0.97.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ NOISE = 0.15
 FORGETS = 0.15
 SPLITS: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
 SEEN_SIZE = 64
-"""Importance is measured on a picture of this size, so that the tags do not depend on the size asked for."""
+"""Importance is measured on a picture of this size, so that the tags do not depend on the size of the result."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Kind:
     """A kind of object.
 
     Attributes:
-        draw: draws one with a pen.
-        weight: how readily people name it.
-        height: of one in front, as a fraction of the picture's height.
-        width: over its height.
-        zone: ``"sky"``, ``"ground"`` or ``"water"``.
+        draw: draws an object of this kind with a pen.
+        weight: how readily people name this kind.
+        height: the height of an object in the foreground, as a fraction of the picture's height.
+        width: width / height of an object.
+        zone: where objects of this kind are: ``"sky"``, ``"ground"`` or ``"water"``.
     """
 
     draw: Callable[[Pen, Generator], None]
@@ -84,13 +85,13 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what people said about it.
+    """A picture and the lists that people made of it.
 
     Attributes:
         image: RGB, ``size`` x ``size``.
         lists: one ordered list of kinds per person.
-        tags: the lists merged, as :func:`tagrank.data.manifest.merge_lists` does it.
-        importance: the noiseless importance of each kind that was drawn, the highest first.
+        tags: the lists, merged by :func:`tagrank.data.manifest.merge_lists`.
+        importance: the noiseless importance of each kind in the scene, the highest first.
     """
 
     image: Image.Image
@@ -111,23 +112,23 @@ class _Thing:
 
     @property
     def depth(self) -> float:
-        """What has the lowest is drawn first: sun, balloons, what stands by its foot, birds."""
+        """Objects are drawn in increasing depth: sun, balloons, the other objects by the y of their foot, birds."""
         return {"sun": -2.0, "balloon": -1.0, "bird": 2.0}.get(self.kind, self.y)
 
 
 def draw_scene(index: int, seed: int = 0, size: int = 64) -> Scene:
-    """Scene number ``index`` of the endless series that ``seed`` names.
+    """Draw scene number ``index`` of the endless series with the seed ``seed``.
 
     Args:
-        index: from 0. A scene does not depend on how many others are drawn.
-        seed: of the series, from 0.
-        size: of the picture in pixels; changes nothing but that.
+        index: the scene's number, from 0. A scene does not depend on how many others are drawn.
+        seed: the seed of the series, from 0.
+        size: the width and height of the picture in pixels. It does not change lists, tags or importance.
 
     Raises:
         ValueError: ``index`` or ``seed`` is negative, or ``size`` is below 8.
     """
     if index < 0 or seed < 0:
-        raise ValueError(f"index, seed: expected numbers from 0, got {index}, {seed}")
+        raise ValueError(f"index, seed: expected numbers >= 0, got {index}, {seed}")
     if size < 8:
         raise ValueError(f"size: expected at least 8 pixels, got {size}")
     rng = default_rng(SeedSequence(seed, spawn_key=(index,)))
@@ -144,33 +145,33 @@ def draw_scene(index: int, seed: int = 0, size: int = 64) -> Scene:
 
 
 def make_scenes(count: int, seed: int = 0, size: int = 64) -> list[Scene]:
-    """The first ``count`` scenes of a series; see :func:`draw_scene`."""
+    """Draw the first ``count`` scenes of a series. See :func:`draw_scene`."""
     return [draw_scene(index, seed, size) for index in range(count)]
 
 
 def write_scenes(
     folder: str | Path, count: int, seed: int = 0, *, size: int = 64, splits: Mapping[str, float] = SPLITS
 ) -> Path:
-    """Write the first ``count`` scenes of a series as PNG files with a manifest, which comes last.
+    """Write the first ``count`` scenes of a series as PNG files, and then their manifest.
 
     Args:
-        folder: made if it is not there; what it has under the same names is replaced.
-        count: how many scenes.
-        seed: of the series, from 0.
-        size: of the pictures in pixels.
-        splits: the share of each split, adding up to 1; in this order along the series.
+        folder: the folder to write to. It is created if it does not exist; files with the same names are replaced.
+        count: the number of scenes.
+        seed: the seed of the series, from 0.
+        size: the width and height of the pictures in pixels.
+        splits: maps each split to its share of the scenes. The shares add up to 1. The series is divided in this order.
 
     Returns:
         The path of ``manifest.jsonl`` in ``folder``.
 
     Raises:
-        ValueError: ``count`` is below 1, a share is negative, or the shares do not add up to 1; and as
-            :func:`draw_scene`.
+        ValueError: ``count`` is below 1, a share is negative, or the shares do not add up to 1; and whatever
+            :func:`draw_scene` raises.
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1 scene, got {count}")
     if any(share < 0 for share in splits.values()) or not np.isclose(sum(splits.values()), 1.0):
-        raise ValueError(f"splits: expected shares from 0 that add up to 1, got {dict(splits)}")
+        raise ValueError(f"splits: expected shares >= 0 that add up to 1, got {dict(splits)}")
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     ends = np.round(np.cumsum(list(splits.values())) * count)
@@ -187,7 +188,7 @@ def write_scenes(
 
 
 def _compose(rng: Generator) -> tuple[Backdrop, list[_Thing]]:
-    """What stands where."""
+    """Choose the backdrop, the objects and their places."""
     kinds = [list(KINDS)[i] for i in rng.choice(len(KINDS), size=int(rng.integers(2, 8)), replace=False)]
     backdrop = Backdrop.choose(rng, needs_water="boat" in kinds)
     slots = rng.permutation(len(kinds))
@@ -218,7 +219,7 @@ def _place(name: str, x: float, scale: float, backdrop: Backdrop, rng: Generator
 
 
 def _render(backdrop: Backdrop, things: list[_Thing], size: int) -> tuple[Image.Image, Image.Image, NDArray[np.uint8]]:
-    """The backdrop alone, the scene, and for each pixel the 1-based number of the thing that it shows, or 0."""
+    """Draw the backdrop only, the scene, and the map of owners: each pixel's 1-based number of its thing, or 0."""
     canvas = Canvas(size)
     backdrop.draw(canvas)
     empty = canvas.reduced()
@@ -231,7 +232,7 @@ def _render(backdrop: Backdrop, things: list[_Thing], size: int) -> tuple[Image.
 def _importance(
     things: list[_Thing], empty: NDArray[np.uint8], picture: NDArray[np.uint8], owners: NDArray[np.uint8]
 ) -> dict[str, float]:
-    """The rule of the module's docstring, for each kind that was drawn, the highest first."""
+    """The importance of each kind in the scene by the formula in the module's docstring, the highest first."""
     size = len(owners)
     offset = (np.arange(size) + 0.5) / size - 0.5
     distance = np.hypot(offset[:, None], offset[None, :]) / np.hypot(0.5, 0.5)
@@ -251,7 +252,7 @@ def _importance(
 
 
 def _annotate(importance: dict[str, float], rng: Generator) -> tuple[str, ...]:
-    """One person's list."""
+    """Simulate one person's list."""
     kinds = [kind for kind, value in importance.items() if value > 0]
     seen = np.log([importance[kind] for kind in kinds]) + rng.normal(0, NOISE, len(kinds))
     limit = np.log(NEGLIGIBLE) + rng.normal(0, NOISE)

@@ -1,7 +1,7 @@
-"""How each kind of object in a drawn scene looks.
+"""The drawing of each kind of object in a scene.
 
-A function draws one object with a pen, in the object's own coordinates, and takes its colours and its variant from a
-generator: the same generator state gives the same object at any size.
+Each function draws one object with a pen, in the object's own coordinates. A random generator chooses the object's
+colours and variant, so the same generator state gives the same object at any size.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ HAIRS = ((40, 30, 28), (92, 58, 34), (168, 110, 52), (226, 186, 96), (186, 74, 3
 
 
 def pick(rng: Generator, options: Sequence[T]) -> T:
-    """One of the options, each as likely as the others."""
+    """One of the options, uniformly at random."""
     return options[int(rng.integers(len(options)))]
 
 
 def two(rng: Generator, colours: Sequence[Colour]) -> tuple[Colour, Colour]:
-    """Two different colours."""
+    """Two different colours, at random."""
     a, b = rng.choice(len(colours), size=2, replace=False)
     return colours[int(a)], colours[int(b)]
 
 
 def person(pen: Pen, rng: Generator) -> None:
-    """Standing or waving, in trousers or a dress, with one of four kinds of hair."""
+    """A person, standing or waving, in trousers or a dress, with one of four kinds of hair."""
     skin, hair = pick(rng, SKINS), pick(rng, HAIRS)
     shirt, trousers = two(rng, (*BRIGHT, WHITE, (52, 66, 110)))
     dress, waving, style = rng.random() < 0.4, rng.random() < 0.45, int(rng.integers(4))
@@ -75,7 +75,7 @@ def _hair(pen: Pen, style: int, hair: Colour, cap: Colour) -> None:
 
 
 def dog(pen: Pen, rng: Generator) -> None:
-    """From the side, with a hanging or pointed ear, a collar, and perhaps spots."""
+    """A dog, from the side, with a hanging or pointed ear, a collar, and perhaps spots."""
     coats = ((176, 116, 62), (96, 64, 44), (62, 58, 62), (238, 214, 170), (222, 160, 82), (248, 244, 236))
     coat, patch = two(rng, coats)
     collar, spotted, pointed = pick(rng, (RED, BLUE, TEAL, PINK)), rng.random() < 0.4, rng.random() < 0.4
@@ -107,7 +107,7 @@ def dog(pen: Pen, rng: Generator) -> None:
 
 
 def car(pen: Pen, rng: Generator) -> None:
-    """From the side: a small car or a van."""
+    """A small car or a van, from the side."""
     paint = pick(rng, (*BRIGHT, WHITE, (90, 96, 108)))
     van, glass = rng.random() < 0.35, (190, 226, 242)
     pen.veil(0, 0.02, 1.2, 0.06, (0, 0, 0, 80))
@@ -142,7 +142,7 @@ def car(pen: Pen, rng: Generator) -> None:
 
 
 def house(pen: Pen, rng: Generator) -> None:
-    """A cottage from the front: wall, gable roof, chimney, door, windows."""
+    """A cottage, from the front, with a gable roof, a chimney, a door and windows."""
     wall = pick(rng, (CREAM, (240, 240, 236), (238, 190, 150), (186, 214, 226), (236, 206, 110), (214, 130, 110)))
     roof = pick(rng, ((176, 62, 48), (120, 72, 52), (84, 92, 112), (60, 112, 104), (150, 60, 92)))
     door = pick(rng, (BROWN, RED, TEAL, BLUE))
@@ -288,7 +288,7 @@ def ball(pen: Pen, rng: Generator) -> None:
 
 
 def bird(pen: Pen, rng: Generator) -> None:
-    """On the wing, seen from the side."""
+    """A flying bird, from the side."""
     coat = pick(rng, ((56, 120, 214), (214, 62, 54), (248, 200, 50), (246, 246, 244), (54, 50, 60), (232, 120, 60)))
     wing, up = shade(coat, 0.74), rng.random() < 0.6
     belly = shade(coat, 1.45)
@@ -304,7 +304,7 @@ def bird(pen: Pen, rng: Generator) -> None:
 
 
 def sun(pen: Pen, rng: Generator) -> None:
-    """A disc with rays or a glow."""
+    """A sun: a disc with a glow, perhaps with rays and a face."""
     disc, turn = pick(rng, ((255, 212, 56), (255, 190, 40), (255, 232, 110))), rng.uniform(0, np.pi)
     for radius, alpha in ((0.66, 34), (0.54, 50)):
         pen.veil(0, 0.5, radius, radius, (255, 240, 170, alpha))
@@ -357,7 +357,7 @@ def flower(pen: Pen, rng: Generator) -> None:
 
 
 def umbrella(pen: Pen, rng: Generator) -> None:
-    """Open, with coloured panels and a crook."""
+    """An open umbrella, with coloured panels and a crook."""
     a, b = two(rng, (*BRIGHT, WHITE))
     centre = 0.52
     pen.line([(0.0, 0.08), (0.0, 0.98)], 0.032, BROWN)

@@ -1,4 +1,4 @@
-"""What drawn scenes are drawn with: a canvas larger than the picture, and a pen for one object on it."""
+"""Tools that draw scenes: a canvas, larger than the final picture, and a pen that draws one object on it."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -14,7 +14,7 @@ OVERSAMPLING = 3
 
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 28)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 28)[:-1])], axis=1)
 _T = np.arange(6) / 6
-# Weights of four neighbouring points for six points of a Catmull-Rom spline between the middle two.
+# A Catmull-Rom spline: the weights of four neighbouring points for six points between the middle two.
 _SPLINE = 0.5 * np.stack(
     [-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, _T**3 - _T**2]
 )
@@ -30,17 +30,17 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """``a`` with a share of ``b`` in it."""
+    """``(1 - share) * a + share * b``."""
     r, g, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return r, g, blue
 
 
 class Canvas:
-    """A square RGB picture in the making, with a map of which object each pixel shows.
+    """A square RGB picture under construction, with a map of which object each pixel shows.
 
     Attributes:
-        picture: RGB, ``OVERSAMPLING`` times as large as the picture it will become.
-        owners: mode L, of the same size: the label of the object on top, 0 for the backdrop.
+        picture: mode RGB, ``OVERSAMPLING`` times as wide and high as the final picture.
+        owners: mode L, the same size as ``picture``: the label of the topmost object, 0 for the backdrop.
     """
 
     def __init__(self, size: int) -> None:
@@ -52,34 +52,34 @@ class Canvas:
         self.draw_owner = ImageDraw.Draw(self.owners)
 
     def gradient(self, top: float, bottom: float, first: Colour, last: Colour) -> None:
-        """Fill the rows from ``top`` to ``bottom``, fractions of the height, from one colour to the other."""
+        """Fill the rows from ``top`` to ``bottom``, fractions of the height, with a gradient between two colours."""
         start, end = round(top * self.pixels), round(bottom * self.pixels)
         column = np.linspace(first, last, max(end - start, 1)).round().astype(np.uint8)[:, None]
         self.picture.paste(Image.fromarray(column).resize((self.pixels, len(column))), (0, start))
 
     def polygon(self, points: ArrayLike, colour: Colour) -> None:
-        """A filled polygon, its points as fractions of the picture from its upper left corner."""
+        """Draw a filled polygon. Points are fractions of the picture's size, from its upper left corner."""
         self.draw.polygon((np.asarray(points) * self.pixels).ravel().tolist(), fill=colour)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self.draw.rectangle([x0 * self.pixels, y0 * self.pixels, x1 * self.pixels, y1 * self.pixels], fill=colour)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         self.draw.ellipse([v * self.pixels for v in (x - rx, y - ry, x + rx, y + ry)], fill=colour)
 
     def reduced(self) -> Image.Image:
-        """The picture in its final size."""
+        """The picture, scaled down to its final size."""
         return self.picture.reduce(OVERSAMPLING)
 
     def reduced_owners(self) -> NDArray[np.uint8]:
-        """``[size, size]``: the owner of the middle of each pixel."""
+        """``[size, size]``: the label at the centre of each pixel of the final picture."""
         return np.asarray(self.owners)[OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING]
 
 
 class Pen:
-    """Draws in an object's own coordinates: its foot at (0, 0), x to the right, y up, its height 1."""
+    """Draws one object in its own coordinates: the foot is at (0, 0), x points right, y points up, the height is 1."""
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class Pen:
         """Place the object.
 
         Args:
-            canvas: what to draw on.
-            x: of its foot, as a fraction of the picture's width, from the left.
-            y: of its foot, as a fraction of the picture's height, from the top.
-            height: as a fraction of the picture's height.
-            label: its number in the map of owners, 1..255.
-            mirror: whether left and right change places.
-            tilt: in radians about its middle, counter-clockwise; a mirrored object is mirrored first.
+            canvas: the canvas to draw on.
+            x: x coordinate of the foot, as a fraction of the picture's width, from the left.
+            y: y coordinate of the foot, as a fraction of the picture's height, from the top.
+            height: the object's height, as a fraction of the picture's height.
+            label: the object's number in the map of owners, 1..255.
+            mirror: whether to swap left and right.
+            tilt: counter-clockwise rotation about the object's middle, in radians, applied after ``mirror``.
         """
         self._canvas = canvas
         self._label = label
@@ -120,25 +120,25 @@ class Pen:
         return placed
 
     def _bounds(self, x: float, y: float, rx: float, ry: float) -> list[float]:
-        """The pixels of an upright ellipse's bounding box."""
+        """The bounding box of an upright ellipse, in pixels."""
         px, py = self._pixels((x, y))
         rx, ry = rx * self._scale, ry * self._scale
         return [px - rx, py - ry, px + rx, py + ry]
 
     def polygon(self, points: ArrayLike, colour: Colour) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         pixels = self._pixels(points)
         self._canvas.draw.polygon(pixels, fill=colour)
         self._canvas.draw_owner.polygon(pixels, fill=self._label)
 
     def blob(self, points: Points, colour: Colour) -> None:
-        """A filled smooth closed curve through the points (Catmull-Rom spline)."""
+        """Draw a filled closed smooth curve through the points (Catmull-Rom spline)."""
         p = np.asarray(points)
         around = np.stack([np.roll(p, 1, axis=0), p, np.roll(p, -1, axis=0), np.roll(p, -2, axis=0)])
         self.polygon(np.einsum("kt,knd->ntd", _SPLINE, around).reshape(-1, 2), colour)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0.0) -> None:
-        """A filled ellipse, turned by ``angle`` radians."""
+        """Draw a filled ellipse, turned by ``angle`` radians."""
         if angle == 0 and self._upright:
             bounds = self._bounds(x, y, rx, ry)
             self._canvas.draw.ellipse(bounds, fill=colour)
@@ -148,21 +148,21 @@ class Pen:
         self.polygon(_CIRCLE * (rx, ry) @ np.array([[cos, sin], [-sin, cos]]) + (x, y), colour)
 
     def circle(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         self.ellipse(x, y, radius, radius, colour)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
     def sector(self, x: float, y: float, radius: float, start: float, end: float, colour: Colour) -> None:
-        """A slice of a disc between two angles in radians, counter-clockwise from the right."""
+        """Draw a slice of a disc between two angles in radians, counter-clockwise from the right."""
         angles = np.linspace(start, end, 2 + int(abs(end - start) * 5))
         rim = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + (x, y)
         self.polygon(np.vstack([rim, [(x, y)]]), colour)
 
     def line(self, points: Points, width: float, colour: Colour) -> None:
-        """A line with round joints and ends; never thinner than a pixel of the canvas."""
+        """Draw a line with round joints and ends, at least one pixel of the canvas wide."""
         pixels = self._pixels(points)
         radius = max(width * self._scale / 2, 0.5)
         for draw, fill in ((self._canvas.draw, colour), (self._canvas.draw_owner, self._label)):
@@ -171,5 +171,5 @@ class Pen:
                 draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill)
 
     def veil(self, x: float, y: float, rx: float, ry: float, colour: tuple[int, int, int, int]) -> None:
-        """A see-through ellipse that no tilt turns, such as a shadow or a gleam; it owns nothing."""
+        """Draw a translucent ellipse, such as a shadow or a gleam. It ignores tilt and owns no pixels."""
         self._canvas.glaze.ellipse(self._bounds(x, y, rx, ry), fill=colour)

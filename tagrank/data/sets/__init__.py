@@ -1,6 +1,6 @@
-"""Readers of published data sets: one module for each, with what they share beside them.
+"""Readers of published data sets, one module for each set. The modules that they share are in the same folder.
 
-A reader is a function that returns a generator of :data:`~tagrank.data.sets.records.Record`, in the order of the set's
-files; :func:`~tagrank.data.sets.records.write_records` makes a manifest of them. Which files a set has, and what its
-order means, is in ``docs/data-sets.md``.
+A reader is a generator function: it yields a :data:`~tagrank.data.sets.records.Record` per image, in the order of the
+set's files. :func:`~tagrank.data.sets.records.write_records` writes the records to a manifest. ``docs/data-sets.md``
+says which files each set has and what the order of its tags means.
 """

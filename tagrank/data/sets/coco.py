@@ -1,7 +1,8 @@
-"""COCO: objects ranked by importance, or the things that captions mention.
+"""COCO: objects ranked by importance, or tags in the order in which captions mention them.
 
-The format is that of https://cocodataset.org/#format-data: ``annotations/instances_train2017.json`` and
-``captions_train2017.json``, photographs in ``train2017``, and so on for other parts.
+The format is described at https://cocodataset.org/#format-data. The part ``train2017`` consists of the files
+``annotations/instances_train2017.json`` and ``annotations/captions_train2017.json``, with the photographs in the folder
+``train2017``. Other parts are named in the same way.
 """
 
 from collections import defaultdict
@@ -16,36 +17,37 @@ from tagrank.data.sets.names import Mentions, read_words
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.errors import InputError
 
-# What is read of a file. Without the outlines of the objects, most of it, it fits in memory.
+# The keys to keep of a file. Most of a file are outlines of objects; without them the rest fits in memory.
 KEYS = "images annotations categories id name file_name width height image_id category_id bbox area caption"
 
 LARGEST = 1e12
-"""Beyond any number of pixels."""
+"""An upper bound of sizes and areas: larger than any number of pixels."""
 
 Ranking = Callable[[str, Mapping[str, Any], Sequence[Mapping[str, Any]]], Sequence[Sequence[str]]]
 
 
 def find_parts(root: Path, kind: str, parts: Sequence[str] = ()) -> dict[str, tuple[Path, Path]]:
-    """The annotation files of a folder, with the folders of their images.
+    """Find the annotation files of a folder, and the folders of their images.
 
     Args:
-        root: the folder with ``annotations`` in it.
+        root: the folder that contains ``annotations``.
         kind: ``instances`` or ``captions``.
-        parts: those that are wanted, such as ``train2017``; all where there are none.
+        parts: the parts to find, such as ``train2017``. If empty, all parts are returned.
 
     Returns:
-        By part, the file and the folder of its images: ``root/PART``, or ``root/images/PART`` where that is there.
+        Maps each part to its annotation file and its folder of images: ``root/images/PART`` if that folder exists,
+        otherwise ``root/PART``.
 
     Raises:
-        InputError: a part is not there, or none is.
+        InputError: one of ``parts`` is missing, or there are no annotation files.
     """
     folder = root / "annotations"
     found = {path.stem.removeprefix(f"{kind}_"): path for path in sorted(folder.glob(f"{kind}_*.json"))}
     if not found:
-        raise InputError(f"{folder}: expected files {kind}_PART.json, there are none")
+        raise InputError(f"{folder}: expected files {kind}_PART.json, got none")
     absent = [part for part in parts if part not in found]
     if absent:
-        raise InputError(f"{folder}: there is no {kind}_{absent[0]}.json; parts there: {', '.join(found)}")
+        raise InputError(f"{folder}: there is no {kind}_{absent[0]}.json; parts in this folder: {', '.join(found)}")
 
     def images(part: str) -> Path:
         inner = root / "images" / part
@@ -60,29 +62,30 @@ def split_of(part: str) -> str | None:
 
 
 def default_words() -> dict[str, str]:
-    """COCO's 80 categories by the names that captions have for them."""
+    """Maps the names that captions use to COCO's 80 categories."""
     return read_words(Path(str(files("tagrank.data.sets").joinpath("coco_words.txt"))))
 
 
 def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterator[Record]:
-    """The images of an instances file, their objects ranked by :func:`rank_by_importance`.
+    """Read the images of an instances file, with their objects ranked by :func:`rank_by_importance`.
 
-    The area is that of an object's outline; crowds count as one object. The file is read as a whole, without outlines.
+    An object's area is the area of its outline. A crowd counts as one object. The whole file except the outlines is
+    held in memory.
 
     Args:
         path: the file.
-        images: what ``file_name`` is relative to.
-        split: what the images belong to.
+        images: the folder that ``file_name`` is relative to.
+        split: the part of the data that the images belong to, or None.
 
     Raises:
-        InputError: the file cannot be read, or is no instances file.
+        InputError: the file cannot be read or is not an instances file.
     """
     record = _read(path, ("images", "annotations", "categories"))
     categories: dict[int, str] = {}
     for category in record["categories"]:
         number, name = _get(path, category, "id", int), _get(path, category, "name", str)
         if categories.setdefault(number, name) != name or not name.strip():
-            raise InputError(f"{path}: categories: expected each number once and with a name, got {category!r:.80}")
+            raise InputError(f"{path}: categories: expected each id once and with a name, got {category!r:.80}")
 
     def rank(where: str, image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
         width, height = _get(where, image, "width", int), _get(where, image, "height", int)
@@ -94,18 +97,18 @@ def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterat
 
 
 def read_captions(path: Path, images: ImageFolder, split: str | None, words: Mapping[str, str]) -> Iterator[Record]:
-    """The images of a captions file. A list is what a caption mentions, in the order of first mention.
+    """Read the images of a captions file. Each caption gives one list: its tags in the order of first mention.
 
-    Captions that mention nothing have no list.
+    A caption that mentions no tag gives no list.
 
     Args:
         path: the file.
-        images: what ``file_name`` is relative to.
-        split: what the images belong to.
-        words: tags by their names (:func:`~tagrank.data.sets.names.read_words`).
+        images: the folder that ``file_name`` is relative to.
+        split: the part of the data that the images belong to, or None.
+        words: maps names to tags, as :func:`~tagrank.data.sets.names.read_words` returns them.
 
     Raises:
-        InputError: the file cannot be read, or is no captions file.
+        InputError: the file cannot be read or is not a captions file.
     """
     mentions = Mentions(words)
 
@@ -143,7 +146,7 @@ def _records(
         try:
             number = _get(where, image, "id", int)
             if number in seen:
-                raise SkipError(where, "number of two images")
+                raise SkipError(where, "id of two images")
             seen.add(number)
             name = images.name(_get(where, image, "file_name", str))
             lists = rank(where, image, annotations[number]) if number in annotations else []
@@ -181,10 +184,10 @@ T = TypeVar("T", int, str)
 def _get(where: object, record: Mapping[str, Any], key: str, kind: type[T]) -> T:
     value = record.get(key)
     if type(value) is not kind:
-        raise SkipError(where, f"{key} missing or of another type", f"expected {kind.__name__}, got {value!r:.60}")
+        raise SkipError(where, f"{key} missing or of the wrong type", f"expected {kind.__name__}, got {value!r:.60}")
     return value
 
 
 def _is_number(value: object) -> bool:
-    # Integers of any length are JSON; what does not fit a pixel count does not fit a float either, sooner or later.
+    # JSON integers have any length. Values beyond LARGEST are rejected: they could overflow a float.
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST

@@ -20,20 +20,20 @@ def read_csv(
     separator: str = ",",
     delimiter: str = ",",
 ) -> Iterator[Record]:
-    """The images of the rows. Rows that follow each other and name the same image are several people's lists.
+    """Read the images of a CSV file. Each row is one person's list; adjacent rows with the same image are one example.
 
     Args:
-        path: the file (:func:`~tagrank.data.sets.delimited.read_table`).
-        images: what the image paths are relative to.
-        image_column: the column of paths.
-        tags_column: the column of lists, the most important tag first. White space around tags is no part of them.
-        split_column: the column with the part of the data that an image belongs to (``train``, ``val`` or
-            ``validation``, ``test``, or blank), where there is one.
-        separator: between the tags of a list.
-        delimiter: between columns.
+        path: the file, in the format of :func:`~tagrank.data.sets.delimited.read_table`.
+        images: the folder that the image paths are relative to.
+        image_column: the column of image paths.
+        tags_column: the column of lists, the most important tag first. White space around tags is removed.
+        split_column: the column of splits: ``train``, ``val``, ``validation``, ``test`` or blank. None if the file has
+            no such column.
+        separator: the text between the tags of a list.
+        delimiter: the character between columns.
 
     Raises:
-        InputError: the file cannot be read, or lacks a column.
+        InputError: the file cannot be read or lacks a column.
     """
     columns = [image_column, tags_column, *([split_column] if split_column else [])]
     table = read_table(path, columns, delimiter)

@@ -1,4 +1,4 @@
-"""Rows of CSV files, one at a time."""
+"""CSV files, read row by row."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from tagrank.errors import InputError
 
 
 def read_header(path: Path, delimiter: str = ",") -> list[str]:
-    """The fields of a file's first row.
+    """The fields of a file's first row, without white space around them.
 
     Raises:
-        InputError: the file cannot be read, or is empty.
+        InputError: the file cannot be read or is empty.
     """
     for _, row in _rows(path, delimiter):
         return [name.strip() for name in row]
@@ -21,24 +21,26 @@ def read_header(path: Path, delimiter: str = ",") -> list[str]:
 
 
 def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, list[str] | SkipError]]:
-    """Some columns of a CSV file: RFC 4180, UTF-8; a byte order mark and either kind of line end are fine.
+    """Read some columns of a CSV file in UTF-8 (RFC 4180).
+
+    A byte order mark is allowed, and line ends may be ``\\n`` or ``\\r\\n``. Blank lines are skipped.
 
     Args:
         path: the file; its first row names the columns.
-        columns: the names of those that are wanted.
-        delimiter: between fields.
+        columns: the names of the columns to read.
+        delimiter: the character between fields.
 
     Yields:
-        The number of the row's last line, and the fields; or why there are none, where there are more or fewer than
-        columns. Blank lines are passed over.
+        The number of the row's last line, and the fields of ``columns``. If the row is longer or shorter than the
+        header, a :class:`SkipError` takes the place of the fields.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8 or not CSV, or a column is missing or there twice.
+        InputError: the file cannot be read, is not UTF-8 or not CSV, or one of ``columns`` is missing or repeated.
     """
     header = read_header(path, delimiter)
     for column in columns:
         if header.count(column) != 1:
-            problem = "is there twice" if column in header else "is missing"
+            problem = "appears more than once" if column in header else "is missing"
             raise InputError(f"{path}: the column {column!r} {problem}; columns: {', '.join(header)}")
     places = [header.index(column) for column in columns]
     rows = _rows(path, delimiter)
@@ -48,7 +50,7 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iter
             yield line, [row[place] for place in places]
         else:
             detail = f"expected {len(header)} fields, got {len(row)}"
-            yield line, SkipError(f"{path}, line {line}", "row of another length", detail)
+            yield line, SkipError(f"{path}, line {line}", "row with the wrong number of fields", detail)
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -1,4 +1,4 @@
-"""An order for annotated objects that nobody put in order."""
+"""Ranks an image's annotated objects by size and place, for data sets that have no order of their own."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ class Seen(NamedTuple):
     """One object in an image.
 
     Attributes:
-        name: what it is.
-        area: the part of the image that it covers, in [0, 1].
-        x: the middle of its box, from 0 at the image's left edge to 1 at its right.
-        y: the same from top to bottom.
+        name: the object's name.
+        area: the fraction of the image that the object covers, in [0, 1].
+        x: the centre of the object's box, from 0 at the image's left edge to 1 at the right edge.
+        y: the centre of the object's box, from 0 at the image's top edge to 1 at the bottom edge.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Seen(NamedTuple):
 def rank_by_importance(objects: Iterable[Seen]) -> tuple[str, ...]:
     """The names of an image's objects, the most important first.
 
-    For a name whose objects cover the parts ``a_i`` of the image, with middles at the distances ``d_i`` from the
-    image's own (in units of half its diagonal, after both sides are scaled to 1)::
+    Object ``i`` of a name covers the fraction ``a_i`` of the image. Its centre is ``d_i`` half diagonals away from the
+    image's centre, after both sides of the image are scaled to 1. Then::
 
         area = min(1, sum_i a_i)        centrality = 1 - sum_i a_i d_i / sum_i a_i
         importance = sqrt(area) * (0.4 + 0.6 * centrality)
 
-    Size and place are what predicts best which objects people mention (Berg et al., "Understanding and predicting
-    importance in images", 2012). Objects may overlap, which the sum does not see. Ties are in alphabetical order.
+    Size and place are the best predictors of which objects people mention (Berg et al., "Understanding and predicting
+    importance in images", 2012). The sum ignores overlaps of objects. Ties are in alphabetical order.
     """
     areas: defaultdict[str, float] = defaultdict(float)
     offsets: defaultdict[str, float] = defaultdict(float)

@@ -1,7 +1,7 @@
 """LabelMe: XML files in ``Annotations/<folder>``, photographs in ``Images/<folder>``.
 
 B. C. Russell, A. Torralba, K. P. Murphy and W. T. Freeman, "LabelMe: a database and web-based tool for image
-annotation", IJCV 2008. A file has its objects in the order in which people drew them.
+annotation", IJCV 2008. Each file has the objects of one image, in the order in which people drew them.
 """
 
 import os
@@ -16,18 +16,18 @@ from tagrank.errors import InputError
 
 
 def read_labelme(annotations: Path, images: ImageFolder, names: Names) -> Iterator[Record]:
-    """The annotated images, folder by folder, their objects' names in the order of the file.
+    """Read the annotated images, folder by folder. The tags are the objects' names in the order of the file.
 
     Objects that are marked as deleted or have no name are left out. The image of ``Annotations/a/b.xml`` is
-    ``Images/a/NAME``, where ``NAME`` is what the file calls it, or ``b.jpg``.
+    ``Images/a/NAME``. ``NAME`` is the file name in the XML file, or ``b.jpg`` if the XML file has none.
 
     Args:
         annotations: the folder ``Annotations``.
         images: the folder ``Images``.
-        names: makes tags of the objects' names.
+        names: turns the objects' names into tags.
 
     Raises:
-        InputError: the folder cannot be read, or has no XML files.
+        InputError: the folder cannot be read or has no XML files.
     """
     none = True
     for path in _xml_files(annotations):
@@ -37,7 +37,7 @@ def read_labelme(annotations: Path, images: ImageFolder, names: Names) -> Iterat
         except SkipError as skip:
             yield skip
     if none:
-        raise InputError(f"{annotations}: no XML files in this folder")
+        raise InputError(f"{annotations}: expected XML files in this folder, got none")
 
 
 def _example(path: Path, folder: Path, images: ImageFolder, names: Names) -> Record:
@@ -59,6 +59,6 @@ def _xml_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         above = {os.path.realpath(parent) for parent in (Path(root), *Path(root).parents)}
-        # A link to a folder above it would be followed round and round.
+        # A link to a folder above would make the walk endless.
         folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in above)
         yield from (Path(root, name) for name in sorted(files) if name.lower().endswith(".xml"))

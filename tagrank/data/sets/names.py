@@ -1,4 +1,4 @@
-"""Names of things, as people write them, to tags: case, plurals, synonyms, and mentions in a sentence."""
+"""From names, as people write them, to tags: case, plurals, synonyms, and names mentioned in a sentence."""
 
 import re
 import unicodedata
@@ -11,7 +11,7 @@ from tagrank.errors import InputError
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
-# What the rules of `singular` get wrong.
+# Plurals, each with its singular, that the rules of `singular` get wrong.
 IRREGULAR = (
     "atlases atlas, buses bus, cactuses cactus, calves calf, campuses campus, canoes canoe, canvases canvas, "
     "children child, circuses circus, cookies cookie, feet foot, gases gas, geese goose, grandchildren "
@@ -20,7 +20,7 @@ IRREGULAR = (
     "person, pies pie, quizzes quiz, scarves scarf, shelves shelf, shoes shoe, smoothies smoothie, teeth tooth, "
     "thieves thief, ties tie, toes toe, walruses walrus, wives wife, wolves wolf, women woman, zombies zombie"
 )
-# They look like plurals and are not, or mean something else in the singular.
+# Words that look like plurals but are singular, or whose singular means something else.
 INVARIABLE = (
     "abdomen atlas binoculars bus cactus canvas clothes eyeglasses gas goggles jeans lens news omen "
     "pajamas pants pliers ramen scissors series shorts species specimen sunglasses tennis trousers"
@@ -31,12 +31,12 @@ UNCHANGED = frozenset(INVARIABLE.split())
 
 
 def singular(name: str) -> str:
-    """The singular of an English noun in lower case; of several words, the last one's.
+    """The singular of an English noun in lower case. If the name has several words, only the last word changes.
 
-    By rules (``-ies``, ``-es`` after a hiss, ``-s``, ``-men``), and lists of what these get wrong. A name that is no
-    plural comes back as it is.
+    Uses rules (``-ies``, ``-es`` after a hissing sound, ``-s``, ``-men``) and lists of exceptions. A name that is not a
+    plural is returned unchanged.
     """
-    if name == "glasses":  # alone they are spectacles, which have no singular; wine glasses have
+    if name == "glasses":  # "glasses" means spectacles, but "wine glasses" has the singular "wine glass"
         return name
     head, space, word = name.rpartition(" ")
     return head + space + _singular(word)
@@ -60,16 +60,16 @@ def _singular(word: str) -> str:
 
 
 def normalise(name: str) -> str:
-    """Lower case, Unicode's composed form, single spaces."""
+    """A name in normal form: lower case, Unicode NFC, single spaces."""
     return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
 
 class Names:
-    """Which tag a name stands for.
+    """Maps names to tags.
 
     Args:
-        synonyms: tags by other names for them (:func:`read_words`).
-        plurals: whether a plural stands for its singular.
+        synonyms: maps names to tags, as :func:`read_words` returns them.
+        plurals: whether to replace plurals by their singular.
     """
 
     def __init__(self, synonyms: Mapping[str, str] | None = None, plurals: bool = True) -> None:
@@ -77,7 +77,7 @@ class Names:
         self._plurals = plurals
 
     def tag(self, name: str) -> str:
-        """The tag of a name: a synonym's where there is one, else the singular's, in normal form. May be empty."""
+        """The tag of a name: the synonym's tag, or else the singular in normal form. Blank names give an empty tag."""
         name = normalise(name)
         if name in self._synonyms or not self._plurals:
             return self._synonyms.get(name, name)
@@ -89,7 +89,7 @@ class Mentions:
     """Finds tags in sentences.
 
     Args:
-        words: tags by the names for them, of one or several words; hyphens count as spaces.
+        words: maps names to tags. A name has one or more words; hyphens count as spaces.
     """
 
     def __init__(self, words: Mapping[str, str]) -> None:
@@ -99,7 +99,7 @@ class Mentions:
     def find(self, sentence: str) -> list[str]:
         """The tags that a sentence mentions, in the order of their first mention.
 
-        At each place the longest name counts: "hot dog" is no dog. The last word of a name may be in the plural.
+        At each word the longest name counts: "hot dog" does not mention a dog. The last word of a name may be a plural.
         """
         words = _words(sentence)
         found: dict[str, None] = {}
@@ -118,20 +118,20 @@ class Mentions:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text in lower case, without the genitive's s."""
+    """The words of a text in lower case, without a possessive ``'s``."""
     return [re.sub("['’]s?$", "", word) for word in WORD.findall(normalise(text))]
 
 
 def read_words(path: Path) -> dict[str, str]:
-    """Read a list of tags with other names for them: a tag a line, ``tag`` or ``tag: name, name``.
+    """Read a file of tags and their synonyms. Each line is ``tag`` or ``tag: name, name``.
 
-    ``#`` begins a comment. Case and spaces are normalised; a tag is a name for itself.
+    ``#`` begins a comment. Tags and names are brought to normal form (:func:`normalise`).
 
     Returns:
-        The tags by their names.
+        Maps each name to its tag. Each tag is also a name of itself.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, has no tags, an empty name, or a name for two tags.
+        InputError: the file cannot be read, is not UTF-8, has no tags, has an empty name, or has one name for two tags.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
@@ -150,7 +150,7 @@ def read_words(path: Path) -> dict[str, str]:
             if not name:
                 raise InputError(f"{path}, line {number}: expected 'tag' or 'tag: name, name', got {line!r:.60}")
             if words.setdefault(name, tag) != tag:
-                raise InputError(f"{path}, line {number}: {name!r} is a name for {words[name]!r} already")
+                raise InputError(f"{path}, line {number}: {name!r} is already a name for {words[name]!r}")
     if not words:
-        raise InputError(f"{path}: expected a tag a line, there is none")
+        raise InputError(f"{path}: expected a tag on each line, the file has none")
     return words

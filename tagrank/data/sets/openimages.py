@@ -1,8 +1,11 @@
-"""Open Images: annotation files in CSV, from V2 to V7.
+"""Open Images, versions V2 to V7: annotation files in CSV.
 
-The formats are those of https://storage.googleapis.com/openimages/web/download_v7.html: boxes with the columns
-``ImageID``, ``LabelName``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` (in units of the image), or labels of the whole image
-with ``ImageID``, ``LabelName``, ``Confidence``; and class descriptions, a label and its name a row.
+The formats are described at https://storage.googleapis.com/openimages/web/download_v7.html. There are three:
+
+- boxes, with the columns ``ImageID``, ``LabelName``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` (fractions of the image's
+  width or height);
+- labels of the whole image, with the columns ``ImageID``, ``LabelName``, ``Confidence``;
+- class descriptions: each row has a label and its name.
 """
 
 import re
@@ -23,10 +26,12 @@ Rows = Sequence[tuple[str, list[str]]]
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """The names of classes by their labels, such as ``/m/0199g``. A first row without a label is a header.
+    """Read a file that maps labels, such as ``/m/0199g``, to the names of classes.
+
+    The first row is a header if its first field does not begin with ``/``.
 
     Raises:
-        InputError: the file cannot be read, or is not a list of classes.
+        InputError: the file cannot be read or is not a list of classes.
     """
     first = read_header(path)
     if len(first) != 2:
@@ -39,30 +44,30 @@ def read_classes(path: Path) -> dict[str, str]:
         if not label.startswith("/") or not name:
             raise InputError(f"{path}, line {line}: expected a label such as /m/0199g and a name, got {row!r:.60}")
         if classes.setdefault(label, name) != name:
-            raise InputError(f"{path}, line {line}: the label {label} has the name {classes[label]!r} already")
+            raise InputError(f"{path}, line {line}: the label {label} already has the name {classes[label]!r}")
     return classes
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a file's name speaks of: ``train``, ``validation``, ``test``, or None."""
+    """The split that a file's name contains: ``train``, ``validation`` or ``test``; None if it contains none."""
     found = SPLIT.search(path.name)
     return found[1] if found else None
 
 
 def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder, split: str | None) -> Iterator[Record]:
-    """The images of one annotation file; what is kept in memory are the rows of one image.
+    """Read the images of one annotation file. Only the rows of one image are kept in memory at a time.
 
     Boxes are ranked by :func:`rank_by_importance`. Labels of the whole image are ranked by confidence, ties in
-    alphabetical order; those with confidence 0 were verified to be absent, and are left out.
+    alphabetical order. Labels with confidence 0 were verified to be absent and are left out.
 
     Args:
-        path: the annotations, in which the rows of an image follow each other, as they do in the published files.
-        classes: :func:`read_classes`.
-        images: has ``ImageID.jpg``.
-        split: what the images belong to.
+        path: the annotations. The rows of each image must be adjacent, as they are in the published files.
+        classes: maps labels to names, as :func:`read_classes` returns them.
+        images: the folder of the images ``ImageID.jpg``.
+        split: the part of the data that the images belong to, or None.
 
     Raises:
-        InputError: the file cannot be read, or has the columns of neither format.
+        InputError: the file cannot be read, or has neither the columns of boxes nor the columns of labels.
     """
     boxes = "XMin" in read_header(path)
     rank: Callable[[Rows, Mapping[str, str]], Sequence[str]] = _by_importance if boxes else _by_confidence

@@ -1,4 +1,4 @@
-"""From a data set's records to a manifest: what is skipped, counted and written."""
+"""Records of a data set's images, and the manifest that is written from them."""
 
 import os
 from collections import Counter
@@ -15,11 +15,11 @@ class SkipError(InputError):
     """Why an image of a data set gets no line in the manifest.
 
     Args:
-        where: the file, and the place in it.
-        kind: what is wrong, in words that all images of the kind share: they are counted by it.
-        detail: what is particular to this one.
-        fault: whether something is wrong with it, rather than that there is nothing to say about it.
-        image: whether it is an image, rather than something in the files that belongs to none.
+        where: the file and the place in it.
+        kind: the reason, without details of this image: skipped images are counted by kind.
+        detail: the details of this image.
+        fault: True if the data is wrong; False if the image is sound but has no tags.
+        image: True if the record is an image; False if it is an entry in the files that belongs to no image.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SkipError(InputError):
 
 
 class Found(NamedTuple):
-    """An image that a data set says something about: the file and the place in it, and what the manifest will have."""
+    """An image with tags: the file and the place in it that it was read from, and the example to write."""
 
     where: object
     example: Example
@@ -43,14 +43,14 @@ Record: TypeAlias = Found | SkipError
 
 @dataclass
 class Counts:
-    """What became of a data set's images.
+    """How many of a data set's images were read, written and skipped.
 
     Attributes:
-        read: how many there were.
-        written: how many have a line in the manifest.
-        tags: how many different tags those have.
-        skipped: how many were left out, by :attr:`SkipError.kind`; what belongs to no image too.
-        faults: how many of these because something was wrong with them.
+        read: the number of images read.
+        written: the number of images written to the manifest.
+        tags: the number of different tags of the written images.
+        skipped: the number of records skipped, by :attr:`SkipError.kind`. Entries that belong to no image count too.
+        faults: the number of skipped records that have a fault.
     """
 
     read: int = 0
@@ -61,39 +61,39 @@ class Counts:
 
 
 class ImageFolder:
-    """The folder that has a set's images, seen from a manifest.
+    """The folder of a set's images: makes image paths that are relative to the manifest's folder.
 
     Args:
-        folder: the images.
-        manifest: the file that will name them.
-        check: whether an image has to be there.
+        folder: the folder of the images.
+        manifest: the manifest that will contain the paths.
+        check: whether to check that the folder exists, and that each image exists and is not empty.
 
     Raises:
-        InputError: the folder is not below the manifest's, or not there.
+        InputError: ``folder`` is not inside the manifest's folder; or ``check`` is on and ``folder`` does not exist.
     """
 
     def __init__(self, folder: Path, manifest: Path, check: bool = True) -> None:
-        # As the user names them, so that a link beside the manifest serves for a folder elsewhere.
+        # Links are not resolved, so that a link beside the manifest can stand for a folder elsewhere.
         relative = Path(os.path.relpath(os.path.abspath(folder), os.path.abspath(manifest.parent)))
         if ".." in relative.parts:
             raise InputError(
-                f"{manifest}: paths in it are relative to its folder, which has to be {os.path.abspath(folder)} or one "
-                "above it"
+                f"{manifest}: expected a manifest in {os.path.abspath(folder)} or in a folder above it, because image "
+                "paths are relative to the manifest's folder"
             )
         if check and not folder.is_dir():
-            raise InputError(f"{folder}: expected the folder of the images, it is not there")
+            raise InputError(f"{folder}: expected the folder of the images, there is no such folder")
         self._folder = str(folder)
         self._prefix = "" if relative == Path() else relative.as_posix() + "/"
         self._check = check
 
     def name(self, image: str) -> str:
-        """The manifest's name of an image.
+        """The path of an image relative to the manifest's folder.
 
         Args:
-            image: its path below the folder.
+            image: the image's path relative to the folder of the images.
 
         Raises:
-            SkipError: there is no such file, it is empty, or the path leads out of the folder.
+            SkipError: the path leads out of the folder; or ``check`` is on and the file is missing or empty.
         """
         if image.startswith("/") or ".." in image.split("/"):
             raise SkipError(image, "image outside of its folder", f"expected a path below {self._folder}")
@@ -109,13 +109,13 @@ class ImageFolder:
 
 
 def make_record(where: object, image: str, lists: Sequence[Sequence[str]], split: str | None) -> Found:
-    """An image with its lists. Of a tag that a list has more than once the first place counts.
+    """Make the record of an image and its lists. If a list repeats a tag, only the first occurrence is kept.
 
     Args:
-        where: the file, and the place in it, for errors.
-        image: path relative to the manifest.
-        lists: at least one, none of them empty.
-        split: the part of the data it belongs to.
+        where: the file and the place in it, for error messages.
+        image: the image's path relative to the manifest's folder.
+        lists: at least one list; no list is empty.
+        split: the part of the data that the image belongs to, or None.
     """
     distinct = tuple(tuple(dict.fromkeys(tags)) for tags in lists)
     return Found(where, Example(image, distinct[0] if len(distinct) == 1 else merge_lists(distinct), distinct, split))
@@ -129,17 +129,20 @@ def write_records(
     min_count: int = 1,
     on_fault: Callable[[InputError], None] | None = None,
 ) -> Counts:
-    """Write a manifest of a data set's records, as they come.
+    """Write the records of a data set to a manifest, each as soon as it is read.
 
     Args:
-        records: reads the data set. It is called a second time where ``min_count`` is above 1.
-        manifest: the file to write; one that is there is replaced once all is well.
-        skip_faults: leave images out that something is wrong with; else the first one ends it.
-        min_count: leave tags out that fewer images have, then lists and images without a tag.
-        on_fault: called with each image that is left out because something is wrong with it.
+        records: reads the data set. If ``min_count`` is above 1, it is called twice.
+        manifest: the file to write. An existing file is replaced only after all records were written.
+        skip_faults: True to skip records with a fault; False to raise the first fault.
+        min_count: drop tags that fewer images have, then lists and images that have no tags left.
+        on_fault: called with the error of each record that is skipped for a fault.
+
+    Returns:
+        How many images were read, written and skipped.
 
     Raises:
-        InputError: something is wrong with an image and ``skip_faults`` is off, or no image is left to write.
+        InputError: a record has a fault and ``skip_faults`` is off, or no image is left to write.
         OSError: the manifest cannot be written.
     """
     counts = Counts()
@@ -171,12 +174,12 @@ def write_records(
             skipped = counts.skipped.total()
             where, example = record
             yield example
-            if counts.skipped.total() == skipped:  # the manifest took it
+            if counts.skipped.total() == skipped:  # write_manifest did not refuse the example
                 counts.written += 1
                 tags.update(*example.lists)
         if counts.read and not counts.written:
             why = ", ".join(f"{count} {kind}" for kind, count in counts.skipped.most_common())
-            raise InputError(f"{manifest}: none of the {counts.read} images is left to write: {why}")
+            raise InputError(f"{manifest}: none of the {counts.read} images is left to write; left out: {why}")
 
     write_manifest(manifest, examples(), on_error=refused, source=lambda: str(where))
     counts.tags = len(tags)
@@ -184,7 +187,7 @@ def write_records(
 
 
 def _frequent(records: Iterable[Record], min_count: int, skip_faults: bool) -> set[str]:
-    """The tags that at least so many images have."""
+    """The tags that at least ``min_count`` images have."""
     images: Counter[str] = Counter()
     for record in records:
         if isinstance(record, Found):

@@ -1,7 +1,7 @@
-"""PASCAL VOC 2007, with the ordered tag lists of Hwang and Grauman or ordered by importance.
+"""PASCAL VOC 2007: the ordered tag lists of Hwang and Grauman, or objects ranked by importance.
 
-The lists are those of S. J. Hwang and K. Grauman, "Learning the relative importance of objects from tagged images for
-retrieval and cross-modal search", IJCV 2012: people named what they saw in the photographs, in their own order.
+The lists come from S. J. Hwang and K. Grauman, "Learning the relative importance of objects from tagged images for
+retrieval and cross-modal search", IJCV 2012. People named what they saw in the photographs, in their own order.
 """
 
 import math
@@ -26,13 +26,13 @@ WORDS = "voc.mat"
 
 
 def find_voc2007(root: Path) -> Path:
-    """The folder ``VOC2007`` with ``JPEGImages`` in it.
+    """Find the folder ``VOC2007``, which contains ``JPEGImages``.
 
     Args:
-        root: that folder, ``VOCdevkit`` around it, or the folder around that, which torchvision calls the root.
+        root: the folder ``VOC2007``, its parent ``VOCdevkit``, or the parent of ``VOCdevkit`` (torchvision's ``root``).
 
     Raises:
-        InputError: it is not there.
+        InputError: none of these folders contains ``JPEGImages``.
     """
     for folder in (root / "VOCdevkit" / "VOC2007", root / "VOC2007", root):
         if (folder / "JPEGImages").is_dir():
@@ -43,21 +43,21 @@ def find_voc2007(root: Path) -> Path:
 def read_importance(
     folder: Path, images: ImageFolder, *, difficult: bool = False, truncated: bool = True
 ) -> Iterator[Record]:
-    """The images of ``ImageSets/Main``, their objects ranked by :func:`rank_by_importance`.
+    """Read the images that ``ImageSets/Main`` lists, with their objects ranked by :func:`rank_by_importance`.
 
     Args:
-        folder: ``VOC2007``.
-        images: ``JPEGImages``.
-        difficult: include objects that are marked as difficult; VOC's own evaluation leaves them out.
-        truncated: include objects that reach beyond the image.
+        folder: the folder ``VOC2007``.
+        images: the folder ``JPEGImages``.
+        difficult: include objects that are marked as difficult. VOC's own evaluation leaves them out.
+        truncated: include objects that are marked as truncated, because they extend beyond the image.
 
     Raises:
-        InputError: there is no list of images, or one is damaged.
+        InputError: there is no list of images, or a list is damaged.
     """
     main = folder / "ImageSets" / "Main"
     splits = [split for split in SPLITS if (main / f"{split}.txt").is_file()]
     if not splits:
-        raise InputError(f"{main}: expected train.txt, val.txt or test.txt, there is none of them")
+        raise InputError(f"{main}: expected train.txt, val.txt or test.txt, got none of these files")
     for split in splits:
         for image in _image_set(main / f"{split}.txt"):
             annotation = folder / "Annotations" / f"{image}.xml"
@@ -71,15 +71,15 @@ def read_importance(
 
 
 def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
-    """The images that people named the objects of, in the order in which they did.
+    """Read the images of the ordered tag lists. The tags are in the order in which people named them.
 
     Args:
-        folder: has ``train.mat``, ``test.mat`` (struct arrays ``D1`` and ``D2`` with ``filename`` and ``taglist``) and
-            ``voc.mat`` (the words that a ``taglist`` numbers from 1).
-        images: ``JPEGImages``.
+        folder: contains ``train.mat`` and ``test.mat``, which have struct arrays ``D1`` and ``D2`` with the fields
+            ``filename`` and ``taglist``; and ``voc.mat``, which has the words. A ``taglist`` has word numbers, from 1.
+        images: the folder ``JPEGImages``.
 
     Raises:
-        InputError: a file is missing, damaged, or has something else in it.
+        InputError: a file is missing or damaged, or has other contents.
     """
     words = _words(folder / WORDS)
     for split, file in LISTS.items():
@@ -135,7 +135,7 @@ def _ranked(path: Path, difficult: bool, truncated: bool) -> tuple[str, ...]:
 
 
 def _seen(path: Path, thing: "Element", width: float, height: float) -> Seen:
-    """An object; its box is in pixels counted from 1, both ends included."""
+    """Read an object. Its box is in pixels, counted from 1, and includes both ends."""
     name = text_of(thing, "name")
     if not name:
         raise SkipError(path, "object without a name")
@@ -160,18 +160,18 @@ def _number(path: Path, element: "Element", where: str) -> float:
 
 
 def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """The variables of a MATLAB file. scipy makes arrays of them, and runs nothing."""
+    """The variables of a MATLAB file. scipy only makes arrays: no code in the file is run."""
     from scipy.io import loadmat
 
     try:
         variables: dict[str, Any] = loadmat(str(path), variable_names=names, appendmat=False)
     except NotImplementedError as error:
-        raise InputError(f"{path}: a MATLAB 7.3 file; save it with '-v7'") from error
+        raise InputError(f"{path}: MATLAB 7.3 files cannot be read; save it with '-v7'") from error
     except Exception as error:
-        # On damaged files ValueError, TypeError, zlib.error, KeyError, ..., and OSError without a number.
+        # A damaged file can raise ValueError, TypeError, zlib.error, KeyError and more, or OSError without errno.
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path}: {reason(error)}") from error
-        raise InputError(f"{path}: not a MATLAB file, or a damaged one ({error})") from error
+        raise InputError(f"{path}: not a MATLAB file, or damaged ({error})") from error
     return {name: value for name, value in variables.items() if not name.startswith("__")}
 
 
@@ -193,7 +193,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _text(cell: Any) -> str | None:
-    """The text in a struct's field or a cell, which may be in a cell itself; None where there is something else."""
+    """The text in a struct's field or in a cell, possibly nested in more cells; None if it holds anything else."""
     array = np.asarray(cell)
     while array.dtype.kind == "O" and array.size == 1 and array.ndim:
         array = np.asarray(array.reshape(-1)[0])
@@ -215,5 +215,5 @@ def _tag_list(where: str, cell: Any, words: list[str]) -> list[str]:
         raise SkipError(where, "taglist not a row of numbers", f"{numbers.dtype} {list(numbers.shape)}")
     for number in numbers.ravel().tolist():
         if number != number // 1 or not 1 <= number <= len(words):
-            raise SkipError(where, "taglist beyond the words", f"expected 1 to {len(words)}, got {number:g}")
+            raise SkipError(where, "taglist number without a word", f"expected 1 to {len(words)}, got {number:g}")
     return [words[int(number) - 1] for number in numbers.ravel().tolist()]

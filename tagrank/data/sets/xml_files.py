@@ -1,4 +1,4 @@
-"""Annotation files in XML, which may come from anyone."""
+"""Annotation files in XML. The parser is safe for files from untrusted sources."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def read_xml(path: Path, root: str) -> "Element":
-    """The root element of a file.
+    """Parse an XML file and return its root element.
 
     Args:
         path: the file.
-        root: the tag that the element has to have.
+        root: the expected tag of the root element.
 
     Raises:
-        SkipError: the file is missing, empty, damaged, defines entities, or has another root.
+        SkipError: the file is missing, empty or damaged, has a document type definition, or has another root element.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -34,8 +34,8 @@ def read_xml(path: Path, root: str) -> "Element":
     try:
         element: Element = fromstring(text, forbid_dtd=True)
     except DefusedXmlException as error:
-        raise SkipError(path, "XML with definitions of its own", error) from error
-    except (ParseError, ValueError, LookupError) as error:  # the last two: encodings that expat does not know
+        raise SkipError(path, "XML with a document type definition", error) from error
+    except (ParseError, ValueError, LookupError) as error:  # ValueError and LookupError: encodings unknown to expat
         raise SkipError(path, "damaged XML", error) from error
     if element.tag != root:
         raise SkipError(path, "not an annotation", f"expected <{root}>, got <{element.tag}>")
@@ -43,5 +43,5 @@ def read_xml(path: Path, root: str) -> "Element":
 
 
 def text_of(element: "Element", path: str) -> str:
-    """The text at a path below an element, without white space around it; empty where there is none."""
+    """The text of the element at ``path`` below ``element``, without white space around it; empty if there is none."""
     return (element.findtext(path) or "").strip()

@@ -36,7 +36,7 @@ def test_gradient_goes_from_one_colour_to_the_other() -> None:
 
 @pytest.mark.parametrize("tilt", [0.0, 0.6])
 def test_areas(tilt: float) -> None:
-    """What a shape owns is its area; height 0.5 makes a unit of the pen half a picture."""
+    """A shape owns the pixels of its area. With height 0.5, one unit of the pen is half the picture."""
     octagon = [(0.4 * np.cos(a), 0.5 + 0.4 * np.sin(a)) for a in np.arange(8) * np.pi / 4]
     shapes: dict[str, tuple[Callable[[Pen], None], float]] = {
         "circle": (lambda pen: pen.circle(0.1, 0.5, 0.4, RED), np.pi * 0.4**2),
@@ -54,7 +54,7 @@ def test_areas(tilt: float) -> None:
         assert (np.asarray(c.reduced())[owned] == RED).all(axis=1).mean() > 0.9, name
 
 
-def test_where_things_are() -> None:
+def test_position_and_mirror() -> None:
     c = canvas(100)
     Pen(c, 0.2, 0.9, 0.5, label=1).box(0.0, 0.0, 0.4, 1.0, RED)
     rows, columns = np.nonzero(c.reduced_owners())
@@ -67,14 +67,14 @@ def test_where_things_are() -> None:
 
 def test_a_quarter_turn_about_the_middle_is_counter_clockwise() -> None:
     c = canvas(100)
-    # The upper end of a pole whose middle is the middle of the picture goes to the left.
+    # The middle of the pole is the centre of the picture. The turn moves its upper end to the left.
     Pen(c, 0.5, 0.9, 0.8, label=1, tilt=np.pi / 2).box(-0.05, 0.8, 0.05, 1.0, RED)
     rows, columns = np.nonzero(c.reduced_owners())
     assert rows.mean() == pytest.approx(49.5, abs=1)
     assert columns.mean() == pytest.approx(50 - 0.4 * 80, abs=1)
 
 
-def test_what_comes_later_covers_and_veils_do_not() -> None:
+def test_later_objects_cover_earlier_ones_and_veils_own_nothing() -> None:
     c = canvas()
     first, second = Pen(c, 0.5, 0.9, 0.8, label=1), Pen(c, 0.5, 0.9, 0.8, label=2)
     first.box(-0.4, 0.0, 0.4, 1.0, RED)
@@ -96,14 +96,14 @@ def drawn(kind: str, seed: int, size: int = 64, mirror: bool = False) -> tuple[C
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_owns_what_it_paints_and_keeps_to_its_size(kind: str) -> None:
+def test_each_kind_owns_the_pixels_it_paints_and_keeps_to_its_size(kind: str) -> None:
     height = 0.8 / max(1.0, KINDS[kind].width)
     for seed in range(12):
         c, picture = drawn(kind, seed)
         painted = np.abs(picture - (120, 170, 210)).max(axis=2) > 12
         owned = c.reduced_owners() > 0
         assert 0.05 < owned.mean() < 0.7, seed
-        # Beside what it owns there are only its edges, and veils: shadow, smoke, and the sun's wide glow.
+        # Painted pixels that it does not own are edges and veils: shadow, smoke, and the sun's wide glow.
         assert (painted & ~owned).mean() < (3.0 if kind == "sun" else 0.5) * owned.mean() + 0.02, seed
         rows, columns = np.nonzero(owned)
         assert np.ptp(rows) <= 64 * height * 1.2, seed

@@ -60,7 +60,7 @@ def test_a_tagger_without_the_picture_cannot_do_well(scenes: list[Scene]) -> Non
     assert 0.3 < ndcg5([np.argsort(-weights).tolist()] * len(test), test) < 0.45
 
 
-def test_an_oracle_does_well_and_knowing_what_is_there_is_not_enough(scenes: list[Scene]) -> None:
+def test_an_oracle_does_well_and_knowing_the_kinds_is_not_enough(scenes: list[Scene]) -> None:
     oracle = [[NUMBER[k] for k, value in scene.importance.items() if value >= NEGLIGIBLE] for scene in scenes]
     assert ndcg5(oracle, scenes) > 0.93
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def test_lists_are_noisy_but_agree_and_tags_merge_them(scenes: list[Scene]) -> N
 def test_the_negligible_is_left_out(scenes: list[Scene]) -> None:
     faint = [value for scene in scenes for kind, value in scene.importance.items() if kind not in scene.tags]
     named = [scene.importance[kind] for scene in scenes for kind in scene.tags]
-    # Both sides of the comparison are noisy: five deviations of their difference.
+    # Importance and limit are both noisy. Allow five standard deviations of their difference.
     reach = np.exp(5 * NOISE * np.sqrt(2))
     assert min(named) > NEGLIGIBLE / reach
     assert max(faint) < NEGLIGIBLE * reach
@@ -121,7 +121,7 @@ def test_importance_computed_by_hand() -> None:
     picture = empty.copy()
     picture[0, 0], picture[1, 1], picture[2, 2] = (164, 100, 36), (0, 0, 0), (255, 255, 255)
     values = _importance([thing("tree"), thing("ball"), thing("tree")], empty, picture, owners)
-    # Pixel middles are 1/8 and 3/8 off the middle, in units where a corner is 1/2 off: 1/4 and 3/4 of the distance.
+    # Pixel centres are 1/8 and 3/8 of a side off the centre, a corner is 1/2 off: the ratios are 1/4 and 3/4.
     contrast_a, contrast_b = (64 + 0 + 64) / 3 / 128, 100 / 128
     tree = np.sqrt(2 / 16) * (0.4 + 0.6 * (1 - (0.75 + 0.25) / 2)) * (0.4 + 0.6 * (contrast_a + contrast_b) / 2)
     ball = np.sqrt(1 / 16) * (0.4 + 0.6 * 0.75) * (0.4 + 0.6 * 1.0)
@@ -165,7 +165,7 @@ def test_another_process_draws_the_same() -> None:
         "    s = draw_scene(i, seed=3)\n"
         "    print(hashlib.sha256(s.image.tobytes() + repr((s.lists, s.tags, s.importance)).encode()).hexdigest())"
     )
-    # Another hash seed orders sets differently, which nothing may depend on.
+    # Another hash seed orders sets differently. The scenes must not depend on that order.
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [digest(scene) for scene in make_scenes(6, seed=3)]
@@ -194,7 +194,7 @@ def test_backdrops_differ_and_have_room(name: str) -> None:
         canvas = Canvas(64)
         backdrop.draw(canvas)
         picture = np.asarray(canvas.reduced()).astype(int)
-        # A black pixel is one that nothing was drawn on.
+        # A pixel on which nothing was drawn is black.
         assert picture.sum(axis=2).min() > 60
         pictures.append(picture)
     assert all(np.abs(a - b).mean() > 3 for a, b in pairwise(pictures))
@@ -218,7 +218,7 @@ def test_written_scenes_read_back(tmp_path: Path) -> None:
             assert image.convert("RGB").tobytes() == scene.image.tobytes()
 
 
-def test_written_scenes_have_the_size_and_splits_asked_for(tmp_path: Path) -> None:
+def test_written_scenes_have_the_given_size_and_splits(tmp_path: Path) -> None:
     manifest = read_manifest(write_scenes(tmp_path, 10, size=32))
     assert [len(manifest.select(split)) for split in ("train", "val", "test")] == [8, 1, 1]
     with Image.open(manifest.image_path(manifest.examples[9])) as image:
@@ -228,11 +228,11 @@ def test_written_scenes_have_the_size_and_splits_asked_for(tmp_path: Path) -> No
 def test_bad_arguments_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size: expected at least 8 pixels, got 4"):
         draw_scene(0, size=4)
-    with pytest.raises(ValueError, match="index, seed: expected numbers from 0, got -1, 0"):
+    with pytest.raises(ValueError, match="index, seed: expected numbers >= 0, got -1, 0"):
         draw_scene(-1)
     with pytest.raises(ValueError, match="count: expected at least 1 scene, got 0"):
         write_scenes(tmp_path / "a", 0)
     for splits in ({"train": 0.5}, {"train": 1.5, "val": -0.5}, {}):
-        with pytest.raises(ValueError, match="splits: expected shares from 0 that add up to 1"):
+        with pytest.raises(ValueError, match="splits: expected shares >= 0 that add up to 1"):
             write_scenes(tmp_path / "a", 3, splits=splits)
     assert not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""Small trees in the formats of published data sets."""
+"""Fixtures: run ``tagrank prepare``, and write small files in the formats of published data sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def prepare() -> Callable[..., Result]:
-    """``tagrank prepare`` with some arguments."""
+    """A function that runs ``tagrank prepare`` with the given arguments."""
 
     def run(*arguments: Any) -> Result:
         result = CliRunner().invoke(app, ["prepare", *map(str, arguments)])
@@ -27,7 +27,7 @@ def prepare() -> Callable[..., Result]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a file below ``tmp_path``; without content, one that passes for a photograph."""
+    """A function that writes a file below ``tmp_path``. Without content, it writes a stand-in for a photograph."""
 
     def create(name: str, content: str | bytes = b"\xff\xd8\xff\xd9") -> Path:
         path = tmp_path / name

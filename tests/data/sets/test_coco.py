@@ -1,4 +1,4 @@
-"""COCO's JSON files, with what has been found in them."""
+"""COCO's JSON files, sound and damaged."""
 
 import json
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_importance(root: Path, prepare: Prepare) -> None:
         "left out: 2, nothing to list",
     ]
     manifest = read_manifest(out)
-    # The dog covers more than the person, but in a corner.
+    # The dog is larger than the person, but in a corner.
     assert [(e.image, e.tags, e.split) for e in manifest.examples] == [
         (f"{part}/{name}", tags, part[:-4])
         for part in ("train2017", "val2017")
@@ -105,14 +105,14 @@ def test_captions(root: Path, write: Write, prepare: Prepare) -> None:
         ("val2017/000000000009.jpg", ("dog", "person"), "val"),
         ("val2017/é.jpg", ("hot dog", "dining table"), "val"),
     ]
-    # In the order of the file, which has the captions in any order.
+    # The lists are in the order of the captions in the file, which is reversed here.
     assert examples[0].lists == (("person", "dog"), ("dog", "person"))
     words = write("words.txt", "sky\nblue thing: something blue\n")
     assert prepare(*arguments, "--words", words, "--overwrite").exit_code == 0
     assert [e.tags for e in read_manifest(out).examples] == [("blue thing",), ("sky",)]
 
 
-def test_images_in_a_folder_of_their_own(root: Path, prepare: Prepare) -> None:
+def test_parts_below_a_folder_images(root: Path, prepare: Prepare) -> None:
     (root / "images").mkdir()
     (root / "train2017").rename(root / "images" / "train2017")
     assert prepare("coco", root, "--order", "importance", "--out", root / "c.jsonl").exit_code == 0
@@ -130,16 +130,19 @@ def test_images_in_a_folder_of_their_own(root: Path, prepare: Prepare) -> None:
         (lambda r: r["annotations"][0].update(bbox=[1, 2, True, 4]), "object without a box"),
         (lambda r: r["annotations"][0].update(area="large"), "object without an area"),
         (lambda r: r["annotations"][0].update(category_id=7), "object of an unknown category"),
-        (lambda r: r["annotations"][0].pop("category_id"), "category_id missing or of another type"),
+        (lambda r: r["annotations"][0].pop("category_id"), "category_id missing or of the wrong type"),
         (lambda r: r["images"][1].update(height=0), "image without a size"),
-        (lambda r: r["images"][1].update(width=None), "width missing or of another type"),
+        (lambda r: r["images"][1].update(width=None), "width missing or of the wrong type"),
         (lambda r: r["images"][1].update(file_name="none.jpg"), "image missing"),
         (lambda r: r["images"].append(image(31, "../train2017/é.jpg")), "image outside of its folder"),
         (lambda r: r["annotations"][0].update(area=10**400), "object without an area"),
         (lambda r: r["images"][1].update(height=10**400), "image without a size"),
-        (lambda r: r["images"].append(r["images"][1]), "number of two images"),
+        (lambda r: r["images"].append(r["images"][1]), "id of two images"),
         (lambda r: r["annotations"].append(instance(6, 77, 1, [1, 1, 1, 1], 1)), "annotations of an image that is not"),
-        (lambda r: r["annotations"].append(instance(6, "9", 1, [1, 1, 1, 1], 1)), "image_id missing or of another"),
+        (
+            lambda r: r["annotations"].append(instance(6, "9", 1, [1, 1, 1, 1], 1)),
+            "image_id missing or of the wrong type",
+        ),
     ],
 )
 def test_damaged_records(
@@ -174,13 +177,15 @@ def test_damaged_files(root: Path, write: Write, prepare: Prepare) -> None:
     text = json.dumps(instances())
     assert "not valid JSON" in fails(text[: len(text) // 2])
     assert "not valid JSON" in fails("")
-    assert "the key 'area' is there twice" in fails(text.replace('"iscrowd"', '"area"', 1))
-    assert "NaN is not a number" in fails(text.replace("7000.5", "NaN"))
+    assert "the key 'area' appears twice in one object" in fails(text.replace('"iscrowd"', '"area"', 1))
+    assert "NaN is not a JSON number" in fails(text.replace("7000.5", "NaN"))
     assert "expected an object with images, annotations, categories" in fails("[]")
     assert "categories: expected a list of objects, got None" in fails(json.dumps(captions()))
     assert "annotations: expected a list of objects" in fails('{"images": [], "annotations": [1], "categories": []}')
     assert "not UTF-8" in fails(json.dumps(captions(), ensure_ascii=False).encode("latin-1"), "captions")
-    assert "id missing or of another type" in fails('{"images": [], "annotations": [], "categories": [{"name": "a"}]}')
+    assert "id missing or of the wrong type" in fails(
+        '{"images": [], "annotations": [], "categories": [{"name": "a"}]}'
+    )
 
 
 def test_options(root: Path, prepare: Prepare) -> None:
@@ -189,8 +194,8 @@ def test_options(root: Path, prepare: Prepare) -> None:
         assert result.exit_code == 2
         return result.stderr
 
-    assert "--words goes with --order captions" in fails(root, "--order", "importance", "--words", root / "w.txt")
-    assert "no instances_val2018.json; parts there: train2017, val2017" in fails(
+    assert "--words needs --order captions" in fails(root, "--order", "importance", "--words", root / "w.txt")
+    assert "no instances_val2018.json; parts in this folder: train2017, val2017" in fails(
         root, "--order", "importance", "--part", "val2018"
     )
     assert "expected files captions_PART.json" in fails(root / "val2017", "--order", "captions")

@@ -1,4 +1,4 @@
-"""Open Images' CSV files, and anybody's."""
+"""Open Images' CSV files, and CSV files of any other origin."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_labels_by_confidence(root: Path, write: Write, prepare: Prepare) -> Non
         (box("000004f4400f6ec5", CAR, 0.6, 0.5, 0, 1), "box inside out"),
         (box("0000000000000000", CAR, 0, 1, 0, 1), "image missing"),
         (box("../x", CAR, 0, 1, 0, 1), "no image named"),
-        ("000004f4400f6ec5,xclick,/m/0k4j,1,0,1", "row of another length"),
+        ("000004f4400f6ec5,xclick,/m/0k4j,1,0,1", "row with the wrong number of fields"),
     ],
 )
 def test_damaged_boxes(root: Path, prepare: Prepare, row: str, kind: str | None) -> None:
@@ -111,13 +111,13 @@ def test_damaged_files_of_open_images(root: Path, write: Write, prepare: Prepare
     assert "boxes.csv: expected a first line" in fails("")
     assert "expected at least one example to write" in fails()
     assert "the column 'ImageID' is missing; columns: image, tags" in fails("image,tags\n")
-    assert "the column 'YMin' is there twice" in fails(BOXES.replace("YMax", "YMin") + "\n")
+    assert "the column 'YMin' appears more than once" in fails(BOXES.replace("YMax", "YMin") + "\n")
     assert "boxes.csv: not UTF-8, somewhere after line 0" in fails(b"\xff\xfe" + BOXES.encode("utf-16-le"))
     assert "boxes.csv, after line 1: not CSV" in fails(BOXES + '\n"a"b,\n')
     assert "c.csv: expected two columns" in fails(classes="/m/1,a,b\n")
     assert "c.csv, line 2: expected a label such as" in fails(classes="id,name\nTree,/m/1\n")
-    assert "c.csv, line 2: the label /m/1 has the name 'a' already" in fails(classes="/m/1,a\n/m/1,b\n")
-    assert "c.csv, line 2: row of another length" in fails(classes="/m/1,a\n/m/2\n")
+    assert "c.csv, line 2: the label /m/1 already has the name 'a'" in fails(classes="/m/1,a\n/m/1,b\n")
+    assert "c.csv, line 2: row with the wrong number of fields" in fails(classes="/m/1,a\n/m/2\n")
 
 
 def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     ]
     a, b = read_manifest(tmp_path / "m.jsonl").examples
     assert (a.image, a.tags, a.split) == ("a/é.jpg", ("dog", '"red" ball'), "train")
-    # cat: 1 and 1/2; bowl: 1
+    # The sums of reciprocal positions are: cat 1 + 1/2, bowl 1.
     assert (b.image, b.lists, b.tags, b.split) == ("b.jpg", (("cat",), ("bowl", "cat")), ("cat", "bowl"), "val")
     assert prepare("csv", path, *options).exit_code == 2
 
 
-def test_csv_with_tabulators_and_images_elsewhere(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+def test_csv_with_tabs_and_images_in_another_folder(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     path = write("lists/photos.tsv", "image\ttags\na.jpg\tdog, ball\n")
     write("photos/a.jpg")
     arguments = ("csv", path, "--images", tmp_path / "photos", "--delimiter", "tab", "--out", tmp_path / "m.jsonl")
@@ -162,11 +162,15 @@ def test_csv_with_tabulators_and_images_elsewhere(write: Write, prepare: Prepare
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("image,tags\na.jpg,dog,ball\n", (), "line 2: row of another length: expected 2 fields, got 3"),
+        ("image,tags\na.jpg,dog,ball\n", (), "line 2: row with the wrong number of fields: expected 2 fields, got 3"),
         ("image,tags\n,dog\n", (), "line 2: no image named"),
         ("image,tags\n/etc/passwd,dog\n", ("--no-check-images",), "/etc/passwd: image outside of its folder"),
         ("image,tags\n../a.jpg,dog\n", ("--no-check-images",), "../a.jpg: image outside of its folder"),
-        ("image,tags\na.jpg,dog\nb.jpg,dog\na.jpg,cat\n", (), "photos.csv, line 4: image 'a.jpg' is there already"),
+        (
+            "image,tags\na.jpg,dog\nb.jpg,dog\na.jpg,cat\n",
+            (),
+            "photos.csv, line 4: image 'a.jpg' is already in the manifest",
+        ),
         (
             'image,tags\na.jpg,x\nb.jpg,"dog, a\nb"\n',
             (),
@@ -175,7 +179,11 @@ def test_csv_with_tabulators_and_images_elsewhere(write: Write, prepare: Prepare
         ("image,tags,s\na.jpg,dog,night\n", ("--split-column", "s"), "line 2: unknown split"),
         ("image,tags,s\na.jpg,x,test\na.jpg,x,val\n", ("--split-column", "s"), "image in several splits: test, val"),
         ("image,tags\na.jpg,dog\n", ("--split-column", "s"), "the column 's' is missing; columns: image, tags"),
-        ("image,tags\na.jpg,dog\n", ("--delimiter", ";;"), "--delimiter: expected one character, no quote"),
+        (
+            "image,tags\na.jpg,dog\n",
+            ("--delimiter", ";;"),
+            "--delimiter: expected 'tab' or one character that is not a quote",
+        ),
         ("image,tags\na.jpg,dog\n", ("--separator", ""), "--separator: expected at least one character"),
         ("image,tags\n" + "a" * 200_000 + ",dog\n", (), "after line 1: not CSV (field larger than field limit"),
     ],

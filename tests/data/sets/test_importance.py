@@ -17,7 +17,7 @@ def test_size_and_place() -> None:
     small, large = Seen("small", 0.04, 0.5, 0.5), Seen("large", 0.09, 0.5, 0.5)
     assert rank_by_importance([small, large]) == ("large", "small")
     corner, middle = Seen("corner", 0.09, 0.0, 0.0), Seen("middle", 0.02, 0.5, 0.5)
-    # In a corner the factor is 0.4: 0.3 * 0.4 < sqrt(0.02).
+    # corner: sqrt(0.09) * 0.4 = 0.12; middle: sqrt(0.02) * 1 = 0.14.
     assert rank_by_importance([corner, middle]) == ("middle", "corner")
     assert rank_by_importance([]) == ()
 
@@ -25,7 +25,7 @@ def test_size_and_place() -> None:
 def test_objects_of_one_name_add_up() -> None:
     sheep = [Seen("sheep", 0.03, 0.2, 0.6), Seen("sheep", 0.02, 0.8, 0.6), Seen("sheep", 0.01, 0.5, 0.9)]
     assert isclose(importance(sheep), 0.176320, rel_tol=1e-5)
-    # In the middle of the image importance is the root of the area: 0.176320 ** 2 = 0.031089.
+    # The dog is in the centre, so its importance is sqrt(area), and 0.176320 ** 2 = 0.031089.
     assert rank_by_importance([Seen("dog", 0.0312, 0.5, 0.5), *sheep]) == ("dog", "sheep")
     assert rank_by_importance([Seen("dog", 0.0310, 0.5, 0.5), *sheep]) == ("sheep", "dog")
 

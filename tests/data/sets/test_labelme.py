@@ -1,4 +1,4 @@
-"""LabelMe as its web tool writes it."""
+"""LabelMe files, as the web tool of LabelMe writes them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +77,9 @@ def test_synonyms_plurals_and_rare_names(root: Path, write: Write, prepare: Prep
     nothing = prepare("labelme", root, "--min-count", 9, "--out", out, "--overwrite")
     assert nothing.exit_code == 2
     assert nothing.stderr == (
-        f"tagrank: {out}: none of the 5 images is left to write: 4 no tag that 9 images have, 1 no objects\n"
+        f"tagrank: {out}: none of the 5 images is left to write; left out: 4 no tag that 9 images have, 1 no objects\n"
     )
-    assert len(read_manifest(out)) == 3, "the old manifest is as it was"
+    assert len(read_manifest(out)) == 3, "the old manifest is unchanged"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_synonyms_plurals_and_rare_names(root: Path, write: Write, prepare: Prep
         (annotation("a.jpg\x85".replace("\x85", "&#133;b"), thing(0, "car")), "image missing"),
         (annotation("é.jpg", thing(0, "a&#155;b")), "not fit for a manifest"),
         (annotation("d.jpg", thing(0, "car")), "image there twice"),
-        ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation/>', "XML with definitions of its own"),
+        ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation/>', "XML with a document type definition"),
     ],
 )
 def test_damaged_annotations(root: Path, write: Write, prepare: Prepare, text: str | bytes, kind: str) -> None:
@@ -113,7 +113,7 @@ def test_damaged_annotations(root: Path, write: Write, prepare: Prepare, text: s
         assert failed.stderr.startswith(f"tagrank: {path}: ")
 
 
-def test_folders_that_are_not_there(root: Path, write: Write, prepare: Prepare, tmp_path: Path) -> None:
+def test_missing_folders(root: Path, write: Write, prepare: Prepare, tmp_path: Path) -> None:
     def fails(*arguments: object) -> str:
         result = prepare("labelme", *arguments)
         assert result.exit_code == 2
@@ -123,11 +123,13 @@ def test_folders_that_are_not_there(root: Path, write: Write, prepare: Prepare, 
     write("empty/Images/a.jpg")
     assert "Annotations: no such file or directory" in fails(root / "empty", "--out", root / "empty" / "l.jsonl")
     write("empty/Annotations/a.txt", "")
-    assert "Annotations: no XML files" in fails(root / "empty", "--out", root / "empty" / "l.jsonl")
+    assert "Annotations: expected XML files in this folder, got none" in fails(
+        root / "empty", "--out", root / "empty" / "l.jsonl"
+    )
     assert "no such file" in fails(root, "--synonyms", root / "none.txt", "--out", root / "l.jsonl")
 
 
-def test_a_link_to_the_images_serves(root: Path, tmp_path: Path, prepare: Prepare) -> None:
+def test_the_images_may_be_a_link(root: Path, tmp_path: Path, prepare: Prepare) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "Images").symlink_to(root / "Images")
     (tmp_path / "mine" / "Annotations").symlink_to(root / "Annotations")

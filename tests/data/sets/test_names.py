@@ -116,10 +116,10 @@ def test_words_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"dog: puppy\ncat: puppy\n", "line 2: 'puppy' is a name for 'dog' already"),
+        (b"dog: puppy\ncat: puppy\n", "line 2: 'puppy' is already a name for 'dog'"),
         (b"dog: puppy,\n", "line 1: expected 'tag' or 'tag: name, name', got 'dog: puppy,'"),
         (b": puppy\n", "line 1: expected 'tag'"),
-        (b"# nothing\n", "expected a tag a line, there is none"),
+        (b"# nothing\n", "expected a tag on each line, the file has none"),
         (b"dog\nch\xe4ir\n", "not UTF-8 at byte 7"),
     ],
 )

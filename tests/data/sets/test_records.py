@@ -1,4 +1,4 @@
-"""What all sets share: from records to a manifest, by the command line."""
+"""Shared by all data sets: from records to a manifest, on the command line."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ def test_an_example_has_each_tag_once() -> None:
     found = make_record("f", "a", [["x", "y", "x"]], "val")
     assert found == ("f", Example("a", ("x", "y"), (("x", "y"),), "val"))
     lists = (("x", "y"), ("y",))
-    # y: (1/2 + 1) / 2, x: 1/2
+    # Mean reciprocal positions: y (1/2 + 1) / 2, x (1 + 0) / 2.
     assert make_record("f", "a", [["x", "y", "x"], ["y"]], None).example == Example("a", ("y", "x"), lists, None)
 
 
@@ -53,7 +53,7 @@ def test_counts(tmp_path: Path) -> None:
     assert counts.skipped == {"nothing": 1, "broken": 1, "image there twice": 1, "not fit for a manifest": 1}
     assert errors[0] == "c: broken: badly"
     assert errors[1:] == [
-        "file b: image './a' is there already",
+        "file b: image './a' is already in the manifest",
         "file d: tags[0]: expected text without white space around it or control characters in it, got ' v'",
     ]
     assert [e.image for e in read_manifest(out).examples] == ["a", "e"]
@@ -67,22 +67,24 @@ def test_counts(tmp_path: Path) -> None:
 def test_min_count_counts_images(tmp_path: Path) -> None:
     out = tmp_path / "m.jsonl"
     counts = write_records(records, out, skip_faults=True, min_count=2)
-    # x and z are of two images; y goes, and with w and " v" all that their images had.
+    # Only x and z are tags of two images. y goes; the images with only w and only " v" have no tag left.
     assert [(e.image, e.tags, e.lists) for e in read_manifest(out).examples] == [
         ("a", ("x", "z"), (("x",), ("z",))),
         ("e", ("z", "x"), (("z", "x"),)),
     ]
     assert (counts.tags, counts.skipped["no tag that 2 images have"], counts.faults) == (2, 2, 1)
-    with pytest.raises(InputError, match="none of the 6 images is left to write: 4 no tag that 3 images have, 1 "):
+    with pytest.raises(
+        InputError, match="none of the 6 images is left to write; left out: 4 no tag that 3 images have, 1 "
+    ):
         write_records(records, out, skip_faults=True, min_count=3)
 
 
-def test_a_folder_for_the_manifest_that_is_not_there(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+def test_the_manifests_folder_must_exist(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     path = write("p.csv", "image,tags\na.jpg,dog\n")
     out = tmp_path / "new" / "m.jsonl"
     result = prepare("csv", path, "--images", tmp_path / "new" / "images", "--no-check-images", "--out", out)
     assert result.exit_code == 2
-    assert result.stderr == f"tagrank: {out}: its folder is not there\n"
+    assert result.stderr == f"tagrank: {out}: its folder does not exist\n"
 
 
 def test_only_the_first_faults_are_shown(write: Write, prepare: Prepare, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_only_the_first_faults_are_shown(write: Write, prepare: Prepare, tmp_pat
 
 
 def test_scenes_come_back_through_csv(prepare: Prepare, tmp_path: Path) -> None:
-    """What people said of drawn pictures, written as CSV and prepared, is the manifest it came from."""
+    """The lists of drawn scenes, written as CSV and prepared, give the original manifest."""
     expected = read_manifest(write_scenes(tmp_path, 20, seed=3)).examples
     with (tmp_path / "scenes.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, delimiter="\t")
@@ -110,7 +112,7 @@ def test_scenes_come_back_through_csv(prepare: Prepare, tmp_path: Path) -> None:
     assert [(e.image, e.lists, e.split) for e in again] == [(e.image, e.lists, e.split) for e in expected]
 
 
-def test_ctrl_c_leaves_everything_as_it_was(write: Write, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_all_files_unchanged(write: Write, tmp_path: Path) -> None:
     path = write("p.csv", "image,tags\n" + "".join(f"{number}.jpg,dog\n" for number in range(300_000)))
     out = write("m.jsonl", "the old one")
     arguments = ["csv", str(path), "--no-check-images", "--overwrite", "--out", str(out)]
@@ -141,16 +143,16 @@ def test_paths_out_of_the_folder(prepare: Prepare, write: Write, tmp_path: Path)
     assert [e.image for e in read_manifest(out).examples] == ["photos/b.jpg"]
 
 
-def test_a_file_that_is_no_manifest_is_not_replaced(prepare: Prepare, write: Write) -> None:
+def test_overwrite_replaces_only_manifests(prepare: Prepare, write: Write) -> None:
     write("a.jpg")
     table = write("tags.csv", "image,tags\na.jpg,dog\n")
     result = prepare("csv", table, "--out", table, "--overwrite")
     assert result.exit_code == 2
-    assert "replaces manifests, which are named .jsonl" in result.stderr
+    assert "replaces only files named .jsonl" in result.stderr
     assert table.read_text() == "image,tags\na.jpg,dog\n"
 
 
-def test_the_error_that_ends_it_is_told_where_nothing_was_written_before(tmp_path: Path) -> None:
+def test_an_error_of_the_reader_is_raised_if_nothing_was_written_yet(tmp_path: Path) -> None:
     def broken() -> Iterator[Record]:
         yield SkipError("b", "nothing", fault=False)
         raise InputError("the file ends in the middle")
@@ -160,8 +162,8 @@ def test_the_error_that_ends_it_is_told_where_nothing_was_written_before(tmp_pat
 
 
 @pytest.mark.parametrize("delimiter", ['"', "\n", "", ";;"])
-def test_delimiters_that_are_none(prepare: Prepare, write: Write, tmp_path: Path, delimiter: str) -> None:
+def test_bad_delimiters(prepare: Prepare, write: Write, tmp_path: Path, delimiter: str) -> None:
     table = write("tags.csv", "image,tags\na.jpg,dog\n")
     result = prepare("csv", table, "--delimiter", delimiter, "--out", tmp_path / "m.jsonl")
     assert result.exit_code == 2
-    assert "--delimiter: expected one character" in result.stderr
+    assert "--delimiter: expected 'tab' or one character" in result.stderr

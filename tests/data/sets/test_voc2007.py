@@ -1,4 +1,4 @@
-"""VOC 2007 in the layout of its devkit, with tag lists as MATLAB writes them."""
+"""VOC 2007 in the layout of its devkit, with tag lists in MATLAB files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def annotation(*things: str, size: str = "<width>500</width><height>400</height>
 
 @pytest.fixture
 def devkit(write: Write, tmp_path: Path) -> Path:
-    """Five images, all sound."""
+    """A devkit of five undamaged images."""
     head = thing("person", 200, 150, 300, 250, part="<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>")
     trees = {
         "000001": annotation(thing("dog", 1, 1, 100, 80), head),
@@ -57,7 +57,7 @@ def devkit(write: Write, tmp_path: Path) -> Path:
 
 
 def structs(*entries: tuple[Any, Any], fields: tuple[str, ...] = ("filename", "taglist")) -> np.ndarray:
-    """A 1 x N struct array with all of the published fields."""
+    """A 1 x N struct array with all the fields of the published files."""
     kinds = [(name, object) for name in (*fields, "objectcount", "objectscale", "gist", "color", "bow")]
     array = np.empty((1, len(entries)), dtype=kinds)
     for number, (file, tags) in enumerate(entries):
@@ -111,7 +111,7 @@ def test_importance(devkit: Path, prepare: Prepare) -> None:
     result = prepare("voc2007", devkit / "VOCdevkit", "--order", "importance", "--out", out)
     assert result.exit_code == 0, result.output
     assert "left out: 1, no objects" in result.stdout
-    # The dog (100 x 80) is in a corner, the person (101 x 101) in the middle of 500 x 400.
+    # In the image of 500 x 400, the dog (100 x 80) is in a corner and the person (101 x 101) in the centre.
     assert [(e.image[-10:], e.tags, e.split) for e in read_manifest(out).examples] == [
         ("000001.jpg", ("person", "dog"), "train"),
         ("000002.jpg", ("bus",), "train"),
@@ -129,7 +129,7 @@ def test_importance(devkit: Path, prepare: Prepare) -> None:
         ("", "annotation empty"),
         ("<annotation><object>", "damaged XML"),
         ("<html/>", "not an annotation"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "XML with definitions of its own"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "XML with a document type definition"),
         (annotation(thing("dog")), "object without a box"),
         (annotation(thing("", 1, 1, 2, 2)), "object without a name"),
         (annotation(thing("dog", 9, 9, 2, 2)), "box inside out"),
@@ -158,7 +158,7 @@ def test_damaged_annotations(devkit: Path, write: Write, prepare: Prepare, text:
     ]
 
 
-def test_images_that_are_not_there(devkit: Path, write: Write, prepare: Prepare) -> None:
+def test_missing_images(devkit: Path, write: Write, prepare: Prepare) -> None:
     (devkit / DEVKIT / "JPEGImages" / "000001.jpg").unlink()
     write(f"{DEVKIT}/JPEGImages/000002.jpg", b"")
     (devkit / DEVKIT / "Annotations" / "000003.xml").unlink()
@@ -174,11 +174,11 @@ def test_images_that_are_not_there(devkit: Path, write: Write, prepare: Prepare)
         "left out: 1, no objects",
         "left out: 1, image there twice",
     ]
-    assert prepare(*arguments, "--overwrite", "--no-check-images").exit_code == 2  # an annotation is missing, too
+    assert prepare(*arguments, "--overwrite", "--no-check-images").exit_code == 2  # because an annotation is missing
 
 
 def test_words_and_file_names_in_other_shapes(devkit: Path, lists: Path, prepare: Prepare) -> None:
-    """A column, a matrix of characters padded with spaces, cells in cells: all are MATLAB's ways to say the same."""
+    """MATLAB may store words as a column, as a matrix of characters padded with spaces, or as cells in cells."""
     cell = np.empty((1, 1), dtype=object)
     cell[0, 0] = "000007.jpg"
     savemat(lists / "test.mat", {"D1": structs((cell, row(4))), "D2": structs()})
@@ -197,10 +197,10 @@ def test_words_and_file_names_in_other_shapes(devkit: Path, lists: Path, prepare
 @pytest.mark.parametrize(
     ("taglist", "kind"),
     [
-        (row(0, 1), "taglist beyond the words: expected 1 to 5, got 0"),
-        (row(6), "taglist beyond the words: expected 1 to 5, got 6"),
-        (row(1.5), "taglist beyond the words: expected 1 to 5, got 1.5"),
-        (row(float("nan")), "taglist beyond the words: expected 1 to 5, got nan"),
+        (row(0, 1), "taglist number without a word: expected 1 to 5, got 0"),
+        (row(6), "taglist number without a word: expected 1 to 5, got 6"),
+        (row(1.5), "taglist number without a word: expected 1 to 5, got 1.5"),
+        (row(float("nan")), "taglist number without a word: expected 1 to 5, got nan"),
         (np.ones((2, 2)), "taglist not a row of numbers: float64 [2, 2]"),
         ("person", "taglist not a row of numbers: <U6 [1]"),
     ],
@@ -229,11 +229,11 @@ def test_damaged_files_of_lists(devkit: Path, lists: Path, prepare: Prepare) -> 
 
     whole = (lists / "train.mat").read_bytes()
     assert "no such file" in fails("voc.mat", None)
-    assert "not a MATLAB file, or a damaged one" in fails("train.mat", b"")
-    assert "not a MATLAB file, or a damaged one" in fails("train.mat", whole[: len(whole) // 2])
-    assert "not a MATLAB file, or a damaged one" in fails("train.mat", b"no MATLAB" * 100)
+    assert "not a MATLAB file, or damaged" in fails("train.mat", b"")
+    assert "not a MATLAB file, or damaged" in fails("train.mat", whole[: len(whole) // 2])
+    assert "not a MATLAB file, or damaged" in fails("train.mat", b"no MATLAB" * 100)
     hdf5 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM" + bytes(512)
-    assert "a MATLAB 7.3 file" in fails("test.mat", hdf5)
+    assert "MATLAB 7.3 files cannot be read" in fails("test.mat", hdf5)
     assert "there is no D2" in fails("test.mat", {"D1": structs()})
     named = structs(("000001.jpg", row(1)), fields=("file", "taglist"))
     assert "D1: expected a struct array with filename and taglist" in fails("train.mat", {"D1": named, "D2": named})
@@ -252,12 +252,14 @@ def test_options_and_folders(devkit: Path, lists: Path, prepare: Prepare) -> Non
     out = ("--out", devkit / "voc.jsonl")
     assert "--lists: expected the folder" in fails(devkit, *out)
     assert "--lists: expected the folder" in fails(devkit, "--order", "lists", *out)
-    assert "--lists: expected none" in fails(devkit, "--lists", lists, "--order", "importance", *out)
+    assert "--lists cannot be used with --order importance" in fails(
+        devkit, "--lists", lists, "--order", "importance", *out
+    )
     for option in ("--difficult", "--no-truncated"):
-        assert "go with --order importance" in fails(devkit, "--lists", lists, option, *out)
+        assert "need --order importance" in fails(devkit, "--lists", lists, option, *out)
     assert "expected VOCdevkit/VOC2007/JPEGImages" in fails(lists, "--order", "importance", *out)
     elsewhere = devkit / "other" / "voc.jsonl"
-    assert f"has to be {devkit / DEVKIT / 'JPEGImages'} or one above it" in fails(
+    assert f"expected a manifest in {devkit / DEVKIT / 'JPEGImages'} or in a folder above it" in fails(
         devkit, "--order", "importance", "--out", elsewhere
     )
     for split in ("train", "val", "test"):
@@ -266,5 +268,5 @@ def test_options_and_folders(devkit: Path, lists: Path, prepare: Prepare) -> Non
     (devkit / DEVKIT / "ImageSets" / "Main" / "train.txt").write_text("000001\n000002 -1\n")
     assert "train.txt, line 2: expected the number of an image" in fails(devkit, "--order", "importance", *out)
     out[1].write_text("mine")
-    assert "there is a file already" in fails(devkit, "--lists", lists, *out)
+    assert "the file already exists" in fails(devkit, "--lists", lists, *out)
     assert out[1].read_text() == "mine"

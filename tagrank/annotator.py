@@ -5,7 +5,6 @@ A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import DECODERS, FEEDBACK_DECODERS, OutputTags, RankedTag, Ranking, decode_model, default_decoder
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, extract_features, load_backbone
+from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.extraction import extract_features, map_batches
 from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
@@ -204,18 +204,13 @@ class Annotator:
         if isinstance(paths, (str, Path)):
             raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
-        backbone = self.backbone()
-        errors: dict[Path, InputError] = {}
-        rows = extract_features(backbone, paths, batch_size=batch_size, on_error=errors.__setitem__)
-        waiting = iter(paths)
-        while batch := list(islice(rows, batch_size)):
-            rankings = self.rank(torch.stack([row for _, row in batch]), **options)
-            for (path, _), ranking in zip(batch, rankings, strict=True):
-                while (before := next(waiting)) != path:
-                    yield before, errors[before]
-                yield path, self.tags(ranking, options.get("output"))
-        for path in waiting:
-            yield path, errors[path]
+
+        def annotated(features: list[Tensor]) -> list[list[RankedTag]]:
+            rankings = self.rank(torch.stack(features), **options)
+            return [self.tags(ranking, options.get("output")) for ranking in rankings]
+
+        features = extract_features(self.backbone(), paths, batch_size=batch_size)
+        yield from map_batches(annotated, features, batch_size)
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """A ranking of indices in words, those of ``output`` where it was made with it."""

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,24 +46,17 @@ def index(
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features in their place")
     annotator = Annotator.load(model)
-    failed = 0
-
-    def report(path: Path, error: InputError) -> None:
-        nonlocal failed
-        failed += 1
-        typer.echo(f"tagrank: {error}", err=True)
-
+    added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         names = _stored(features, annotator) if features is not None else _photographs(paths or [])
         new = [name for name in names if name not in writer.done]
-        rows = _features_of(annotator, new, features, weights, report)
-        count = 0
+        rows = _stored_features(features, new) if features is not None else _computed_features(annotator, new, weights)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
             writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
-            count += len(batch)
-    there = len(names) - len(new)
-    typer.echo(f"{out}: {count} photographs added, {there} were there, {failed} failed; {before + count} in all")
+            added += len(batch)
+    there, failed = len(names) - len(new), len(new) - added
+    typer.echo(f"{out}: {added} photographs added, {there} were there, {failed} failed; {before + added} in all")
     if failed:
         raise typer.Exit(1)
 
@@ -134,24 +127,26 @@ def _stored(features: Path, annotator: "Annotator") -> list[str]:
     return list(table.names)
 
 
-def _features_of(
-    annotator: "Annotator",
-    names: Sequence[str],
-    features: Path | None,
-    weights: str | None,
-    report: Callable[[Path, InputError], None],
-) -> "Iterator[tuple[str, Tensor]]":
-    from tagrank.features.backbones import extract_features
+def _stored_features(features: Path, names: Sequence[str]) -> "Iterator[tuple[str, Tensor]]":
     from tagrank.features.store import open_features
 
-    if features is None:
-        for path, row in extract_features(annotator.backbone(weights), [Path(n) for n in names], on_error=report):
-            yield str(path), row
-        return
     table = open_features(features)
     for start in range(0, len(names), BATCH):
         some = names[start : start + BATCH]
         yield from zip(some, table.rows(some), strict=True)
+
+
+def _computed_features(
+    annotator: "Annotator", names: Sequence[str], weights: str | None
+) -> "Iterator[tuple[str, Tensor]]":
+    """Photographs with their features. A photograph that cannot be read is left out and reported on stderr."""
+    from tagrank.features.extraction import extract_features
+
+    for path, row in extract_features(annotator.backbone(weights), [Path(name) for name in names]):
+        if isinstance(row, InputError):
+            typer.echo(f"tagrank: {row}", err=True)
+        else:
+            yield str(path), row
 
 
 def _batches(rows: "Iterable[tuple[str, Tensor]]") -> "Iterator[list[tuple[str, Tensor]]]":
@@ -168,10 +163,10 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
 
 def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
     from tagrank.annotator import Annotator
-    from tagrank.features.backbones import extract_features
+    from tagrank.features.extraction import all_readable, extract_features
 
     annotator = Annotator.load(model)
-    ((_, row),) = extract_features(annotator.backbone(weights), [image])
+    ((_, row),) = all_readable(extract_features(annotator.backbone(weights), [image]))
     return photos.gains_of(annotator, row)
 
 

@@ -7,10 +7,7 @@ a PyPI package, and ``small_cnn``, which is trained from nothing together with t
 import contextlib
 import difflib
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from tagrank.errors import InputError
-from tagrank.features.images import read_image
 from tagrank.features.small_cnn import SmallCNN
 from tagrank.features.weights import check_finite, first_line, load_weights
 
@@ -107,77 +103,6 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
             f"weights: expected trained weights for {name}, got 'none'; only small_cnn trains from nothing"
         )
     return _efficientnet_lite0(weights) if name == "efficientnet_lite0" else _torchvision(name, weights)
-
-
-def extract_features(
-    backbone: Backbone,
-    paths: Iterable[Path],
-    *,
-    batch_size: int = 32,
-    workers: int = 2,
-    on_error: Callable[[Path, InputError], None] | None = None,
-) -> Iterator[tuple[Path, Tensor]]:
-    """Read images and compute their features, in the order of ``paths``.
-
-    Images are decoded in threads while the network runs. At most three batches of them are in memory.
-
-    Args:
-        backbone: runs where its parameters are, in evaluation mode.
-        paths: image files.
-        batch_size: images per run of the network.
-        workers: threads that decode.
-        on_error: called with an image that cannot be read, and why; the run goes on without it. Left out, the error
-            is raised.
-
-    Yields:
-        The path, and the feature, float32 ``[feature_size]`` on the CPU.
-
-    Raises:
-        InputError: an image cannot be read and there is no ``on_error``.
-    """
-    if batch_size < 1 or workers < 1:
-        raise ValueError(f"batch_size, workers: expected at least 1, got {batch_size} and {workers}")
-    device = next(backbone.parameters()).device
-    training = backbone.training
-    backbone.eval()
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        images = _decode(executor, backbone, paths, 2 * batch_size, on_error)
-        while batch := list(islice(images, batch_size)):
-            with torch.inference_mode():
-                features = backbone(torch.stack([image for _, image in batch]).to(device)).float().cpu()
-            # A normal tensor again, which autograd may save; rows of its own, which keep no batch alive.
-            for (path, _), feature in zip(batch, features, strict=True):
-                yield path, feature.clone()
-    finally:
-        executor.shutdown(cancel_futures=True)
-        backbone.train(training)
-
-
-def _decode(
-    executor: ThreadPoolExecutor,
-    backbone: Backbone,
-    paths: Iterable[Path],
-    ahead: int,
-    on_error: Callable[[Path, InputError], None] | None,
-) -> Iterator[tuple[Path, Tensor]]:
-    """Transformed images in order, up to ``ahead`` of them decoded before they are asked for."""
-    pending: deque[tuple[Path, Future[Tensor]]] = deque()
-    remaining = iter(paths)
-    while True:
-        for path in islice(remaining, ahead - len(pending)):
-            pending.append((path, executor.submit(lambda path: backbone.transform(read_image(path)), path)))
-        if not pending:
-            return
-        path, future = pending.popleft()
-        try:
-            image = future.result()
-        except InputError as error:
-            if on_error is None:
-                raise
-            on_error(path, error)
-        else:
-            yield path, image
 
 
 def _small_cnn(weights: str | Path | None) -> Backbone:

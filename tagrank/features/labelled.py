@@ -11,7 +11,8 @@ from tagrank.data.files import is_utf8
 from tagrank.data.manifest import Example, Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, extract_features
+from tagrank.features.backbones import Backbone
+from tagrank.features.extraction import all_readable, extract_features
 from tagrank.features.images import find_images, read_image
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.progress import track
@@ -117,7 +118,7 @@ def load_labelled(
         pixels = torch.stack([backbone.transform(read_image(path)).half() for path in paths])
         return LabelledImages(manifest.examples, pixels, backbone.spec)
     if store is None:
-        rows = extract_features(backbone, [root / name for name in names])
+        rows = all_readable(extract_features(backbone, [root / name for name in names]))
         inputs = torch.stack([row for _, row in track(rows, "computing features", progress, len(names))])
         return LabelledImages(manifest.examples, inputs, backbone.spec)
     write_features(backbone, {name: root / name for name in names}, store, progress=progress)
@@ -178,9 +179,14 @@ def write_features(
         for name, path in images.items():
             if name not in writer.done:
                 names.setdefault(path, []).append(name)
-        rows = extract_features(backbone, list(names), on_error=on_error)
+        rows = extract_features(backbone, list(names))
         computed = 0
         for path, row in track(rows, "computing features", progress, len(names)):
-            writer.add(names[path], row.expand(len(names[path]), -1))
-            computed += len(names[path])
+            if isinstance(row, Tensor):
+                writer.add(names[path], row.expand(len(names[path]), -1))
+                computed += len(names[path])
+            elif on_error is None:
+                raise row
+            else:
+                on_error(path, row)
     return computed

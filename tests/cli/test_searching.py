@@ -25,7 +25,8 @@ from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.evaluation.judgement import judge
-from tagrank.features.backbones import extract_features, load_backbone
+from tagrank.features.backbones import load_backbone
+from tagrank.features.extraction import all_readable, extract_features
 from tagrank.features.labelled import load_labelled
 from tagrank.features.store import FeatureWriter
 from tagrank.metrics import evaluate_rankings
@@ -93,7 +94,7 @@ def test_search_agrees_with_the_model(world: Path, index: Path) -> None:
     assert [match["rank"] for match in found] == list(range(1, COUNT + 1))
     annotator = Annotator.load(world / "a")
     paths = [Path(match["image"]) for match in found]
-    features = torch.stack([row for _, row in extract_features(annotator.backbone(), paths)])
+    features = torch.stack([row for _, row in all_readable(extract_features(annotator.backbone(), paths))])
     p = annotator.probabilities(features)
     expected = (p[:, 0, 0] * p[:, 1, 1]).tolist()
     assert [m["score"] for m in found] == pytest.approx(expected, rel=0.02)

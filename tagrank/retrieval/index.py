@@ -17,9 +17,8 @@ be killed at any moment. It loses the photographs that were not yet in a shard, 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,12 @@ from torch import Tensor
 from tagrank.annotator import Annotator
 from tagrank.data.files import read_json
 from tagrank.data.mapped import map_tensors, will_need
-from tagrank.data.shards import ShardWriter
+from tagrank.data.shards import INDEX, ShardWriter, shard_name
 from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
 
 FORMAT = 1
-INDEX = "index.json"
-SHARD = re.compile(r"photos-\d{5,}\.safetensors")
-TEMPORARY = re.compile(r"\.(index\.json|photos-\d{5,}\.safetensors)\.[0-9a-f]+\.tmp")
+PREFIX = "photos"
 FLOOR = -100.0
 """The least log probability that is stored."""
 
@@ -104,6 +101,8 @@ class IndexWriter(ShardWriter):
             process, or the folder has something else in it.
     """
 
+    kind = "an index"
+    prefix = PREFIX
     expected = "photographs that are not there yet"
 
     def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
@@ -115,7 +114,7 @@ class IndexWriter(ShardWriter):
                 "one with the image at every step and without feedback"
             )
         self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps)
-        self._waiting: list[tuple[list[str], HalfArray, HalfArray]] = []
+        self._parts: list[tuple[list[str], HalfArray, HalfArray]] = []
         super().__init__(folder, photos_per_shard)
 
     def add(self, names: Sequence[str], probabilities: Tensor) -> None:
@@ -133,59 +132,41 @@ class IndexWriter(ShardWriter):
         if probabilities.shape != expected:
             raise ValueError(f"probabilities: expected shape {list(expected)}, got {list(probabilities.shape)}")
         self._check_new(names)
-        self._waiting.append((list(names), *photo_tables(probabilities)))
+        self._parts.append((list(names), *photo_tables(probabilities)))
         self._added(names)
 
-    def _resume(self) -> set[str]:
+    def _read(self) -> tuple[Sequence[int], set[str]]:
+        there = read_contents(self.folder)
+        if replace(there, shards=()) != self._contents:
+            raise InputError(f"{self.folder}: is the index of another model; use another folder")
         names: set[str] = set()
-        if (self.folder / INDEX).exists():
-            there = read_contents(self.folder)
-            mine = self._contents
-            if (there.model, there.tags, there.positions) != (mine.model, mine.tags, mine.positions):
-                raise InputError(f"{self.folder}: is the index of another model; use another folder")
-            self._contents = there
-            for number, count in enumerate(there.shards):
-                names.update(Shard(self.folder, number, count, there).names())
-        present = {entry.name for entry in self.folder.iterdir()}
-        listed = {shard_name(number) for number in range(len(self._contents.shards))}
-        stale = {n for n in present if TEMPORARY.fullmatch(n) or (SHARD.fullmatch(n) and n not in listed)}
-        if INDEX not in present:
-            if present - {n for n in present if TEMPORARY.fullmatch(n)}:
-                raise InputError(
-                    f"{self.folder}: expected an index or an empty folder, got {sorted(present)[0]!r} there"
-                )
-            self._write_index(self._contents)
-        for name in stale:
-            (self.folder / name).unlink()
-        return names
+        for number, count in enumerate(there.shards):
+            names.update(Shard(self.folder, number, count, there).names())
+        return there.shards, names
 
-    def _write_shard(self, count: int) -> None:
+    def _index(self, shards: Sequence[int]) -> dict[str, Any]:
+        return {"format": FORMAT, **vars(self._contents), "shards": shards}
+
+    def _shard(self, count: int) -> bytes:
         from safetensors.numpy import save
 
-        names = [name for part, _, _ in self._waiting for name in part]
-        log_p = np.concatenate([part for _, part, _ in self._waiting])
-        gains = np.concatenate([part for _, _, part in self._waiting])
+        names = [name for part, _, _ in self._parts for name in part]
+        log_p = np.concatenate([part for _, part, _ in self._parts])
+        gains = np.concatenate([part for _, _, part in self._parts])
+        self._parts = [(names, log_p, gains)]
         encoded = [os.fsencode(name) for name in names[:count]]
-        tensors = {
-            "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
-            "gains": gains[:count].copy(),
-            "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        }
-        self._write(shard_name(len(self._contents.shards)), [save(tensors)])
-        contents = Contents(**{**vars(self._contents), "shards": (*self._contents.shards, count)})
-        self._write_index(contents)
-        self._contents = contents
-        self._waiting = [(names[count:], log_p[count:], gains[count:])]
+        return save(
+            {
+                "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
+                "gains": gains[:count].copy(),
+                "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+                "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            }
+        )
 
-    def _write_index(self, contents: Contents) -> None:
-        record = {"format": FORMAT, **vars(contents)}
-        self._write(INDEX, [json.dumps(record, ensure_ascii=False).encode(), b"\n"])
-
-
-def shard_name(number: int) -> str:
-    """The file of a shard."""
-    return f"photos-{number:05d}.safetensors"
+    def _forget(self, count: int) -> None:
+        ((names, log_p, gains),) = self._parts
+        self._parts = [(names[count:], log_p[count:], gains[count:])]
 
 
 class Shard:
@@ -202,7 +183,7 @@ class Shard:
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
         tags = len(contents.tags)
         tensors = map_tensors(
-            folder / shard_name(number),
+            folder / shard_name(PREFIX, number),
             {
                 "log_p": (torch.float16, [contents.positions, tags, count]),
                 "gains": (torch.float16, [count, tags]),

@@ -188,18 +188,19 @@ class Annotator:
     def annotate(
         self, paths: Sequence[Path], *, batch_size: int = 32, **options: Any
     ) -> Iterator[tuple[Path, list[RankedTag] | InputError]]:
-        """Ranked tags for photographs, in the order given.
+        """Ranked tags for photographs, in the order of ``paths``.
 
         Args:
             paths: image files.
-            batch_size: photographs at a time.
-            **options: of :meth:`rank`, but for ``batch_size``.
+            batch_size: how many photographs go through the backbone at a time.
+            **options: the options of :meth:`rank` except ``batch_size``.
 
         Yields:
-            The path and its tags, or the error that tells what is wrong with the file.
+            Each path with its tags, or with the error that says why the file cannot be read.
 
         Raises:
-            ValueError: ``paths`` is one path.
+            ValueError: ``paths`` is a single path.
+            InputError: the decoder does not exist or does not go with this model, or the backbone cannot be loaded.
         """
         if isinstance(paths, (str, Path)):
             raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")

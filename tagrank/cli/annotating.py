@@ -38,7 +38,7 @@ def annotate(
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
     top_k: Annotated[
-        int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
+        int | None, typer.Option(help="How many tags; if left out, the model decides for each photograph.", min=1)
     ] = None,
     format: FormatOption = Format.text,
     decoder: DecoderOption = None,
@@ -67,7 +67,7 @@ def annotate(
     write = _writer(format)
     failed = False
     results = annotator.annotate(found, top_k=top_k, **options)
-    # A bar and results on one terminal would write over each other.
+    # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
             failed = True
@@ -79,7 +79,7 @@ def annotate(
 
 
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
-    """Writes one photograph's tags to stdout, at once."""
+    """A function that writes one photograph's tags to stdout, and flushes."""
     if format is Format.text:
         return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
     if format is Format.jsonl:
@@ -97,5 +97,5 @@ def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
 
 
 def _rounded(tag: "RankedTag") -> dict[str, Any]:
-    """As a dictionary, with a score to six places: what is beyond them depends on the batch."""
+    """A tag as a dictionary. The score is rounded to six decimals; further decimals depend on the batch."""
     return tag._asdict() | {"score": round(tag.score, 6)}

@@ -1,4 +1,4 @@
-"""``index`` and ``search``: photographs found by what a person would say of them."""
+"""``index`` and ``search``: find photographs by the tags that people would give them."""
 
 import csv
 import json
@@ -25,26 +25,26 @@ BATCH = 256
 @command("tagrank index models/photos holiday/ --out indexes/holiday")
 def index(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The index; one that is there is added to.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The index; an existing one is added to.", show_default=False)],
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Images, folders of them, or manifests.", show_default=False)
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="A store or .npz, in place of PATHS: all images in it, by their names there.")
+        Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
     weights: WeightsOption = None,
 ) -> None:
-    """Keep what the model says of photographs, to search them by it.
+    """Keep a model's predictions for photographs, to search them.
 
-    What the index has already is not computed again. A photograph that cannot be read is reported on stderr; the
-    others are added, and the exit code is 1.
+    Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
+    stderr; the others are added, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
 
     if (not paths) == (features is None):
-        raise InputError("expected photographs, or --features in their place")
+        raise InputError("expected photographs, or --features instead; not both")
     annotator = Annotator.load(model)
     added = 0
     with IndexWriter(out, annotator) as writer:
@@ -67,22 +67,22 @@ def search(
     query: Annotated[
         str | None,
         typer.Argument(
-            help="Tags separated by commas, the first first; one with a comma in quotes.", show_default=False
+            help="Tags separated by commas, most important first; a tag with a comma in quotes.", show_default=False
         ),
     ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="In any order.")] = False,
+    unordered: Annotated[bool, typer.Option("--unordered", help="The tags may come in any order.")] = False,
     like: Annotated[
         str | None,
-        typer.Option(help="In place of a query: a photograph of the index by name, or with --model any image file."),
+        typer.Option(help="Instead of a query: a photograph of the index by name, or with --model any image file."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="The model of the index, for --like with another image.")] = None,
-    top_k: Annotated[int, typer.Option(help="How many photographs.", min=1)] = 20,
+    model: Annotated[Path | None, typer.Option(help="The index's model, for --like with an image file.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many photographs to show.", min=1)] = 20,
     format: FormatOption = Format.text,
     weights: WeightsOption = None,
 ) -> None:
-    """Find the photographs that people's lists most likely start with these tags for.
+    """Find the photographs whose lists most likely start with the tags of a query.
 
-    The score is that probability; with --like it says from 0 to 1 how alike two photographs' lists are.
+    The score is this probability. With --like it says how alike the lists of two photographs are, from 0 to 1.
     """
     from tagrank.retrieval import open_index
 
@@ -98,14 +98,14 @@ def search(
     if unordered:
         raise InputError("--unordered goes with a query of tags")
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
-    # A photograph of the index is the one most like itself.
+    # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
     others = [match for match in found if model is not None or match.image != like][:top_k]
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
 def _photographs(paths: Sequence[Path]) -> list[str]:
-    """Image files by their paths, each once."""
+    """The paths of all image files in these folders and manifests, each once."""
     from tagrank.data.manifest import read_manifest
     from tagrank.features.images import find_images
 
@@ -118,7 +118,7 @@ def _photographs(paths: Sequence[Path]) -> list[str]:
 
 
 def _stored(features: Path, annotator: "Annotator") -> list[str]:
-    """The names in a feature store, once its features are known to be the model's kind."""
+    """The names in a feature store, after a check that its features are like those that the model was trained on."""
     from tagrank.features.labelled import LabelledImages
     from tagrank.features.store import open_features
 
@@ -171,7 +171,7 @@ def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) 
 
 
 def _write(matches: "Sequence[Match]", format: Format) -> None:
-    """To six significant digits: what is beyond them depends on the machine."""
+    """Write scores with six significant digits; further digits depend on the machine."""
     records = [match._asdict() | {"score": float(f"{match.score:.6g}")} for match in matches]
     if format is Format.csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")

@@ -1,7 +1,7 @@
 """The stream of features: image files are decoded in threads while the backbone computes.
 
-An image that cannot be read stays in the stream, with an error instead of a feature, so that the stream has the order of
-the paths.
+An image that cannot be read stays in the stream, with an error instead of a feature. The stream keeps the order of the
+paths.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""The index on disk: what is read back, interrupted writers, and what is refused."""
+"""The index on disk: what is written is read back, interrupted writers resume, and wrong input is refused."""
 
 import json
 import multiprocessing
@@ -150,7 +150,7 @@ def test_wrong_additions(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    with pytest.raises(InputError, match=r"expected an index of photographs, index\.json is not there"):
+    with pytest.raises(InputError, match=r"expected an index of photographs, but index\.json is not there"):
         open_index(folder)
     with IndexWriter(folder, make()):
         pass

@@ -1,16 +1,17 @@
 """Time the annotator stage by stage, from photographs on disk to ranked tags, and a training step of its ranker.
 
 Annotation, in milliseconds per photograph: reading and decoding the file, the backbone's preprocessing, the backbone,
-the ranker (projection, recurrence, classifier, softmax), and the decoder that makes a ranked list; one after another,
-files (cached by the system) on one thread. ``Annotator.annotate``, the last row, reads them while the network runs.
+the ranker (projection, recurrence, classifier, softmax), and the decoder that makes a ranked list. The stages run one
+after another, and one thread reads the files, which the system has in its cache. ``Annotator.annotate``, the last row,
+reads files while the network runs.
 
 Training, in milliseconds per step: forward (the ``ContextLSTM`` apart from the rest), loss, backward and optimizer, on
 feature vectors in memory, with the sizes of a member of the default preset; with the eager loop and with
 ``backend="auto"``.
 
-Everything runs on the CPU, what is compared in turn, round after round; figures are medians over the rounds. Weights
-and training data are random, which costs the same: accuracy is not measured. The ranker's results and gradients are
-compared with float64 before anything is timed.
+Everything runs on the CPU. Contestants take turns, round after round, and figures are medians over the rounds. Weights
+and training data are random, which does not change the time; accuracy is not measured. The ranker's results and
+gradients are compared with float64 before anything is timed.
 """
 
 import argparse
@@ -42,10 +43,10 @@ from tagrank.features.images import find_images, read_image
 from tagrank.ranker.presets import PRESETS
 from tagrank.recurrence import trace
 
-# As in Flickr8k: tags, tags of the longest list, lists per image, and how long these are.
+# As in Flickr8k: number of tags, length of the longest list, lists per image, and lengths of lists.
 TAGS, MAX_LENGTH, LISTS, LIST_LENGTHS = 124, 8, 5, (1, 1, 2, 2, 2, 2, 3, 3, 3, 4)
 SCENES, SCENE_PIXELS = 64, 400
-# A call of annotate gets four batches: in one alone there would be nothing to overlap.
+# A call of annotate gets four batches. With only one batch, reading would not overlap with computing.
 BATCHES = 4
 PRESET = PRESETS["default"]
 OPTIONS = (
@@ -65,7 +66,7 @@ Row = dict[str, Any]
 
 
 class Laps:
-    """Seconds of each stage: those since the last mark are added to the stage that ends."""
+    """Seconds of each stage. :meth:`mark` adds the seconds since the previous mark to the stage that has just ended."""
 
     def __init__(self) -> None:
         self.seconds: Seconds = {}
@@ -78,7 +79,7 @@ class Laps:
 
 
 def by_stages(annotator: Annotator, paths: Sequence[Path], batch: int) -> Seconds:
-    """What :meth:`Annotator.annotate` does, one thing after another."""
+    """Do what :meth:`Annotator.annotate` does, one stage after another."""
     backbone = annotator.backbone()
     laps = Laps()
     for start in range(0, len(paths), batch):
@@ -98,17 +99,17 @@ def by_stages(annotator: Annotator, paths: Sequence[Path], batch: int) -> Second
 
 
 def end_to_end(annotator: Annotator, paths: Sequence[Path], batch: int) -> Seconds:
-    """What a user waits for; it has no stages that could be told apart."""
+    """Annotate as a user does. The stages overlap, and are not timed."""
     for _ in annotator.annotate(paths, batch_size=batch, decoder="expected_gain"):
         pass
     return {}
 
 
 def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Callable[[], Seconds]:
-    """A function that makes a step like those of ``tagrank train``."""
+    """A function that makes a training step as ``tagrank train`` does."""
     from tagrank.training.loop import RankerModule
 
-    # A schedule would ask a Trainer for the number of steps, and costs next to nothing.
+    # A schedule of learning rates would need a Trainer for the number of steps; it takes hardly any time.
     module = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[], seed=0)
     optimizer = module.configure_optimizers()
     laps = Laps()
@@ -132,7 +133,7 @@ def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Ca
 
 
 def make_ranker(feature_size: int, backend: str) -> TagRanker:
-    """A member of the default preset's ensemble, with the same weights each time."""
+    """A member of the default preset's ensemble; every call returns the same weights."""
     torch.manual_seed(0)
     options = {name: getattr(PRESET, name) for name in OPTIONS}
     return TagRanker(feature_size, TAGS, max_length=MAX_LENGTH, backend=backend, **options).eval()
@@ -162,7 +163,10 @@ def check(ranker: TagRanker, features: Tensor, lists: ListTargets) -> list[str]:
 
 
 def time_rounds(part: str, runs: Mapping[str, Callable[[], Seconds]], seconds: float, count: int = 1) -> list[Row]:
-    """Call these in turn, after a round to warm up; a row for each stage, one for all. A call deals with ``count``."""
+    """Call the functions in turn, after a round to warm up. Returns a row for each stage, and one for all stages.
+
+    A call processes ``count`` photographs or steps, by which the times are divided.
+    """
     taken: dict[str, list[Seconds]] = {name: [] for name in runs}
     for name, run in turns(runs, seconds):
         start = time.perf_counter()
@@ -179,7 +183,7 @@ def time_rounds(part: str, runs: Mapping[str, Callable[[], Seconds]], seconds: f
 
 
 def show(title: str, unit: str, rows: Sequence[Row]) -> None:
-    """Print a table, and how the last of the contestants compares with the first."""
+    """Print a table, and how many times faster the last contestant is than the first."""
     print(f"{title}\n{'':18} {'stage':19} {'ms':>9} {'quartiles':>17}  share  per second")
     for row in rows:
         low, high = row["ms_quartiles"]
@@ -191,7 +195,7 @@ def show(title: str, unit: str, rows: Sequence[Row]) -> None:
 
 
 def photographs(folder: Path | None, scratch: Path, count: int) -> list[Path]:
-    """``count`` photographs, evenly spaced over a folder's, or drawn; again and again where there are fewer."""
+    """``count`` photographs, evenly spaced over those of a folder or drawn; repeated if there are fewer."""
     if folder is None:
         for i in range(min(count, SCENES)):
             draw_scene(i, size=SCENE_PIXELS).image.save(scratch / f"{i:03d}.jpg", quality=90)
@@ -200,7 +204,7 @@ def photographs(folder: Path | None, scratch: Path, count: int) -> list[Path]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print both parts. Returns their rows, and what they were measured on."""
+    """Measure and print both parts. Returns the rows and the settings."""
     if not (args.batch > 0 and args.seconds > 0):
         raise InputError(f"--batch, --seconds: expected numbers above 0, got {args.batch} and {args.seconds}")
     backbone = load_backbone(args.backbone)

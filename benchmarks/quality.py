@@ -1,8 +1,8 @@
 """Rank quality on real photographs: every baseline and every variant of the model, several seeds, one table.
 
-Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder and judged by ``val.jsonl``, by which the
-best epoch was chosen too. Each (row, seed) is written to the result file when it is done, and a later run with the same
-settings goes on from there.
+Models are trained on ``train.jsonl`` of a folder with ``train_features.npz``. They are judged by ``val.jsonl`` with
+``val_features.npz``, by which the best epoch is chosen too. Each (row, seed) is written to the result file when it is
+done; a later run with the same settings continues from there.
 """
 
 import argparse
@@ -44,14 +44,14 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Variant:
-    """A ranker to train: where it differs from the default preset.
+    """A ranker to train.
 
     Attributes:
         preset: hyper-parameters.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.
-        lists: what is trained on: each person's list, the one merged list, or both.
-        decoders: a row for each.
+        lists: the lists to train on: ``"people's"`` (each person's list), ``"merged"`` (one merged list) or ``"both"``.
+        decoders: the decoders; the table has a row for each.
     """
 
     preset: Preset
@@ -63,7 +63,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A baseline to fit, and what it is given beyond what it has by itself."""
+    """A baseline to fit, the lists and features that it is fitted on, and the options that it was made with."""
 
     make: Callable[[], Baseline]
     lists: str = "people's"
@@ -72,7 +72,7 @@ class Classifier:
 
 
 def contestants() -> dict[str, Variant | Classifier]:
-    """All rows by name. The variants change one thing in a single ranker, the default preset without the ensemble."""
+    """All contestants by name. ``single`` is the default preset without the ensemble; its variants change one thing."""
     default = PRESETS["default"]
     single = replace(default, members=1)
 
@@ -114,7 +114,7 @@ def contestants() -> dict[str, Variant | Classifier]:
 
 
 class Data:
-    """Images to train on and to judge by, and the vocabulary of the former."""
+    """Images to train on, images to judge by, and the vocabulary of the images to train on."""
 
     def __init__(self, folder: Path) -> None:
         self.train, self.val = (
@@ -125,7 +125,7 @@ class Data:
         self.references = self.val.references(self.vocabulary)
 
     def training_images(self, lists: str) -> LabelledImages:
-        """The training images with people's lists, the merged list alone, or both."""
+        """The training images with people's lists, with only the merged list, or with both."""
         kept = {"people's": lambda e: e.lists, "merged": lambda e: (e.tags,), "both": lambda e: (*e.lists, e.tags)}
         examples = [replace(e, lists=kept[lists](e)) for e in self.train.examples]
         return LabelledImages(examples, self.train.inputs, self.train.spec)
@@ -165,7 +165,7 @@ def fit_variant(variant: Variant, data: Data, seed: int) -> dict[str, Scores]:
 
 
 def settings(contestant: Variant | Classifier) -> str:
-    """Changes with anything that a contestant's figures depend on, except the code and the data."""
+    """A digest of everything that a contestant's figures depend on, except the code and the data."""
     described = asdict(contestant)
     if isinstance(contestant, Classifier):
         described["make"] = type(contestant.make()).__name__
@@ -186,7 +186,7 @@ def row(name: str, decoder: str, runs: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def margins(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By metric, how far the default preset is ahead of the best baseline at it."""
+    """For each metric, the default preset's mean minus that of the best baseline."""
     ours = [r for r in rows if r["name"] == "default" and r["decoder"] == DECODER]
     theirs = [r for r in rows if r["name"] in BASELINES]
     if not ours or not theirs:
@@ -204,7 +204,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Train what is missing in the result file, print each row, and write the file after each training."""
+    """Train the contestants that the result file lacks, print each row, and write the file after each training."""
     everyone = contestants()
     unknown = sorted(set(args.only) - set(everyone))
     if unknown:
@@ -252,9 +252,9 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with train and val")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; what it has is not run again")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the result file; results in it are kept")
     try:
         measure(parser.parse_args(argv))
     except InputError as error:

@@ -38,7 +38,7 @@ def annotate(
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
     top_k: Annotated[
-        int | None, typer.Option(help="How many tags; if left out, the model decides for each photograph.", min=1)
+        int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
     ] = None,
     format: FormatOption = Format.text,
     decoder: DecoderOption = None,

@@ -118,7 +118,7 @@ def _photographs(paths: Sequence[Path]) -> list[str]:
 
 
 def _stored(features: Path, annotator: "Annotator") -> list[str]:
-    """The names in a feature store, after a check that its features are like those that the model was trained on."""
+    """The names in a feature store, after a check that its features fit the model."""
     from tagrank.features.labelled import LabelledImages
     from tagrank.features.store import open_features
 

@@ -36,7 +36,7 @@ class LabelledImages:
         return len(self.examples)
 
     def check(self, dimension: int, spec: Mapping[str, str] | None) -> None:
-        """Check that the features are like those that a model was trained on.
+        """Check that a model was trained on features of the same length and backbone.
 
         Args:
             dimension: ``D`` of the model.

@@ -7,7 +7,7 @@ An index is a folder that :mod:`tagrank.data.shards` describes, with these files
                                    "log_p"    float16 [S, V, n]   log p_t(v), contiguous for one position t and tag v
                                    "gains"    float16 [n, V]      expected gain of each tag, scaled to length 1
                                    "names"    uint8 [...]         the names in UTF-8, one after the other
-                                   "offsets"  int64 [n + 1]       where each name begins; last, where the last one ends
+                                   "offsets"  int64 [n + 1]       where each name begins, and where the last name ends
     ...
 
 A writer that is killed loses at most ``photos_per_shard`` photographs.

@@ -7,7 +7,7 @@ Search") judge a ranking of photographs by
 
 ``Z`` is the sum for the best possible ranking. ``s(p)`` in [0, 1] says how alike two ordered lists are: the query and
 the list of the photograph at position ``p``. Here ``s`` is the cosine of the lists' absolute ranks: vectors with
-``1/log2(1 + rank)`` for each tag of a list, and 0 for other tags. (Hwang and Grauman average this cosine with that of
+``1/log2(1 + rank)`` for each tag of a list, and 0 for other tags. (Hwang and Grauman average this cosine with one of
 relative ranks, which compare a tag's rank with its ranks in a training set.)
 
 The gain ``2^s - 1`` and the discount are NDCG's usual ones. That the paper uses them and the cosine was written from

@@ -1,4 +1,4 @@
-"""benchmarks.quality: what it computes from its runs, and that an interrupted run goes on."""
+"""``benchmarks.quality``: the figures that it computes from its runs, and that an interrupted run continues."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ TAGS = ("sea", "dog", "boat", "tree")
 
 @pytest.fixture
 def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module; the repository's root is on the path for its import alone."""
+    """The module. The repository's root is on the path only while the module is imported."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(ROOT)])
         import benchmarks.quality
@@ -31,7 +31,7 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images whose first tag is told by a feature."""
+    """Images whose first tag is that of the largest of three features."""
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 60), ("val", 20)):
         features = torch.randn(count, 6, generator=generator)

@@ -252,7 +252,7 @@ def test_an_extremely_long_image(weights: Path) -> None:
     backbone = load_backbone(NETWORK, weights)
     for size in ((40_000, 2), (2, 40_000)):
         long = picture(*size)
-        # Scaled to a height of 256, the whole would take 15 GB.
+        # Without the crop, the image scaled to a shorter side of 256 would take 15 GB.
         x = backbone.transform(long)
         assert x.shape == (3, 224, 224)
         middle = long.crop((19_968, 0, 20_032, 2) if size[1] == 2 else (0, 19_968, 2, 20_032))

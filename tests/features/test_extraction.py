@@ -27,7 +27,7 @@ def test_efficientnet_lite0_on_photographs(flickr8k: Path) -> None:
     expected = stored.rows([path.name for path in paths])
     similarity = F.cosine_similarity(features, expected)
     assert similarity.min() > 0.99
-    # More than the direction: the values, up to float16.
+    # The directions agree; the values agree too, up to rounding to float16.
     torch.testing.assert_close(features, expected, atol=5e-3, rtol=5e-3)
 
 

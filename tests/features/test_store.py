@@ -91,7 +91,7 @@ def test_rows_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     store(tmp_path, names, torch.arange(rows).half().unsqueeze(1).expand(rows, dimension), rows_per_shard=512)
     size = 2 * rows * dimension
     features = open_features(tmp_path)
-    # How much around a place the system maps along, up to megabytes, is its own affair.
+    # The system may map up to megabytes around each place that is read.
     assert mapped(tmp_path) < size / 4
     assert features.rows(["1100", "1025"]).mean(dim=1).tolist() == [1100.0, 1025.0]
     assert mapped(tmp_path) < size / 2
@@ -100,7 +100,7 @@ def test_rows_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_index_does_not_grow_with_the_images(tmp_path: Path) -> None:
-    """It is written anew with each shard: with all the names in it a million images would take gigabytes."""
+    """The index is written again with each shard. If it had all names, a million images would take gigabytes."""
     names = [f"{row:0200d}.jpg" for row in range(600)]
     store(tmp_path, names, torch.zeros(600, 1), rows_per_shard=100)
     assert (tmp_path / "index.json").stat().st_size < 6 * 100

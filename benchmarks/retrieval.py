@@ -1,10 +1,10 @@
-"""Time searches of a synthetic index: a million photographs, with the vocabulary and the positions of Flickr8k.
+"""Time searches of a synthetic index: a million photographs, with as many tags and positions as for Flickr8k.
 
-The index is written by the writer that ``tagrank index`` uses, from random distributions, and takes some 2.5 GB below
-``--folder``. Then queries of one to five tags are searched for, in order and in any order, and photographs like one of
-the index; figures are medians over different queries, none asked twice, of an index that the system has in its cache.
-Opening the index and a search are timed together with the cache emptied of it.
-Before anything is timed, scores are compared with float64 probabilities that never were in the index.
+The index is written from random distributions by the writer that ``tagrank index`` uses. It takes about 2.5 GB below
+``--folder``. The searches are queries of one to five tags, in order and in any order, and searches for photographs like
+another one. Figures are medians over different queries while the system has the index in its cache. Opening the index
+and a first search are also timed together, after the index was removed from the cache.
+Before anything is timed, scores are compared with the float64 probabilities that the index was written from.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tagrank.retrieval import IndexWriter, PhotoIndex, open_index
 
 TAGS, MAX_LENGTH = 124, 8
 BATCH = 4096
-# Half the spacing of float16 between 8 and 16, by which log p may be off; it is hardly below -16 here.
+# The rounding error of log p: half the spacing of float16 between 8 and 16. Here log p is hardly ever below -16.
 TOLERANCE = 2**-8
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=15, help="of each kind")
-    parser.add_argument("--folder", type=Path, help="for the index; a temporary one where left out")
+    parser.add_argument("--folder", type=Path, help="where to write the index; by default a temporary folder")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(folder: Path, photographs: int, queries: int) -> dict[str, Any]:
-    """The rows, the size of the index and the times to write and to open it."""
+    """Measure. Returns a row for each kind of search, the size of the index, and the times to write and to open it."""
     annotator = Annotator(
         TagRanker(1, TAGS, max_length=MAX_LENGTH, embedding_size=1, hidden_size=1),
         Vocabulary([f"tag {i}" for i in range(TAGS)]),
@@ -93,14 +93,14 @@ def measure(folder: Path, photographs: int, queries: int) -> dict[str, Any]:
         "write_seconds": seconds,
         "open_seconds": opened,
         "from_disk_ms": from_disk,
-        # Of the mapped file, what was read counts too.
+        # This includes the pages of the mapped files that were read.
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "rows": rows,
     }
 
 
 def fill(folder: Path, annotator: Annotator, photographs: int) -> tuple[float, Tensor]:
-    """Write the index; seconds in the writer alone, and the distributions of the last photographs."""
+    """Write the index. Returns the seconds that only the writer took, and the last batch's distributions."""
     generator = torch.Generator().manual_seed(0)
     seconds = 0.0
     p = torch.empty(0)
@@ -124,14 +124,14 @@ def check(index: PhotoIndex, kept: Tensor) -> None:
 
 
 def evict(folder: Path) -> None:
-    """Take the files out of the system's cache, as far as it follows the advice."""
+    """Advise the system to remove the files from its cache."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def cold(folder: Path, search: Callable[[PhotoIndex], Any], times: int = 5) -> float:
-    """Milliseconds to open the index and search it, with nothing of it in the system's cache; the median."""
+    """The median milliseconds to open the index and search it, after it was removed from the system's cache."""
     taken = []
     for _ in range(times):
         evict(folder)
@@ -142,7 +142,7 @@ def cold(folder: Path, search: Callable[[PhotoIndex], Any], times: int = 5) -> f
 
 
 def timed(name: str, searches: list[Callable[[], Any]]) -> dict[str, Any]:
-    """The median, in milliseconds, and the first."""
+    """The row of one kind of search: the median and the first time, in milliseconds."""
     times = []
     for search in searches:
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""The feature store at a size: written, killed half-way, resumed, read back memory-mapped, all of it checked. Linux.
+"""A large feature store: the writer is killed half-way, another resumes, and all vectors are read back and compared.
 
-The writers and readers are processes of their own. ``peak MB`` is the most resident memory that one had, its libraries
-and the pages of the mapped store included; ``own MB`` is what it had at the end without pages of files.
+Each writer and reader is a process of its own. ``peak MB`` is the largest resident memory of the process, including its
+libraries and the pages of the mapped store; ``own MB`` is its memory at the end without pages of files. Runs on Linux.
 """
 
 import argparse
@@ -24,14 +24,14 @@ SPEC = {"backbone": "synthetic", "weights": "none", "preprocessing": "none"}
 
 
 def name(row: int) -> str:
-    """The image that a row belongs to."""
+    """The name of the image in a row."""
     return f"train/{row:016x}.jpg"
 
 
 def vectors(rows: torch.Tensor, dimension: int) -> torch.Tensor:
-    """What belongs to rows, float32 ``[N, D]`` of integers that float16 holds exactly; no two rows have the same."""
+    """The vectors of rows: float32 ``[N, D]``, integers that are exact in float16. No two rows have the same vector."""
     columns = torch.arange(dimension)
-    # The first two columns tell up to 2048 ** 2 rows apart.
+    # The first two columns distinguish up to 2048 ** 2 rows.
     factors = 1 + 2 * columns * (columns + 1)
     table = rows[:, None] * factors + columns * 97
     table[:, 0] = rows
@@ -40,7 +40,7 @@ def vectors(rows: torch.Tensor, dimension: int) -> torch.Tensor:
 
 
 def fill(folder: Path, rows: int, dimension: int, rows_per_shard: int) -> dict[str, Any]:
-    """Write what is not there yet, a batch at a time."""
+    """Write the rows that the store does not have yet, a batch at a time."""
     start = time.perf_counter()
     with FeatureWriter(folder, SPEC, dimension, rows_per_shard) as writer:
         had = len(writer.done)
@@ -58,12 +58,12 @@ def fill(folder: Path, rows: int, dimension: int, rows_per_shard: int) -> dict[s
 
 
 def check(folder: Path, rows: int, dimension: int, sample: int) -> dict[str, Any]:
-    """Read a random sample, or all of a store in order, and compare; of a store that was killed what is there."""
+    """Read a random sample, or all rows in order if ``sample`` is 0, and compare. The store may lack the last rows."""
     start = time.perf_counter()
     features = open_features(folder)
     opened = time.perf_counter() - start
     there = len(features)
-    # In order, each once, without a gap.
+    # Each row must be there once, in order, without a gap.
     right = there <= rows and features.names == tuple(map(name, range(there)))
     start = time.perf_counter()
     if sample:
@@ -84,10 +84,10 @@ def check(folder: Path, rows: int, dimension: int, sample: int) -> dict[str, Any
 
 
 def run(folder: Path, rows: int, dimension: int, rows_per_shard: int) -> list[dict[str, Any]]:
-    """All of it, a row for each process that came to its end.
+    """Run all processes. Returns a row for each process except the killed writer.
 
     Raises:
-        RuntimeError: the store is not what it should be.
+        RuntimeError: a process failed, or a vector is wrong, missing or there twice.
     """
     sizes = ["--rows", str(rows), "-D", str(dimension), "--rows-per-shard", str(rows_per_shard)]
 
@@ -109,7 +109,7 @@ def run(folder: Path, rows: int, dimension: int, rows_per_shard: int) -> list[di
     writer.kill()
     writer.communicate()
     if writer.returncode != -9:
-        raise RuntimeError(f"the first writer was to be killed, it ended with {writer.returncode}")
+        raise RuntimeError(f"the first writer: expected exit code -9 (killed), got {writer.returncode}")
     results = [
         finish("read what a killed writer left", "check"),
         finish("resume", "fill"),
@@ -118,7 +118,7 @@ def run(folder: Path, rows: int, dimension: int, rows_per_shard: int) -> list[di
     ]
     survived, resumed, *_, last = results
     if not all(result["right"] for result in results if "right" in result):
-        raise RuntimeError("a vector is not its image's, or an image is missing or there twice")
+        raise RuntimeError("an image has another image's vector, is missing, or is there twice")
     if last["there"] != rows or survived["there"] + resumed["rows"] != rows:
         raise RuntimeError(
             f"{survived['there']} rows survived, {resumed['rows']} were added, {last['there']} are there"
@@ -132,8 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="how many images")
     parser.add_argument("-D", type=int, default=256, help="length of a vector")
-    parser.add_argument("--rows-per-shard", type=int, default=1024, help="as FeatureWriter has it by default")
-    parser.add_argument("--folder", type=Path, help="where a folder for the store is made, and removed at the end")
+    parser.add_argument("--rows-per-shard", type=int, default=1024, help="the default of FeatureWriter")
+    parser.add_argument("--folder", type=Path, help="where to make a folder for the store, which is removed")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     parser.add_argument("--sample", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--as", dest="kind", choices=("fill", "check"), help=argparse.SUPPRESS)
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def _written() -> float:
-    """Megabytes that this process has handed to the file system."""
+    """Megabytes that this process has written to the file system."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:")) / 2**20
 

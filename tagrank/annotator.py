@@ -5,7 +5,6 @@ A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from tagrank.decode import (
 )
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
-from tagrank.features.extraction import extract_features
+from tagrank.features.extraction import extract_features, map_batches
 from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker, build_ranker
@@ -225,28 +224,30 @@ class Annotator:
     def annotate(
         self, paths: Sequence[Path], *, batch_size: int = 32, **options: Any
     ) -> Iterator[tuple[Path, list[RankedTag] | InputError]]:
-        """Ranked tags for photographs, in the order given.
+        """Ranked tags for photographs, in the order of ``paths``.
 
         Args:
             paths: image files.
-            batch_size: photographs at a time.
-            **options: of :meth:`rank`, but for ``batch_size``.
+            batch_size: how many photographs go through the backbone at a time.
+            **options: the options of :meth:`rank` except ``batch_size``.
 
         Yields:
-            The path and its tags, or the error that tells what is wrong with the file.
+            Each path with its tags, or with the error that says why the file cannot be read.
 
         Raises:
-            ValueError: ``paths`` is one path.
+            ValueError: ``paths`` is a single path.
+            InputError: the decoder does not exist or does not go with this model, or the backbone cannot be loaded.
         """
         if isinstance(paths, (str, Path)):
             raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
-        rows = extract_features(self.backbone(), paths, batch_size=batch_size)
-        while batch := list(islice(rows, batch_size)):
-            features = [row for _, row in batch if isinstance(row, Tensor)]
-            rankings = iter(self.rank(torch.stack(features), **options) if features else ())
-            for path, row in batch:
-                yield path, row if isinstance(row, InputError) else self.tags(next(rankings), options.get("output"))
+
+        def annotated(features: list[Tensor]) -> list[list[RankedTag]]:
+            rankings = self.rank(torch.stack(features), **options)
+            return [self.tags(ranking, options.get("output")) for ranking in rankings]
+
+        features = extract_features(self.backbone(), paths, batch_size=batch_size)
+        yield from map_batches(annotated, features, batch_size)
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """A ranking of indices in words, those of ``output`` where it was made with it."""

@@ -1,8 +1,8 @@
-"""What a user did that cannot work, as opposed to what a program did wrong."""
+"""The error for mistakes of the user, as opposed to mistakes in a program."""
 
 
 class InputError(ValueError):
-    """Bad input from outside: a file, a folder, an option. The message names it and says what was expected.
+    """A file, a folder or an option is not usable. The message names it, and says what was expected and what came.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints only the message, without a traceback, and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""Progress on stderr, so that stdout has results alone."""
+"""Progress bars on stderr; stdout is for results."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def progress_bar() -> "Progress":
-    """A bar with the time that is left; it shows on a terminal alone, and leaves nothing there."""
+    """A bar that shows the remaining time. It appears only on a terminal, and disappears at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,13 +20,13 @@ def progress_bar() -> "Progress":
 
 
 def track(items: Iterable[T], what: str, show: bool = True, total: int | None = None) -> Iterator[T]:
-    """The items, with a progress bar while they go by.
+    """Iterate over items, and show a progress bar meanwhile.
 
     Args:
-        items: what is gone through; its length is the total where it has one.
+        items: any iterable.
         what: what is being done, in a few words.
-        show: whether to show the bar at all.
-        total: how many items come.
+        show: whether to show the bar.
+        total: how many items come, if ``items`` has no length.
     """
     if not show:
         yield from items

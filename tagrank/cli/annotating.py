@@ -46,7 +46,7 @@ def annotate(
     write = _writer(format)
     failed = False
     results = annotator.annotate(found, top_k=top_k, **options)
-    # A bar and results on one terminal would write over each other.
+    # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
             failed = True
@@ -58,7 +58,7 @@ def annotate(
 
 
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
-    """Writes one photograph's tags to stdout, at once."""
+    """A function that writes one photograph's tags to stdout, and flushes."""
     if format is Format.text:
         return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
     if format is Format.jsonl:
@@ -76,5 +76,5 @@ def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
 
 
 def _rounded(tag: "RankedTag") -> dict[str, Any]:
-    """As a dictionary, with a score to six places: what is beyond them depends on the batch."""
+    """A tag as a dictionary. The score is rounded to six decimals; further decimals depend on the batch."""
     return tag._asdict() | {"score": round(tag.score, 6)}

@@ -1,4 +1,4 @@
-"""``index`` and ``search``: photographs found by what a person would say of them."""
+"""``index`` and ``search``: find photographs by the tags that people would give them."""
 
 import csv
 import json
@@ -26,49 +26,38 @@ BATCH = 256
 @command("tagrank index models/photos holiday/ --out indexes/holiday")
 def index(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The index; one that is there is added to.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The index; an existing one is added to.", show_default=False)],
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Images, folders of them, or manifests.", show_default=False)
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="A store or .npz, in place of PATHS: all images in it, by their names there.")
+        Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
     weights: WeightsOption = None,
 ) -> None:
-    """Keep what the model says of photographs, to search them by it.
+    """Keep a model's predictions for photographs, to search them.
 
-    What the index has already is not computed again. A photograph that cannot be read is reported on stderr; the
-    others are added, and the exit code is 1.
+    Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
+    stderr; the others are added, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
 
     if (not paths) == (features is None):
-        raise InputError("expected photographs, or --features in their place")
+        raise InputError("expected photographs, or --features instead; not both")
     annotator = Annotator.load(model)
-    failed = 0
-
-    def readable(rows: "Iterable[tuple[str, Tensor | InputError]]") -> "Iterator[tuple[str, Tensor]]":
-        nonlocal failed
-        for name, row in rows:
-            if isinstance(row, InputError):
-                failed += 1
-                typer.echo(f"tagrank: {row}", err=True)
-            else:
-                yield name, row
-
+    added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         names = _stored(features, annotator) if features is not None else _photographs(paths or [])
         new = [name for name in names if name not in writer.done]
-        rows = readable(_features_of(annotator, new, features, weights))
-        count = 0
+        rows = _stored_features(features, new) if features is not None else _computed_features(annotator, new, weights)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
             writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
-            count += len(batch)
-    there = len(names) - len(new)
-    typer.echo(f"{out}: {count} photographs added, {there} were there, {failed} failed; {before + count} in all")
+            added += len(batch)
+    there, failed = len(names) - len(new), len(new) - added
+    typer.echo(f"{out}: {added} photographs added, {there} were there, {failed} failed; {before + added} in all")
     if failed:
         raise typer.Exit(1)
 
@@ -79,22 +68,22 @@ def search(
     query: Annotated[
         str | None,
         typer.Argument(
-            help="Tags separated by commas, the first first; one with a comma in quotes.", show_default=False
+            help="Tags separated by commas, most important first; a tag with a comma in quotes.", show_default=False
         ),
     ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="In any order.")] = False,
+    unordered: Annotated[bool, typer.Option("--unordered", help="The tags may come in any order.")] = False,
     like: Annotated[
         str | None,
-        typer.Option(help="In place of a query: a photograph of the index by name, or with --model any image file."),
+        typer.Option(help="Instead of a query: a photograph of the index by name, or with --model any image file."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="The model of the index, for --like with another image.")] = None,
-    top_k: Annotated[int, typer.Option(help="How many photographs.", min=1)] = 20,
+    model: Annotated[Path | None, typer.Option(help="The index's model, for --like with an image file.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many photographs to show.", min=1)] = 20,
     format: FormatOption = Format.text,
     weights: WeightsOption = None,
 ) -> None:
-    """Find the photographs that people's lists most likely start with these tags for.
+    """Find the photographs whose lists most likely start with the tags of a query.
 
-    The score is that probability; with --like it says from 0 to 1 how alike two photographs' lists are.
+    The score is this probability. With --like it says how alike the lists of two photographs are, from 0 to 1.
     """
     from tagrank.retrieval import open_index
 
@@ -110,14 +99,14 @@ def search(
     if unordered:
         raise InputError("--unordered goes with a query of tags")
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
-    # A photograph of the index is the one most like itself.
+    # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
     others = [match for match in found if model is not None or match.image != like][:top_k]
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
 def _photographs(paths: Sequence[Path]) -> list[str]:
-    """Image files by their paths, each once."""
+    """The paths of all image files in these folders and manifests, each once."""
     from tagrank.data.manifest import read_manifest
     from tagrank.features.images import find_images
 
@@ -130,7 +119,7 @@ def _photographs(paths: Sequence[Path]) -> list[str]:
 
 
 def _stored(features: Path, annotator: "Annotator") -> list[str]:
-    """The names in a feature store, once its features are known to be the model's kind."""
+    """The names in a feature store, after a check that its features fit the model."""
     from tagrank.features.labelled import LabelledImages
     from tagrank.features.store import open_features
 
@@ -139,23 +128,26 @@ def _stored(features: Path, annotator: "Annotator") -> list[str]:
     return list(table.names)
 
 
-def _features_of(
-    annotator: "Annotator",
-    names: Sequence[str],
-    features: Path | None,
-    weights: str | None,
-) -> "Iterator[tuple[str, Tensor | InputError]]":
-    from tagrank.features.extraction import extract_features
+def _stored_features(features: Path, names: Sequence[str]) -> "Iterator[tuple[str, Tensor]]":
     from tagrank.features.store import open_features
 
-    if features is None:
-        for path, row in extract_features(annotator.backbone(weights), map(Path, names)):
-            yield str(path), row
-        return
     table = open_features(features)
     for start in range(0, len(names), BATCH):
         some = names[start : start + BATCH]
         yield from zip(some, table.rows(some), strict=True)
+
+
+def _computed_features(
+    annotator: "Annotator", names: Sequence[str], weights: str | None
+) -> "Iterator[tuple[str, Tensor]]":
+    """Photographs with their features. A photograph that cannot be read is left out and reported on stderr."""
+    from tagrank.features.extraction import extract_features
+
+    for path, row in extract_features(annotator.backbone(weights), [Path(name) for name in names]):
+        if isinstance(row, InputError):
+            typer.echo(f"tagrank: {row}", err=True)
+        else:
+            yield str(path), row
 
 
 def _batches(rows: "Iterable[tuple[str, Tensor]]") -> "Iterator[list[tuple[str, Tensor]]]":
@@ -172,15 +164,15 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
 
 def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
     from tagrank.annotator import Annotator
-    from tagrank.features.extraction import extract_features, only_features
+    from tagrank.features.extraction import all_readable, extract_features
 
     annotator = Annotator.load(model)
-    ((_, row),) = only_features(extract_features(annotator.backbone(weights), [image]))
+    ((_, row),) = all_readable(extract_features(annotator.backbone(weights), [image]))
     return photos.gains_of(annotator, row)
 
 
 def _write(matches: "Sequence[Match]", format: Format) -> None:
-    """To six significant digits: what is beyond them depends on the machine."""
+    """Write scores with six significant digits; further digits depend on the machine."""
     records = [match._asdict() | {"score": float(f"{match.score:.6g}")} for match in matches]
     if format is Format.csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")

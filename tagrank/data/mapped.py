@@ -1,4 +1,4 @@
-"""Tensors of a file that is read in pieces, here and there: memory-mapped, without what the system reads ahead."""
+"""Tensors of a file of which only scattered pieces are read: memory-mapped, without reading ahead."""
 
 import ctypes
 import mmap
@@ -18,13 +18,13 @@ DTYPES = {"F16": torch.float16, "I64": torch.int64, "U8": torch.uint8}
 
 
 def map_tensors(path: Path, expected: Mapping[str, tuple[torch.dtype, list[int | None]]]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU; reading elements reads their pages, and no others.
+    """Map the tensors of a safetensors file into memory, on the CPU. Reading elements reads only their pages.
 
-    A mapped file is otherwise read some way ahead wherever it is touched, up to megabytes for a few kilobytes.
+    By default the system reads a mapped file ahead: up to megabytes when a few kilobytes are touched.
 
     Args:
-        path: the file (https://github.com/huggingface/safetensors: a header's length, the header in JSON, the data).
-        expected: the tensors by name, with dtype and shape by the index of the folder; ``None`` in a shape is any size.
+        path: the file (https://github.com/huggingface/safetensors: the header's length, the header in JSON, the data).
+        expected: the dtype and shape of each tensor, by name. ``None`` in a shape means any size.
 
     Raises:
         InputError: the file is missing, unreadable or damaged, or does not have these tensors.
@@ -34,7 +34,7 @@ def map_tensors(path: Path, expected: Mapping[str, tuple[torch.dtype, list[int |
         data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except OSError as error:
         raise InputError(f"{path}: missing or unreadable ({reason(error)})") from error
-    except RuntimeError as error:  # torch's own word for files that cannot be opened or mapped, empty ones among them
+    except RuntimeError as error:  # raised by torch for files that it cannot open or map, such as empty files
         raise InputError(f"{path}: missing or unreadable") from error
     _advise(data, mmap.MADV_RANDOM)
     start = 8 + int.from_bytes(data[:8].numpy().tobytes(), "little")
@@ -50,13 +50,13 @@ def map_tensors(path: Path, expected: Mapping[str, tuple[torch.dtype, list[int |
         fits = len(got.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, got.shape, strict=True))
         if got.dtype != dtype or not fits:
             raise InputError(
-                f"{path}: {name}: expected {dtype} {shape} by the index, got {got.dtype} {list(got.shape)}"
+                f"{path}: {name}: expected {dtype} {shape} according to the index, got {got.dtype} {list(got.shape)}"
             )
     return tensors
 
 
 def will_need(part: Tensor) -> None:
-    """Ask the system to fetch a contiguous part of a mapped tensor, without waiting for it."""
+    """Tell the system to fetch a contiguous part of a mapped tensor, without waiting for it."""
     _advise(part, mmap.MADV_WILLNEED)
 
 
@@ -68,7 +68,7 @@ def _tensor(data: Tensor, entry: Any) -> Tensor:
 
 
 def _advise(part: Tensor, advice: int) -> None:
-    # Advice alone: whether it is taken changes nothing but the time.
+    # The system may ignore the advice. Only the time depends on it.
     if part.numel():
         begin = part.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
         _libc().madvise(begin, part.data_ptr() + part.nbytes - begin, advice)

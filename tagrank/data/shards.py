@@ -1,53 +1,58 @@
-"""A folder of shards and an index, to which one process at a time adds: the common part of its writers.
+"""Folders of shards and an index, added to by one process at a time: the feature store and the index of photographs.
 
-The index is the truth: a shard counts once the index lists it. Index and shards are replaced as a whole, so a writer
-may be killed at any moment. The next writer removes the files that it left.
+A folder has ``index.json`` and shards ``PREFIX-00000.safetensors``, ``PREFIX-00001.safetensors``, ... The index names
+the shards that count. Each file appears as a whole: first the shard is written, then the index. A writer may be killed
+at any moment; it loses only the entries that were not yet in a shard. The next writer deletes what it left behind.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from tagrank.data.files import reason, write_atomically
 from tagrank.errors import InputError
 
 INDEX = "index.json"
+
 Writer = TypeVar("Writer", bound="ShardWriter")
 
 
-def shard_name(stem: str, number: int) -> str:
-    """The file of a shard: ``features-00000.safetensors`` is the first with the stem ``features``."""
-    return f"{stem}-{number:05d}.safetensors"
+def shard_name(prefix: str, number: int) -> str:
+    """The file name of a shard."""
+    return f"{prefix}-{number:05d}.safetensors"
 
 
 class ShardWriter(ABC):
     """Collects entries until they fill a shard, and continues where an earlier writer stopped. A context manager.
 
     Args:
-        folder: a folder that such a writer made, an empty one, or one to make.
+        folder: a folder that an earlier writer filled, an empty folder, or not there yet.
         per_shard: how many entries a shard has.
 
     Raises:
-        InputError: another process is writing to the folder, or it cannot be made; and as :meth:`_resume`.
+        InputError: another process is writing to the folder, the folder cannot be made or has other files in it, or
+            :meth:`_read` refuses what an earlier writer left.
     """
 
-    #: What the folder is, for messages: ``a feature store``.
+    #: What the folder is, in an error message: "a feature store".
     kind: ClassVar[str]
-    #: What names must be to be added, for messages.
+    #: With what the file names of shards begin.
+    prefix: ClassVar[str]
+    #: Which names may be added, in an error message.
     expected: ClassVar[str]
-    #: The beginning of the shards' file names, see :func:`shard_name`.
-    stem: ClassVar[str]
 
     def __init__(self, folder: str | Path, per_shard: int) -> None:
         self.folder = Path(folder)
         self._per_shard = per_shard
-        self._count = 0
+        self._shards: list[int] = []
+        self._waiting = 0
         self._closed = False
         self._lock = _lock(self.folder)
         try:
@@ -58,17 +63,17 @@ class ShardWriter(ABC):
 
     @property
     def done(self) -> Set[str]:
-        """All names that were added, by this writer or an earlier one."""
+        """All names that were added, in this run or an earlier one."""
         return self._done
 
     def close(self) -> None:
-        """Write the remaining entries, and let other writers in. A second call does nothing."""
+        """Write the entries that wait for a shard, and let other writers in. Closing again does nothing."""
         if self._closed:
             return
         self._closed = True
         try:
-            if self._count:
-                self._flush(self._count)
+            if self._waiting:
+                self._flush(self._waiting)
         finally:
             os.close(self._lock)
 
@@ -78,40 +83,28 @@ class ShardWriter(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # After an error too: the entries that were added are good, and took time to compute.
+        # After an error too: the entries are good, and took time to compute.
         self.close()
 
     @abstractmethod
-    def _resume(self) -> set[str]:
-        """Check that this writer may add to the folder, call :meth:`_recover`, and return the names in the shards."""
-
-    @abstractmethod
-    def _write_shard(self, count: int) -> None:
-        """Write the first ``count`` waiting entries as a shard, then the index, and forget the entries."""
-
-    def _recover(self, listed: Collection[str]) -> bool:
-        """Remove what a killed writer left: temporary files, and shards that the index does not list.
-
-        Args:
-            listed: the shards that the index lists; none if there is no index.
-
-        Returns:
-            Whether there is an index.
+    def _read(self) -> tuple[Sequence[int], set[str]]:
+        """How many entries each shard has, and all their names, from a folder that has an index.
 
         Raises:
-            InputError: there is no index, and the folder has other files than temporary ones.
+            InputError: the folder is damaged, or holds entries that must not be mixed with this writer's.
         """
-        shard = re.escape(self.stem) + r"-\d{5,}\.safetensors"
-        temporary = re.compile(rf"\.({re.escape(INDEX)}|{shard})\.[0-9a-f]+\.tmp")
-        present = {entry.name for entry in self.folder.iterdir()}
-        stale = {name for name in present if temporary.fullmatch(name)}
-        if INDEX not in present and present - stale:
-            found = some(sorted(present - stale))
-            raise InputError(f"{self.folder}: expected {self.kind} or an empty folder, got {found}")
-        stale |= {name for name in present.difference(listed) if re.fullmatch(shard, name)}
-        for name in stale:
-            (self.folder / name).unlink()
-        return INDEX in present
+
+    @abstractmethod
+    def _index(self, shards: Sequence[int]) -> Mapping[str, Any]:
+        """The index of shards with this many entries each, as JSON."""
+
+    @abstractmethod
+    def _shard(self, count: int) -> bytes:
+        """The content of a shard of the first ``count`` entries that wait."""
+
+    @abstractmethod
+    def _forget(self, count: int) -> None:
+        """Drop the first ``count`` entries that wait."""
 
     def _check_new(self, names: Sequence[str]) -> None:
         if self._closed:
@@ -122,13 +115,42 @@ class ShardWriter(ABC):
 
     def _added(self, names: Sequence[str]) -> None:
         self._done.update(names)
-        self._count += len(names)
-        while self._count >= self._per_shard:
+        self._waiting += len(names)
+        while self._waiting >= self._per_shard:
             self._flush(self._per_shard)
 
+    def _resume(self) -> set[str]:
+        """Read what earlier writers wrote, and delete what a killed one left. Returns the names that are there."""
+        done: set[str] = set()
+        if (self.folder / INDEX).exists():
+            shards, done = self._read()
+            self._shards = list(shards)
+        shard = rf"{self.prefix}-\d{{5,}}\.safetensors"
+        temporary = re.compile(rf"\.({re.escape(INDEX)}|{shard})\.[0-9a-f]+\.tmp")
+        present = {entry.name for entry in self.folder.iterdir()}
+        stale = {name for name in present if temporary.fullmatch(name)}
+        if INDEX in present:
+            listed = {shard_name(self.prefix, number) for number in range(len(self._shards))}
+            stale |= {name for name in present - listed if re.fullmatch(shard, name)}
+        elif present - stale:
+            raise InputError(f"{self.folder}: expected {self.kind} or an empty folder, got {some(sorted(present))}")
+        else:
+            self._write_index([])
+        for name in stale:
+            (self.folder / name).unlink()
+        return done
+
     def _flush(self, count: int) -> None:
-        self._write_shard(count)
-        self._count -= count
+        """Write the first ``count`` entries as a shard, then the index. When either fails, the entries still wait."""
+        shards = [*self._shards, count]
+        self._write(shard_name(self.prefix, len(self._shards)), [self._shard(count)])
+        self._write_index(shards)
+        self._shards = shards
+        self._forget(count)
+        self._waiting -= count
+
+    def _write_index(self, shards: Sequence[int]) -> None:
+        self._write(INDEX, [json.dumps(self._index(shards), ensure_ascii=False).encode(), b"\n"])
 
     def _write(self, name: str, chunks: Sequence[bytes]) -> None:
         try:
@@ -144,7 +166,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def _lock(folder: Path) -> int:
-    """A descriptor of the folder that keeps other writers out until it is closed or the process dies."""
+    """A descriptor of the folder. Other writers are kept out until it is closed or the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)

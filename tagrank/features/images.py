@@ -1,4 +1,4 @@
-"""Photographs on disk to RGB images in memory."""
+"""Reads photographs: from files on disk to RGB images in memory."""
 
 import os
 import sys
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AVIF = ".avif"
-"""Read where Pillow has it: from 11.3 on, in builds with libavif."""
+"""Read if Pillow supports it: from version 11.3 on, in builds with libavif."""
 OTHERS = (
     *(AVIF, ".heic", ".heif", ".hif", ".jp2", ".jxl"),
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
     *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
-"""Suffixes of pictures that are not read, so that it can be said of them."""
+"""Suffixes of pictures that cannot be read. They are counted, and the user gets to know."""
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The images that some paths stand for.
+    """List the image files that paths stand for.
 
-    A folder stands for the images below it, known by their suffix (:data:`SUFFIXES`, any case), sorted by path; hidden
-    files and folders are left out, links to folders not followed. Pictures of kinds that are not read (:data:`OTHERS`:
-    HEIC, raw and the like) are counted in a line on stderr. Anything else stands for itself, whether it is there
-    or not: :func:`read_image` is to say what is wrong with it.
+    A folder stands for the images below it, sorted by path. They are recognised by their suffix (:data:`SUFFIXES`, any
+    case). Hidden files and folders are left out, and links to folders are not followed. Pictures in formats that cannot
+    be read (:data:`OTHERS`: HEIC, raw and others) are left out too, and counted in a line on stderr. Any other path is
+    returned as it is, whether the file exists or not; :func:`read_image` reports what is wrong with it.
 
     Raises:
         InputError: a folder has no images, or cannot be read.
@@ -45,7 +45,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name too long for the file system, which read_image will report
+    except OSError:  # the name is too long for the file system; read_image will report it
         return False
 
 
@@ -69,7 +69,7 @@ def _images_below(folder: Path) -> list[Path]:
         got = f"; got {left}" if left else ""
         raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(suffixes)}{got}")
     if left:
-        print(f"tagrank: {folder}: left out, as they cannot be read: {left}", file=sys.stderr)
+        print(f"tagrank: {folder}: left out, because they cannot be read: {left}", file=sys.stderr)
     return sorted(found)
 
 
@@ -80,19 +80,20 @@ def _formats() -> tuple[str, ...]:
 
 
 def read_image(path: str | Path) -> "PILImage.Image":
-    """Read an image file as RGB, 8 bits, upright.
+    """Read an image file as an upright RGB image with 8 bits per channel.
 
-    Of an animation this is the first picture. The orientation in the EXIF data is applied; damaged EXIF data is
-    ignored. Transparency is dropped and CMYK converted as ``PIL.Image.convert("RGB")`` does it, which is what
-    torchvision's data sets do; 16-bit grey, which ``convert`` would clip to white, is scaled. A JPEG file of more than
-    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million), as telephones write them, is read at half its width and height, which
-    needs a quarter of the memory.
+    - Of an animation, the first picture is read.
+    - The orientation in the EXIF data is applied; damaged EXIF data is ignored.
+    - ``PIL.Image.convert("RGB")`` drops transparency and converts CMYK, as in torchvision's data sets.
+    - 16-bit grey is scaled; ``convert`` would clip it to white.
+    - A JPEG file with more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) pixels, which some telephones write, is
+      read at half its width and height. This needs a quarter of the memory.
 
-    Safe to call from several threads: no setting of PIL or of the process is touched.
+    Safe to call from several threads: it changes no setting of PIL or of the process.
 
     Raises:
         InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS` or
-            AVIF, or has more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, a JPEG file more than four times.
+            AVIF, or has more than 2 times ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (a JPEG file: more than 4 times).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -119,19 +120,19 @@ def read_image(path: str | Path) -> "PILImage.Image":
     except OSError as error:
         raise InputError(f"{path}: {reason(error) if error.errno else f'damaged image ({error})'}") from error
     except Exception as error:
-        # PIL's decoders raise almost anything on damaged files: SyntaxError, struct.error, IndexError, ValueError, ...
+        # PIL's decoders raise many kinds of exceptions on damaged files: SyntaxError, struct.error, IndexError, ...
         raise InputError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
 
 
 def _open(path: Path) -> "PILImage.Image":
-    """The image with its size; its pixels are not read yet."""
+    """Open an image: its size is known, its pixels are not read yet."""
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
 
     try:
         return Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow judges the size before one can ask for less of a JPEG.
+        # Image.open refuses the size before a JPEG can be set to be read at half of it. JpegImageFile does not check.
         try:
             return JpegImageFile(path)
         except SyntaxError:
@@ -139,7 +140,7 @@ def _open(path: Path) -> "PILImage.Image":
 
 
 def _halve(image: "PILImage.Image") -> None:
-    """Have a JPEG of more pixels than Pillow's limit read at half its width and height; any other stays as it is."""
+    """Set a JPEG with more pixels than Pillow's limit to be read at half its width and height."""
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
 
@@ -157,7 +158,7 @@ def _upright(image: "PILImage.Image") -> "PILImage.Image":
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        # The pixels are good, and damaged EXIF data is common in photographs; PIL raises almost anything on it.
+        # Damaged EXIF data is common in photographs whose pixels are good. PIL raises many kinds of exceptions on it.
         return image
 
 
@@ -168,6 +169,6 @@ def _rgb(image: "PILImage.Image") -> "PILImage.Image":
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     elif "transparency" in image.info:
-        # Straight from a palette to RGB, PIL warns that the transparency is lost.
+        # When PIL converts from a palette directly to RGB, it warns that the transparency is lost.
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Images with people's lists, as tensors: what a model is trained or judged on."""
+"""Images with people's lists of tags, as tensors to train a model on or to judge it by."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from tagrank.data.manifest import Example, Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
-from tagrank.features.extraction import extract_features, only_features
+from tagrank.features.extraction import all_readable, extract_features
 from tagrank.features.images import find_images, read_image
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.progress import track
@@ -20,12 +20,12 @@ from tagrank.progress import track
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and what people said of them.
+    """Images with people's lists of tags.
 
     Attributes:
-        examples: ``N`` of them.
-        inputs: features ``[N, D]``, or pixels ``[N, 3, h, w]`` where the backbone is to be trained too.
-        spec: ``Backbone.spec`` of what computed the features, as far as it is known.
+        examples: ``N`` images, by name, with their lists.
+        inputs: features ``[N, D]``, or pixels ``[N, 3, h, w]`` if the backbone is trained too.
+        spec: ``Backbone.spec`` of the backbone that computed the features; None if it is not known.
     """
 
     examples: Sequence[Example]
@@ -36,14 +36,14 @@ class LabelledImages:
         return len(self.examples)
 
     def check(self, dimension: int, spec: Mapping[str, str] | None) -> None:
-        """Make sure that the features are of the kind a model was trained on.
+        """Check that a model was trained on features of the same length and backbone.
 
         Args:
-            dimension: their length, ``D``.
-            spec: what computed them, as far as it is known.
+            dimension: ``D`` of the model.
+            spec: ``Backbone.spec`` of the model; None if it is not known. Only what both specs say is compared.
 
         Raises:
-            InputError: they have another length, or another backbone computed them.
+            InputError: the features have another length, or another backbone computed them.
         """
         if self.inputs.shape[1] != dimension:
             raise InputError(f"features: expected {dimension} per image, got {self.inputs.shape[1]}")
@@ -53,25 +53,25 @@ class LabelledImages:
                 raise InputError(f"features: expected those of {key} {value!r}, got {got!r}")
 
     def take(self, indices: Sequence[int]) -> "LabelledImages":
-        """Some of the images, by number."""
+        """The images with these row numbers."""
         return LabelledImages([self.examples[i] for i in indices], self.inputs[list(indices)], self.spec)
 
     def renamed(self, rename: Callable[[Sequence[str]], tuple[str, ...]]) -> "LabelledImages":
-        """The same images with people's lists under other names, such as :meth:`tagrank.decode.OutputTags.rename`."""
+        """The same images, with each list renamed by a function such as :meth:`tagrank.decode.OutputTags.rename`."""
         examples = [
             replace(e, tags=rename(e.tags), lists=tuple(rename(tags) for tags in e.lists)) for e in self.examples
         ]
         return LabelledImages(examples, self.inputs, self.spec)
 
     def lists(self, vocabulary: Vocabulary) -> list[list[list[int]]]:
-        """For each image its lists by index. Tags outside the vocabulary are left out, then lists without a tag."""
+        """The lists of each image, as tag indices. Tags outside the vocabulary are dropped, then empty lists."""
         return [[kept for tags in e.lists if (kept := vocabulary.encode(tags))] for e in self.examples]
 
     def references(self, vocabulary: Vocabulary) -> list[list[int]]:
-        """For each image the one list it is judged by.
+        """The list that each image is judged by, as tag indices.
 
-        Tags outside the vocabulary keep their places, under indices that no ranking can name: missing them counts. All
-        images have the same index for the same tag.
+        Tags outside the vocabulary keep their places and get indices from ``len(vocabulary)`` on. No ranking has these
+        indices, so that such a tag counts as missed. The same tag has the same index in all images.
         """
         unknown: dict[str, int] = {}
         return [
@@ -92,18 +92,19 @@ def load_labelled(
     images: str | Path | None = None,
     progress: bool = True,
 ) -> LabelledImages:
-    """The images of a manifest with their features, read where they are given, else computed.
+    """Load the images of a manifest with their features. Features are read from a file, or computed.
 
     Args:
         manifest: the images.
-        features: a feature store or ``.npz`` file that has them all.
-        backbone: computes features; a trainable one (``small_cnn``) leaves pixels, which are then trained on.
-        store: a feature store to keep computed features in, so that an interrupted run need not compute them again.
-        images: the folder that image paths are relative to, where it is not the manifest's own.
-        progress: show a progress bar, on stderr.
+        features: a feature store or ``.npz`` file that has the features of all images.
+        backbone: computes the features if ``features`` is None. A trainable backbone (``small_cnn``) computes none: the
+            result has pixels, which it is trained on.
+        store: a feature store for computed features, so that an interrupted run need not compute them again.
+        images: the folder that image paths are relative to, if it is not the manifest's folder.
+        progress: show a progress bar on stderr.
 
     Raises:
-        InputError: an image has no features or cannot be read, or there are neither features nor a backbone.
+        InputError: an image has no features or cannot be read, or both ``features`` and ``backbone`` are None.
     """
     names = [example.image for example in manifest.examples]
     root = manifest.root if images is None else Path(images)
@@ -111,14 +112,14 @@ def load_labelled(
         table = open_features(features)
         return LabelledImages(manifest.examples, table.rows(names), table.spec)
     if backbone is None:
-        raise InputError(f"{manifest.path}: features are needed: a file with them, or a backbone to compute them with")
+        raise InputError(f"{manifest.path}: features are needed: give a file of them, or a backbone to compute them")
     if any(p.requires_grad for p in backbone.parameters()):
         paths = track([root / name for name in names], "reading images", progress)
-        # Half precision: an 8-bit pixel value between -1 and 1 loses nothing that matters.
+        # Half precision is enough for 8-bit pixel values that were scaled to [-1, 1].
         pixels = torch.stack([backbone.transform(read_image(path)).half() for path in paths])
         return LabelledImages(manifest.examples, pixels, backbone.spec)
     if store is None:
-        rows = only_features(extract_features(backbone, [root / name for name in names]))
+        rows = all_readable(extract_features(backbone, [root / name for name in names]))
         inputs = torch.stack([row for _, row in track(rows, "computing features", progress, len(names))])
         return LabelledImages(manifest.examples, inputs, backbone.spec)
     write_features(backbone, {name: root / name for name in names}, store, progress=progress)
@@ -126,14 +127,14 @@ def load_labelled(
 
 
 def named_images(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image files by the names that a feature store has for them.
+    """Image files by their names in a feature store.
 
     Args:
-        paths: a folder names the images below it by their paths relative to it; a manifest (``.jsonl``) names its
-            images as it does; an image is named by its file name.
+        paths: folders, manifests (``.jsonl``) and images. An image in a folder is named by its path relative to the
+            folder, an image of a manifest as in the manifest, any other image by its file name.
 
     Raises:
-        InputError: two images have the same name, or a folder or manifest is not what it should be.
+        InputError: two images have the same name, a name is not UTF-8, or a folder or manifest cannot be read.
     """
     images: dict[str, Path] = {}
     for path in paths:
@@ -145,7 +146,7 @@ def named_images(paths: Sequence[Path]) -> dict[str, Path]:
             named = {path.name: path}
         for name, image in named.items():
             if not is_utf8(name):
-                raise InputError(f"{image}: its name is not UTF-8, which a store's index is; rename it")
+                raise InputError(f"{image}: its name is not UTF-8, which a store needs; rename the file")
             if images.setdefault(name, image) != image:
                 raise InputError(f"{images[name]} and {image} would both be stored as {name!r}; use two stores")
     return images
@@ -159,20 +160,20 @@ def write_features(
     on_error: Callable[[Path, InputError], None] | None = None,
     progress: bool = True,
 ) -> int:
-    """Add the features of images to a store; what it has already is not computed again.
+    """Compute the features of images that a store does not have yet, and add them to it.
 
     Args:
-        backbone: computes them.
-        images: the files, by the names that the store has for them.
+        backbone: computes the features.
+        images: the image files, by their names in the store.
         store: the folder of the store.
-        on_error: called with an image that cannot be read, and why; left out, the error is raised.
-        progress: show a progress bar, on stderr.
+        on_error: called with each image that cannot be read and its error. If it is None, the error is raised.
+        progress: show a progress bar on stderr.
 
     Returns:
-        How many were computed.
+        How many images were added.
 
     Raises:
-        InputError: the store has features of another backbone, or an image cannot be read and there is no ``on_error``.
+        InputError: the store has features of another backbone, or an image cannot be read and ``on_error`` is None.
     """
     with FeatureWriter(store, backbone.spec, backbone.feature_size) as writer:
         names: dict[Path, list[str]] = {}
@@ -182,11 +183,11 @@ def write_features(
         rows = extract_features(backbone, list(names))
         computed = 0
         for path, row in track(rows, "computing features", progress, len(names)):
-            if isinstance(row, InputError):
-                if on_error is None:
-                    raise row
+            if isinstance(row, Tensor):
+                writer.add(names[path], row.expand(len(names[path]), -1))
+                computed += len(names[path])
+            elif on_error is None:
+                raise row
+            else:
                 on_error(path, row)
-                continue
-            writer.add(names[path], row.expand(len(names[path]), -1))
-            computed += len(names[path])
     return computed

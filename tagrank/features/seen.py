@@ -1,8 +1,8 @@
-"""Which images a model was trained or validated on: 64 bits for each, kept in its folder.
+"""Which images a model was trained or validated on: a digest of 64 bits for each image, kept in the model's folder.
 
-An image goes by the name of its file, without folders, and by its features, so that it is known again where a manifest
-was copied or images lie elsewhere. Of the features 32 signs count, of fixed projections: features that were rounded to
-float16, or computed in another batch, have others for a few images in a thousand.
+The digest of an image depends on its file name without folders and on its features. Hence an image is recognised after
+a manifest was copied or images were moved. The features enter as the signs of 32 fixed projections. The signs change
+for a few images in a thousand when features are rounded to float16 or computed in another batch.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ Digests = NDArray[np.uint64]
 
 
 def digests(images: LabelledImages, backbone: Backbone | None = None) -> Digests:
-    """What images are known by, ``[N]``.
+    """The digests of images, ``[N]``.
 
     Args:
         images: the images.
-        backbone: computes their features where they come as pixels.
+        backbone: computes features if ``images`` has pixels; None if it has features.
     """
     dimension = images.inputs.shape[1] if backbone is None else backbone.feature_size
-    # The legacy generator's numbers are the same in all versions of NumPy. Around their mean, as features that come
-    # after a ReLU all point the same way.
+    # The legacy generator draws the same numbers in all versions of NumPy. The mean is subtracted because features
+    # after a ReLU are all positive: without it, a projection would have the same sign for nearly all images.
     projections = torch.from_numpy(np.random.RandomState(0).standard_normal((dimension, 32)))
     projections -= projections.mean(dim=0)
 
@@ -49,7 +49,7 @@ def digests(images: LabelledImages, backbone: Backbone | None = None) -> Digests
 
 
 def write_seen(folder: Path, *seen: Digests) -> None:
-    """Keep in a model's folder what it has seen.
+    """Write the digests of the images that a model has seen to its folder.
 
     Raises:
         OSError: the file cannot be written.
@@ -60,7 +60,7 @@ def write_seen(folder: Path, *seen: Digests) -> None:
 
 
 def read_seen(folder: Path) -> Digests:
-    """What the model in a folder has seen; nothing where it does not say.
+    """The digests of the images that the model in a folder has seen; none if the folder has no such file.
 
     Raises:
         InputError: the file is damaged.

@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """A small convolutional network for 64 x 64 pictures, trained from nothing: ``[B, 3, 64, 64]`` to ``[B, 256]``.
+    """A small convolutional network, trained from random weights: images ``[B, 3, 64, 64]`` to features ``[B, 256]``.
 
-    Four stages of 3 x 3 convolutions, each halving the picture, and of each channel the mean and the maximum over the
-    last 4 x 4 grid: how much of a thing there is, and whether it is there at all. Both of these it takes to rank what
-    is in a picture; a linear layer over the whole grid has four times the parameters and overfits.
+    Four stages of 3 x 3 convolutions each halve the height and width. Each channel of the last 4 x 4 grid gives two
+    numbers: its mean (how much of a thing there is) and its maximum (whether the thing is there at all). Ranking needs
+    both. A linear layer over the whole grid has four times the parameters and overfits.
     """
 
     feature_size = 256
@@ -24,15 +24,15 @@ class SmallCNN(nn.Module):
             _Residual(96),
             _convolution(96, 128, stride=2),
         )
-        # Normalised before the last ReLU: without, most of its units die early in training and stay dead.
+        # Without the normalisation before the last ReLU, most of its units die early in training and stay dead.
         self.head = nn.Sequential(
             nn.Linear(2 * 128, self.feature_size, bias=False), nn.BatchNorm1d(self.feature_size), nn.ReLU()
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``[B, 256]`` of images ``[B, 3, 64, 64]`` in [-1, 1]."""
-        # The convolutions are faster channels last on CPUs. Converting the weights would do as well, but they could
-        # then not be saved as safetensors.
+        # On CPUs the convolutions are faster in channels-last format. The images are converted and not the weights,
+        # because safetensors cannot save channels-last weights.
         grid = self.stages(images.contiguous(memory_format=torch.channels_last))
         return self.head(torch.cat([grid.mean(dim=(2, 3)), grid.amax(dim=(2, 3))], dim=1))  # type: ignore[no-any-return]
 

@@ -1,14 +1,13 @@
-"""The feature store: one vector per image, computed once.
+"""The feature store: one feature vector per image, computed once.
 
-A store is a folder::
+A store is a folder that :mod:`tagrank.data.shards` describes, with these files::
 
     index.json                      {"spec": {...}, "dimension": D, "shards": [{"file": ..., "rows": n}, ...]}
     features-00000.safetensors      "features", float16 [n, D]; in its metadata "images", the n names in a JSON list
     ...
 
-The index is the truth: a shard counts once the index names it, and both are replaced as a whole, so a writer may be
-killed at any moment. It loses the rows that were not yet in a shard, at most ``rows_per_shard``. The index is written
-anew with each shard, and so has no more than a few words for each; the names of a million images are in the shards.
+A writer that is killed loses at most ``rows_per_shard`` rows. The names of the images are in the shards and not in the
+index, because the index is written again with each shard: with the names of a million images it would be large.
 """
 
 import json
@@ -26,17 +25,18 @@ from tagrank.data.files import is_utf8, parse_json, read_json, reason
 from tagrank.data.shards import INDEX, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
-STEM = "features"
+PREFIX = "features"
 
 
 class Features:
     """Feature vectors by image name. Made by :func:`open_features`.
 
     Attributes:
-        path: the store or file they come from.
+        path: the store or the file.
         names: the images, in stored order.
         dimension: ``D``, the length of a vector.
-        spec: what computed them (:attr:`tagrank.features.backbones.Backbone.spec`); None where the file does not say.
+        spec: :attr:`tagrank.features.backbones.Backbone.spec` of the backbone that computed the vectors; None if the
+            file does not say.
     """
 
     def __init__(
@@ -51,13 +51,16 @@ class Features:
         self._row = {name: row for row, name in enumerate(self.names)}
         if len(self._row) < len(self.names):
             twice = next(name for row, name in enumerate(self.names) if self._row[name] != row)
-            raise InputError(f"{path}: image {twice!r} is there twice")
+            raise InputError(f"{path}: expected each image once, but image {twice!r} is there twice")
 
     def rows(self, names: Sequence[str]) -> Tensor:
-        """The vectors of some images, in the order asked for; an image may be asked for more than once.
+        """The vectors of images.
+
+        Args:
+            names: ``N`` images; repetitions are allowed.
 
         Returns:
-            float32 ``[N, D]``, on the CPU.
+            float32 ``[N, D]``, on the CPU, in the order of ``names``.
 
         Raises:
             InputError: an image is not there, or its vector has NaN or infinite elements.
@@ -67,7 +70,7 @@ class Features:
             raise InputError(f"{self.path}: no features of {some(absent)}")
         rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
         output = torch.empty(len(names), self.dimension)
-        # Block by block, each found once however many there are.
+        # Sorted by row, so that each block is indexed once, for all its rows.
         order = rows.argsort()
         block_of, counts = torch.unique_consecutive(
             torch.searchsorted(self._starts, rows[order], right=True) - 1, return_counts=True
@@ -90,7 +93,8 @@ class Features:
 def open_features(path: str | Path) -> Features:
     """Open a feature store, or an ``.npz`` file with ``images`` (names) and ``features`` (``[N, D]``, floating point).
 
-    A store is memory-mapped: what is not asked for is not read. An ``.npz`` file is compressed, and is read as a whole.
+    A store is memory-mapped: only the vectors that :meth:`Features.rows` returns are read. An ``.npz`` file is read as
+    a whole, because it may be compressed.
 
     Raises:
         InputError: there is neither at ``path``; the index is damaged; a shard is missing, damaged or does not fit the
@@ -104,15 +108,15 @@ def open_features(path: str | Path) -> Features:
     spec, dimension, shards = _read_index(path)
     names: list[str] = []
     blocks = []
-    for file, rows in shards:
-        images, block = _open_shard(path / file, rows, dimension)
+    for number, rows in enumerate(shards):
+        images, block = _open_shard(path / shard_name(PREFIX, number), rows, dimension)
         names.extend(images)
         blocks.append(block)
     return Features(path, names, blocks, dimension, spec)
 
 
 class FeatureWriter(ShardWriter):
-    """Adds features to a store, which it makes where there is none. A context manager; one writer at a time.
+    """Adds features to a store, which it creates if necessary. A context manager; only one writer at a time.
 
     To resume after an interruption, leave out the images in :attr:`done`::
 
@@ -120,19 +124,19 @@ class FeatureWriter(ShardWriter):
             paths = [path for path in paths if str(path) not in writer.done]
 
     Args:
-        folder: the store: a feature store, an empty folder, or not there yet.
-        spec: what computes the features: backbone, weights, preprocessing.
+        folder: a feature store, an empty folder, or a folder that does not exist yet.
+        spec: :attr:`tagrank.features.backbones.Backbone.spec` of the backbone that computes the features.
         dimension: ``D``, the length of a vector.
-        rows_per_shard: how many images a shard has; also how many are lost if the process is killed.
+        rows_per_shard: how many images a shard has, and at most how many are lost if the process is killed.
 
     Raises:
-        InputError: the store holds features of another ``spec`` or ``dimension``, is damaged, is being written by
-            another process, or the folder has something else in it.
+        InputError: the store holds features of another ``spec`` or ``dimension``, is damaged, another process is
+            writing to it, or the folder has other files in it.
     """
 
     kind = "a feature store"
+    prefix = PREFIX
     expected = "images that are not in the store yet"
-    stem = STEM
 
     def __init__(self, folder: str | Path, spec: dict[str, str], dimension: int, rows_per_shard: int = 1024) -> None:
         if dimension < 1:
@@ -141,20 +145,20 @@ class FeatureWriter(ShardWriter):
             raise ValueError(f"rows_per_shard: expected at least 1, got {rows_per_shard}")
         self.dimension = dimension
         self._spec = dict(spec)
-        self._shards: list[tuple[str, int]] = []
         self._names: list[str] = []
         self._rows: list[Tensor] = []
         super().__init__(folder, rows_per_shard)
 
     def add(self, names: Sequence[str], features: Tensor) -> None:
-        """Add the features of some images. They are on the disk when their shard is full, or at the end.
+        """Add the features of images. They are written when their shard is full, or when the writer is closed.
 
         Args:
             names: ``n`` names of images that are not in :attr:`done`.
-            features: floating point ``[n, D]``. They are stored in float16.
+            features: floating point ``[n, D]``, stored in float16.
 
         Raises:
-            ValueError: the shape does not fit, or an image is there already.
+            ValueError: the shape or the dtype of ``features`` is wrong, an image is there already, or the writer is
+                closed.
             InputError: a name is not UTF-8, a vector has elements that are NaN, infinite, or beyond float16's 65,504,
                 or the disk is full.
         """
@@ -171,74 +175,72 @@ class FeatureWriter(ShardWriter):
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
             broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
-            raise InputError(f"expected finite features within float16's range, got others for {some(broken)}")
+            raise InputError(
+                f"expected finite features of at most 65,504 (float16), got NaN, infinity or more for {some(broken)}"
+            )
         self._names.extend(names)
         self._rows.append(rows)
         self._added(names)
 
-    def _resume(self) -> set[str]:
+    def _read(self) -> tuple[list[int], set[str]]:
+        spec, dimension, shards = _read_index(self.folder)
+        if (spec, dimension) != (self._spec, self.dimension):
+            raise InputError(
+                f"{self.folder}: holds features of {_describe(spec, dimension)}; "
+                f"cannot add features of {_describe(self._spec, self.dimension)}; use another folder"
+            )
         done: set[str] = set()
-        if (self.folder / INDEX).exists():
-            spec, dimension, self._shards = _read_index(self.folder)
-            if (spec, dimension) != (self._spec, self.dimension):
-                raise InputError(
-                    f"{self.folder}: holds features of {_describe(spec, dimension)}; "
-                    f"cannot add those of {_describe(self._spec, self.dimension)}"
-                )
-            for file, rows in self._shards:
-                done.update(_open_shard(self.folder / file, rows, dimension)[0])
-        if not self._recover([file for file, _ in self._shards]):
-            self._write_index([])
-        return done
+        for number, rows in enumerate(shards):
+            done.update(_open_shard(self.folder / shard_name(PREFIX, number), rows, dimension)[0])
+        return shards, done
 
-    def _write_shard(self, count: int) -> None:
+    def _index(self, shards: Sequence[int]) -> dict[str, Any]:
+        entries = [{"file": shard_name(PREFIX, number), "rows": rows} for number, rows in enumerate(shards)]
+        return {"spec": self._spec, "dimension": self.dimension, "shards": entries}
+
+    def _shard(self, count: int) -> bytes:
         from safetensors.torch import save
 
-        rows = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows)
-        file = shard_name(STEM, len(self._shards))
+        if len(self._rows) > 1:
+            self._rows = [torch.cat(self._rows)]
         names = json.dumps(self._names[:count], ensure_ascii=False)
-        self._write(file, [save({"features": rows[:count].contiguous()}, metadata={"images": names})])
-        shards = [*self._shards, (file, count)]
-        self._write_index(shards)
-        self._shards = shards
+        return save({"features": self._rows[0][:count].contiguous()}, metadata={"images": names})
+
+    def _forget(self, count: int) -> None:
         self._names = self._names[count:]
-        self._rows = [rows[count:]]
-
-    def _write_index(self, shards: Sequence[tuple[str, int]]) -> None:
-        entries = [{"file": file, "rows": rows} for file, rows in shards]
-        index = {"spec": self._spec, "dimension": self.dimension, "shards": entries}
-        self._write(INDEX, [json.dumps(index, ensure_ascii=False).encode(), b"\n"])
+        self._rows = [self._rows[0][count:]]
 
 
-def _read_index(folder: Path) -> tuple[dict[str, str], int, list[tuple[str, int]]]:
+def _read_index(folder: Path) -> tuple[dict[str, str], int, list[int]]:
+    """The spec, the dimension, and how many rows each shard has."""
     path = folder / INDEX
     index = read_json(path)
     if not isinstance(index, dict) or index.keys() != {"spec", "dimension", "shards"}:
         raise InputError(f"{path}: expected the index of a feature store, got {index!r:.60}")
     spec, dimension, shards = index["spec"], index["dimension"], index["shards"]
     if not isinstance(spec, dict) or not all(isinstance(value, str) for value in spec.values()):
-        raise InputError(f"{path}: spec: expected names with their texts, got {spec!r:.60}")
+        raise InputError(f"{path}: spec: expected an object whose values are texts, got {spec!r:.60}")
     if type(dimension) is not int or dimension < 1:
-        raise InputError(f"{path}: dimension: expected a number above 0, got {dimension!r:.60}")
+        raise InputError(f"{path}: dimension: expected a whole number above 0, got {dimension!r:.60}")
     if not isinstance(shards, list):
         raise InputError(f"{path}: shards: expected a list, got {shards!r:.60}")
     return spec, dimension, [_read_shard_entry(path, number, shard) for number, shard in enumerate(shards)]
 
 
-def _read_shard_entry(path: Path, number: int, shard: Any) -> tuple[str, int]:
-    expected = shard_name(STEM, number)
+def _read_shard_entry(path: Path, number: int, shard: Any) -> int:
+    expected = shard_name(PREFIX, number)
     if not isinstance(shard, dict) or shard.keys() != {"file", "rows"} or shard["file"] != expected:
         raise InputError(
             f"{path}: shards[{number}]: expected file {expected!r} and its number of rows, got {shard!r:.60}"
         )
     rows = shard["rows"]
     if type(rows) is not int or rows < 1:
-        raise InputError(f"{path}: shards[{number}].rows: expected a number above 0, got {rows!r:.60}")
-    return expected, rows
+        raise InputError(f"{path}: shards[{number}].rows: expected a whole number above 0, got {rows!r:.60}")
+    return rows
 
 
 def _open_shard(path: Path, rows: int, dimension: int) -> tuple[list[str], Tensor]:
-    """The shard's images, and its tensor, a view of the mapped file: reading elements reads their pages."""
+    """The images of a shard, and their features: a view of the mapped file, of which only pages in use are read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -251,7 +253,8 @@ def _open_shard(path: Path, rows: int, dimension: int) -> tuple[list[str], Tenso
         raise InputError(f"{path}: damaged shard ({error})") from error
     if features.shape != (rows, dimension) or features.dtype != torch.float16:
         raise InputError(
-            f"{path}: expected float16 [{rows}, {dimension}] by the index, got {features.dtype} {list(features.shape)}"
+            f"{path}: features: expected float16 [{rows}, {dimension}] according to the index, "
+            f"got {features.dtype} {list(features.shape)}"
         )
     if not isinstance(images, list) or len(images) != rows or not all(isinstance(image, str) for image in images):
         raise InputError(f"{path}: images: expected the names of {rows} images, got {images!r:.60}")

@@ -1,4 +1,4 @@
-"""Weights from a local file into a network, with the names of older torchvision files understood."""
+"""Loads weights from a local file into a network; also understands the names in older torchvision files."""
 
 import hashlib
 import re
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from tagrank.data.files import reason
 from tagrank.errors import InputError
 
-# Classifiers beside the main one, which only training uses.
+# Auxiliary classifiers, which are used only in training.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-# torchvision's own files of DenseNet weights have names from before dots were forbidden in them: norm.1 for norm1.
+# In torchvision's own files of DenseNet weights, layers have old names: norm.1 and conv.1 instead of norm1 and conv1.
 _DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -> str:
-    """Load a state dict from a ``.safetensors`` file, or from any other by ``torch.load(weights_only=True)``.
+    """Load a state dict from a ``.safetensors`` file, or from any other file with ``torch.load(weights_only=True)``.
 
     Args:
-        name: what the network is called, for messages.
+        name: the name of the network, for error messages.
         network: a torchvision classifier, or another network.
-        path: the file. Its tensors are copied into the dtype of the network's.
-        removed: the prefix of the names of a layer that the network does not have any more.
+        path: the file. Its tensors are converted to the dtypes of the network's parameters.
+        removed: the prefix of the names of a layer that was removed from the network; the file may still have it.
 
     Returns:
         The file's name and the beginning of its SHA-256, which identify the weights.
@@ -45,17 +45,17 @@ def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # zip, pickle, torch and safetensors raise almost anything on a damaged file.
-        raise InputError(f"{path}: damaged, or not a file of weights alone ({first_line(error)})") from error
+        # zip, pickle, torch and safetensors raise many kinds of exceptions on a damaged file.
+        raise InputError(f"{path}: damaged, or has other things than weights ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a state dict, names to tensors; got {_outline(state)}")
+        raise InputError(f"{path}: expected a state dict (names with tensors), got {_outline(state)}")
     _load_state(name, network, state, path, removed)
     check_finite(network, f"{path}: weights of {name}")
     return f"{path.name} sha256:{digest[:16]}"
 
 
 def _load_state(name: str, network: nn.Module, state: dict[str, Tensor], path: Path, removed: str) -> None:
-    # The versions of the layers, by which they understand the names of older files. Only .pth files hold them.
+    # The versions of the layers' state dicts, which tell layers how to read older files. Only .pth files have them.
     current: Any = network.state_dict()
     versions = getattr(state, "_metadata", {"": current._metadata[""]})
     state = OrderedDict((_DENSENET.sub(r"\1\2", key), value) for key, value in state.items())
@@ -67,14 +67,14 @@ def _load_state(name: str, network: nn.Module, state: dict[str, Tensor], path: P
         raise InputError(f"{path}: not weights of {name}: {lines[min(1, len(lines) - 1)]:.200}") from error
     ignored = (removed, *_AUXILIARY) if removed else _AUXILIARY
     unexpected = [key for key in keys.unexpected_keys if not key.startswith(ignored)]
-    for what, names in (("lack", keys.missing_keys), ("have besides", unexpected)):
+    for what, names in (("lacks", keys.missing_keys), ("also has", unexpected)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise InputError(f"{path}: not weights of {name}: they {what} {', '.join(names[:3])}{more}")
+            raise InputError(f"{path}: not weights of {name}: the file {what} {', '.join(names[:3])}{more}")
 
 
 def check_finite(network: nn.Module, what: str) -> None:
-    """Raise an InputError that begins with ``what`` where a parameter or buffer has NaN or infinite elements."""
+    """Raise an InputError that begins with ``what`` if a parameter or buffer has NaN or infinite elements."""
     for key, value in network.state_dict().items():
         if not value.isfinite().all():
             raise InputError(f"{what}: expected finite values, got NaN or infinity in {key}")
@@ -93,5 +93,5 @@ def _outline(state: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough to stand inside another message."""
+    """The first line of an error's message, cut to 200 characters; the error's type if it has no message."""
     return f"{(str(error).splitlines() or [''])[0] or type(error).__name__:.200}"

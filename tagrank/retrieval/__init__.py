@@ -1,7 +1,7 @@
-"""Photographs by the lists that a model expects people to write about them.
+"""Search for photographs by the lists that a model expects people to write about them.
 
-``store`` keeps what a model says of many photographs, ``search`` ranks them by a query or by another photograph, and
-``evaluation`` measures how well.
+``index`` keeps a model's predictions for many photographs, ``search`` ranks the photographs by a query or by another
+photograph, and ``ndcg`` measures how good the rankings are.
 """
 
 from tagrank.retrieval.index import IndexWriter, photo_tables

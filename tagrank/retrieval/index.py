@@ -1,24 +1,23 @@
-"""The index on disk: what a model says of each photograph, laid out so that a query reads its own columns alone.
+"""The index on disk: a model's predictions for each photograph, laid out so that a query reads only its own columns.
 
-An index is a folder::
+An index is a folder that :mod:`tagrank.data.shards` describes, with these files::
 
     index.json                   {"format": 1, "model": DIGEST, "tags": [...], "positions": S, "shards": [n, n, ...]}
-    photos-00000.safetensors     of n photographs:
-                                   "log_p"    float16 [S, V, n]   log p_t(v), the photographs of one tag side by side
+    photos-00000.safetensors     n photographs:
+                                   "log_p"    float16 [S, V, n]   log p_t(v), contiguous for one position t and tag v
                                    "gains"    float16 [n, V]      expected gain of each tag, scaled to length 1
-                                   "names"    uint8 [...]         their names in UTF-8, one after the other
-                                   "offsets"  int64 [n + 1]       where each name begins
+                                   "names"    uint8 [...]         the names in UTF-8, one after the other
+                                   "offsets"  int64 [n + 1]       where each name begins, and where the last name ends
     ...
 
-The index is the truth: a shard counts once the index names its size, and both are replaced as a whole, so a writer may
-be killed at any moment. It loses the photographs that were not yet in a shard, at most ``photos_per_shard``.
+A writer that is killed loses at most ``photos_per_shard`` photographs.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,19 @@ from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
 
 FORMAT = 1
-STEM = "photos"
+PREFIX = "photos"
 FLOOR = -100.0
-"""The least log probability that is stored."""
+"""The smallest log probability that is stored."""
 
 HalfArray = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an index says of itself.
+    """The content of ``index.json``.
 
     Attributes:
-        model: :func:`digest` of the model that its tables are of.
+        model: :func:`digest` of the model that made the predictions.
         tags: the model's tags, in the order of its vocabulary.
         positions: ``S`` of the model.
         shards: how many photographs each shard has.
@@ -61,7 +60,7 @@ class Contents:
 
 
 def digest(annotator: Annotator) -> str:
-    """Changes with the weights of a model's ranker, and with its vocabulary."""
+    """A digest of a model's vocabulary and of its ranker's configuration and weights."""
     value = hashlib.sha256(json.dumps([annotator.ranker.config(), annotator.vocabulary.tags]).encode())
     for name, tensor in sorted(annotator.ranker.state_dict().items()):
         value.update(name.encode())
@@ -70,10 +69,10 @@ def digest(annotator: Annotator) -> str:
 
 
 def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
-    """What is stored of photographs.
+    """Compute what an index stores for photographs.
 
     Args:
-        probabilities: ``[n, S, V + 1]``, of :meth:`tagrank.annotator.Annotator.probabilities`, without feedback.
+        probabilities: ``[n, S, V + 1]``, from :meth:`tagrank.annotator.Annotator.probabilities`, without feedback.
 
     Returns:
         ``log p_t(v)`` ``[n, S, V]``, and the expected gains ``sum_t w_t P(list reaches t) p_t(v)`` ``[n, V]``,
@@ -87,94 +86,90 @@ def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
 
 
 class IndexWriter(ShardWriter):
-    """Adds photographs to an index, which it makes where there is none. A context manager; one writer at a time.
+    """Adds photographs to an index, which it creates if necessary. A context manager; only one writer at a time.
 
     To resume after an interruption, leave out the photographs in :attr:`done`.
 
     Args:
-        folder: the index, an empty folder, or not there yet.
-        annotator: the model, without feedback: with it there is no table of distributions to keep.
-        photos_per_shard: how many a shard has; also how many are lost if the process is killed.
+        folder: an index, an empty folder, or a folder that does not exist yet.
+        annotator: the model. It must be without feedback: with feedback, distributions depend on the chosen tags.
+        photos_per_shard: how many photographs a shard has, and at most how many are lost if the process is killed.
 
     Raises:
-        InputError: the model has feedback, the index is of another model or damaged, is being written by another
-            process, or the folder has something else in it.
+        InputError: the model has feedback, the index is of another model or damaged, another process is writing to it,
+            or the folder has other files in it.
     """
 
     kind = "an index"
+    prefix = PREFIX
     expected = "photographs that are not there yet"
-    stem = STEM
 
     def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
         if photos_per_shard < 1:
             raise ValueError(f"photos_per_shard: expected at least 1, got {photos_per_shard}")
         if annotator.ranker.feedback:
             raise InputError(
-                "an index needs the distributions of all positions beforehand; this model reads its own tags: train "
-                "one with the image at every step and without feedback"
+                "an index needs distributions that do not depend on chosen tags; this model reads its own tags: train "
+                "a model with the image at every step and without feedback"
             )
         self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps)
-        self._waiting: list[tuple[list[str], HalfArray, HalfArray]] = []
+        self._parts: list[tuple[list[str], HalfArray, HalfArray]] = []
         super().__init__(folder, photos_per_shard)
 
     def add(self, names: Sequence[str], probabilities: Tensor) -> None:
-        """Add some photographs. They are on the disk when their shard is full, or at the end.
+        """Add photographs. They are written when their shard is full, or when the writer is closed.
 
         Args:
             names: ``n`` names that are not in :attr:`done`.
-            probabilities: ``[n, S, V + 1]``, of :meth:`tagrank.annotator.Annotator.probabilities`.
+            probabilities: ``[n, S, V + 1]``, from :meth:`tagrank.annotator.Annotator.probabilities`.
 
         Raises:
-            ValueError: the shape does not fit, or a photograph is there already.
+            ValueError: the shape is wrong, a photograph is there already, or the writer is closed.
             InputError: the disk is full.
         """
         expected = (len(names), self._contents.positions, len(self._contents.tags) + 1)
         if probabilities.shape != expected:
             raise ValueError(f"probabilities: expected shape {list(expected)}, got {list(probabilities.shape)}")
         self._check_new(names)
-        self._waiting.append((list(names), *photo_tables(probabilities)))
+        self._parts.append((list(names), *photo_tables(probabilities)))
         self._added(names)
 
-    def _resume(self) -> set[str]:
+    def _read(self) -> tuple[Sequence[int], set[str]]:
+        there = read_contents(self.folder)
+        if replace(there, shards=()) != self._contents:
+            raise InputError(f"{self.folder}: is the index of another model; use another folder")
         names: set[str] = set()
-        if (self.folder / INDEX).exists():
-            there = read_contents(self.folder)
-            mine = self._contents
-            if (there.model, there.tags, there.positions) != (mine.model, mine.tags, mine.positions):
-                raise InputError(f"{self.folder}: is the index of another model; use another folder")
-            self._contents = there
-            for number, count in enumerate(there.shards):
-                names.update(Shard(self.folder, number, count, there).names())
-        if not self._recover([shard_name(STEM, number) for number in range(len(self._contents.shards))]):
-            self._write_index(self._contents)
-        return names
+        for number, count in enumerate(there.shards):
+            names.update(Shard(self.folder, number, count, there).names())
+        return there.shards, names
 
-    def _write_shard(self, count: int) -> None:
+    def _index(self, shards: Sequence[int]) -> dict[str, Any]:
+        return {"format": FORMAT, **vars(self._contents), "shards": shards}
+
+    def _shard(self, count: int) -> bytes:
         from safetensors.numpy import save
 
-        names = [name for part, _, _ in self._waiting for name in part]
-        log_p = np.concatenate([part for _, part, _ in self._waiting])
-        gains = np.concatenate([part for _, _, part in self._waiting])
+        names = [name for part, _, _ in self._parts for name in part]
+        log_p = np.concatenate([part for _, part, _ in self._parts])
+        gains = np.concatenate([part for _, _, part in self._parts])
+        self._parts = [(names, log_p, gains)]
         encoded = [os.fsencode(name) for name in names[:count]]
-        tensors = {
-            "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
-            "gains": gains[:count].copy(),
-            "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        }
-        self._write(shard_name(STEM, len(self._contents.shards)), [save(tensors)])
-        contents = Contents(**{**vars(self._contents), "shards": (*self._contents.shards, count)})
-        self._write_index(contents)
-        self._contents = contents
-        self._waiting = [(names[count:], log_p[count:], gains[count:])]
+        return save(
+            {
+                "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
+                "gains": gains[:count].copy(),
+                "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+                "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            }
+        )
 
-    def _write_index(self, contents: Contents) -> None:
-        record = {"format": FORMAT, **vars(contents)}
-        self._write(INDEX, [json.dumps(record, ensure_ascii=False).encode(), b"\n"])
+    def _forget(self, count: int) -> None:
+        ((names, log_p, gains),) = self._parts
+        self._parts = [(names[count:], log_p[count:], gains[count:])]
 
 
 class Shard:
-    """A part of an index, memory-mapped: what is not asked for is not read.
+    """A memory-mapped part of an index: only what is used is read.
 
     Attributes:
         log_p: float16 ``[S, V, n]``.
@@ -187,7 +182,7 @@ class Shard:
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
         tags = len(contents.tags)
         tensors = map_tensors(
-            folder / shard_name(STEM, number),
+            folder / shard_name(PREFIX, number),
             {
                 "log_p": (torch.float16, [contents.positions, tags, count]),
                 "gains": (torch.float16, [count, tags]),
@@ -199,7 +194,7 @@ class Shard:
         self._names, self._offsets = tensors["names"], tensors["offsets"]
 
     def name(self, row: int) -> str:
-        """The name of a photograph, by its number in the shard."""
+        """The name of the photograph with this row number in the shard."""
         start, end = self._offsets[row : row + 2].tolist()
         return os.fsdecode(self._names[start:end].numpy().tobytes())
 
@@ -209,7 +204,7 @@ class Shard:
         return [os.fsdecode(text[a:b]) for a, b in pairwise(ends)]
 
     def row(self, name: str) -> int | None:
-        """The number of a photograph in the shard, or None where it is not there."""
+        """The row number of a photograph in the shard, or None if it is not there."""
         wanted = np.frombuffer(os.fsencode(name), dtype=np.uint8)
         offsets = self._offsets.numpy()
         rows = np.flatnonzero(np.diff(offsets) == len(wanted))
@@ -218,29 +213,29 @@ class Shard:
         return int(found[0]) if len(found) else None
 
     def fetch(self, positions: Sequence[int], tags: Sequence[int]) -> None:
-        """Have the columns of ``log_p`` fetched that are at each of these positions for the tag beside it."""
+        """Have the columns ``log_p[positions[i], tags[i]]`` fetched from disk, without waiting for them."""
         for position, tag in zip(positions, tags, strict=True):
             will_need(self.log_p[position, tag])
 
     def fetch_gains(self) -> None:
-        """Have ``gains`` fetched."""
+        """Have ``gains`` fetched from disk, without waiting for them."""
         will_need(self.gains)
 
     def fetch_names(self) -> None:
-        """Have the names fetched."""
+        """Have the names fetched from disk, without waiting for them."""
         will_need(self._names)
         will_need(self._offsets)
 
 
 def read_contents(folder: Path) -> Contents:
-    """What the index in a folder says of itself.
+    """Read ``index.json`` of an index.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
     path = folder / INDEX
     if not path.is_file():
-        raise InputError(f"{folder}: expected an index of photographs, {INDEX} is not there")
+        raise InputError(f"{folder}: expected an index of photographs, but {INDEX} is not there")
     record: Any = read_json(path)
     fields = {"format", "model", "tags", "positions", "shards"}
     if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() != fields:

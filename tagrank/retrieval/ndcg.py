@@ -1,17 +1,17 @@
-"""How well photographs are found, by a retrieval NDCG after Hwang and Grauman.
+"""How good a search for photographs is: the retrieval NDCG after Hwang and Grauman.
 
 Hwang and Grauman (2012, "Learning the Relative Importance of Objects from Tagged Images for Retrieval and Cross-Modal
 Search") judge a ranking of photographs by
 
     NDCG@k = 1/Z sum over p <= k of (2^s(p) - 1) / log2(1 + p)
 
-where ``Z`` is the sum for the best ranking there is, and ``s(p)`` in [0, 1] says how alike the ordered lists of the
-query and of the photograph at position ``p`` are. Here ``s`` is the cosine of the lists' absolute ranks, vectors that
-have ``1/log2(1 + rank)`` for each tag of a list and 0 for others. (They average it with that of relative ranks, which
-compare a tag's rank with its ranks in a training set.)
+``Z`` is the sum for the best possible ranking. ``s(p)`` in [0, 1] says how alike two ordered lists are: the query and
+the list of the photograph at position ``p``. Here ``s`` is the cosine of the lists' absolute ranks: vectors with
+``1/log2(1 + rank)`` for each tag of a list, and 0 for other tags. (Hwang and Grauman average this cosine with one of
+relative ranks, which compare a tag's rank with its ranks in a training set.)
 
-The gain ``2^s - 1`` and the discount are NDCG's usual ones. That their paper takes just these, and the cosine, is by
-memory of it: its text was not to be had for a check.
+The gain ``2^s - 1`` and the discount are NDCG's usual ones. That the paper uses them and the cosine was written from
+memory; the text of the paper was not available for a check.
 """
 
 from collections import defaultdict
@@ -33,11 +33,11 @@ from tagrank.retrieval.search import in_any_order, in_order
 KS = (5, 10, 50)
 QUERY_TAGS = 3
 CHUNK = 256
-"""Queries at a time, as their scores of all photographs may not fit into memory."""
+"""How many queries are scored at a time; the scores of all queries may not fit into memory."""
 
 
 def list_similarity(queries: Sequence[Sequence[int]], lists: Sequence[Sequence[int]]) -> FloatArray:
-    """The cosine of absolute ranks, ``[Q, N]``, of non-empty lists of distinct tag indices."""
+    """The cosines ``[Q, N]`` of the absolute ranks of queries and lists: non-empty lists of distinct tag indices."""
     from scipy.sparse import csr_array
 
     width = 1 + max(tag for group in (queries, lists) for tags in group for tag in tags)
@@ -50,7 +50,7 @@ def list_similarity(queries: Sequence[Sequence[int]], lists: Sequence[Sequence[i
         data = weights / np.repeat(lengths, np.diff(ends))
         return csr_array((data, np.fromiter(chain.from_iterable(group), np.int64), ends), shape=(len(group), width))
 
-    # Of all photographs a sparse table: tags that the model does not know have columns too, of which there may be many.
+    # The table of all lists is sparse. It may have many columns: tags that the model does not know have one too.
     similarity: FloatArray = np.clip((ranks(lists) @ ranks(queries).toarray().T).T, 0.0, 1.0)
     return similarity
 
@@ -58,16 +58,16 @@ def list_similarity(queries: Sequence[Sequence[int]], lists: Sequence[Sequence[i
 def retrieval_ndcg(
     scores: NDArray[np.floating], similarity: FloatArray, ks: Sequence[int] = KS
 ) -> dict[str, FloatArray]:
-    """NDCG of rankings of photographs, for each query.
+    """The NDCG of each query's ranking of photographs.
 
     Args:
-        scores: ``[Q, N]``, the higher the earlier; ties in the order of the photographs. A photograph whose score is
-            ``-inf`` is not ranked at all.
+        scores: ``[Q, N]``. Photographs are ranked by decreasing score, ties by their order. A photograph with score
+            ``-inf`` is not ranked.
         similarity: ``[Q, N]``, ``s`` in [0, 1].
         ks: the cut-offs, each at least 1.
 
     Returns:
-        ``"ndcg@k"`` ``[Q]`` for each ``k``; NaN where no photograph is like the query at all.
+        ``"ndcg@k"`` ``[Q]`` for each ``k``; NaN for a query that has similarity 0 with every photograph.
     """
     gains = np.where(np.isneginf(scores), 0.0, np.exp2(similarity) - 1.0)
     discount = 1.0 / np.log2(np.arange(gains.shape[1]) + 2.0)
@@ -82,29 +82,32 @@ def retrieval_ndcg(
 
 
 def evaluate_retrieval(annotator: Annotator, images: LabelledImages, seed: int = 0) -> dict[str, dict[str, FloatArray]]:
-    """Find photographs among these by the beginnings of people's lists, and by each other.
+    """Search photographs by the beginnings of people's lists and by each other, and judge the rankings.
 
     Args:
         annotator: the model, without feedback.
-        images: those to find, with features, and to take queries from: the first three tags of each list that the
-            model has all of (or of all tags, where there are fewer), each query once.
-        seed: of the order by chance.
+        images: the photographs, with features. The queries are the first three tags of each list (all tags of a
+            shorter list). Queries with tags that the model does not have are left out, and repetitions too.
+        seed: for the rankings by chance.
 
     Returns:
-        For each way of searching :func:`retrieval_ndcg`, by query: ``"tags, in order"``, ``"tags, in any order"``, and
-        ``"tags, by chance"``; ``"photograph"`` (expected gains), ``"photograph, features alone"`` (their cosine), and
-        ``"photograph, by chance"``, the photograph itself being left out.
+        :func:`retrieval_ndcg` for each way of searching. One value per query of tags: ``"tags, in order"``,
+        ``"tags, in any order"`` and ``"tags, by chance"``. One value per photograph, which is not ranked itself:
+        ``"photograph"`` (cosine of expected gains), ``"photograph, features alone"`` (cosine of features) and
+        ``"photograph, by chance"``.
 
     Raises:
-        InputError: the model has feedback, or there are no two photographs or no queries.
+        InputError: the model has feedback, or there are fewer than two photographs, or no queries.
     """
     if annotator.ranker.feedback:
-        raise InputError("retrieval: this model reads its own tags, and has no table of distributions to search")
+        raise InputError("retrieval: this model reads its own tags; expected a model without feedback")
     references = images.references(annotator.vocabulary)
     starts = (tags[:QUERY_TAGS] for tags in references)
     queries = list(dict.fromkeys(tuple(s) for s in starts if max(s) < len(annotator.vocabulary)))
     if len(images) < 2 or not queries:
-        raise InputError("retrieval: expected at least two photographs, and a list that starts with tags of the model")
+        raise InputError(
+            "retrieval: expected at least two photographs, and a list whose first tags are all tags of the model"
+        )
     queries = [query[: annotator.ranker.steps] for query in queries]
     tables, gains = photo_tables(annotator.probabilities(images.inputs))
     log_p = torch.from_numpy(tables).permute(1, 2, 0).contiguous()

@@ -1,8 +1,8 @@
-"""Photographs ranked by how likely a person's list of each starts with the query, or by how alike their lists are.
+"""Ranks photographs by the probability that a person's list starts with the query, or by how alike lists are.
 
-For a model without feedback the positions of a list do not depend on each other, so that the probability of a list that
-starts with ``q_1..q_k`` is ``prod_t p_t(q_t)``. That the tags of a list are distinct enters as far as the model has
-learnt it: its distributions are not conditioned on it.
+In a model without feedback the positions of a list are independent: a list starts with the tags ``q_1..q_k`` with
+probability ``prod_t p_t(q_t)``. The distributions are not conditioned on the tags of a list being distinct; the model
+has only learnt from lists in which they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Scores = NDArray[np.float64]
 class Match(NamedTuple):
     """A photograph that was found: its name, its 1-based rank, and its score.
 
-    The score is a probability for a query of tags, and a cosine in [0, 1] for a photograph.
+    The score is a probability if the query was tags, and a cosine in [0, 1] if it was a photograph.
     """
 
     image: str
@@ -35,7 +35,7 @@ class Match(NamedTuple):
 
 
 def open_index(folder: str | Path) -> "PhotoIndex":
-    """Open an index that ``tagrank index`` wrote; it is memory-mapped.
+    """Open an index that ``tagrank index`` or :class:`tagrank.retrieval.IndexWriter` wrote. It is memory-mapped.
 
     Raises:
         InputError: there is none, it is damaged, or it has no photographs.
@@ -49,10 +49,10 @@ def open_index(folder: str | Path) -> "PhotoIndex":
 
 
 class PhotoIndex:
-    """Many photographs to search. Made by :func:`open_index`.
+    """An index of photographs to search. Made by :func:`open_index`.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the index.
         tags: the tags that a query may have.
         positions: how many tags a query may have.
     """
@@ -70,15 +70,16 @@ class PhotoIndex:
         return int(self._starts[-1])
 
     def search(self, tags: Sequence[str], *, ordered: bool = True, top_k: int = 20) -> list[Match]:
-        """The photographs that people's lists most likely start with these tags for.
+        """Find the photographs whose lists most likely start with these tags.
 
         Args:
-            tags: the query, distinct tags of the model, at most :attr:`positions`.
-            ordered: in this order; else in any, the sum over all orders.
-            top_k: how many photographs.
+            tags: the query: distinct tags of the model, at most :attr:`positions`.
+            ordered: whether the list must start with the tags in this order. If not, the probability is the sum over
+                all orders.
+            top_k: how many photographs to return.
 
         Returns:
-            The best first; those with the same score in the order of the index. Scores are probabilities.
+            The photographs by decreasing probability; ties are in the order of the index.
 
         Raises:
             InputError: the query is empty or too long, or has a tag twice or one that the model does not have.
@@ -86,10 +87,10 @@ class PhotoIndex:
         return self._best(self.scores(tags, ordered=ordered), top_k)
 
     def scores(self, tags: Sequence[str], *, ordered: bool = True) -> Scores:
-        """The score of each photograph by :meth:`search`, ``[N]`` float64, in the order of the index."""
+        """The score of each photograph in :meth:`search`: float64 ``[N]``, in the order of the index."""
         numbers = self._query(tags)
         columns = list(enumerate(numbers)) if ordered else list(product(range(len(numbers)), numbers))
-        # All are asked for before the first is waited for.
+        # The columns of all shards are requested before the first is waited for.
         for shard in self._shards:
             shard.fetch(*zip(*columns, strict=True))
         if ordered:
@@ -97,27 +98,28 @@ class PhotoIndex:
         return self._over_shards(lambda shard: in_any_order(shard.log_p, numbers))
 
     def similar(self, gains: Tensor, top_k: int = 20) -> list[Match]:
-        """The photographs whose lists are expected to be most alike.
+        """Find the photographs whose lists are expected to be most similar to another photograph's list.
 
-        Two photographs are as alike as the cosine of their expected gains, ``sum_t w_t P(list reaches t) p_t(v)`` for
-        each tag: tags that both lists have count the more, the earlier they come in both.
+        The similarity is the cosine of expected gains, ``sum_t w_t P(list reaches t) p_t(v)`` for each tag ``v``. The
+        earlier a tag comes in both lists, the more it counts.
 
         Args:
-            gains: ``[V]``, of :meth:`gains` or :meth:`gains_of`.
-            top_k: how many photographs.
+            gains: ``[V]``, the other photograph's, from :meth:`gains` or :meth:`gains_of`.
+            top_k: how many photographs to return.
         """
         query = gains.float()
         for shard in self._shards:
             shard.fetch_gains()
         found = self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
-        # In float16 a length is 1 but for rounding. Cut off here, so that it does not make ties.
+        # Rounding to float16 makes lengths differ from 1 and scores exceed 1. They are clipped after the sort: before,
+        # clipping would make ties.
         return [match._replace(score=min(match.score, 1.0)) for match in found]
 
     def gains(self, name: str) -> Tensor:
-        """The expected gains of a photograph of the index, ``[V]``, scaled to length 1.
+        """The expected gains ``[V]`` of a photograph in the index, scaled to length 1.
 
         Raises:
-            InputError: it is not there.
+            InputError: the photograph is not in the index.
         """
         place = self._find(name)
         if place is None:
@@ -126,10 +128,14 @@ class PhotoIndex:
         return self._shards[number].gains[row]
 
     def gains_of(self, annotator: Annotator, features: Tensor) -> Tensor:
-        """The expected gains of another photograph, ``[V]``, from its features ``[D]`` and the model of the index.
+        """The expected gains ``[V]`` of a photograph that need not be in the index, scaled to length 1.
+
+        Args:
+            annotator: the model that the index was made with.
+            features: ``[D]``, of the photograph.
 
         Raises:
-            InputError: the model is another one.
+            InputError: the index was made with another model.
         """
         if digest(annotator) != self._model:
             raise InputError(f"{self.folder}: the index was made with another model")
@@ -144,7 +150,7 @@ class PhotoIndex:
         return isinstance(name, str) and self._find(name) is not None
 
     def _find(self, name: str) -> tuple[int, int] | None:
-        """The shard of a photograph and its number there."""
+        """A photograph's shard number and its row number in the shard; None if it is not in the index."""
         for shard in self._shards:
             shard.fetch_names()
         found = ((number, shard.row(name)) for number, shard in enumerate(self._shards))
@@ -173,7 +179,7 @@ class PhotoIndex:
         if top_k < 1:
             raise InputError(f"top_k: expected at least 1, got {top_k}")
         top_k = min(top_k, len(scores))
-        # All that are at least as good as the last one wanted, so that ties do not depend on the partition.
+        # Every photograph with at least the top_k-th best score is sorted, so that ties do not depend on the partition.
         least = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
         rows = np.flatnonzero(scores >= least)
         rows = rows[np.argsort(-scores[rows], kind="stable")][:top_k]
@@ -182,7 +188,7 @@ class PhotoIndex:
 
 
 def in_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
-    """Log probabilities ``[n]`` from ``log_p`` ``[S, V, n]``: a column for each tag of the query."""
+    """Log probabilities ``[n]`` that lists start with ``tags`` in this order, from ``log_p`` ``[S, V, n]``."""
     total = log_p[0, tags[0]].double()
     for t, tag in enumerate(tags[1:], 1):
         total += log_p[t, tag]
@@ -190,10 +196,11 @@ def in_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
 
 
 def in_any_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
-    """Probabilities ``[n]`` from ``log_p`` ``[S, V, n]``: the permanent of the query's ``k`` tags at ``k`` positions.
+    """Probabilities ``[n]`` that lists start with ``tags`` in any order, from ``log_p`` ``[S, V, n]``.
 
-    The sum over all orders, set by set: the probability that a list starts with the tags of a set is the sum, over the
-    one of them that comes last, of that without it times its own. ``k 2^(k-1)`` products in place of ``k k!``.
+    This sum over all orders is the permanent of the ``k x k`` table of tags and positions. It is built up from subsets
+    ``C`` of the tags. Lists start with the tags of ``C``, in any order, with the probability
+    ``P(C) = sum over tags c in C of P(C without c) p_|C|(c)``. That takes ``k 2^(k-1)`` products instead of ``k k!``.
     """
     k = len(tags)
     p = log_p[:k, list(tags)].double().exp().numpy()  # [k, k, n]

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.annotate``, on a few small pictures and for a moment."""
+"""``python -m benchmarks.annotate`` on a few small pictures, for a moment."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_table_and_file(tmp_path: Path) -> None:
         assert 0 < low <= row["ms"] <= high
         assert row["rounds"] >= 5
         assert f"{row['name']:18} {row['stage']:19} {row['ms']:9.3f}" in done.stdout
-        # Of a photograph or a step, not of a round of them.
+        # Times are per photograph or step, not per round.
         assert row["stage"] != "all" or row["ms"] * row["per_second"] == pytest.approx(1000, rel=0.01)
 
 

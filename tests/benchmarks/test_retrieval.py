@@ -1,4 +1,4 @@
-"""``python -m benchmarks.retrieval`` on a small index, and the figures of docs/search.md against its result file."""
+"""``python -m benchmarks.retrieval`` on a small index; docs/search.md has the figures of its result file."""
 
 import json
 import os

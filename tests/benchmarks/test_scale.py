@@ -1,4 +1,4 @@
-"""What is measured at a million images, small: the feature store killed and resumed, and tagrank prepare."""
+"""The benchmarks of a million images, on fewer: a feature store that is killed and resumed, and tagrank prepare."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_prepare_does_not_keep_what_it_reads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     prepared, read = json.loads((tmp_path / "prepare.json").read_text())["rows"][2:]
     assert (prepared["name"], prepared["images"]) == ("prepare openimages", 10_000)
-    # An image has eight rows in the file of 100 bytes each, which as Python's strings are some 5 KB.
+    # An image has eight rows of 100 bytes in the file. As Python strings they would take about 5 KB.
     assert prepared["bytes_an_image"] < 1000
     assert 100 < read["bytes_an_image"] < 2000
     assert os.listdir(tmp_path) == ["prepare.json"], "the set is removed"

@@ -1,4 +1,4 @@
-"""Search, comparison and what a list may show, on the command line."""
+"""The command line: search, comparison of models, and the options that restrict lists."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.evaluation.judgement import judge
 from tagrank.features.backbones import load_backbone
-from tagrank.features.extraction import extract_features, only_features
+from tagrank.features.extraction import all_readable, extract_features
 from tagrank.features.labelled import load_labelled
 from tagrank.features.store import FeatureWriter
 from tagrank.metrics import evaluate_rankings
@@ -63,7 +63,7 @@ def make(folder: Path, seed: int, **options: Any) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models without feedback and one with it, photographs with lists, and features under the same names."""
+    """Two models without feedback, one model with feedback, and photographs with lists."""
     folder = tmp_path_factory.mktemp("search")
     make(folder / "a", 0)
     make(folder / "b", 1)
@@ -94,7 +94,7 @@ def test_search_agrees_with_the_model(world: Path, index: Path) -> None:
     assert [match["rank"] for match in found] == list(range(1, COUNT + 1))
     annotator = Annotator.load(world / "a")
     paths = [Path(match["image"]) for match in found]
-    features = torch.stack([row for _, row in only_features(extract_features(annotator.backbone(), paths))])
+    features = torch.stack([row for _, row in all_readable(extract_features(annotator.backbone(), paths))])
     p = annotator.probabilities(features)
     expected = (p[:, 0, 0] * p[:, 1, 1]).tolist()
     assert [m["score"] for m in found] == pytest.approx(expected, rel=0.02)
@@ -351,7 +351,7 @@ def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: st
 
 @pytest.fixture
 def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of features of nobody knows what, manifests with other images to train on, and features of both."""
+    """A model of an unknown backbone, a manifest to train on and one to judge by, and features of each and of both."""
     small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, epochs=1)
     monkeypatch.setitem(PRESETS, "default", small)  # the captioning LSTM's
     a = Annotator.load(world / "a")
@@ -440,7 +440,7 @@ def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
 
     for row in rows("--synonyms", stored / "synonyms.json"):
         assert row["ndcg@5"] == row["first_tag"] == row["recall@1"] == 1.0
-    # There is one list that can be shown.
+    # Only one list is possible.
     for options in (("--include", "dog"), ("--synonyms", stored / "person.json", "--exclude", "dog, ball, grass")):
         ours, *baselines = rows(*options)
         assert 0 < ours["ndcg@5"] < 1
@@ -470,7 +470,7 @@ def test_judged_by_images_that_were_trained_on(stored: Path) -> None:
     assert warning in tagrank("report", *judged[1:], "--out", stored / "report.html").stderr
     line = fails(*judged, "--baselines", "--train", stored / "train.jsonl")
     assert line == f"tagrank: {copy}: train0.jpg is among the images to train on, in {stored / 'train.jsonl'}"
-    # Others under the same names are others, and older models do not say.
+    # Other images with the same names are not recognised, and older models have no record of what they have seen.
     others = torch.randn(11, Annotator.load(stored / "m").ranker.feature_size)
     np.savez(stored / "others.npz", images=[e.image for e in read_manifest(copy).examples], features=others.numpy())
     others_judged = tagrank("evaluate", stored / "trained", copy, "--features", stored / "others.npz")

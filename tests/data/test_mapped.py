@@ -1,4 +1,4 @@
-"""Mapped tensors against what safetensors reads, and files that are not what they should be."""
+"""Mapped tensors are compared with what safetensors reads; damaged and wrong files are refused."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
         "names": torch.randint(256, (11,), generator=generator, dtype=torch.uint8),
         "offsets": torch.tensor([0, 3, 3, 11]),
     }
-    save_file(tensors, tmp_path / "a.safetensors", metadata={"of": "no interest"})
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"is": "ignored"})
     return tmp_path / "a.safetensors", tensors
 
 
@@ -61,7 +61,8 @@ def test_damaged_files(file: tuple[Path, dict[str, torch.Tensor]], tmp_path: Pat
     with pytest.raises(InputError, match=r"b\.safetensors: missing or unreadable \(no such file"):
         map_tensors(tmp_path / "b.safetensors", EXPECTED)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"table: expected torch.float16 \[3, 5, 8\] by the index, got .* \[3, 5, 7\]"):
+    resized_text = r"table: expected torch.float16 \[3, 5, 8\] according to the index, got .* \[3, 5, 7\]"
+    with pytest.raises(InputError, match=resized_text):
         map_tensors(path, EXPECTED | {"table": (torch.float16, [3, 5, 8])})
     with pytest.raises(InputError, match="damaged \\('more'\\)"):
         map_tensors(path, EXPECTED | {"more": (torch.uint8, [None])})

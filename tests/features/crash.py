@@ -1,7 +1,7 @@
 """A writer of features that is killed, for test_store.py. Run as ``python crash.py each|slow FOLDER``.
 
-``each`` lets a writer kill itself (SIGKILL) before and after each of its operations on files, then resumes it, and
-prints how many times it did so. ``slow`` writes one row after the other until it is killed from outside.
+``each`` makes a writer kill itself (SIGKILL) before and after each of its operations on files, and resumes each time.
+It prints how many writers were killed. ``slow`` writes one row after another until it is killed from outside.
 """
 
 import os
@@ -23,7 +23,7 @@ SPEC = {"backbone": "test", "weights": "none", "preprocessing": "none"}
 
 
 def vector(row: int) -> torch.Tensor:
-    """What belongs to image ``str(row)``; exact in float16."""
+    """The vector of image ``str(row)``; exact in float16."""
     return torch.tensor([[row, row + 0.5, -row]])
 
 
@@ -36,7 +36,7 @@ def write(folder: Path, rows: Iterable[int], rows_per_shard: int, pause: float =
 
 
 def die_at(operation: int) -> None:
-    """Let the process kill itself at the given operation: 0 before the first, 1 after it, 2 before the second, ..."""
+    """Make the process kill itself: 0 before its first operation on files, 1 after it, 2 before the second, ..."""
     counter = count()
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def die_at(operation: int) -> None:
 
 
 def killed(folder: Path, operation: int) -> bool:
-    """Run a writer in a process of its own; whether it was killed before it was done."""
+    """Run a writer in a process of its own. Returns whether it was killed before it finished."""
     child = os.fork()
     if child == 0:
         die_at(operation)
@@ -71,7 +71,7 @@ def each(folder: Path) -> None:
         here = folder / str(operation)
         if not killed(here, operation):
             break
-        # Killed once more while it resumes, so that what the first left is cleared up by one that dies as well.
+        # A second writer is killed too, while it resumes: it may die while it deletes what the first writer left.
         killed(here, operation // 2)
         before = set(open_features(here).names) if (here / "index.json").exists() else set()
         write(here, range(ROWS), rows_per_shard=2)

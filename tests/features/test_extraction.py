@@ -1,18 +1,37 @@
-"""The stream of features: in order, with errors in their places, decoded a little ahead."""
+"""The stream of features: order, errors in their places, batches, and threads that end with it."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from tagrank.errors import InputError
 from tagrank.features.backbones import load_backbone
-from tagrank.features.extraction import extract_features, only_features
-from tagrank.features.images import read_image
+from tagrank.features.extraction import all_readable, extract_features, map_batches
+from tagrank.features.images import find_images, read_image
+from tagrank.features.store import open_features
+
+
+@pytest.mark.photographs
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_efficientnet_lite0_on_photographs(flickr8k: Path, every: int) -> None:
+    stored = open_features(flickr8k / "val_features.npz")
+    paths = find_images([flickr8k / "images"])
+    assert len(paths) == 200
+    paths = paths[::every]
+    found = list(all_readable(extract_features(load_backbone("efficientnet_lite0"), paths)))
+    assert [path for path, _ in found] == paths
+    features = torch.stack([feature for _, feature in found])
+    expected = stored.rows([path.name for path in paths])
+    similarity = F.cosine_similarity(features, expected)
+    assert similarity.min() > 0.99
+    # The directions agree; the values agree too, up to rounding to float16.
+    torch.testing.assert_close(features, expected, atol=5e-3, rtol=5e-3)
 
 
 @pytest.fixture
@@ -31,17 +50,16 @@ def test_extract_features(folder: list[Path], batch_size: int, workers: int) -> 
     backbone = load_backbone("small_cnn")
     found = list(extract_features(backbone, iter(folder), batch_size=batch_size, workers=workers))
     assert [path for path, _ in found] == folder
-    errors = [(path, str(error)) for path, error in found if isinstance(error, InputError)]
-    assert errors == [
+    assert [(path, str(error)) for path, error in found if isinstance(error, InputError)] == [
         (folder[2], f"{folder[2]}: the file is empty"),
         (folder[5], f"{folder[5]}: no such file or directory"),
     ]
-    # As it was before; in between, batch normalisation has to use its running statistics.
+    # The backbone is in training mode again. While it computed, batch normalisation used the running statistics.
     assert backbone.training
     backbone.eval()
-    features = [(path, feature) for path, feature in found if isinstance(feature, Tensor)]
-    assert len(features) == 5
-    for path, feature in features:
+    for path, feature in found:
+        if isinstance(feature, InputError):
+            continue
         expected = backbone(backbone.transform(read_image(path)).unsqueeze(0))[0]
         torch.testing.assert_close(feature, expected)
         assert feature.dtype == torch.float32
@@ -50,31 +68,45 @@ def test_extract_features(folder: list[Path], batch_size: int, workers: int) -> 
         assert feature.untyped_storage().nbytes() == 4 * 256
 
 
-def test_only_features(folder: list[Path]) -> None:
+def test_all_readable(folder: list[Path]) -> None:
     backbone = load_backbone("small_cnn")
-    found = only_features(extract_features(backbone, folder, batch_size=1))
+    found = all_readable(extract_features(backbone, folder, batch_size=1))
     assert [next(found)[0], next(found)[0]] == folder[:2]
     with pytest.raises(InputError, match="the file is empty"):
         next(found)
-    assert list(extract_features(backbone, [])) == []
-    with pytest.raises(ValueError, match="batch_size, workers: expected at least 1, got 0 and 2"):
-        next(extract_features(backbone, folder, batch_size=0))
-
-
-def test_files_that_are_all_unreadable(folder: list[Path]) -> None:
-    """Each is reported in its batch, not at the end."""
-    backbone = load_backbone("small_cnn")
-    found = extract_features(backbone, [folder[2]] * 1000, batch_size=4)
-    assert [str(next(found)[1]) for _ in range(3)] == [f"{folder[2]}: the file is empty"] * 3
-    found.close()  # type: ignore[attr-defined]
     assert backbone.training
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_extract_features_of_nothing_and_with_wrong_sizes(folder: list[Path]) -> None:
+    backbone = load_backbone("small_cnn")
+    assert list(extract_features(backbone, [])) == []
+    for sizes, got in (({"batch_size": 0}, "0 and 2"), ({"workers": 0}, "32 and 0")):
+        with pytest.raises(ValueError, match=f"batch_size, workers: expected at least 1, got {got}"):
+            next(extract_features(backbone, folder, **sizes))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
+def test_errors_keep_their_places_and_do_not_count(batch_size: int) -> None:
+    bad = InputError("bad")
+    values: list[int | InputError] = [bad, 1, 2, bad, bad, 3, 4, 5, bad]
+    paths = [Path(str(number)) for number in range(len(values))]
+    batches: list[list[int]] = []
+
+    def double(batch: list[int]) -> list[int]:
+        batches.append(batch)
+        return [2 * value for value in batch]
+
+    found = list(map_batches(double, zip(paths, values, strict=True), batch_size))
+    assert found == list(zip(paths, [bad, 2, 4, bad, bad, 6, 8, 10, bad], strict=True))
+    assert batches == [[1, 2, 3, 4, 5][start : start + batch_size] for start in range(0, 5, batch_size)]
 
 
 def test_extract_features_left_early(folder: list[Path]) -> None:
     backbone = load_backbone("small_cnn")
     found = extract_features(backbone, folder[:2] * 1000, batch_size=1)
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert backbone.training
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
@@ -91,3 +123,19 @@ def test_extract_features_reads_a_little_ahead(folder: list[Path]) -> None:
     found = extract_features(load_backbone("small_cnn"), paths(), batch_size=4)
     next(found)
     assert 4 <= asked <= 12
+
+
+def test_files_that_are_all_unreadable(folder: list[Path]) -> None:
+    """Each is reported with its batch, not at the end of all files."""
+    asked = 0
+
+    def paths() -> Iterator[Path]:
+        nonlocal asked
+        for _ in range(1000):
+            asked += 1
+            yield folder[2]
+
+    found = extract_features(load_backbone("small_cnn"), paths(), batch_size=4)
+    assert [str(next(found)[1]) for _ in range(3)] == [f"{folder[2]}: the file is empty"] * 3
+    assert asked <= 12
+    found.close()

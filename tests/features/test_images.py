@@ -28,7 +28,7 @@ def noise(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that says it is huge, and has next to no data."""
+    """A PNG whose header says that it is huge, with hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -44,7 +44,7 @@ def write(tmp_path: Path, content: bytes, name: str = "image.jpg") -> Path:
 
 
 def message(path: Path) -> str:
-    """The error of reading a file, without its name, which has to stand first."""
+    """The error of reading a file, without the path, which must come first."""
     with pytest.raises(InputError) as caught:
         read_image(path)
     text = str(caught.value)
@@ -70,7 +70,7 @@ def test_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(tmp_path: Path, orientation: int) -> None:
-    # How a picture is stored so that undoing the orientation gives it back, by the EXIF standard.
+    # For each EXIF orientation, how the pixels are stored in the file.
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -253,7 +253,7 @@ def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.C
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_images([tmp_path]) == [tmp_path / "e.jpg"]
-    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, as they cannot be read: 1 .dng, 2 .heic\n"
+    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, because they cannot be read: 1 .dng, 2 .heic\n"
 
 
 def test_mpo(tmp_path: Path) -> None:

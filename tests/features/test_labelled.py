@@ -1,4 +1,4 @@
-"""Images with lists as tensors: where inputs come from, what is judged, and under which names features are kept."""
+"""Images with lists as tensors: where inputs come from, which lists are judged, and how images are named in a store."""
 
 from pathlib import Path
 

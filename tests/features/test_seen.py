@@ -1,4 +1,4 @@
-"""Images are known again by name and features, and by neither alone."""
+"""Images are recognised when both name and features are the same, and not when only one is."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tagrank.features.seen import SEEN, digests, read_seen, write_seen
 
 def images(count: int = 400) -> LabelledImages:
     examples = [Example(f"a/{i}.jpg", ("dog",), (("dog",),)) for i in range(count)]
-    # After a ReLU, so that all point the same way.
+    # After a ReLU all features are positive.
     features = (torch.randn(count, 300, generator=torch.Generator().manual_seed(0)) + 1).relu()
     return LabelledImages(examples, features)
 

@@ -1,4 +1,4 @@
-"""Scores against enumeration, and rankings against a sort of all scores."""
+"""Scores are compared with an enumeration of lists, and rankings with a sort of all scores."""
 
 import itertools
 import math
@@ -115,7 +115,7 @@ def test_wrong_queries(index: PhotoIndex, query: tuple[str, ...], message: str) 
 
 
 def test_similarity_of_lists() -> None:
-    # (dog, ball) with (ball, dog): 2 a / (1 + a^2) with a = 1/log2(3).
+    # The cosine of (dog, ball) and (ball, dog) is 2 a / (1 + a^2) with a = 1/log2(3).
     a = 1 / math.log2(3)
     got = list_similarity([[3, 7]], [[3, 7], [7, 3], [3], [5]])
     np.testing.assert_allclose(got, [[1.0, 2 * a / (1 + a * a), 1 / math.sqrt(1 + a * a), 0.0]])
@@ -167,6 +167,6 @@ def test_two_unknown_tags_are_not_the_same() -> None:
     lists = [("zebra", "ant"), ("quilt", "bee"), ("ant",), ("bee",)]
     images = LabelledImages([Example(f"{i}.jpg", tags, (tags,)) for i, tags in enumerate(lists)], torch.randn(4, 8))
     found = evaluate_retrieval(make(), images)["photograph"]["ndcg@5"]
-    # The first is like the third alone. Were zebras quilts, it would be more like the second.
+    # The first list is similar only to the third. If zebra and quilt had the same index, the second would be closer.
     assert list_similarity(images.references(VOCABULARY)[:1], images.references(VOCABULARY))[0, 1] == 0.0
     assert np.isfinite(found).all()

@@ -52,18 +52,29 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"not valid JSON: {name} is not a JSON number")
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Line ends are kept as they are.
+
+    Raises:
+        InputError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
+
+
 def read_json(path: Path, keep: Container[str] | None = None) -> Any:
     """Decode a JSON file. ``keep`` is as for :func:`parse_json`.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8, or is not JSON.
     """
+    text = read_text(path)
     try:
-        return parse_json(path.read_bytes().decode("utf-8-sig"), keep)
-    except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
+        return parse_json(text, keep)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -1,10 +1,9 @@
 """Any CSV file with a column of images and a column of ordered tags."""
 
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
-from tagrank.data.sets.delimited import read_table
+from tagrank.data.sets.delimited import read_image_rows
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 
 SPLITS = ("train", "val", "validation", "test", "")
@@ -23,7 +22,7 @@ def read_csv(
     """Read the images of a CSV file. Each row is one person's list; adjacent rows with the same image are one example.
 
     Args:
-        path: the file, in the format of :func:`~tagrank.data.sets.delimited.read_table`.
+        path: the file, in the format of :func:`~tagrank.data.sets.delimited.read_image_rows`.
         images: the folder that the image paths are relative to.
         image_column: the column of image paths.
         tags_column: the column of lists, the most important tag first. White space around tags is removed.
@@ -36,20 +35,18 @@ def read_csv(
         InputError: the file cannot be read or lacks a column.
     """
     columns = [image_column, tags_column, *([split_column] if split_column else [])]
-    table = read_table(path, columns, delimiter)
-    for image, rows in groupby(table, key=lambda row: row[1] if isinstance(row[1], SkipError) else row[1][0].strip()):
-        if isinstance(image, SkipError):
-            yield image
+    for group in read_image_rows(path, columns, delimiter, name=str.strip):
+        if isinstance(group, SkipError):
+            yield group
             continue
-        fields = [(line, row) for line, row in rows if not isinstance(row, SkipError)]
-        where = f"{path}, line {fields[0][0]}"
+        where = group.rows[0][0]
         try:
-            yield _example(where, image, [row for _, row in fields], images, separator)
+            yield _record(where, group.image, [row for _, row in group.rows], images, separator)
         except SkipError as skip:
             yield skip
 
 
-def _example(where: str, image: str, rows: list[list[str]], images: ImageFolder, separator: str) -> Record:
+def _record(where: str, image: str, rows: list[list[str]], images: ImageFolder, separator: str) -> Record:
     if not image:
         raise SkipError(where, "no image named")
     splits = {row[2].strip() for row in rows if len(row) > 2}

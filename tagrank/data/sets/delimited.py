@@ -1,12 +1,26 @@
-"""CSV files, read row by row."""
+"""CSV files, read row by row, and the adjacent rows of one image."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from tagrank.data.files import reason
 from tagrank.data.sets.records import SkipError
 from tagrank.errors import InputError
+
+
+class ImageRows(NamedTuple):
+    """Consecutive rows of a CSV file that name the same image.
+
+    Attributes:
+        image: the image, as the first column of the rows names it.
+        rows: for each row, ``FILE, line N`` and its fields.
+    """
+
+    image: str
+    rows: list[tuple[str, list[str]]]
 
 
 def read_header(path: Path, delimiter: str = ",") -> list[str]:
@@ -51,6 +65,31 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iter
         else:
             detail = f"expected {len(header)} fields, got {len(row)}"
             yield line, SkipError(f"{path}, line {line}", "row with the wrong number of fields", detail)
+
+
+def read_image_rows(
+    path: Path, columns: Sequence[str], delimiter: str = ",", *, name: Callable[[str], str] = str
+) -> Iterator[ImageRows | SkipError]:
+    """The rows of :func:`read_table`, grouped while consecutive rows name the same image.
+
+    Args:
+        path: the file.
+        columns: the columns to read; the first one names the image.
+        delimiter: the character between two fields.
+        name: makes an image's name from its field.
+
+    Yields:
+        The rows of one image, or the :class:`SkipError` of a row whose length is wrong.
+
+    Raises:
+        InputError: as :func:`read_table`.
+    """
+    table = read_table(path, columns, delimiter)
+    for image, group in groupby(table, key=lambda row: row[1] if isinstance(row[1], SkipError) else name(row[1][0])):
+        if isinstance(image, SkipError):
+            yield image
+        else:
+            yield ImageRows(image, [(f"{path}, line {line}", row) for line, row in group if isinstance(row, list)])
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from tagrank.data.files import reason
+from tagrank.data.files import read_text
 from tagrank.errors import InputError
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -133,14 +133,8 @@ def read_words(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, is not UTF-8, has no tags, has an empty name, or has one name for two tags.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
     words: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         line = line.partition("#")[0].strip()
         if not line:
             continue

@@ -10,10 +10,9 @@ The formats are described at https://storage.googleapis.com/openimages/web/downl
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
-from tagrank.data.sets.delimited import read_header, read_table
+from tagrank.data.sets.delimited import read_header, read_image_rows, read_table
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.errors import InputError
@@ -71,19 +70,19 @@ def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder,
     """
     boxes = "XMin" in read_header(path)
     rank: Callable[[Rows, Mapping[str, str]], Sequence[str]] = _by_importance if boxes else _by_confidence
-    table = read_table(path, BOXES if boxes else LABELS)
-    for image, group in groupby(table, key=lambda row: row[1] if isinstance(row[1], SkipError) else row[1][0]):
-        if isinstance(image, SkipError):
-            yield image
+    for group in read_image_rows(path, BOXES if boxes else LABELS):
+        if isinstance(group, SkipError):
+            yield group
             continue
-        rows = [(f"{path}, line {line}", row) for line, row in group if not isinstance(row, SkipError)]
+        image, rows = group
+        where = rows[0][0]
         try:
             if not image or "/" in image:
-                raise SkipError(rows[0][0], "no image named", repr(image))
+                raise SkipError(where, "no image named", repr(image))
             tags = rank(rows, classes)
             if not tags:
-                raise SkipError(rows[0][0], "no labels", fault=False)
-            yield make_record(rows[0][0], images.name(f"{image}.jpg"), [tags], split)
+                raise SkipError(where, "no labels", fault=False)
+            yield make_record(where, images.name(f"{image}.jpg"), [tags], split)
         except SkipError as skip:
             yield skip
 

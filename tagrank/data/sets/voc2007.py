@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tagrank.data.files import reason
+from tagrank.data.files import read_text, reason
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml_files import read_xml, text_of
@@ -106,13 +106,7 @@ def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
 
 
 def _image_set(path: Path) -> Iterator[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if len(line.split()) > 1 or "/" in line:
             raise InputError(f"{path}, line {number}: expected the number of an image, got {line!r:.60}")
         if line.strip():

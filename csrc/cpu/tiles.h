@@ -159,7 +159,8 @@ TAGRANK_INLINE void pack_right(const Operand& right, int64_t blocks, int64_t til
   _tile_dpbf16ps(3, 5, 7)
 
 // to += a b (or, if `fresh`, to = a b) for the first two tiles of rows of a and the first two tiles of columns of b, which have
-// P and Q parts. `to` has 32 rows of 16 floats for the first tile of columns and, `column` floats further, 32 rows for the second.
+// P and Q parts. `to` has 32 rows of 16 floats for the first tile of columns. The 32 rows for the second tile are `column`
+// floats further.
 template <int64_t P, int64_t Q>
 TAGRANK_INLINE void multiply_tiles(float* to, int64_t column, bool fresh, const Operand& a, const Operand& b,
                                    int64_t blocks) {

@@ -10,7 +10,7 @@
 
 namespace tagrank::cpu {
 
-// T is float, double or bfloat16.
+// The arguments of a forward pass; T is float, double or bfloat16.
 template <typename T>
 struct ForwardCall {
   int64_t batch, hidden, steps;  // B, H, T

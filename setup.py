@@ -1,10 +1,11 @@
-"""Builds csrc/ into tagrank/_C.so where torch and a compiler are there. Everything else is in pyproject.toml.
+"""Builds csrc/ into tagrank/_C.so if torch and a compiler are present. Everything else is in pyproject.toml.
 
-The environment variable TAGRANK_BUILD_EXT says how much that matters: ``auto`` (the default) goes on without the
-library where it cannot be built, ``1`` makes that an error, ``0`` does not try. torch is seen only by builds without
-isolation (``pip install --no-build-isolation .``); it is looked for, never imported.
+The environment variable TAGRANK_BUILD_EXT says what happens if the library cannot be built: ``auto`` (the default) goes
+on without it, ``1`` makes that an error. ``0`` does not try to build it. Only builds without isolation
+(``pip install --no-build-isolation .``) can find torch. It is searched for, but never imported.
 
-TAGRANK_BUILD_CUDA, with the same values, is about csrc/cuda, and nvcc: that of CUDA_HOME, or else the one on the PATH.
+TAGRANK_BUILD_CUDA has the same values, for csrc/cuda. That part needs nvcc, from CUDA_HOME if it is set, else from the
+PATH.
 """
 
 import importlib.metadata
@@ -26,11 +27,11 @@ from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
 LIBRARY = os.path.join("tagrank", "_C.so")
-#: The library runs with this torch and every later one.
+#: The library runs with this version of torch and every later one.
 OLDEST_TORCH = (2, 10)
 
 
-#: For x86-64, what the kernels of each instruction set are compiled with; the rest of the library runs on any.
+#: The compiler flags for the file of each instruction set of x86-64. The other files run on any CPU.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 INSTRUCTION_SETS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
@@ -39,26 +40,26 @@ INSTRUCTION_SETS = {
 }
 
 
-#: Machine code for Hopper, the first GPUs with clusters, and PTX for those after it.
+#: Machine code for Hopper, the first GPUs with clusters, and PTX for later GPUs.
 NVCC = ["-std=c++17", "-O3", "-gencode", "arch=compute_90,code=[sm_90,compute_90]", "-Werror", "all-warnings"]
 
 
 class BuildLibrary(build_ext):
-    """Builds a library for ``torch.ops.load_library``: no Python module, so its name carries no Python's ABI."""
+    """Builds a library for ``torch.ops.load_library``. It is no Python module: its name has no tag of a Python ABI."""
 
     def build_extension(self, extension: Extension) -> None:
         sources = extension.sources
         if self.force or newer_group([*sources, *extension.depends], self.get_ext_fullpath(extension.name)):
             self._add_cuda(extension)
             extension.extra_objects += self._objects(extension)
-            extension.sources = []  # they are compiled, and what is left is to link them
+            extension.sources = []  # they are compiled, only linking is left
             extension.depends = [*sources, *extension.depends]
         super().build_extension(extension)
 
     def _objects(self, extension: Extension) -> list[str]:
-        """Compile the sources side by side, each for its instruction set: two of them take nearly all of the time."""
+        """Compile the sources in parallel, each for its instruction set. Two of them take nearly all of the time."""
         sets = INSTRUCTION_SETS if platform.machine() == "x86_64" else {}
-        # AMX is younger than some compilers; without it amx.cpp is empty, and nothing calls it.
+        # Old compilers do not know AMX. Then amx.cpp is empty, and nothing calls it.
         if sets and self._compiles(sets["amx.cpp"]):
             extension.define_macros.append(("TAGRANK_AMX", "1"))
         else:
@@ -73,7 +74,7 @@ class BuildLibrary(build_ext):
             return [name for names in pool.map(compile_one, extension.sources) for name in names]
 
     def _add_cuda(self, extension: Extension) -> None:
-        """Compile csrc/cuda into the extension, where it is wished and nvcc can."""
+        """Compile csrc/cuda and add it to the extension, unless TAGRANK_BUILD_CUDA is 0 or it cannot be built."""
         wish = _wish("TAGRANK_BUILD_CUDA")
         if wish == "0":
             return
@@ -93,12 +94,12 @@ class BuildLibrary(build_ext):
             return
         extension.extra_objects += objects
         extension.define_macros.append(("TAGRANK_CUDA", "1"))
-        # The runtime is part of the library, which so loads where there is no CUDA.
+        # The CUDA runtime is linked statically, so that the library also loads on machines without CUDA.
         extension.library_dirs += [str(nvcc.parent.parent / "lib64"), str(nvcc.parent.parent / "lib")]
         extension.libraries += ["cudart_static", "pthread", "dl", "rt"]
 
     def _compiles(self, flags: list[str]) -> bool:
-        """Whether the compiler knows these flags."""
+        """Whether the compiler accepts these flags."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "empty.cpp")
             source.touch()
@@ -113,7 +114,7 @@ class BuildLibrary(build_ext):
 
 
 class BuildWheel(bdist_wheel):
-    """Tags the wheel ``py3-none-<platform>`` with the library in it and ``py3-none-any`` without."""
+    """Tags the wheel ``py3-none-<platform>`` if the library is in it, else ``py3-none-any``."""
 
     def run(self) -> None:
         self.run_command("build")
@@ -129,7 +130,7 @@ class BuildWheel(bdist_wheel):
 
 
 def extensions() -> list[Extension]:
-    """What to compile: the library, or nothing."""
+    """The extensions to compile: the library, or none."""
     wish = _wish("TAGRANK_BUILD_EXT")
     _wish("TAGRANK_BUILD_CUDA")
     if wish == "0":
@@ -150,9 +151,9 @@ def extensions() -> list[Extension]:
             define_macros=[("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH))],
             extra_compile_args=[
                 *("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"),
-                # What makes vector instructions cheaper, at no cost in accuracy.
+                # These make vector instructions cheaper, at no cost in accuracy.
                 *("-fno-math-errno", "-fno-trapping-math"),
-                # As system headers, so that torch's warnings are not ours.
+                # As system headers, so that the compiler does not warn about torch's code.
                 *("-isystem", str(root / "include")),
             ],
             library_dirs=[str(root / "lib")],
@@ -163,7 +164,7 @@ def extensions() -> list[Extension]:
 
 
 def _wish(variable: str) -> str:
-    """``auto``, ``1`` or ``0``, as the environment says."""
+    """The value of an environment variable: ``auto`` (also if it is not set), ``1`` or ``0``."""
     wish = os.environ.get(variable, "auto")
     if wish not in ("auto", "1", "0"):
         raise SystemExit(f"{variable}: expected auto, 1 or 0; got {wish!r}")
@@ -171,7 +172,7 @@ def _wish(variable: str) -> str:
 
 
 def _without(part: str, wish: str, reason: str) -> list[Extension]:
-    """Go on without ``part``, unless it is required."""
+    """Go on without ``part``, or exit with an error if ``wish`` is ``1``."""
     message = f"tagrank: {part} cannot be built: {reason}"
     if wish == "1":
         raise SystemExit(message)
@@ -180,7 +181,7 @@ def _without(part: str, wish: str, reason: str) -> list[Extension]:
 
 
 def _nvcc() -> Path | None:
-    """The compiler itself: what the PATH has may be a script that runs it from elsewhere."""
+    """The path of nvcc itself. What is on the PATH may be a script that runs an nvcc in another folder."""
     home = os.environ.get("CUDA_HOME")
     found = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc")
     if found is None:

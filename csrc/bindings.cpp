@@ -1,6 +1,6 @@
-// The operators behind the backends native and cluster, and the only file that knows torch: through its stable ABI,
-// so that one library serves every torch from 2.10 on. Each is one call for a whole sequence, on torch's threads or on the
-// stream that it is told.
+// The operators of the backends native and cluster. An operator runs a pass over a whole sequence, on torch's threads or on
+// the CUDA stream that its argument names. Only this file uses torch. It uses torch's stable ABI, so that one library serves
+// every torch from 2.10 on.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -46,20 +46,21 @@ const T* read(const MaybeTensor& tensor) {
   return tensor.has_value() ? read<T>(*tensor) : nullptr;
 }
 
-// Null where there is nothing to write to.
+// The tensor's memory, or null if the tensor has no elements.
 template <typename T>
 T* write(const Tensor& tensor) {
   return tensor.numel() == 0 ? nullptr : static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// A new tensor like `like`, for results that may be large: one page fault for 2 MB, not for 4 KB.
+// A new tensor on the device of `like`, for results that may be large. Large pages make it one page fault for each 2 MB
+// instead of one for each 4 KB.
 Tensor large_empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const Tensor tensor = new_empty(like, shape, dtype);
   tagrank::cpu::prefer_large_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
   return tensor;
 }
 
-// torch's threads, or this one alone where they may not run at the same time.
+// torch's threads if they run at the same time (`concurrent`), else only the calling thread.
 Threads torch_threads(bool concurrent) {
   return {concurrent ? static_cast<int64_t>(torch::stable::get_num_threads()) : 1,
           [](int64_t n, const std::function<void(int64_t, int64_t)>& body) {
@@ -128,9 +129,25 @@ Four backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& g
   return {d_gates_x, d_weight_hh, d_h0, d_c0};
 }
 
-// function(T{}, the dtype of T's cell state) for the T that belongs to dtype.
+std::string name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+// Calls function(T{}, the dtype of the cell states) with the C++ type T of dtype. `argument` is the name of a tensor with this
+// dtype, for the error message.
 template <typename Function>
-Four dispatch(ScalarType dtype, const Function& function) {
+Four dispatch(const char* argument, ScalarType dtype, const Function& function) {
   switch (dtype) {
     case ScalarType::Float:
       return function(float{}, ScalarType::Float);
@@ -139,11 +156,11 @@ Four dispatch(ScalarType dtype, const Function& function) {
     case ScalarType::BFloat16:
       return function(bfloat16{}, ScalarType::Float);
     default:
-      STD_TORCH_CHECK(false, "tagrank native: expected float32, float64 or bfloat16");
+      STD_TORCH_CHECK(false, "tagrank: ", argument, ": expected float32, float64 or bfloat16; got ", name_of(dtype));
   }
 }
 
-// What a tensor has to be like: its dtype, and where it is.
+// The dtype and the device of a tensor.
 struct Kind {
   ScalarType dtype;
   bool cpu;
@@ -153,21 +170,50 @@ Kind kind_of(const Tensor& tensor) {
   return {tensor.scalar_type(), tensor.is_cpu(), static_cast<int>(tensor.get_device_index())};
 }
 
-// The kernels take pointers: whatever they will read has to be there, in the layout that they expect.
+std::string describe(const Kind& kind) {
+  return name_of(kind.dtype) + " on " + (kind.cpu ? "cpu" : "cuda:" + std::to_string(kind.device));
+}
+
+std::string describe(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return "[" + text + "]";
+}
+
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape(static_cast<std::size_t>(tensor.dim()));
+  for (std::size_t d = 0; d < shape.size(); ++d) shape[d] = tensor.size(static_cast<int64_t>(d));
+  return shape;
+}
+
+// Raises an error unless the argument `name` is as the kernels expect it: they get only pointers and cannot check.
 void expect(const char* name, const Tensor& tensor, const Kind& kind, const std::vector<int64_t>& shape,
             bool contiguous = true) {
   const Kind found = kind_of(tensor);
-  bool same = found.dtype == kind.dtype && found.cpu == kind.cpu && found.device == kind.device &&
-              (tensor.is_contiguous() || !contiguous) && tensor.dim() == static_cast<int64_t>(shape.size());
+  const bool laid_out = tensor.is_contiguous() || !contiguous;
+  bool same = found.dtype == kind.dtype && found.cpu == kind.cpu && found.device == kind.device && laid_out &&
+              tensor.dim() == static_cast<int64_t>(shape.size());
   for (std::size_t d = 0; same && d < shape.size(); ++d) same = tensor.size(static_cast<int64_t>(d)) == shape[d];
-  STD_TORCH_CHECK(same, "tagrank: ", name, " has the wrong shape, dtype, device or strides");
+  if (same) return;
+  STD_TORCH_CHECK(false, "tagrank: ", name, ": expected ", contiguous ? "contiguous " : "", describe(kind), " with shape ",
+                  describe(shape), "; got ", laid_out ? "" : "non-contiguous ", describe(found), " with shape ",
+                  describe(shape_of(tensor)));
 }
 
 std::vector<int64_t> gates_x_shape(bool constant, int64_t steps, int64_t B, int64_t H) {
   return constant ? std::vector{B, 4 * H} : std::vector{steps, B, 4 * H};
 }
 
-// What both passes take: weight_hh [4H, H], and h0 and c0 [B, H] where they are there.
+// Checks the number of dimensions of gates_x and weight_hh, from which B and H are read, and the number of steps.
+void expect_sizes(const Tensor& gates_x, const Tensor& weight_hh, int64_t steps) {
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && weight_hh.size(0) == 4 * weight_hh.size(1),
+                  "tagrank: weight_hh: expected shape [4H, H] with H >= 1; got ", describe(shape_of(weight_hh)));
+  STD_TORCH_CHECK(gates_x.dim() == 2 || gates_x.dim() == 3,
+                  "tagrank: gates_x: expected shape [B, 4H] or [T, B, 4H]; got ", describe(shape_of(gates_x)));
+  STD_TORCH_CHECK(steps > 0, "tagrank: steps: expected at least 1; got ", steps);
+}
+
+// Checks the arguments that both passes take: weight_hh [4H, H], and h0 and c0 [B, H] if they are given.
 void expect_weight_and_states(const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0, const Kind& kind,
                               int64_t B, int64_t H) {
   expect("weight_hh", weight_hh, kind, {4 * H, H});
@@ -177,13 +223,12 @@ void expect_weight_and_states(const Tensor& weight_hh, const MaybeTensor& h0, co
 
 Four native_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
                     int64_t steps, bool save_gates, bool save_cells, bool concurrent) {
-  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && gates_x.dim() >= 2 && steps > 0,
-                  "tagrank native: expected weight_hh [4H, H], gates_x [B, 4H] or [T, B, 4H], and a step at least");
+  expect_sizes(gates_x, weight_hh, steps);
   const Kind kind = kind_of(weight_hh);
   const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
   expect("gates_x", gates_x, kind, gates_x_shape(gates_x.dim() == 2, steps, B, H));
   expect_weight_and_states(weight_hh, h0, c0, kind, B, H);
-  return dispatch(kind.dtype, [&](auto zero, ScalarType cell_dtype) {
+  return dispatch("weight_hh", kind.dtype, [&](auto zero, ScalarType cell_dtype) {
     return forward<decltype(zero)>(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells, concurrent, cell_dtype);
   });
 }
@@ -191,13 +236,13 @@ Four native_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeT
 Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Tensor& gates_x, const Tensor& weight_hh,
                      const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& gates,
                      const Tensor& cells, bool constant, bool weight_wanted, bool concurrent) {
-  STD_TORCH_CHECK(output.dim() == 3, "tagrank native: expected output [T, B, H]");
+  STD_TORCH_CHECK(output.dim() == 3, "tagrank: output: expected shape [T, B, H]; got ", describe(shape_of(output)));
   const Kind kind = kind_of(output);
   const int64_t steps = output.size(0), B = output.size(1), H = output.size(2);
-  return dispatch(kind.dtype, [&](auto zero, ScalarType cell_dtype) {
+  return dispatch("output", kind.dtype, [&](auto zero, ScalarType cell_dtype) {
     expect("grad_output", grad_output, kind, {steps, B, H}, /*contiguous=*/false);
     STD_TORCH_CHECK(H == 1 || grad_output.stride(2) == 0 || grad_output.stride(2) == 1,
-                    "tagrank native: grad_output has the wrong strides");
+                    "tagrank: grad_output: expected stride 0 or 1 in the last dimension; got ", grad_output.stride(2));
     expect("grad_c_n", grad_c_n, kind, {B, H});
     expect_weight_and_states(weight_hh, h0, c0, kind, B, H);
     expect("output", output, kind, {steps, B, H});
@@ -216,21 +261,23 @@ Four native_backward(const Tensor& grad_output, const Tensor& grad_c_n, const Te
 
 using tagrank::cuda::Launch;
 
-// Where these tensors are and this stream runs.
-Launch launch_on(const Tensor& tensor, int64_t stream) {
+// A launch on the device of the tensor and on this stream. `name` is the tensor's argument name.
+Launch launch_on(const char* name, const Tensor& tensor, int64_t stream) {
   const ScalarType dtype = tensor.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                  "tagrank cluster: expected float16 or bfloat16");
+                  "tagrank: ", name, ": expected float16 or bfloat16; got ", name_of(dtype));
   return {tensor.get_device_index(), reinterpret_cast<void*>(stream), dtype == ScalarType::BFloat16};
 }
 
+// Raises an error unless `error` is cudaSuccess.
 void check(int error) {
-  STD_TORCH_CHECK(error == 0, "tagrank cluster: ", tagrank::cuda::describe(error));
+  STD_TORCH_CHECK(error == 0, "tagrank: the cluster kernels failed: ", tagrank::cuda::describe(error));
 }
 
 Four cluster_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
                      int64_t steps, bool save_gates, bool save_cells, int64_t stream) {
-  const Launch launch = launch_on(gates_x, stream);
+  expect_sizes(gates_x, weight_hh, steps);
+  const Launch launch = launch_on("gates_x", gates_x, stream);
   const Kind kind = kind_of(gates_x);
   const int64_t B = gates_x.size(-2), H = weight_hh.size(1);
   const bool constant = gates_x.dim() == 2;
@@ -257,14 +304,15 @@ Four cluster_forward(const Tensor& gates_x, const Tensor& weight_hh, const Maybe
   return {output, c_n, gates, cells};
 }
 
-// Writes d_gates, which may be the gates where these are recurrent products.
+// Writes d_gates. If gates_x is given, `gates` holds the recurrent products and d_gates may be the same tensor.
 std::tuple<Tensor, Tensor> cluster_backward(const Tensor& grad_output, const Tensor& grad_c_n,
                                             const MaybeTensor& gates_x, const Tensor& weight_hh, const MaybeTensor& c0,
                                             const Tensor& gates, const Tensor& cells, Tensor d_gates, bool constant,
                                             int64_t stream) {
-  const Launch launch = launch_on(gates, stream);
+  const Launch launch = launch_on("gates", gates, stream);
   const Kind kind = kind_of(gates);
-  STD_TORCH_CHECK(grad_output.dim() == 3, "tagrank cluster: expected grad_output [T, B, H]");
+  STD_TORCH_CHECK(grad_output.dim() == 3, "tagrank: grad_output: expected shape [T, B, H]; got ",
+                  describe(shape_of(grad_output)));
   const int64_t steps = grad_output.size(0), B = grad_output.size(1), H = grad_output.size(2);
   expect("grad_output", grad_output, kind, {steps, B, H});
   expect("grad_c_n", grad_c_n, kind, {B, H});

@@ -8,11 +8,11 @@ namespace tagrank::cpu::TAGRANK_ISA {
 using Floats = Vector<float>;
 using Doubles = Vector<double>;
 
-// exp(x) = 2^n (1 + q), n = round(x / ln 2), for x in [-88, 89]; 2^n is infinite where n is 128. The polynomial is that
-// of Cephes' expf (Moshier), for |r| <= ln 2 / 2.
+// exp(x) = 2^n (1 + q) with n = round(x / ln 2), for x in [-88, 89]. 2^n is infinite if n is 128. The polynomial is the one
+// of expf in Cephes (Moshier), for |r| <= ln 2 / 2.
 struct Exponential {
   Floats power;      // 2^n
-  Floats remainder;  // q = exp(r) - 1, accurate near zero too
+  Floats remainder;  // q = exp(r) - 1, also accurate near zero
 };
 
 TAGRANK_INLINE Exponential exponential(Floats x) {
@@ -20,7 +20,7 @@ TAGRANK_INLINE Exponential exponential(Floats x) {
   const Floats shift = splat(12582912.0f);
   const Floats shifted = x * 1.44269504088896341f + shift;
   const Floats n = shifted - shift;
-  // ln 2 in two parts, the first of few bits, so that n times it is exact.
+  // ln 2 in two parts. The first has so few bits that its product with n is exact.
   Floats r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -33,14 +33,14 @@ TAGRANK_INLINE Exponential exponential(Floats x) {
 }
 
 TAGRANK_INLINE Floats sigmoid(Floats x) {
-  // At the limits the result is 1, or exp(-x) is infinite.
+  // At the limits exp(-x) is infinite and the result 0, or the result is 1.
   x = x < -89.0f ? splat(-89.0f) : x;
   x = x > 88.0f ? splat(88.0f) : x;
   const Exponential e = exponential(-x);
   return 1.0f / (1.0f + e.power * (1.0f + e.remainder));
 }
 
-// tanh |x| = (1 - exp(-2|x|)) / (1 + exp(-2|x|)), with exp(-2|x|) - 1 = 2^n q + (2^n - 1), where nothing cancels.
+// tanh |x| = (1 - exp(-2|x|)) / (1 + exp(-2|x|)). In exp(-2|x|) - 1 = 2^n q + (2^n - 1) nothing cancels.
 TAGRANK_INLINE Floats tanh(Floats x) {
   const Bits sign = bit_cast<Bits>(x) & 0x80000000u;
   Floats z = -2.0f * bit_cast<Floats>(bit_cast<Bits>(x) & 0x7fffffffu);

@@ -1,4 +1,4 @@
-// AVX-512, and products on the matrix unit of Intel's AMX where there are rows enough.
+// AVX-512, with products on the matrix unit (Intel AMX) if the batch has rows enough.
 #include "capability.h"
 #if defined(TAGRANK_X86) && defined(TAGRANK_AMX)
 #define TAGRANK_ISA amx

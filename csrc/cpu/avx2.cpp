@@ -1,4 +1,4 @@
-// AVX2: 16 registers, all of which tiles of 3 rows by 4 vectors and what they are made from take.
+// AVX2 has 16 registers: a tile of 3 rows by 4 vectors and the operands of its product take all of them.
 #include "capability.h"
 #if defined(TAGRANK_X86)
 #define TAGRANK_ISA avx2

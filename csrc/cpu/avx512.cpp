@@ -1,4 +1,4 @@
-// AVX-512: 32 registers, so that tiles of 6 rows by 4 vectors leave 8 for what they are made from.
+// AVX-512 has 32 registers: a tile of 6 rows by 4 vectors leaves 8 for the operands of its product.
 #include "capability.h"
 #if defined(TAGRANK_X86)
 #define TAGRANK_ISA avx512

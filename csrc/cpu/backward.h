@@ -1,5 +1,6 @@
-// The backward pass of one instruction set: back in time a chunk of steps at a time, so that the gradient of the weight
-// is taken from what is still in the cache, and neither the gates' gradients nor recomputed gates are kept for longer.
+// The backward pass of one instruction set. It goes back in time a chunk of steps at a time. The chunk's part of the weight's
+// gradient is computed while its operands are in the cache, and the gates' gradients and recomputed gates are kept only for a
+// chunk.
 #pragma once
 
 #include <optional>
@@ -26,7 +27,7 @@ class Backward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
-        on_matrix_unit_(GradientTiles<T>::kThere && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
+        on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
         tiles_(call, chunk_) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
     workspace_.add(weight_, has_products() && !on_matrix_unit_ ? panels_ * panel_size() : 0);
@@ -38,7 +39,7 @@ class Backward {
     if (on_matrix_unit_) tiles_.reserve(workspace_, grid_.workers());
     workspace_.add(grad_c_, call.batch * call.hidden);
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
-    // Sums are kept in C: in place where that is what is asked for.
+    // Sums are kept in C: in the result itself if T is C.
     workspace_.add(grad_sum_, kSame ? 0 : sums);
     workspace_.add(grad_weight_, kSame || !has_weight() ? 0 : elements());
     workspace_.allocate();
@@ -83,29 +84,31 @@ class Backward {
  private:
   int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
   static constexpr bool kSame = sizeof(T) == sizeof(C);
-  // The rows of the product that gives the weight's gradient: enough to make reading and writing that gradient cheap.
+  // The rows of the product for the weight's gradient: so many that reading and writing that gradient is cheap.
   static constexpr int64_t kChunkRows = 256;
-  // The blocks of K that are multiplied at once, so that this much of a panel (256 KB) stays in the cache for all rows.
+  // The blocks of K that are multiplied at once: this part of a panel (256 KB) stays in the cache for all rows.
   static constexpr int64_t kDepth = 262144 / (L * kWidth * L * sizeof(C));
-  // A tile of the weight's gradient: so many gates by two vectors of hidden units.
+  // The size of a tile of the weight's gradient: kTileGates gates by kTileVectors vectors of hidden units.
   static constexpr int kTileGates = std::min<int64_t>(L, kRows > 4 ? 8 : 4);
   static constexpr int kTileVectors = 3;
 
-  // How many rows before it is needed a row is fetched.
+  // How many rows ahead cell()'s reads are prefetched.
   static constexpr int64_t kRowsAhead = 2;
 
-  // Whether the weight's gradient is wanted, and whether the hidden states are: for that, or to compute the gates again.
+  // Whether the weight's gradient is computed, and whether the hidden states are gathered: for that gradient, or to compute the
+  // gates again.
   bool has_weight() const { return call_.d_weight_hh != nullptr; }
   bool has_hidden() const { return has_weight() || recompute_; }
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
   int64_t first_product() const { return call_.steps - 2; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
   int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
-  // The first step of the chunk that t is in; chunks are counted from the end.
+  // The first step of the chunk of step t. Chunks are counted from the last step.
   int64_t first_of(int64_t t) const {
     return std::max<int64_t>(call_.steps - ((call_.steps - 1 - t) / chunk_ + 1) * chunk_, 0);
   }
-  // The gates' gradients of step t, in blocks. Chunks have two buffers in turn, as each begins with the one after it.
+  // The gates' gradients of step t, in blocks. Chunks have two buffers in turn, because a chunk begins with the gradients of
+  // the chunk after it.
   C* grad_gates(int64_t t) const {
     const int64_t buffer = (call_.steps - 1 - t) / chunk_ % 2;
     return grad_gates_[buffer] + (t - first_of(t)) * call_.batch * L;
@@ -120,7 +123,7 @@ class Backward {
   }
 
   void pack(int64_t p) {
-    if constexpr (GradientTiles<T>::kThere) {
+    if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.pack(p);
     }
     pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
@@ -147,9 +150,9 @@ class Backward {
     }
   }
 
-  // The hidden states before the steps [first, last), in blocks.
+  // Copies the hidden states before the steps [first, last) into blocks.
   void gather(int64_t first, int64_t last, int64_t worker) {
-    if constexpr (GradientTiles<T>::kThere) {
+    if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.gather(first, last, grid_.workers(), worker);
     }
     const int64_t H = call_.hidden, B = call_.batch;
@@ -162,6 +165,7 @@ class Backward {
     }
   }
 
+  // Computes the gates of the steps [first, last) again.
   void recompute(int64_t first, int64_t last, int64_t worker) {
     const Range rows = grid_.row_share(worker, (last - first) * call_.batch), own = grid_.column_share(worker, blocks_);
     for (int64_t p = own.begin; p < own.end; ++p) {
@@ -192,20 +196,20 @@ class Backward {
     }
   }
 
-  // From the gates' gradients of step t + 1 to those of step t, or for t = -1 to the gradient of h0.
+  // Computes the gates' gradients of step t from those of step t + 1 or, for t = -1, the gradient of h0.
   void step(int64_t t, int64_t worker) {
-    if constexpr (GradientTiles<T>::kThere) {
+    if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      // A panel that no one else needs is packed just before it is first used.
+      // A panel that only this worker needs is packed immediately before its first use.
       if (all > 0 && t == first_product() && grid_.rows == 1) pack(p);
       Range k{0, std::min(depth, all)};
       while (true) {
-        // What comes next lies behind this part, up to the end of the worker's panels.
+        // Prefetches the part of the weight that follows this one, or the worker's first panel after its last one.
         const int64_t from = (p - panels.begin) * all + k.end, next = from < (panels.end - panels.begin) * all ? from : 0;
         const C* there = weight_ + panels.begin * panel_size() + next * L * kWidth * L;
         for_each_tile(rows, [&](Range part, int64_t i) {
@@ -218,7 +222,7 @@ class Backward {
     }
   }
 
-  // The same with products made of tiles, 32 rows at a time.
+  // step() on the matrix unit, 32 batch rows at a time.
   void matrix_unit_step(int64_t t, int64_t worker) {
     const Range groups = grid_.row_share(worker, padded_rows(call_.batch) / kTilePairRows);
     const Range rows{groups.begin * kTilePairRows, std::min(groups.end * kTilePairRows, call_.batch)};
@@ -269,7 +273,7 @@ class Backward {
     }
   }
 
-  // What cell() will read for one row of a panel, as the product leaves time to fetch it.
+  // Prefetches what cell() will read for one row of a panel. Meanwhile the product is computed.
   TAGRANK_INLINE void prefetch(int64_t t, int64_t p, int64_t row) const {
     const int64_t H = call_.hidden, B = call_.batch, at = row * H + p * kWidth * L;
     const T* gates = gates_of(t) + row * 4 * H + p * kWidth * L;
@@ -286,7 +290,7 @@ class Backward {
   }
 
   // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
-  // of one row; grad_h is the gradient of h_t as the state of step t + 1.
+  // of one row. grad_h is the gradient that h_t gets from step t + 1.
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
     if (t < 0) return store(call_.d_h0 + at, grad_h, count);
@@ -325,25 +329,25 @@ class Backward {
     }
   }
 
-  // Keeps a block of the gates' gradients for the products that follow.
+  // Stores block p of the gates' gradients of step t for the products that follow.
   TAGRANK_INLINE void keep(int64_t t, int64_t p, int64_t row, Vector<C> gradient) {
-    if constexpr (GradientTiles<T>::kThere) {
+    if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.keep(t, row, (t - first_of(t)) * call_.batch + row, p, gradient);
     }
     store(grad_gates(t) + p * stride_ + row * L, gradient);
   }
 
-  // The chunk's part of the weight's gradient: the sum over steps and rows of gates' gradients times hidden states.
+  // Adds the chunk's part to the weight's gradient: the sum of gates' gradients times hidden states over steps and batch rows.
   void add_to_weight(int64_t first, int64_t last, int64_t worker) {
     const int64_t groups = (blocks_ + kTileVectors - 1) / kTileVectors;
     const Range own = share(groups * 4 * blocks_, grid_.workers(), worker);
-    // Before the first step there is no hidden state where h0 is left out; tiles have whole blocks of rows.
+    // Without h0 there is no hidden state before the first step. The matrix unit takes whole blocks of rows.
     const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
     const int64_t begin = on_matrix_unit_ ? none / kBlock * kBlock : none;
     for (int64_t row = begin; row == begin || row < end; row += kChunkRows) {
       const Range rows{row, std::min(row + kChunkRows, end)};
       const bool fresh = last == call_.steps && row == begin, complete = first == 0 && row + kChunkRows >= end;
-      if constexpr (GradientTiles<T>::kThere) {
+      if constexpr (GradientTiles<T>::kAvailable) {
         if (on_matrix_unit_) {
           const Range blocks{row / kBlock, std::max(row, rows.end + kBlock - 1) / kBlock};
           tiles_.multiply_columns(blocks, grid_.workers(), worker, [&](int64_t gate, int64_t p, Vector<C> part) {
@@ -359,7 +363,7 @@ class Backward {
     }
   }
 
-  // Adds to the block p of a row of the weight's gradient, whose first part is fresh and whose last one completes it.
+  // Adds a part to block p of a row of the weight's gradient. `fresh` marks the first part, `complete` the last one.
   TAGRANK_INLINE void add(int64_t row, int64_t p, Vector<C> part, bool fresh, bool complete) {
     const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
     const Vector<C> sum = fresh ? part : load(grad_weight_ + at, count) + part;
@@ -396,14 +400,14 @@ class Backward {
   const bool recompute_;
   const int64_t blocks_, panels_;
   const Grid grid_;
-  const int64_t chunk_, stride_;       // steps of a chunk, and the elements of a block of its rows
-  // Whether the products are made of tiles, which need more memory than recomputation is meant to save.
+  const int64_t chunk_, stride_;  // the steps of a chunk, and the elements of a block of its rows
+  // Whether the matrix unit computes the products. Its operands take more memory than recomputation is meant to save.
   const bool on_matrix_unit_;
   GradientTiles<T> tiles_;
   Workspace workspace_;
   C* weight_;         // [panels][4 K][4][L]
-  C* gate_weight_;    // [blocks][K][4][L], to compute the gates again
-  T* gates_;          // [chunk, B, 4H], computed again
+  C* gate_weight_;    // [blocks][K][4][L], if the gates are computed again
+  T* gates_;          // [chunk, B, 4H], if the gates are computed again
   C* hidden_;         // [blocks][chunk * B][L]
   C* grad_gates_[2];  // [4 blocks][chunk * B][L]
   C* grad_c_;         // [B, H]

@@ -14,7 +14,7 @@ namespace tagrank::cpu {
 namespace {
 
 #if defined(TAGRANK_X86) && defined(TAGRANK_AMX)
-// Whether the CPU has tiles of bfloat16 and the system lets this process use them, for which it has to be asked.
+// Whether the CPU multiplies tiles of bfloat16 and the system allows this process to use them. A process must request that.
 bool may_use_tiles() {
   constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -41,13 +41,13 @@ Capability widest() {
 
 Capability choose() {
   const Capability best = widest();
-  const char* wish = std::getenv("TAGRANK_CPU_CAPABILITY");
-  if (wish == nullptr) return best;
-  for (const Capability one : {Capability::portable, Capability::avx2, Capability::avx512, Capability::amx}) {
-    if (wish == std::string(name(one)) && one <= best) return one;
+  const char* requested = std::getenv("TAGRANK_CPU_CAPABILITY");
+  if (requested == nullptr) return best;
+  for (const Capability candidate : {Capability::portable, Capability::avx2, Capability::avx512, Capability::amx}) {
+    if (requested == std::string(name(candidate)) && candidate <= best) return candidate;
   }
   throw std::runtime_error("TAGRANK_CPU_CAPABILITY: expected portable, avx2, avx512 or amx, and at most " +
-                           std::string(name(best)) + " on this CPU; got '" + wish + "'");
+                           std::string(name(best)) + " on this CPU; got '" + requested + "'");
 }
 
 }  // namespace

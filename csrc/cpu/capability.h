@@ -9,8 +9,8 @@ namespace tagrank::cpu {
 
 enum class Capability { portable, avx2, avx512, amx };
 
-// The widest that the CPU has, or the one that the environment variable TAGRANK_CPU_CAPABILITY names; read once.
-// Throws std::runtime_error where it names none, or one that the CPU lacks.
+// The instruction set that the environment variable TAGRANK_CPU_CAPABILITY names or, if it is not set, the widest that the
+// CPU has. Read once. Throws std::runtime_error if the variable names no instruction set, or one that the CPU lacks.
 Capability capability();
 
 // "portable", "avx2", "avx512" or "amx".

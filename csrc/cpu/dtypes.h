@@ -1,4 +1,4 @@
-// The storage types of the kernels, and the type that each of them computes in.
+// The storage types of the kernels, and the type in which each is computed.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ struct bfloat16 {
   uint16_t bits;
 };
 
-// What T is computed in, and what the cell state and its gradient are kept in.
+// The type in which T is computed, and in which the cell state and its gradient are kept.
 template <typename T>
 struct Compute {
   using type = T;

@@ -21,8 +21,8 @@ class Forward {
       : call_(call),
         panels_(blocks_of<C>(call.hidden)),
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
-        first_(call.h0 == nullptr ? 1 : 0),
-        packed_(call.steps > first_ && call.batch * call.steps > kUnpackedRows),
+        first_product_(call.h0 == nullptr ? 1 : 0),
+        packed_(call.steps > first_product_ && call.batch * call.steps > kUnpackedRows),
         on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows),
         padded_rows_(padded_rows(call.batch)) {
     workspace_.add(weight_, packed_ && !on_matrix_unit_ ? panels_ * panel_size() : 0);
@@ -52,7 +52,7 @@ class Forward {
 
  private:
   int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
-  // Packing the weight costs about as much as this many products of it with a vector.
+  // Packing the weight takes about as long as this many products of the weight with a vector.
   static constexpr int64_t kUnpackedRows = 24;
 
   static constexpr bool kTiles = kHasTiles && std::is_same_v<C, float>;
@@ -76,12 +76,12 @@ class Forward {
     }
   }
 
-  // Keeps a block of the hidden state for the product of step t.
+  // Stores block p of a row of h_{t-1} for the product of step t.
   void keep(int64_t t, int64_t p, int64_t row, Vector<C> h) {
     if constexpr (kTiles) {
       if (on_matrix_unit_) {
         store_left<P>(hidden_tiles(t), p, row, h);
-        // The last block of 32 is filled up.
+        // An odd last block of 16 leaves half of a block of 32, which becomes zeros.
         if (p % 2 == 0 && p == panels_ - 1) store_left<P>(hidden_tiles(t), p + 1, row, Vector<C>{});
         return;
       }
@@ -109,22 +109,22 @@ class Forward {
     }
     const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      // A panel that no one else needs is packed just before it is first used.
-      if (t == first_ && packed_ && grid_.rows == 1) pack(p);
+      // A panel that only this worker needs is packed immediately before its first use.
+      if (t == first_product_ && packed_ && grid_.rows == 1) pack(p);
       const C* next = weight_ + (p + 1 < panels.end ? p + 1 : panels.begin) * panel_size();
       for_each_tile(rows, [&](Range part, int64_t i) { tile<kRows>(t, p, part, Ahead<C>::of_tile(i, next, panels_)); });
     }
   }
 
-  // The same with products made of tiles: 32 rows of the four gates at a time.
+  // step() on the matrix unit: a product has 32 batch rows of two gates.
   void matrix_unit_step(int64_t t, int64_t worker) {
     const Range groups = grid_.row_share(worker, padded_rows_ / kTilePairRows), panels = grid_.column_share(worker, panels_);
     const int64_t H = call_.hidden, B = call_.batch;
     float* products = products_ + worker * kWidth * kTilePairRows * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      if (t == first_ && grid_.rows == 1) pack(p);
+      if (t == first_product_ && grid_.rows == 1) pack(p);
       for (int64_t row = groups.begin * kTilePairRows; row < std::min(groups.end * kTilePairRows, B); row += kTilePairRows) {
-        for (int64_t gate = 0; t >= first_ && gate < kWidth; gate += 2) {
+        for (int64_t gate = 0; t >= first_product_ && gate < kWidth; gate += 2) {
           multiply_tiles<P, P>(products + gate * kTilePairRows * L, kTilePairRows * L, /*fresh=*/true,
                                hidden_tiles(t).tiles_from(row / kTileRows), weight_tiles(p).tiles_from(gate),
                                tile_blocks(panels_));
@@ -134,7 +134,7 @@ class Forward {
           Vector<C> gates[kWidth];
           TAGRANK_UNROLL for (int64_t gate = 0; gate < kWidth; ++gate) {
             gates[gate] = load(gates_x + gate * H, H - p * L);
-            if (t >= first_) gates[gate] += load(products + (gate * kTilePairRows + m) * L);
+            if (t >= first_product_) gates[gate] += load(products + (gate * kTilePairRows + m) * L);
           }
           cell(t, p, row + m, gates);
         }
@@ -154,7 +154,7 @@ class Forward {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates_x + (m * 4 + gate) * H);
     }
     Vector<C> gates[M][kWidth] = {};
-    if (t >= first_) {
+    if (t >= first_product_) {
       const C* h = hidden_[t % 2] + row * L;
       if (packed_) {
         multiply<M>(gates, h, B * L, weight_ + p * panel_size(), panels_, ahead);
@@ -168,6 +168,7 @@ class Forward {
     for (int m = 0; m < M; ++m) cell(t, p, row + m, gates[m]);
   }
 
+  // Adds the products with the weight as it is, not packed.
   template <int M>
   TAGRANK_INLINE void add_dots(Vector<C> (&gates)[M][kWidth], const C* h, int64_t p) {
     const int64_t H = call_.hidden, unit = p * L;
@@ -208,14 +209,16 @@ class Forward {
   const ForwardCall<T> call_;
   const int64_t panels_;
   const Grid grid_;
-  const int64_t first_;      // the first step that has a product
-  const bool packed_, on_matrix_unit_;  // whether the weight is packed, and whether products are made of tiles
-  const int64_t padded_rows_;
+  const int64_t first_product_;  // the first step that has a product
+  const bool packed_;            // whether the weight is packed
+  const bool on_matrix_unit_;    // whether the matrix unit computes the products
+  const int64_t padded_rows_;    // B, rounded up to whole pairs of tiles
   Workspace workspace_;
   C* weight_;              // [panels][K][4][L]
-  C* cells_;               // [B, H], where the cell states are not kept
-  C* hidden_[2];           // h_{t-1} and h_t in blocks, in turn
-  uint16_t* tile_weight_;  // the same of tiles: [panels][blocks of K][parts][4 tiles]
+  C* cells_;               // [B, H], if the call does not save the cell states
+  C* hidden_[2];           // h_{t-1} and h_t in blocks; they take turns
+  // On the matrix unit, instead of weight_ and hidden_:
+  uint16_t* tile_weight_;  // [panels][blocks of K][parts][4 tiles]
   uint16_t* left_[2];      // [blocks of K][parts][rows][32]
   float* products_;        // [workers][4][32][L]
 };

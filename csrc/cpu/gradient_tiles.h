@@ -1,4 +1,4 @@
-// The products of the backward pass on the matrix unit, and the tiles that they are made of.
+// The products of the backward pass on the matrix unit, and the tiles of their operands.
 #pragma once
 
 #include "product.h"
@@ -12,14 +12,14 @@ template <typename T>
 class GradientTiles {
   using C = compute_t<T>;
   static constexpr int64_t L = kLanes<C>;
-  // The parts of the weight and the hidden states, and those of the gates' gradients, which are kept as C.
+  // The number of parts of the weight and the hidden states (P), and of the gates' gradients (Q), which are kept as C.
   static constexpr int64_t P = kParts<T>, Q = kParts<C>;
 
  public:
-  // Where the CPU has the unit; it takes float and bfloat16.
-  static constexpr bool kThere = kHasTiles && std::is_same_v<C, float>;
+  // Whether this instruction set has a matrix unit that takes T: float or bfloat16.
+  static constexpr bool kAvailable = kHasTiles && std::is_same_v<C, float>;
 
-  // For chunks of so many steps.
+  // For chunks of `chunk` steps.
   GradientTiles(const BackwardCall<T>& call, int64_t chunk)
       : call_(call),
         blocks_(blocks_of<C>(call.hidden)),
@@ -35,7 +35,7 @@ class GradientTiles {
     workspace.add(products_, std::max(panels_ * rows_, workers * kTilePairRows) * kWidth * L);
   }
 
-  // Packs the panel p of the weight, 4 L columns, for multiply().
+  // Packs panel p of the weight (4 L columns) for multiply().
   void pack(int64_t p) {
     const int64_t H = call_.hidden;
     for (int64_t k = 0; k < 4 * blocks_ * L; k += 2) {
@@ -50,8 +50,8 @@ class GradientTiles {
     }
   }
 
-  // Takes in the hidden states before the steps [first, last), and zeros in the place of the rows that are missing from the
-  // last block; own share of them.
+  // Packs a worker's share of the hidden states before the steps [first, last). The last block of rows may not be full: the
+  // missing rows of the gates' gradients become zeros.
   void gather(int64_t first, int64_t last, int64_t workers, int64_t worker) {
     const int64_t rows = (last - first) * call_.batch, blocks = (rows + kBlock - 1) / kBlock;
     const Range own = share(units(), workers, worker), gates = share(4 * blocks_, workers, worker);
@@ -73,21 +73,21 @@ class GradientTiles {
     }
   }
 
-  // Keeps the block p of the gates' gradients of step t, for the product that gives step t - 1, and as a row of its chunk
-  // for the weight's gradient.
+  // Stores block p of the gates' gradients of step t: for the product that step t - 1 needs, and as a row of its chunk for the
+  // weight's gradient.
   TAGRANK_INLINE void keep(int64_t t, int64_t row, int64_t chunk_row, int64_t p, Vector<C> gradient) {
     store_left<Q>(gates(t), p, row, gradient);
     if (columns()) store_right<Q>(gate_columns(), chunk_row, p, gradient);
   }
 
-  // How many parts to take K in, so that as much of so many rows of the gates' gradients as is multiplied at once stays in
-  // the second-level cache while the panels go by.
+  // The number of parts of K to multiply one after another. With it, one part of `rows` rows of the gates' gradients stays in
+  // the second-level cache for all panels.
   int64_t parts(int64_t rows) const {
     constexpr int64_t kCached = 1 << 19;
     return (2 * blocks_ * rows * Q * kBlock * static_cast<int64_t>(sizeof(uint16_t)) + kCached - 1) / kCached;
   }
 
-  // Adds one of the parts of K to the product of the gates' gradients of step t and a panel of the weight, for 32 rows.
+  // Multiplies the gates' gradients of step t with panel p of the weight for 32 rows. Each call adds one part of K.
   void multiply(int64_t t, int64_t p, int64_t row, int64_t part, int64_t parts) {
     const Range k = share(2 * blocks_, parts, part);
     for (int64_t v = 0; v < std::min(kWidth, blocks_ - p * kWidth); v += 2) {
@@ -97,13 +97,14 @@ class GradientTiles {
     }
   }
 
+  // Block p of a row of the product.
   Vector<C> product(int64_t p, int64_t row) const { return load(products_ + (p * rows_ + row) * L); }
 
-  // The product of the gates' gradients, transposed, and the hidden states of these blocks of rows of the chunk, for a share
-  // of the tiles: add(row, block, vector) gets the block of each row of the weight's gradient.
+  // A worker's share of the tiles of the weight's gradient: the gates' gradients, transposed, times the hidden states, summed
+  // over these blocks of rows of the chunk. Calls add(row, block, vector) for each block of each row of the weight's gradient.
   template <typename Function>
   void multiply_columns(Range blocks, int64_t workers, int64_t worker, const Function& add) {
-    // The tiles come in pairs of both, transposed.
+    // A product has two tiles of gates and two tiles of hidden units, and is computed transposed.
     const Range own = share(2 * blocks_ * (units() / 2), workers, worker);
     float* products = products_ + worker * kWidth * kTilePairRows * L;
     for (int64_t pair = own.begin; pair < own.end; ++pair) {
@@ -127,9 +128,9 @@ class GradientTiles {
   }
 
  private:
-  // Whether there is a product of columns, which the weight's gradient alone is made of.
+  // Whether columns are packed: only the weight's gradient needs them.
   bool columns() const { return call_.d_weight_hh != nullptr; }
-  // The tiles of hidden units, an even number.
+  // The number of tiles of hidden units, rounded up to an even number.
   int64_t units() const { return tile_blocks(blocks_) * 2; }
   int64_t panel_size() const { return 2 * blocks_ * P * kWidth * kTileSize; }
   Operand weight(int64_t p) const { return right_operand<P>(weight_ + p * panel_size(), kWidth); }
@@ -142,7 +143,7 @@ class GradientTiles {
   const BackwardCall<T> call_;
   const int64_t blocks_, panels_, rows_, chunk_blocks_;
   uint16_t* weight_;          // [panels][blocks of K][parts][4 tiles]
-  uint16_t* gates_[2];        // [blocks of K][parts][rows][32], of two steps in turn
+  uint16_t* gates_[2];        // [blocks of K][parts][rows][32], for two steps that take turns
   uint16_t* hidden_columns_;  // [tiles of hidden units][blocks of the chunk's rows][parts][tile]
   uint16_t* gate_columns_;    // [tiles of gates][blocks of the chunk's rows][parts][tile]
   float* products_;           // [panels][4][rows][L]

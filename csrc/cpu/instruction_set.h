@@ -37,6 +37,7 @@ int64_t multiply_adds(float* result) {
 template <typename T>
 constexpr Passes<T> kPasses{forward<T>, backward<T>};
 
-extern const InstructionSet kFunctions{kPasses<float>, kPasses<double>, kPasses<bfloat16>, multiply_adds};
+// constexpr, so that no code of this instruction set runs when the library is loaded.
+constexpr InstructionSet kFunctions{kPasses<float>, kPasses<double>, kPasses<bfloat16>, multiply_adds};
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

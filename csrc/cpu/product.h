@@ -1,8 +1,8 @@
 // The matrix products of the recurrence, a register tile at a time, and the layout of their operands.
 //
-// With L lanes, a matrix [rows, K] is kept in blocks [ceil(K / L)][rows][L], the last one filled up with zeros, so that
-// what a tile reads lies together whatever K is; blocks are `stride` elements apart. The weight is kept in panels of
-// 4 L columns, [K][4][L], in which the four vectors that a tile has to itself at each k are one after another.
+// L is the number of lanes of a vector. A matrix [rows, K] is kept in blocks [ceil(K / L)][rows][L], so that a tile reads
+// neighbouring memory whatever K is. The last block is filled up with zeros. Blocks are `stride` elements apart. The weight is
+// kept in panels [K][4][L] of 4 L columns, so that the four vectors which a tile reads at each k are neighbours.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +12,12 @@
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
-// The vectors of a row of a tile; in the forward pass one for each gate.
+// The vectors in a row of a tile. In the forward pass there is one for each gate.
 constexpr int64_t kWidth = 4;
-// The rows of the largest tile that the registers hold, beside what it is made from.
+// The rows of the largest tile that the registers hold together with the operands of its product.
 constexpr int64_t kRows = TAGRANK_ROWS;
 
-// How far ahead to fetch from the rows of a weight: there are more of them than the processor follows by itself.
+// How many elements ahead to prefetch in a row of the weight: the processor does not prefetch so many rows by itself.
 template <typename C>
 constexpr int64_t kAhead = 8 * kLanes<C>;
 
@@ -26,7 +26,7 @@ constexpr int64_t blocks_of(int64_t columns) {
   return (columns + kLanes<C> - 1) / kLanes<C>;
 }
 
-// tile(part, i) for tiles of equal height that make up `rows`, rather than for high ones and a low one at the end.
+// tile(part, i) for the tiles that divide `rows` evenly: their heights differ by at most one, instead of a low tile at the end.
 template <typename Function>
 TAGRANK_INLINE void for_each_tile(Range rows, const Function& tile) {
   const int64_t height = rows.end - rows.begin, tiles = (height + kRows - 1) / kRows;
@@ -36,14 +36,14 @@ TAGRANK_INLINE void for_each_tile(Range rows, const Function& tile) {
   }
 }
 
-// What a tile fetches while it multiplies, a vector for each k: the first tiles a share each of what is multiplied next,
-// so that memory and arithmetic are busy at the same time.
+// The memory that a tile prefetches while it multiplies, one vector for each k, so that memory and arithmetic are busy at the
+// same time. It is the part of the weight that is multiplied next; each of the first kWidth tiles prefetches a share of it.
 template <typename C>
 struct Ahead {
   const C* from;
   int64_t step;
 
-  // For tile i of a product of `blocks` blocks of K, as many of which begin at `next`.
+  // For tile i of a product over `blocks` blocks of K. The next product reads as many blocks from `next` on.
   static Ahead of_tile(int64_t i, const C* next, int64_t blocks) {
     constexpr int64_t L = kLanes<C>;
     return i < kWidth ? Ahead{next + i * blocks * L * L, L} : Ahead{next, 0};
@@ -84,12 +84,13 @@ TAGRANK_INLINE void multiply_transposed(Vector<C> (&tile)[R][N], const C* a, con
   }
 }
 
-// The products of one row of a blocked matrix with L rows of weight [rows, K] as it is, of which `rows` are there.
+// The products of one row of a blocked matrix with L rows of an unpacked weight [rows, columns]. Only the first `rows` of the L
+// rows exist.
 template <typename T, typename C>
 TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_t columns, int64_t rows) {
   constexpr int64_t L = kLanes<C>;
-  // So many rows of the weight at a time, and vectors of each: more rows than the processor follows by itself, or fewer
-  // chains of additions than it has in flight, would be slower.
+  // kFew rows of the weight at a time, kChains vectors of each. The processor does not prefetch more rows by itself. Fewer
+  // chains of additions would not hide their latency.
   constexpr int64_t kFew = L < 4 ? L : 4, kChains = 4;
   const int64_t whole = rows >= L ? columns / (kChains * L) * kChains : 0;
   Vector<C> products[L];
@@ -116,7 +117,7 @@ TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_
   return sums<C>(products);
 }
 
-// The panel of the forward product for the hidden units [unit, unit + L): of weight [4H, H] the rows of their four
+// Packs the panel of the forward product for the hidden units [unit, unit + L): the rows of weight [4H, H] for their four
 // gates, transposed.
 template <typename T, typename C>
 TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C* panel) {
@@ -135,8 +136,8 @@ TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C*
   }
 }
 
-// The panel of the backward product for the columns [column, column + 4 L) of weight [4H, H]. Its K runs over the gates
-// in blocks, each gate's last one filled up.
+// Packs the panel of the backward product for the columns [column, column + 4 L) of weight [4H, H]. K runs over the gates in
+// blocks; the last block of each gate is filled up with zeros.
 template <typename T, typename C>
 TAGRANK_INLINE void pack_columns(const T* weight, int64_t hidden, int64_t column, C* panel) {
   constexpr int64_t L = kLanes<C>;

@@ -1,5 +1,5 @@
-// The LSTM recurrence over a whole sequence, on CPUs. Plain pointers and sizes; arrays are contiguous where no strides are
-// given, with H the innermost dimension. A row of gates is i, f, g, o, each of H columns.
+// The LSTM recurrence over a whole sequence, on CPUs. The functions take plain pointers and sizes. Arrays are contiguous unless
+// strides are given. A row of gates is i, f, g, o, each of H columns.
 #pragma once
 
 #include <cstdint>
@@ -10,41 +10,41 @@
 
 namespace tagrank::cpu {
 
-// T is float, double or bfloat16.
+// The arguments of a forward pass; T is float, double or bfloat16.
 template <typename T>
 struct ForwardCall {
   int64_t batch, hidden, steps;  // B, H, T
-  bool constant;                 // whether gates_x is the same at each step
+  bool constant;                 // whether gates_x is the same at each step: [B, 4H]
   const T* gates_x;              // [B, 4H] or [T, B, 4H], the input's share of the gates
   const T* weight_hh;            // [4H, H]
   const T* h0;                   // [B, H], or null for zeros
   const T* c0;                   // [B, H], or null for zeros
   T* output;                     // [T, B, H]  h_1..h_T
   T* c_n;                        // [B, H]     c_T
-  T* gates;                      // [T, B, 4H] the activated gates, or null where they are not kept
-  compute_t<T>* cells;           // [T, B, H]  c_1..c_T, or null where they are not kept
+  T* gates;                      // [T, B, 4H] the activated gates, or null if they are not saved
+  compute_t<T>* cells;           // [T, B, H]  c_1..c_T, or null if they are not saved
 };
 
 template <typename T>
 struct BackwardCall {
   int64_t batch, hidden, steps;
   bool constant;
-  const T* grad_output;         // [T, B, H], of the strides below
-  int64_t grad_output_strides[3];  // the last is 1, or 0 where all columns share one element
-  const T* grad_c_n;            // [B, H]
-  const T* gates_x;             // as in ForwardCall; read where gates is null
-  const T* weight_hh;           // [4H, H]
-  const T* h0;                  // [B, H], or null for zeros
-  const T* c0;                  // [B, H], or null for zeros
-  const T* output;              // [T, B, H]
-  const T* gates;               // [T, B, 4H], or null: they are computed again, some steps at a time
-  const compute_t<T>* cells;    // [T, B, H]
-  T* d_gates_x;                 // [B, 4H], the sum over time, or [T, B, 4H]
-  T* d_weight_hh;               // [4H, H], or null where it is not wanted
-  T* d_h0;                      // [B, H], or null where it is not wanted
-  T* d_c0;                      // [B, H], or null where it is not wanted
+  const T* grad_output;            // [T, B, H], with the strides below
+  int64_t grad_output_strides[3];  // the last is 1, or 0 if all columns share one element
+  const T* grad_c_n;               // [B, H]
+  const T* gates_x;                // as in ForwardCall; read only if gates is null
+  const T* weight_hh;              // [4H, H]
+  const T* h0;                     // [B, H], or null for zeros
+  const T* c0;                     // [B, H], or null for zeros
+  const T* output;                 // [T, B, H]
+  const T* gates;                  // [T, B, 4H] activated, or null: they are computed again, a chunk of steps at a time
+  const compute_t<T>* cells;       // [T, B, H]
+  T* d_gates_x;                    // [T, B, 4H], or [B, 4H] if `constant`: the sum over time
+  T* d_weight_hh;                  // [4H, H], or null to leave it out
+  T* d_h0;                         // [B, H], or null to leave it out
+  T* d_c0;                         // [B, H], or null to leave it out
 
-  // The hidden state before step t of the row `row` of those that begin with step t; null for zeros.
+  // The hidden state of batch row b before step s, with s = t + row / B and b = row % B; null if it is zeros.
   const T* hidden_before(int64_t t, int64_t row) const {
     const int64_t before = (t - 1) * batch + row;
     if (before >= 0) return output + before * hidden;

@@ -1,9 +1,9 @@
-// Vectors of one instruction set, by the compiler's vector extensions: arithmetic on them is written as on scalars.
-// Included once for each instruction set (avx512.cpp, avx2.cpp, portable.cpp), whose namespace is TAGRANK_ISA and whose
-// registers are TAGRANK_VECTOR_BYTES wide.
+// Vectors of one instruction set, in the compiler's vector extensions, which have the operators of scalars. The file of each
+// instruction set (portable.cpp, avx2.cpp, avx512.cpp, amx.cpp) includes this file once. Its namespace is TAGRANK_ISA and its
+// registers have TAGRANK_VECTOR_BYTES bytes.
 //
-// What these files instantiate has to be in that namespace or inlined: of a function of the standard library that two
-// of them have out of line, the linker keeps one, and it may be the one that the CPU cannot run.
+// Every function that these files instantiate must be in that namespace or inlined. If two of them compile the same function
+// of the standard library out of line, the linker keeps only one copy, which may use instructions that the CPU lacks.
 #pragma once
 
 #include <cmath>
@@ -72,7 +72,7 @@ TAGRANK_INLINE Vector<float> load(const bfloat16* from) {
 }
 
 TAGRANK_INLINE void store(bfloat16* to, Vector<float> value) {
-  // To nearest, ties to even. NaN is set apart, as rounding could carry its payload over into infinity.
+  // Rounds to nearest, ties to even. NaN is treated apart, because rounding could turn its payload into infinity.
   const Bits bits = bit_cast<Bits>(value);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits chosen = value == value ? rounded : Bits{} + 0x7fc0u;
@@ -88,7 +88,7 @@ TAGRANK_INLINE Vector<compute_t<T>> all_lanes(const T* from) {
   return load(static_cast<const T*>(filled));
 }
 
-// Loads and stores of the first `count` lanes alone, which is fewer than all where a row ends; the others are zero.
+// Loads and stores of only the first `count` lanes: at the end of a row these are not all. Lanes that are not loaded are zero.
 template <typename T>
 TAGRANK_INLINE Vector<compute_t<T>> load(const T* from, int64_t count) {
   constexpr int64_t L = kLanes<compute_t<T>>;
@@ -107,7 +107,7 @@ TAGRANK_INLINE void store(T* to, Vector<compute_t<T>> value, int64_t count) {
   for (int64_t l = 0; l < count; ++l) to[l] = padded[l];
 }
 
-// What is left of a value that is written as a T.
+// The value as it is after it was stored as a T and loaded again.
 template <typename T>
 TAGRANK_INLINE Vector<compute_t<T>> rounded(Vector<compute_t<T>> value) {
   if constexpr (sizeof(T) == sizeof(compute_t<T>)) {
@@ -119,12 +119,12 @@ TAGRANK_INLINE Vector<compute_t<T>> rounded(Vector<compute_t<T>> value) {
   }
 }
 
-// The first or the second halves of a and b, lane by lane in turn.
+// The first (or, if `second`, the second) halves of a and b, their lanes in turn: a0, b0, a1, b1, ...
 template <bool second, typename C>
 TAGRANK_INLINE Vector<C> interleave(Vector<C> a, Vector<C> b) {
   constexpr int64_t L = kLanes<C>;
 #if defined(__clang__)
-  // It makes one shuffle of these; gcc, which has a builtin of its own for that, would move the lanes one by one.
+  // clang makes one shuffle of this loop. gcc would move the lanes one by one, but has a builtin for shuffles.
   Vector<C> result{};
   TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) result[l] = (l % 2 == 0 ? a : b)[l / 2 + (second ? L / 2 : 0)];
   return result;
@@ -137,7 +137,7 @@ TAGRANK_INLINE Vector<C> interleave(Vector<C> a, Vector<C> b) {
 #endif
 }
 
-// An L x L matrix, a vector a row, to its transpose.
+// Transposes an L x L matrix that has a vector for each row.
 template <typename C>
 TAGRANK_INLINE void transpose(Vector<C> (&rows)[kLanes<C>]) {
   constexpr int64_t L = kLanes<C>;

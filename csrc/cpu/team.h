@@ -9,8 +9,8 @@
 
 namespace tagrank::cpu {
 
-// The caller's threads: run(n, body) calls body(begin, end) once on each of up to n threads, with ranges that make up
-// [0, n). The calls have to run at the same time, as they wait for each other.
+// The caller's threads. run(n, body) calls body(begin, end) once on each of up to n threads, with ranges that together are
+// [0, n). The calls must run at the same time, because they wait for each other.
 struct Threads {
   int64_t count;
   std::function<void(int64_t n, const std::function<void(int64_t begin, int64_t end)>& body)> run;
@@ -20,21 +20,21 @@ struct Range {
   int64_t begin, end;
 };
 
-// Part i of n things in `parts` parts whose sizes differ by one at most.
+// Part i of [0, n) in `parts` parts whose sizes differ by at most one.
 inline Range share(int64_t n, int64_t parts, int64_t i) { return {n * i / parts, n * (i + 1) / parts}; }
 
-// Workers on a grid over [rows, columns] of a step's result; each keeps its part over all steps. Workers of one row of
-// the grid need each other's results before the next step. Those of different rows do not.
+// A grid of workers over [batch rows, columns] of a step's result. Each worker has the same part in all steps. Workers in one
+// row of the grid need each other's results before the next step; workers in different rows do not.
 struct Grid {
   int64_t rows, columns;
 
-  // For a batch, a number of panels (the columns that are computed together) and the size of the weight, of which a step
-  // multiplies each element with all rows.
+  // The grid for a batch and a number of panels (columns that are computed together). `elements` and `bytes` are the size of
+  // the weight; a step multiplies each of its elements with all batch rows.
   static Grid over(int64_t threads, int64_t batch, int64_t panels, int64_t elements, int64_t bytes) {
-    // The multiply-adds of less than this would be done in the time that a barrier takes.
+    // The least multiply-adds for a worker. Fewer take less time than a barrier.
     constexpr int64_t kLeastWork = 32768;
-    // As many rows as it takes to hide the reading of the weight behind arithmetic: from the second-level cache, and from
-    // memory, where all rows of the grid read it.
+    // The batch rows of a worker that hide the reading of the weight behind arithmetic: if the weight is in the second-level
+    // cache, and if it comes from memory, where every row of the grid reads it.
     constexpr int64_t kCache = 1 << 20, kLeastRows = 24, kLeastRowsFromMemory = 64;
     const int64_t workers = std::clamp<int64_t>(batch * elements / kLeastWork, 1, threads);
     const int64_t least_rows = bytes <= kCache ? kLeastRows : kLeastRowsFromMemory;
@@ -48,7 +48,7 @@ struct Grid {
   Range column_share(int64_t worker, int64_t n) const { return share(n, columns, worker % columns); }
 };
 
-// All workers wait until all have come, again and again. A thread may stand for several of them.
+// A barrier that can be used again. A thread may wait on behalf of several workers.
 class Barrier {
  public:
   explicit Barrier(int64_t workers) : workers_(workers) {}
@@ -56,7 +56,7 @@ class Barrier {
   void wait(int64_t workers) {
     const int64_t arrived = arrived_.fetch_add(workers, std::memory_order_acq_rel);
     const int64_t all = (arrived / workers_ + 1) * workers_;
-    // The others are a fraction of a step behind, unless their threads were put to sleep.
+    // The other workers are a fraction of a step behind, unless the system suspended their threads.
     for (int64_t spins = 0; arrived_.load(std::memory_order_acquire) < all; ++spins) {
       if (spins < 4096) {
 #if defined(__x86_64__)

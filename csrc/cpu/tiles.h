@@ -1,11 +1,13 @@
-// Products on the CPU's matrix unit (Intel AMX), in tiles of 16 x 16 results from pairs of bfloat16, added up in float32.
+// Products on the CPU's matrix unit (Intel AMX). It multiplies pairs of bfloat16 and adds up in float32, in tiles of 16 x 16
+// results.
 //
-// A float is the exact sum of three bfloat16 parts of 8 bits each, the largest first. Of the nine products of the parts of
-// two floats the six largest are taken; what is left out is below 2^-23 of the result, as is the rounding of float32.
-// The unit does these six in less than half the time that vectors take for the one. bfloat16 is its own only part.
+// A float is the exact sum of three bfloat16 parts of 8 bits each, the largest first. The product of two floats is the sum of
+// the six largest of the nine products of their parts. The three that are left out are below 2^-23 of the result, like the
+// rounding of float32. The unit computes the six in less than half the time that vectors take for the product of the floats.
+// A bfloat16 is a single part.
 //
-// Both operands are kept in tiles of 16 rows of 64 bytes: of a left matrix a row has 32 elements of K, of a right one two
-// elements of K for each of 16 columns. `Operand` says how far apart the tiles are.
+// Both operands are kept in tiles of 16 rows of 64 bytes. A row of a left matrix has 32 elements of K; a row of a right matrix
+// has two elements of K for each of 16 columns. `Operand` says how far apart the tiles are.
 #pragma once
 
 #include "simd.h"
@@ -13,21 +15,23 @@
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
-// Rows of a tile, and of the two tiles that are multiplied at once.
+// The rows of a tile, and of the two tiles that are multiplied at once.
 constexpr int64_t kTileRows = 16, kTilePairRows = 32;
+// The elements of K in a block, and the elements of a tile.
 constexpr int64_t kBlock = 32, kTileSize = 16 * kBlock;
 
+// The number of bfloat16 parts of a T.
 template <typename T>
 constexpr int64_t kParts = sizeof(T) == 4 ? 3 : 1;
 
-// So many rows, filled up to whole pairs of tiles.
+// The number of rows, rounded up to whole pairs of tiles.
 constexpr int64_t padded_rows(int64_t rows) { return (rows + kTilePairRows - 1) / kTilePairRows * kTilePairRows; }
 
-// The blocks of 32 that so many blocks of 16 make.
+// The number of blocks of 32 elements that hold this many blocks of 16.
 constexpr int64_t tile_blocks(int64_t blocks) { return (blocks + 1) / 2; }
 
-// The tiles of a matrix, and the strides from one to the next one of the same part and block of K, to the next part, and
-// to the next block.
+// The tiles of a matrix. The strides, in elements, lead to the next tile of the same part and block of K (`tile`), to the next
+// part (`part`) and to the next block of K (`block`).
 struct Operand {
   uint16_t* at;
   int64_t tile, part, block;
@@ -36,13 +40,13 @@ struct Operand {
   Operand blocks_from(int64_t first) const { return {at + first * block, tile, part, block}; }
 };
 
-// A left matrix of so many rows, P parts: [block][part][row][32].
+// A left matrix with `rows` rows and P parts: [block][part][row][32].
 template <int64_t P>
 Operand left_operand(uint16_t* at, int64_t rows) {
   return {at, kTileSize, rows * kBlock, P * rows * kBlock};
 }
 
-// A right matrix of so many tiles of columns, P parts: [block][part][tile][16 pairs][16][2].
+// A right matrix with `tiles` tiles of columns and P parts: [block][part][tile][16 pairs][16][2].
 template <int64_t P>
 Operand right_operand(uint16_t* at, int64_t tiles) {
   return {at, kTileSize, tiles * kTileSize, P * tiles * kTileSize};
@@ -50,10 +54,10 @@ Operand right_operand(uint16_t* at, int64_t tiles) {
 
 #if defined(TAGRANK_TILES)
 
-// The compiler does not know which memory the instructions of the unit read: what was written before has to be there.
+// Makes the compiler finish all stores before it: it does not know which memory the instructions of the unit read.
 TAGRANK_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
 
-// The tile registers of a thread, as what ran on it before and will run after has set them up.
+// Sets up the tile registers of the thread. The destructor restores the configuration that the thread had before.
 class TileRegisters {
  public:
   TileRegisters() {
@@ -75,19 +79,21 @@ class TileRegisters {
   alignas(64) uint8_t before_[64];
 };
 
-// Takes the first part off x: its bits, in the upper halves. It is cut off rather than rounded, so that it cannot overflow.
+// Removes the first part from x and returns its bits, in the upper halves of the lanes. The part is truncated instead of
+// rounded, so that it cannot overflow.
 TAGRANK_INLINE Bits take_part(Vector<float>& x) {
   const Bits part = bit_cast<Bits>(x) & 0xffff0000u;
   x -= bit_cast<Vector<float>>(part);
   return part;
 }
 
+// The P parts of x, the largest first.
 template <int P>
 TAGRANK_INLINE void split(Vector<float> x, HalfBits (&parts)[P]) {
   TAGRANK_UNROLL for (HalfBits& part : parts) part = __builtin_convertvector(take_part(x) >> 16, HalfBits);
 }
 
-// Writes 16 elements of K of a row of a left matrix, its block p of 16.
+// Writes block p of 16 elements of K in a row of a left matrix.
 template <int P>
 TAGRANK_INLINE void store_left(const Operand& left, int64_t p, int64_t row, Vector<float> x) {
   HalfBits parts[P];
@@ -96,7 +102,7 @@ TAGRANK_INLINE void store_left(const Operand& left, int64_t p, int64_t row, Vect
   TAGRANK_UNROLL for (int part = 0; part < P; ++part) std::memcpy(to + part * left.part, &parts[part], 32);
 }
 
-// Writes 16 columns, a tile's, of the row k of a right matrix.
+// Writes the 16 columns of a tile in row k of a right matrix.
 template <int P>
 TAGRANK_INLINE void store_right(const Operand& right, int64_t k, int64_t tile, Vector<float> x) {
   const __mmask32 lanes = k % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
@@ -107,7 +113,7 @@ TAGRANK_INLINE void store_right(const Operand& right, int64_t k, int64_t tile, V
   }
 }
 
-// Writes 16 columns of the rows k and k + 1, k even, of a right matrix.
+// Writes the 16 columns of a tile in the rows k and k + 1 of a right matrix, for an even k.
 template <int P>
 TAGRANK_INLINE void store_right_pair(const Operand& right, int64_t k, int64_t tile, Vector<float> x, Vector<float> y) {
   uint16_t* to = right.at + k / kBlock * right.block + tile * right.tile + k % kBlock / 2 * kBlock;
@@ -117,8 +123,8 @@ TAGRANK_INLINE void store_right_pair(const Operand& right, int64_t k, int64_t ti
   }
 }
 
-// A tile of a right matrix in each block of K, from a matrix that has a row for each column of it: elements(n, k) are the
-// 16 from k on of column n.
+// Writes a tile of a right matrix in each block of K, from the transposed matrix: elements(n, k) returns the elements
+// [k, k + 16) of column n.
 template <int P, typename Elements>
 TAGRANK_INLINE void pack_right(const Operand& right, int64_t blocks, int64_t tile, const Elements& elements) {
   for (int64_t block = 0; block < blocks; ++block) {
@@ -152,8 +158,9 @@ TAGRANK_INLINE void pack_right(const Operand& right, int64_t blocks, int64_t til
   _tile_dpbf16ps(2, 5, 6); \
   _tile_dpbf16ps(3, 5, 7)
 
-// to += a b for the first two tiles of rows of a and the first two of columns of b, of P and Q parts, or to = a b where it
-// is fresh; the tiles of `to` are rows of 16 floats, those of the second column `column` floats further.
+// to += a b (or, if `fresh`, to = a b) for the first two tiles of rows of a and the first two tiles of columns of b, which have
+// P and Q parts. `to` has 32 rows of 16 floats for the first tile of columns. The 32 rows for the second tile are `column`
+// floats further.
 template <int64_t P, int64_t Q>
 TAGRANK_INLINE void multiply_tiles(float* to, int64_t column, bool fresh, const Operand& a, const Operand& b,
                                    int64_t blocks) {
@@ -197,7 +204,8 @@ TAGRANK_INLINE void multiply_tiles(float* to, int64_t column, bool fresh, const 
   _tile_stored(3, to + column + kTileRows * 16, 64);
 }
 
-// The operations of products of floats out of registers, and something that depends on them.
+// Multiplies tiles in registers and writes a result that depends on all products. Returns the number of operations, counted as
+// products of floats.
 inline int64_t tile_multiply_adds(float* result) {
   constexpr int64_t kRepeats = 1000, kProducts = 6;
   const TileRegisters registers;
@@ -231,7 +239,7 @@ constexpr bool kHasTiles = false;
 struct TileRegisters {
   TileRegisters() {}
 };
-// Never called, as kHasTiles is false.
+// These are never called, because kHasTiles is false.
 template <int P>
 void store_left(const Operand& left, int64_t p, int64_t row, Vector<float> x);
 template <int P>

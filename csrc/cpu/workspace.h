@@ -1,4 +1,4 @@
-// Memory for the length of a call.
+// Memory that lasts for one call.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 
 namespace tagrank::cpu {
 
-// One block for all that a call needs. The largest recent one, up to 64 MB, is kept for the next call: fresh memory costs
-// a page fault every 4 KB, which would take longer than the recurrence where that is small.
+// One block of memory for all arrays of a call. A block of up to 64 MB is kept for the next call: new memory costs a page
+// fault every 4 KB, which would take longer than a small recurrence.
 class Workspace {
  public:
   Workspace() = default;
@@ -15,13 +15,13 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
   ~Workspace();
 
-  // Makes `pointer` point to `count` elements, aligned to a cache line and not initialised, once allocate() was called;
-  // null where there are none.
+  // allocate() will make `pointer` point to `count` elements, aligned to a cache line and not initialised. The pointer is null
+  // if count is 0.
   template <typename C>
   void add(C*& pointer, int64_t count) {
     add(reinterpret_cast<void**>(&pointer), count * static_cast<int64_t>(sizeof(C)));
   }
-  // Throws std::bad_alloc.
+  // Sets all pointers. Throws std::bad_alloc.
   void allocate();
 
  private:
@@ -36,7 +36,7 @@ class Workspace {
   struct Block* block_ = nullptr;
 };
 
-// Asks the system for large pages behind an array that is about to be written for the first time.
+// Requests large pages for an array that was not written yet.
 void prefer_large_pages(void* memory, int64_t bytes);
 
 }  // namespace tagrank::cpu

@@ -24,7 +24,7 @@ struct BackwardKernels {
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {
     static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                                 kernel<T, Sizes<kPadded, 4>>()};
+                                       kernel<T, Sizes<kPadded, 4>>()};
     return {all, static_cast<int>(std::size(all))};
   }
 };

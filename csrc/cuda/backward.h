@@ -1,10 +1,12 @@
-// The backward pass of one cluster: kRows rows of the batch, all hidden units, all steps from the last to the first.
+// The backward pass of one cluster: kRows batch rows, all hidden units, all steps from the last to the first.
 //
-// A block has the gradients of the gates of its own hidden units, and what these add to the gradient of h_{t-1} of all of
-// them: dh = d_gates U is a sum over the blocks. Each puts its part, in float32, into a slot that every other block has for
-// it, and adds up its own slots in a fixed order: half the bytes of an exchange of the gates' gradients, and the same slice
-// of U as in forward. It is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, as the
-// buffers of h do in forward.
+// A block computes the gates' gradients d_gates of its own hidden units. dh_{t-1} = d_gates U is a sum over all gates, and so
+// over all blocks. Each block multiplies its d_gates with its slice of U and so has one part of dh of every hidden unit. It
+// writes each part, in float32, into a slot of the block that has the unit. A block adds up its slots in a fixed order. This
+// moves half the bytes of an exchange of d_gates, and needs the same slice of U as the forward pass.
+//
+// U is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, like the two buffers of h in the
+// forward pass.
 #pragma once
 
 #include "cell.h"
@@ -18,30 +20,32 @@ namespace tagrank::cuda {
 
 template <typename T, typename S>
 class Backward {
-  static constexpr int kInner = kGates * kUnits;             // the block's gates
-  static constexpr int kRow = padded_row(kInner);               // of their gradients in shared memory
-  static constexpr int kSlices = kInner / kSlice;                // of the product
-  static constexpr int kStripes = S::kPadded / kWarps / 16;  // of 16 hidden units, for a warp
-  static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;      // every second one of its group's
-  static constexpr int kStagedRow = S::kPadded + 8;             // eight rows, read 16 bytes each, meet no bank twice
+  static constexpr int kInner = kGates * kUnits;             // the inner dimension: the block's gates
+  static constexpr int kRow = padded_row(kInner);            // the length of a row of d_gates in shared memory
+  static constexpr int kSlices = kInner / kSlice;            // of the inner dimension
+  static constexpr int kStripes = S::kPadded / kWarps / 16;  // a warp's stripes of 16 hidden units
+  static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;   // every second tile
+  // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
+  static constexpr int kStagedRow = S::kPadded + 8;
   static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
 
   struct Warp {
-    Lanes<Words4> weight[kStripes][2][kSlices];  // the rows g and g + 8 of a stripe
-    Lanes<Float2> dc[kTilesOfWarp];             // of the rows 2q and 2q + 1
-    Lanes<Gates> d_input[kTilesOfWarp][2];      // the sum over time of the gates' gradients
+    Lanes<Words4> weight[kStripes][2][kSlices];  // of the hidden units g and g + 8 of a stripe
+    Lanes<Float2> dc[kTilesOfWarp];             // of the batch rows 2q and 2q + 1
+    Lanes<Gates> d_input[kTilesOfWarp][2];      // the sum of d_gates over time
     RawGates gates[kTilesOfWarp][2];
     Lanes<uint16_t> grad_output[kTilesOfWarp][2];
     Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
-    Lanes<Words2> d_gates[kTilesOfWarp][2];  // to be stored when the others have their parts
+    Lanes<Words2> d_gates[kTilesOfWarp][2];  // to be stored once the other blocks have their parts
   };
 
  public:
-  // For each block of the cluster, in either set: its part of this block's dh, in the order of fragments.
+  // The numbers of a slot: one block's part of this block's dh, in the order of matrix fragments. Each set has a slot for every
+  // block of the cluster.
   static constexpr int kSlot = kGroups * S::kTiles * kLanes;
   static constexpr int kGradientBytes = S::kRows * kRow * 2;
   static constexpr int kStagedBytes = kSlice * kStagedRow * 2;
-  // U is brought through the memory of the slots, before these are used.
+  // Shared memory, in bytes: d_gates, and the slots. U passes through the memory of the slots before they are used.
   static constexpr int shared(int blocks) {
     const int slots = 2 * blocks * kSlot * int(sizeof(Float2));
     return kGradientBytes + (slots > kStagedBytes ? slots : kStagedBytes);
@@ -79,12 +83,13 @@ class Backward {
   TAGRANK_DEVICE bool exists(int u, int row) const {
     return u < slice_.count && row < S::kRows && first_row_ + row < call_.batch;
   }
-  // The gates of a unit of this block in a row of an array of gates.
+  // The gates of unit u of this block in a row of an array [rows, 4H].
   template <typename Bits>
   TAGRANK_DEVICE Bits* gates_at(Bits* array, int64_t row, int u) const {
     return array + row * kGates * hidden_ + slice_.first + u;
   }
-  // function(lane, i, which, u, row): the unit and row of each number that a lane of a warp has.
+  // function(lane, i, which, u, row) for each number that a lane of the warp has: it belongs to unit u and batch row `row`,
+  // which is row 2q + which of tile i of the warp.
   template <typename Function>
   TAGRANK_DEVICE static void each_number(int index, const Function& function) {
     each_lane([&](int lane) {
@@ -99,8 +104,8 @@ class Backward {
   }
   TAGRANK_DEVICE Float2* slot(int64_t t, int from) const { return slots_ + ((t & 1) * block_.blocks() + from) * kSlot; }
 
-  // U^T in the order of fragments: by way of shared memory, 32 of the inner dimension at a time, as its columns are not
-  // next to each other in global memory. There the rows that a fragment reads together are next to each other.
+  // Loads U^T in the order of matrix fragments. A column of U is not contiguous in global memory, so U passes through shared
+  // memory, 32 rows (elements of the inner dimension) at a time, ordered so that a fragment reads neighbouring rows.
   template <bool kAligned>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
@@ -148,7 +153,7 @@ class Backward {
     });
   }
 
-  // What a step reads of global memory, while the other blocks' parts are on their way.
+  // Issues the loads of step t from global memory, while the other blocks' parts are on their way.
   TAGRANK_DEVICE void load(int index, Warp& warp, int64_t t) {
     each_number(index, [&](int lane, int i, int which, int u, int row) {
       const bool there = exists(u, row);
@@ -167,6 +172,7 @@ class Backward {
     });
   }
 
+  // Adds up the parts of dh and computes d_gates of step t.
   TAGRANK_DEVICE void differentiate(int index, Warp& warp, int64_t t) {
     each_lane([&](int lane) {
       const int u = unit_of(index, lane);
@@ -198,7 +204,7 @@ class Backward {
     });
   }
 
-  // As they were saved, or computed again from the recurrent products and the input's share.
+  // The gates of step t: as they were saved, or computed again from the recurrent products and gates_x.
   TAGRANK_DEVICE Gates gates_of(const Warp& warp, int lane, int i, int which, bool there, int64_t t, int row, int u) {
     const Gates gates = widen<T>(warp.gates[i][which], lane);
     if (call_.gates_x == nullptr) return gates;
@@ -208,7 +214,7 @@ class Backward {
     return activate(gates + widen<T>(input, lane));
   }
 
-  // This block's part of the gradient of h_{t-1}, stripe by stripe to the blocks whose units they are.
+  // Multiplies U^T with d_gates. Each group of hidden units of the product goes to the block that has the group.
   TAGRANK_DEVICE void put_parts(int index, Warp& warp, int64_t t) {
 #pragma unroll 1
     for (int tile = 0; tile < S::kTiles; ++tile) {

@@ -1,6 +1,6 @@
-// A block of a cluster: its threads, its shared memory, and the ways to the other blocks. On a GPU these are hardware; on
-// the host a block is a thread, which runs the warps one after another, and a cluster is as many threads that really wait
-// for each other. A schedule written with these runs on both.
+// A block of a cluster: its threads, its shared memory, and the access to the other blocks. A schedule that is written with
+// these classes runs on a GPU and on the host. On the host a block is one thread, which runs its warps one after another. A
+// cluster is as many threads as it has blocks, and these threads really wait for each other.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ class Block {
     for (int i = threadIdx.x; i < n; i += blockDim.x) function(i);
   }
 
-  // store(i, load(i)) for i in [0, kCount), shared out to the block's threads: each has all its loads on the way before it
-  // stores the first.
+  // store(i, load(i)) for i in [0, kCount), shared out to the block's threads. Each thread issues all its loads before its
+  // first store.
   template <int kCount, typename Load, typename Store>
   TAGRANK_DEVICE void copy(const Load& load, const Store& store) const {
     static_assert(kCount % kThreads == 0, "every thread copies as much");
@@ -57,28 +57,28 @@ class Block {
     asm volatile("bar.sync %0, 64;" : : "r"(1 + static_cast<int>(threadIdx.x) / 64) : "memory");
   }
 
-  // A barrier of the cluster in two halves: what was written before arrive() is seen after wait(). It covers writes to
-  // global memory too, and waits for them, so that those had better come after it.
+  // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait(). arrive()
+  // also waits for writes to global memory, so these are better issued after it.
   TAGRANK_DEVICE void arrive() const { asm volatile("barrier.cluster.arrive.release;" : : : "memory"); }
   TAGRANK_DEVICE void wait() const { asm volatile("barrier.cluster.wait.acquire;" : : : "memory"); }
 
-  // Writes to another block's shared memory, at the place that `mine` has in this block's.
+  // Writes to the shared memory of block `rank`, at the offset that `mine` has in this block's shared memory.
   TAGRANK_DEVICE void put(int rank, const void* mine, const Words4& value) const {
     asm volatile("st.shared::cluster.v4.b32 [%0], {%1,%2,%3,%4};"
                  :
-                 : "r"(there(rank, mine)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
+                 : "r"(address_in(rank, mine)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
                    "r"(value.word[3])
                  : "memory");
   }
   TAGRANK_DEVICE void put(int rank, const void* mine, const Float2& value) const {
     asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};"
                  :
-                 : "r"(there(rank, mine)), "f"(value.at[0]), "f"(value.at[1])
+                 : "r"(address_in(rank, mine)), "f"(value.at[0]), "f"(value.at[1])
                  : "memory");
   }
 
  private:
-  TAGRANK_DEVICE static uint32_t there(int rank, const void* mine) {
+  TAGRANK_DEVICE static uint32_t address_in(int rank, const void* mine) {
     uint32_t address;
     asm("mapa.shared::cluster.u32 %0, %1, %2;"
         : "=r"(address)
@@ -90,7 +90,7 @@ class Block {
   int rank_, blocks_;
 };
 
-// What the block's warps keep in registers.
+// The state that each warp of the block keeps in registers.
 template <typename State>
 class Warps {
  public:
@@ -108,7 +108,7 @@ class Warps {
 
 #else
 
-// The barrier of a cluster.
+// The barrier of a cluster. Each block waits with the number of times that it has arrived.
 class Meeting {
  public:
   explicit Meeting(int blocks) : blocks_(blocks) {}

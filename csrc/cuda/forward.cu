@@ -23,7 +23,7 @@ struct ForwardKernels {
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {
     static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                                 kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
+                                       kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
     return {all, static_cast<int>(std::size(all))};
   }
 };

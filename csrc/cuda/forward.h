@@ -1,10 +1,12 @@
-// The forward pass of one cluster: kRows rows of the batch, all hidden units, all steps.
+// The forward pass of one cluster: kRows batch rows, all hidden units, all steps.
 //
-// A block keeps its slice of U in registers, as the left operand of the product h U^T turned round, U h^T: its rows are
-// the four gates of eight hidden units for two matrix fragments, so that a lane gets all four gates of a unit and the cell
-// never leaves it. Two warps share the inner dimension; each sends the other its half of the sums, every second row of the
-// batch. h_t is put into the shared memory of every block of the cluster, in one of two buffers that take turns, so that
-// one barrier a step is enough: whoever has seen h_{t+1} of all others knows that they are done with h_t.
+// A block keeps the rows of U for its hidden units in registers and multiplies U h^T, with U as the left operand. Two matrix
+// fragments hold the four gates of eight hidden units, so that a lane gets all four gates of a unit and can compute its cell.
+// The two warps of a group each multiply half of the inner dimension. Each then sends the other the sums that the other one
+// needs: one updates the even batch rows, the other the odd ones.
+//
+// Every block of the cluster holds h of all hidden units in shared memory, in two buffers that take turns. So one barrier a
+// step is enough: a block that has received h_{t+1} of all others knows that they no longer read h_t.
 #pragma once
 
 #include "cell.h"
@@ -18,20 +20,21 @@ namespace tagrank::cuda {
 
 template <typename T, typename S>
 class Forward {
-  static constexpr int kRow = padded_row(S::kPadded);  // of h in shared memory
-  static constexpr int kChunk = S::kTiles == 2 || S::kTiles == 4 ? 2 : 1;  // tiles at a time; of 8, registers allow one
-  static constexpr int kSlices = S::kPadded / 2 / kSlice;  // of the product, for a warp
+  static constexpr int kRow = padded_row(S::kPadded);  // the length of a row of h in shared memory
+  // The tiles that a warp multiplies at a time. With 8 tiles the registers suffice only for one at a time.
+  static constexpr int kChunk = S::kTiles == 2 || S::kTiles == 4 ? 2 : 1;
+  static constexpr int kSlices = S::kPadded / 2 / kSlice;  // of a warp's half of the inner dimension
 
   struct Warp {
     Lanes<Words4> weight[kGates][kSlices];
     Lanes<float> c[S::kTiles];
-    Lanes<Words2> gates[S::kTiles];  // i, f, g, o, to be stored when the others have h
-    Lanes<Float4> sum[2][kChunk];    // (i, f) and (g, o) of the rows 2q and 2q + 1
+    Lanes<Words2> gates[S::kTiles];  // i, f, g, o, to be stored once the other blocks have h
+    Lanes<Float4> sum[2][kChunk];    // (i, f) and (g, o) of the batch rows 2q and 2q + 1
     RawGates input[kChunk];
   };
 
  public:
-  // The two buffers of h, and what the two warps of a group send each other.
+  // Shared memory, in bytes: the two buffers of h, and the sums that the two warps of a group send each other.
   static constexpr int kStateBytes = S::kRows * kRow * 2;
   static constexpr int kShared = 2 * kStateBytes + kWarps * S::kTiles * kLanes * int(sizeof(Gates));
 
@@ -77,19 +80,20 @@ class Forward {
   }
 
  private:
-  // Buffer t % 2 holds h_{t-1}.
+  // The buffer of h that step t reads: its h_{t-1}, rows of kRow numbers.
   TAGRANK_DEVICE uint16_t* state(int64_t t) const {
     return reinterpret_cast<uint16_t*>(block_.shared() + (t % 2) * kStateBytes);
   }
   TAGRANK_DEVICE bool row_exists(int row) const { return first_row_ + row < call_.batch; }
 
-  // The gates of a unit of this block in a row of an array of gates.
+  // The gates of unit u of this block in a row of an array [rows, 4H].
   template <typename Bits>
   TAGRANK_DEVICE Bits* gates_at(Bits* array, int64_t row, int u) const {
     return array + row * kGates * hidden_ + slice_.first + u;
   }
 
-  // h_{-1} in the first buffer, and zeros where no hidden unit is: the product runs over them.
+  // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
+  // over kPadded hidden units.
   TAGRANK_DEVICE void fill_states() {
     constexpr int kPieces = kRow / 8;
     block_.share(S::kRows * kPieces, [&](int piece) {
@@ -137,7 +141,7 @@ class Forward {
     });
   }
 
-  // The input's share of the gates, early: the others' states, or the product before, are waited for while it comes.
+  // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
   TAGRANK_DEVICE void load_input(int index, Warp& warp, int64_t t, int first_tile) {
     each_lane([&](int lane) {
       const int u = unit_of(index, lane);
@@ -158,10 +162,10 @@ class Forward {
     });
   }
 
-  // This warp's half of the inner dimension.
+  // Multiplies this warp's half of the inner dimension.
   TAGRANK_DEVICE void product(int index, Warp& warp, int64_t t, int first_tile) {
     clear(warp);
-    // One tile alone is too few independent sums to keep the tensor cores busy: every second step has its own.
+    // A single tile gives too few independent sums to keep the tensor cores busy, so odd slices are summed apart.
     constexpr bool kSplit = S::kTiles == 1;
     Lanes<Float4> odd[2];
     if constexpr (kSplit) {
@@ -193,13 +197,13 @@ class Forward {
     }
   }
 
-  // What a warp has summed up for the row 2q, or 2q + 1, of a tile.
+  // A warp's sums for batch row 2q (or, if `second`, 2q + 1) of a tile.
   TAGRANK_DEVICE static Gates sums_of(const Warp& warp, int chunk, int lane, bool second) {
     const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
     return second ? Gates{if_.at[1], if_.at[3], go.at[1], go.at[3]} : Gates{if_.at[0], if_.at[2], go.at[0], go.at[2]};
   }
 
-  // The sums of the rows that the other warp updates.
+  // Gives the other warp of the group the sums of the batch rows that it updates.
   TAGRANK_DEVICE void send_half(int index, Warp& warp, int first_tile) {
     each_lane([&](int lane) {
 #pragma unroll
@@ -213,7 +217,7 @@ class Forward {
   TAGRANK_DEVICE void update(int index, Warp& warp, int64_t t, int first_tile) {
     uint16_t* h = state(t + 1) + slice_.first;
     each_lane([&](int lane) {
-      // All that is read before anything is written, which the compiler must take for the same memory.
+      // All reads come before all writes: the compiler must assume that they touch the same memory.
       Gates others[kChunk];
       uint16_t out[kChunk];
 #pragma unroll
@@ -235,7 +239,7 @@ class Forward {
     });
   }
 
-  // This block's slice of h_t to all others, each beginning with another.
+  // Writes this block's slice of h_t to all other blocks. Each block begins with a different one.
   TAGRANK_DEVICE void put_state(int64_t t) {
     constexpr int kPieces = S::kRows * kGroups;
     block_.share(kPieces * (block_.blocks() - 1), [&](int i) {

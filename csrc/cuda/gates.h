@@ -1,4 +1,4 @@
-// The four gates of a hidden unit as they are in memory, 16-bit numbers H apart in a row of gates.
+// The four gates of a hidden unit in global memory: 16-bit numbers that lie H apart in a row of gates.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@
 
 namespace tagrank::cuda {
 
-// As they come from memory; widened when they are used, so that nothing waits for them before.
+// The gates as they were loaded. They are converted to float when they are used, so that nothing waits for them earlier.
 using RawGates = Lanes<uint16_t>[kGates];
 
-// Zeros where the unit is not there.
+// Loads the gates of a unit, or zeros if the unit does not exist (`there` is false).
 TAGRANK_DEVICE void load_gates(RawGates& raw, int lane, const uint16_t* unit, int hidden, bool there) {
 #pragma unroll
   for (int gate = 0; gate < kGates; ++gate) raw[gate][lane] = there ? unit[gate * hidden] : uint16_t{0};

@@ -26,7 +26,7 @@ struct Kernels {
   int count;
 };
 
-// Pass::template kernels<T, kPadded>() for H.
+// The kernels of a pass for T and H: Pass::kernels<T, kPadded>(). Pass is ForwardKernels or BackwardKernels.
 template <typename Pass, typename T>
 Kernels<typename Pass::Call> kernels_in(int hidden) {
   switch (padded(hidden)) {

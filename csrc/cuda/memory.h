@@ -1,4 +1,4 @@
-// Rows of 16-bit numbers in global memory. Where all rows begin at a multiple of 16 bytes, eight numbers are moved at once.
+// Rows of 16-bit numbers in global memory. If all rows begin at multiples of 16 bytes, eight numbers are moved at once.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace tagrank::cuda {
 
-// function(std::true_type) where the rows of an array begin at multiples of 16 bytes, else function(std::false_type). Asked
-// once and outside of loops, whose loads then do not wait for each other.
+// function(std::true_type) if the rows of an array begin at multiples of 16 bytes, else function(std::false_type). To be
+// called outside of loops: with a branch at each load, the loads would wait for each other.
 template <typename Function>
 TAGRANK_DEVICE void by_alignment(const uint16_t* array, int length, const Function& function) {
   if (length % 8 == 0 && reinterpret_cast<uintptr_t>(array) % 16 == 0) {
@@ -20,7 +20,7 @@ TAGRANK_DEVICE void by_alignment(const uint16_t* array, int length, const Functi
   }
 }
 
-// Eight numbers of a row of `length` from `first` on, zeros beyond its end.
+// The numbers [first, first + 8) of a row of `length` numbers, zeros beyond its end.
 template <bool kAligned>
 TAGRANK_DEVICE Words4 load_eight(const uint16_t* row, int first, int length) {
   Words4 eight = {{0, 0, 0, 0}};
@@ -36,6 +36,7 @@ TAGRANK_DEVICE Words4 load_eight(const uint16_t* row, int first, int length) {
   return eight;
 }
 
+// Stores the numbers [first, first + 8) of a row, except those beyond its end.
 template <bool kAligned>
 TAGRANK_DEVICE void store_eight(uint16_t* row, int first, int length, const Words4& eight) {
   if constexpr (kAligned) {

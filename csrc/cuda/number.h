@@ -1,4 +1,5 @@
-// The 16-bit types, held as bits so that host and GPU agree on their layout, and vectors of what threads move at a time.
+// The 16-bit types, and the vectors that a thread loads or stores at once. 16-bit numbers are held as bits (uint16_t), so that
+// host and GPU agree on their layout.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 
 namespace tagrank::cuda {
 
+// Tags that say how 16 bits are to be read.
 struct Float16 {};
 struct BFloat16 {};
 
@@ -64,9 +66,10 @@ inline uint16_t to_bits(BFloat16, float x) {
 
 #endif
 
-// Of the two numbers in a word the low one, 0, or the high one, 1.
+// One of the two numbers in a word: the low half if `which` is 0, the high half if it is 1.
 TAGRANK_DEVICE uint16_t half(uint32_t word, int which) { return static_cast<uint16_t>(word >> (16 * which)); }
 
+// Two numbers, rounded to T, as the halves of a word.
 template <typename T>
 TAGRANK_DEVICE uint32_t halves(float low, float high) {
   return to_bits(T{}, low) | static_cast<uint32_t>(to_bits(T{}, high)) << 16;

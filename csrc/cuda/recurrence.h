@@ -1,8 +1,9 @@
 // The recurrence of a whole sequence on an NVIDIA GPU with thread-block clusters, for 16-bit numbers and H up to 512:
-// device pointers and sizes in, a stream to launch on, a cudaError_t out. Nothing is allocated and nothing waited for.
+// functions that take device pointers, sizes and a stream and return a cudaError_t. They only launch: they neither allocate
+// memory nor wait for the GPU.
 //
-// For T steps, B rows and H hidden units, all contiguous; gates are ordered i, f, g, o:
-//   gates_x, d_gates_x   [T, B, 4H], or [B, 4H] where `constant`
+// Shapes for T steps, B rows and H hidden units. All arrays are contiguous; gates are ordered i, f, g, o:
+//   gates_x, d_gates_x   [T, B, 4H], or [B, 4H] if `constant`
 //   weight_hh            [4H, H]
 //   output, cells        [T, B, H], cells in float32
 //   gates, d_gates       [T, B, 4H]
@@ -17,10 +18,10 @@ struct ForwardCall {
   int64_t batch, steps;
   int hidden;
   bool constant;
-  const uint16_t *gates_x, *weight_hh, *h0, *c0;  // h0 and c0 may be null: zeros
+  const uint16_t *gates_x, *weight_hh, *h0, *c0;  // h0 and c0 may be null, which means zeros
   uint16_t *output, *c_n;
-  uint16_t* gates;  // activated; null where they are not kept
-  float* cells;     // null where they are not kept
+  uint16_t* gates;  // activated gates; null if they are not saved
+  float* cells;     // null if they are not saved
 };
 
 struct BackwardCall {
@@ -28,15 +29,16 @@ struct BackwardCall {
   int hidden;
   bool constant;
   const uint16_t *grad_output, *grad_c_n, *weight_hh, *c0;
-  const uint16_t* gates;    // activated; where `gates_x` is there the recurrent products instead, and `d_gates` may be the same
-  const uint16_t* gates_x;  // null unless gates are to be computed again
+  // The activated gates. If `gates_x` is not null: the recurrent products h_{t-1} U^T, and `d_gates` may be the same array.
+  const uint16_t* gates;
+  const uint16_t* gates_x;  // null unless the gates must be computed again
   const float* cells;
   uint16_t* d_gates;
-  uint16_t* d_gates_x;  // the sum of d_gates over time, where `constant`
-  uint16_t* d_c0;       // null where c0 is
+  uint16_t* d_gates_x;  // the sum of d_gates over time if `constant`, else unused
+  uint16_t* d_c0;       // null if c0 is null
 };
 
-// Where a call runs.
+// Where a call runs, and whether its 16-bit numbers are bfloat16 (else float16).
 struct Launch {
   int device;
   void* stream;  // a cudaStream_t
@@ -46,9 +48,11 @@ struct Launch {
 int forward(const ForwardCall& call, const Launch& launch);
 int backward(const BackwardCall& call, const Launch& launch);
 
-// How many clusters of a pass run at once on a device, with the fewest rows in each; 0 where none can.
+// Sets `clusters` to the number of clusters of a pass, with the fewest rows in each, that run at once on a device: 0 if the
+// device cannot run them. Returns a cudaError_t.
 int active_clusters(int device, int hidden, bool backward, int& clusters);
 
+// The text of a cudaError_t.
 const char* describe(int error);
 
 }  // namespace tagrank::cuda

@@ -1,4 +1,4 @@
-// What lets one source be a CUDA kernel and a program that runs its schedule on the host.
+// Macros with which the same source compiles to a CUDA kernel, and to a host program that runs the kernel's schedule.
 #pragma once
 
 #ifdef __CUDACC__

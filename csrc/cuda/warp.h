@@ -1,9 +1,9 @@
-// A warp and its matrix instructions: on a GPU as they are, on the host lane after lane, by the layout that the PTX ISA
-// documents (9.7.14, "Matrix fragments for mma.m16n8k16 with floating point types").
+// A warp and its matrix instructions. On the host they are computed lane after lane, by the layout that the PTX ISA documents
+// (9.7.14, "Matrix fragments for mma.m16n8k16 with floating point types").
 //
-// In what follows a lane is (g, q) = (lane / 4, lane % 4). The inner dimension of a product may be put in any order, so
-// long as both operands are in the same: lane q takes the eight neighbouring numbers 8q .. 8q+7 of each 32, which it can
-// read at once, for the two instructions that these 32 are.
+// In what follows a lane is (g, q) = (lane / 4, lane % 4). The inner dimension of a product may be in any order that is the
+// same in both operands. Two instructions multiply 32 elements of it. Lane q takes the elements 8q .. 8q+7, because it can
+// load these eight neighbours at once.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ constexpr int kLanes = 32;
 
 #ifdef __CUDACC__
 
-// A value of each lane: on a GPU a register.
+// One value for each lane of a warp. On a GPU it is a register.
 template <typename V>
 struct Lanes {
   V value;
@@ -52,8 +52,8 @@ TAGRANK_DEVICE void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Wo
       b.value.word[1]);
 }
 
-// Four 8 x 8 matrices, transposed on the way: lane l names row l % 8 of matrix l / 8, and in word p gets the elements
-// [2q][g] and [2q+1][g] of matrix p.
+// Loads four 8 x 8 matrices from shared memory and transposes them. `row` of lane l points to row l % 8 of matrix l / 8. Word p
+// of a lane becomes the elements [2q][g] and [2q+1][g] of matrix p.
 TAGRANK_DEVICE void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_t*>& row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row.value));
   uint32_t* word = to.value.word;
@@ -108,8 +108,8 @@ inline void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_t*>& row
 
 #endif
 
-// c += a b over 32 of the inner dimension: `upper` and `lower` hold eight numbers of the rows g and g + 8 of a, `right`
-// of column g of b, those from 8q on.
+// c += a b over 32 elements of the inner dimension. Each lane gives the elements 8q .. 8q+7 of row g of a (`upper`), of row
+// g + 8 of a (`lower`) and of column g of b (`right`).
 template <typename T>
 TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const Lanes<Words4>& lower,
                              const Lanes<Words4>& right) {

@@ -1,5 +1,5 @@
-// The schedules of csrc/cuda on the host: each block of a cluster a thread, with the barriers between them real, for
-// test_cluster.py. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles this one size, which is quick.
+// Runs the schedules of csrc/cuda on the host, for test_cluster.py. Each block of a cluster is a thread, and the barriers
+// between blocks are real. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles only this size, which is quick.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,7 +13,7 @@ using namespace tagrank::cuda;
 
 namespace {
 
-// All clusters of a pass in turn. What nobody has written is not a number.
+// Runs all clusters of a pass in turn. Shared memory begins as NaN, so that reads of unwritten memory show.
 template <typename Pass, typename Call>
 void run(const Call& call, int rows, int bytes) {
   const int blocks = blocks_for(call.hidden);
@@ -47,7 +47,7 @@ void run_backward(const BackwardCall& call) {
   run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
 }
 
-// function<T, kPadded, kTiles>(call) for what the call needs; false where that was not compiled.
+// Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
 #define CHOOSE(function, call, bfloat16, tiles)                                                          \
   switch (padded(call.hidden) * 10 + tiles) {                                                            \
     CASES(function, call, bfloat16)                                                                      \
@@ -86,12 +86,12 @@ bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
 int cluster_blocks(int hidden) { return blocks_for(hidden); }
 int cluster_padded(int hidden) { return padded(hidden); }
 
-// Shared memory of a block, in bytes.
+// The shared memory of a block of the largest kernels, in bytes.
 int cluster_forward_bytes() { return Forward<Float16, Sizes<512, 8>>::kShared; }
 int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::shared(kMaxBlocks); }
 
-// How often each element is covered: of U [4H, H] as the operand of both products, of the states [B, H] as they are updated
-// and differentiated, and of the parts of dh [H] that each block puts to the others.
+// Counts how often each element is covered: the elements of U [4H, H] in the product of each pass, the states [B, H] that the
+// forward pass updates and the backward pass differentiates, and the elements of dh [H] that each block puts.
 void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int* backward_weight, int* updated,
                       int* differentiated, int* put) {
   const int size = padded(hidden), blocks = blocks_for(hidden), stripes = size / kWarps / 16;
@@ -144,7 +144,7 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
 }
 
 #ifdef TAGRANK_MAIN
-// Both passes on one small problem, for the thread sanitizer.
+// Runs both passes on a small problem, for the thread sanitizer.
 int main() {
   const int batch = 9, hidden = 100, steps = 4;
   std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);

@@ -316,12 +316,72 @@ def test_unsupported_says_why() -> None:
     assert "meta" in str(native.unsupported(torch.empty(1, 4, device="meta")))
 
 
-@pytest.mark.parametrize("position", range(4))
-def test_operator_refuses_what_would_be_read_out_of_bounds(position: int) -> None:
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        (
+            0,
+            r"gates_x: expected contiguous float32 on cpu with shape \[3, 80\]; got float32 on cpu .* \[3, 79\]",
+        ),
+        (1, r"weight_hh: expected shape \[4H, H\] with H >= 1; got \[80, 19\]"),
+        (2, r"h0: expected contiguous float32 on cpu with shape \[3, 20\]; got float32 on cpu with shape \[3, 19\]"),
+        (3, r"c0: expected contiguous float32 on cpu with shape \[3, 20\]; got float32 on cpu with shape \[3, 19\]"),
+    ],
+)
+def test_operator_refuses_what_would_be_read_out_of_bounds(position: int, message: str) -> None:
     args = arguments(3, 20, 4, True, torch.float32)
     args[position] = args[position][..., :-1].contiguous()
-    with pytest.raises(RuntimeError, match="shape"):
+    with pytest.raises(RuntimeError, match=message):
         native.forward(*args, 4, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"gates_x": torch.zeros(80)}, r"gates_x: expected shape \[B, 4H\] or \[T, B, 4H\]; got \[80\]"),
+        ({"gates_x": torch.zeros(5, 3, 80)}, r"gates_x: .* with shape \[4, 3, 80\]; got .* with shape \[5, 3, 80\]"),
+        ({"weight_hh": torch.zeros(0, 0)}, r"weight_hh: expected shape \[4H, H\] with H >= 1; got \[0, 0\]"),
+        ({"h0": torch.zeros(3, 20).double()}, r"h0: expected contiguous float32 on cpu .*; got float64 on cpu"),
+        ({"c0": torch.zeros(20, 3).t()}, r"c0: expected contiguous float32 .*; got non-contiguous float32 on cpu"),
+        ({"steps": 0}, r"steps: expected at least 1; got 0"),
+    ],
+)
+def test_forward_operator_names_the_argument(changed: dict[str, Tensor | int], message: str) -> None:
+    zeros = {"gates_x": torch.zeros(3, 80), "weight_hh": torch.zeros(80, 20), "h0": None, "c0": None, "steps": 4}
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.tagrank.native_forward(*(zeros | changed).values(), False, False, True)
+
+
+def test_operators_name_the_dtypes() -> None:
+    gates_x, weight_hh = torch.zeros(3, 80).half(), torch.zeros(80, 20).half()
+    with pytest.raises(RuntimeError, match="weight_hh: expected float32, float64 or bfloat16; got float16"):
+        torch.ops.tagrank.native_forward(gates_x, weight_hh, None, None, 4, False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"output": torch.zeros(3, 20)}, r"output: expected shape \[T, B, H\]; got \[3, 20\]"),
+        ({"output": torch.zeros(4, 3, 20).half()}, "output: expected float32, float64 or bfloat16; got float16"),
+        ({"grad_output": torch.zeros(4, 20, 3).mT}, "grad_output: expected stride 0 or 1 in the last dimension; got 3"),
+        ({"grad_output": torch.zeros(3, 20)}, r"grad_output: expected float32 .*\[4, 3, 20\]; got .*\[3, 20\]"),
+        ({"cells": torch.zeros(4, 3, 20).double()}, "cells: expected contiguous float32 on cpu .*; got float64 on cpu"),
+    ],
+)
+def test_backward_operator_names_the_argument(changed: dict[str, Tensor], message: str) -> None:
+    states, state = torch.zeros(4, 3, 20), torch.zeros(3, 20)
+    gates_x, weight_hh = torch.zeros(3, 80), torch.zeros(80, 20)
+    zeros = {
+        "grad_output": states,
+        "grad_c_n": state,
+        "gates_x": gates_x,
+        "weight_hh": weight_hh,
+        "h0": None,
+        "c0": None,
+    }
+    zeros |= {"output": states, "gates": torch.zeros(4, 3, 80), "cells": states}
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.tagrank.native_backward(*(zeros | changed).values(), True, True, True)
 
 
 def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -102,16 +102,12 @@ class JudgedOptions:
         features: features of the images, a store or ``.npz``; computed with the model's backbone if left out.
         images: the folder of the images, if it is not the manifest's.
         split: the split to judge by; ``test`` if left out, or all images if the manifest has no splits.
-        weights: of the backbone, if the model was trained with a local file.
     """
 
     features: Path | None = option(None, "Features of the images: a store or .npz. If left out, they are computed.")
     images: Path | None = option(None, "Folder of the images, if it is not the manifest's.")
     split: str | None = option(
         None, "Judge by this split. Default: 'test', or all images if the manifest has no splits."
-    )
-    weights: str | None = option(
-        None, "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
     )
 
 

@@ -24,6 +24,7 @@ class JudgedModel:
         model: the folder of a trained model.
         manifest: images with people's lists.
         options: which of the images judge the model, and where their features come from.
+        weights: as for :meth:`Annotator.backbone`, if features must be computed.
 
     Attributes:
         folder: the folder of the model.
@@ -36,11 +37,12 @@ class JudgedModel:
             splits other than ``test`` and ``options`` name none.
     """
 
-    def __init__(self, model: Path, manifest: Path, options: JudgedOptions) -> None:
+    def __init__(self, model: Path, manifest: Path, options: JudgedOptions, weights: str | None = None) -> None:
         self.folder = model
         self.annotator = Annotator.load(model)
         self.manifest = read_manifest(manifest)
         self._options = options
+        self._weights = weights
         splits = {example.split for example in self.manifest.examples if example.split is not None}
         if options.split is None and splits and "test" not in splits:
             raise InputError(f"{manifest}: has the splits {', '.join(sorted(splits))}: say which to judge by (--split)")
@@ -89,7 +91,7 @@ class JudgedModel:
         return evaluate_baselines(self.annotator, train_images, self.images, output=output, seed=seed)
 
     def _load(self, manifest: Manifest, features: Path | None, images: Path | None) -> LabelledImages:
-        backbone = None if features is not None else self.annotator.backbone(self._options.weights)
+        backbone = None if features is not None else self.annotator.backbone(self._weights)
         labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
         labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
         return labelled

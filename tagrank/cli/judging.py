@@ -30,7 +30,7 @@ def evaluate(
     """Compare the model's lists with people's, and the model with baselines or another model."""
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
-    from tagrank.metrics.significance import compare
+    from tagrank.metrics import compare
 
     if rival.against is None and rival.against_features is not None:
         raise InputError("--against-features goes with --against")

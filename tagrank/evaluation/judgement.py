@@ -11,8 +11,7 @@ from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import OutputTags
 from tagrank.features.labelled import LabelledImages
-from tagrank.metrics import FloatArray, evaluate_order, evaluate_rankings, summarise
-from tagrank.metrics.significance import bootstrap_intervals
+from tagrank.metrics import FloatArray, bootstrap_intervals, evaluate_order, evaluate_rankings, summarise
 
 KS = (1, 3, 5, 10)
 

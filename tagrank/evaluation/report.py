@@ -12,7 +12,7 @@ from tagrank.evaluation.judgement import KS, Judgement, Row
 from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
 from tagrank.evaluation.tables import COLUMNS
 from tagrank.features.labelled import LabelledImages
-from tagrank.metrics.mistakes import order_confusions
+from tagrank.metrics import order_confusions
 
 
 def write_model_report(

@@ -10,8 +10,7 @@ from tagrank.data.files import reason, write_atomically
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
-    from tagrank.metrics import FloatArray
-    from tagrank.metrics.significance import Comparison
+    from tagrank.metrics import Comparison, FloatArray
 
 COLUMNS = {
     "ndcg@1": "NDCG@1",

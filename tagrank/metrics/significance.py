@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tagrank.metrics import FloatArray
+from tagrank.metrics.rankings import FloatArray
 
 RESAMPLES = 5_000
 CONFIDENCE = 0.95

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tagrank.metrics.significance import bootstrap_intervals, compare
+from tagrank.metrics import bootstrap_intervals, compare
 
 
 def test_intervals_agree_with_scipy() -> None:

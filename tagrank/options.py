@@ -121,7 +121,7 @@ class BaselineOptions:
         train_features: features of ``train``; the judged features if left out and if they contain the images.
     """
 
-    baselines: bool = option(False, "Fit the baselines, and put them in the table.", flag="--baselines")
+    baselines: bool = option(False, "Fit the baselines too, and put them in the table.", flag="--baselines")
     train: Path | None = option(
         None, "Manifest to fit the baselines on. Default: MANIFEST, without the images that judge."
     )
@@ -137,5 +137,7 @@ class RivalOptions:
         against_features: features for it, if it has another backbone.
     """
 
-    against: Path | None = option(None, "Another model: by how much the two differ, and whether by chance.")
+    against: Path | None = option(
+        None, "Compare with this model: by how much the two differ, and whether by chance."
+    )
     against_features: Path | None = option(None, "Features for --against, if it has another backbone.")

@@ -1,9 +1,5 @@
-"""What training leaves and annotation uses: a ranker, its vocabulary and the backbone its features come from.
+"""A trained model in use: a ranker, its vocabulary, and the backbone that computes its features."""
 
-A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary.json``. Nothing in it is unpickled.
-"""
-
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import (
@@ -30,25 +25,23 @@ from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.extraction import extract_features, map_batches
 from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.model_folder import SavedModel, load_model, save_model
 from tagrank.options import ListOptions
-from tagrank.ranker.ensemble import Ranker, build_ranker
-
-FORMAT = 1
-WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
+from tagrank.ranker.ensemble import Ranker
 
 
 class Annotator:
-    """A trained ranker that speaks in tags.
+    """A trained ranker whose results are tags instead of indices.
 
     Args:
         ranker: the model.
         vocabulary: its tags.
-        backbone_spec: ``Backbone.spec`` of what its features come from; ``None`` where that is not known.
-        backbone: the backbone itself where it was trained with the ranker, so that it is saved with it.
-        training: how it was trained, for the record.
+        backbone_spec: ``Backbone.spec`` of the backbone that computes its features; ``None`` if that is not known.
+        backbone: the backbone, if it was trained with the ranker; it is then saved with the ranker.
+        training: how the ranker was trained, for the record.
 
     Raises:
-        ValueError: the vocabulary has another size than the ranker.
+        ValueError: the sizes of the vocabulary and the ranker differ.
     """
 
     def __init__(
@@ -77,13 +70,13 @@ class Annotator:
         return default_decoder(self.ranker)
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
-        """The backbone of the model's features, loaded on first use.
+        """The backbone that computes the model's features. It is loaded by the first call.
 
         Args:
-            weights: as for :func:`tagrank.features.backbones.load_backbone`, if it was trained with a local file.
+            weights: as for :func:`tagrank.features.backbones.load_backbone`, if a local file was used in training.
 
         Raises:
-            InputError: the backbone is not known, cannot be loaded, or is not the one the model was trained with.
+            InputError: the backbone is not known, cannot be loaded, or differs from that of the training.
         """
         if self._backbone is None:
             spec = self.backbone_spec
@@ -95,17 +88,19 @@ class Annotator:
             backbone = load_backbone(spec["backbone"], weights)
             if any(backbone.spec.get(key) != value for key, value in spec.items()):
                 raise InputError(
-                    f"the model was trained on features of {_describe(spec)}, the backbone loaded is "
+                    f"the model was trained on features of {_describe(spec)}, but the loaded backbone is "
                     f"{_describe(backbone.spec)}; give the weights it was trained with (--weights)"
                 )
             self._backbone = backbone.eval()
         return self._backbone
 
     def probabilities(self, features: Tensor, batch_size: int = 256) -> Tensor:
-        """Equation (9) for features ``[N, D]``: ``[N, S, V + 1]``, on the ranker's device a batch at a time.
+        """Equation (9) for features ``[N, D]``: ``[N, S, V + 1]``, on the CPU.
+
+        The ranker computes them on its own device, one batch at a time.
 
         Raises:
-            InputError: the features have another size than the model takes.
+            InputError: the features do not have the size that the model takes.
         """
         return torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
 
@@ -133,13 +128,13 @@ class Annotator:
 
         Args:
             features: as for :meth:`probabilities`.
-            decoder: as for :func:`tagrank.decode.decode_model`, as are all of the following.
-            top_k: this many tags in place of a length chosen by the model.
+            decoder: as for :func:`tagrank.decode.decode_model`, which also explains the following arguments.
+            top_k: this many tags, instead of a length chosen by the model.
             threshold: keep tags at least this likely to be on a person's list.
-            output: which tags may be on a list, and what they need; all where left out.
-            beams: of the decoder ``"beam"``.
+            output: which tags may be on a list, and their thresholds; all tags if left out.
+            beams: lists that the decoder ``"beam"`` keeps at each position.
             samples: lists drawn per image from a model with feedback.
-            batch_size: images at a time.
+            batch_size: number of images computed at a time.
 
         Raises:
             InputError: the decoder does not exist, or does not go with this model.
@@ -155,7 +150,7 @@ class Annotator:
         ]
 
     def rank_options(self, lists: ListOptions) -> dict[str, Any]:
-        """The keyword arguments of :meth:`rank` for some options: names and files become tags of this model.
+        """The keyword arguments of :meth:`rank` for options: names and files become tags of this model.
 
         Args:
             lists: how lists are chosen, and which tags they show.
@@ -182,12 +177,12 @@ class Annotator:
     def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
         """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.
 
-        A model with feedback reads each list as it goes, in one pass (teacher forcing).
+        A model with feedback reads the tags of each list, all in one pass (teacher forcing).
 
         Args:
             features: as for :meth:`probabilities`.
-            lists: of these images, at least one each, in the order of the images.
-            batch_size: images, or with feedback lists, at a time.
+            lists: people's lists; each image must have at least one.
+            batch_size: number of images computed at a time; with feedback, of lists.
 
         Returns:
             ``[N]`` float64, in nats per list.
@@ -201,15 +196,19 @@ class Annotator:
         with torch.no_grad():
             for batch, tags, targets in zip(rows, previous, lists.targets.split(batch_size), strict=True):
                 log_p = self.ranker(batch, tags.to(batch.device)).log_softmax(-1)
-                alone = ListTargets(targets, torch.arange(len(targets)))
-                chosen.append(negative_log_likelihood(log_p, alone))
+                each_its_image = ListTargets(targets, torch.arange(len(targets)))
+                chosen.append(negative_log_likelihood(log_p, each_its_image))
         per_list = np.concatenate(chosen)
         counts = np.bincount(lists.image_index.numpy(), minlength=len(features))
         mean: FloatArray = np.bincount(lists.image_index.numpy(), per_list, minlength=len(features)) / counts
         return mean
 
     def check_decoder(self, decoder: str | None) -> str:
-        """The decoder to use, the default one for ``None``, where it goes with the model."""
+        """The decoder to use, which is the default decoder for ``None``.
+
+        Raises:
+            InputError: the decoder does not exist, or does not go with this model.
+        """
         known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
         if decoder is None:
             return self.default_decoder
@@ -250,7 +249,7 @@ class Annotator:
         yield from map_batches(annotated, features, batch_size)
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
-        """A ranking of indices in words, those of ``output`` where it was made with it."""
+        """The tags of a ranking: names of the vocabulary, or of ``output`` if the ranking was made with it."""
         vocabulary = self.vocabulary if output is None else output.vocabulary
         return [
             RankedTag(vocabulary.tag(v), rank, score)
@@ -258,33 +257,14 @@ class Annotator:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder.
-
-        Each file is replaced as a whole, and the configuration is written last: a folder that has it is complete.
+        """Write the model folder: see :func:`tagrank.model_folder.save_model`.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        tensors = {f"ranker.{name}": t for name, t in self.ranker.state_dict().items()}
-        if self._trained is not None:
-            tensors |= {f"backbone.{name}": t for name, t in self._trained.state_dict().items()}
-        config = {
-            "format": FORMAT,
-            "ranker": self.ranker.config(),
-            "backbone": self.backbone_spec,
-            "backbone_trained": self._trained is not None,
-            "training": self.training,
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / WEIGHTS, [save({k: t.detach().cpu().contiguous() for k, t in tensors.items()})])
-            self.vocabulary.save(folder / VOCABULARY)
-            write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
-        except OSError as error:
-            raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
+        save_model(
+            Path(folder), SavedModel(self.ranker, self.vocabulary, self.backbone_spec, self._trained, self.training)
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> "Annotator":
@@ -293,56 +273,13 @@ class Annotator:
         Raises:
             InputError: a file is missing or damaged, or the files do not fit together.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
-        for name in (CONFIG, VOCABULARY, WEIGHTS):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder}: not a model: {name} is missing")
-        config = read_json(folder / CONFIG)
+        model = load_model(Path(folder))
         try:
-            if config["format"] != FORMAT:
-                raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
-            ranker = build_ranker(config["ranker"])
-            spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
-            named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
-            if not (named or spec is None):
-                raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
-            if not isinstance(training, dict):
-                raise ValueError(f"training: expected settings by name, got {training!r:.60}")
-            backbone = load_backbone(spec["backbone"], "none") if trained else None
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
-        vocabulary = Vocabulary.load(folder / VOCABULARY)
-        modules: dict[str, torch.nn.Module] = {"ranker": ranker}
-        if backbone is not None:
-            modules["backbone"] = backbone
-        _load_weights(folder / WEIGHTS, modules)
-        try:
-            return cls(ranker, vocabulary, spec, backbone=backbone, training=training)
+            return cls(
+                model.ranker, model.vocabulary, model.backbone_spec, backbone=model.backbone, training=model.training
+            )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error
-
-
-def _load_weights(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file: {error}") from error
-    for prefix, module in modules.items():
-        own = {k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise InputError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} has values that are not finite")
 
 
 def _describe(spec: Mapping[str, str]) -> str:

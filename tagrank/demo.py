@@ -14,16 +14,16 @@ from tagrank.training.splits import training_part
 
 
 def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:
-    """Train on drawn scenes and compare.
+    """Draw scenes, train on them, and compare the model with the baselines.
 
     Args:
-        out: folder for the pictures, the model and the report; what an earlier demo left there is replaced.
-        scenes: how many pictures; a tenth each for validation and test.
-        seed: decides all that is drawn at random.
+        out: folder for the pictures, the model and the report. The results of an earlier demo are replaced.
+        scenes: the number of pictures. A tenth of them is for validation and another tenth for test.
+        seed: of everything that is drawn at random.
         progress: show progress bars, on stderr.
 
     Returns:
-        The table's rows, ours first, and the path of the report.
+        The rows of the table, our model first, and the path of the report.
     """
     manifest = read_manifest(write_scenes(out / "scenes", scenes, seed))
     annotator = train(

@@ -102,16 +102,12 @@ class JudgedOptions:
         features: features of the images, a store or ``.npz``; computed with the model's backbone if left out.
         images: the folder of the images, if it is not the manifest's.
         split: the split to judge by; ``test`` if left out, or all images if the manifest has no splits.
-        weights: of the backbone, if the model was trained with a local file.
     """
 
     features: Path | None = option(None, "Features of the images: a store or .npz. If left out, they are computed.")
     images: Path | None = option(None, "Folder of the images, if it is not the manifest's.")
     split: str | None = option(
         None, "Judge by this split. Default: 'test', or all images if the manifest has no splits."
-    )
-    weights: str | None = option(
-        None, "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
     )
 
 
@@ -125,7 +121,7 @@ class BaselineOptions:
         train_features: features of ``train``; the judged features if left out and if they contain the images.
     """
 
-    baselines: bool = option(False, "Fit the baselines, and put them in the table.", flag="--baselines")
+    baselines: bool = option(False, "Fit the baselines too, and put them in the table.", flag="--baselines")
     train: Path | None = option(
         None, "Manifest to fit the baselines on. Default: MANIFEST, without the images that judge."
     )
@@ -141,5 +137,7 @@ class RivalOptions:
         against_features: features for it, if it has another backbone.
     """
 
-    against: Path | None = option(None, "Another model: by how much the two differ, and whether by chance.")
+    against: Path | None = option(
+        None, "Compare with this model: by how much the two differ, and whether by chance."
+    )
     against_features: Path | None = option(None, "Features for --against, if it has another backbone.")

@@ -18,7 +18,7 @@ FLOORS = (
     ("options", "recurrence", "data"),
     ("nn", "features", "metrics"),
     ("ranker",),
-    ("decode",),
+    ("decode", "model_folder"),
     ("annotator",),
     ("training", "retrieval"),
     ("evaluation",),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, Model, SeedOption, check_target, command
+from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_target, command
 from tagrank.errors import InputError
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
@@ -23,19 +23,20 @@ def evaluate(
     baselines: BaselineOptions,
     rival: RivalOptions,
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
+    weights: WeightsOption = None,
     seed: SeedOption = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables to this file too.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
-    from tagrank.metrics.significance import compare
+    from tagrank.metrics import compare
 
     if rival.against is None and rival.against_features is not None:
         raise InputError("--against-features goes with --against")
     if json_file is not None:
         check_target("--json", json_file)
-    judged = _open(model, manifest, data)
+    judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)
     options = judged.annotator.rank_options(lists)
@@ -43,7 +44,7 @@ def evaluate(
     rows, comparison, found = [ours.row()], None, None
     if rival.against is not None:
         features = rival.against_features or data.features
-        other = _open(rival.against, manifest, replace(data, features=features))
+        other = _open(rival.against, manifest, replace(data, features=features), weights)
         _warn(other)
         theirs = judge(other.annotator, other.images, name=str(rival.against), **other.annotator.rank_options(lists))
         rows.append(theirs.row())
@@ -70,6 +71,7 @@ def report(
     data: JudgedOptions,
     lists: ListOptions,
     baselines: BaselineOptions,
+    weights: WeightsOption = None,
     examples: Annotated[int, typer.Option(help="How many photographs to show.", min=0)] = 48,
     worst: Annotated[int, typer.Option(help="How many of the photographs with the worst lists to show.", min=0)] = 12,
     seed: SeedOption = 0,
@@ -83,7 +85,7 @@ def report(
     from tagrank.training.run_folder import read_history
 
     check_target("--out", out, make_folder=True)
-    judged = _open(model, manifest, data)
+    judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)
     root = data.images or manifest.parent
@@ -112,10 +114,10 @@ def report(
         raise typer.Exit(1)
 
 
-def _open(model: Path, manifest: Path, data: JudgedOptions) -> "JudgedModel":
+def _open(model: Path, manifest: Path, data: JudgedOptions, weights: str | None) -> "JudgedModel":
     from tagrank.evaluation.judged import JudgedModel
 
-    return JudgedModel(model, manifest, data)
+    return JudgedModel(model, manifest, data, weights)
 
 
 def _warn(judged: "JudgedModel") -> None:

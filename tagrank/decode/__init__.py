@@ -1,7 +1,8 @@
 """From a model to one ranked list of distinct tags for each image.
 
-``model`` decodes models of either kind: by ``positions`` those whose positions do not depend on each other, by
-``feedback`` those that read their own tags. ``output`` says which tags a list may show, and under which names.
+``decoders.py`` decodes models of either kind: with ``positions.py`` if the positions of a list are independent of each
+other, with ``feedback.py`` if the model reads its own tags. ``output.py`` says which tags a list may show, and under
+which names.
 """
 
 from tagrank.decode.decoders import decode_model, default_decoder

@@ -12,7 +12,7 @@ from tagrank.ranker.tag_ranker import TagRanker
 
 
 def default_decoder(ranker: Ranker) -> str:
-    """``headline``; for a model with feedback, whose positions are not independent, ``expected_gain``."""
+    """``expected_gain`` for a model with feedback, whose positions are not independent; else ``headline``."""
     return "expected_gain" if ranker.feedback else "headline"
 
 
@@ -34,11 +34,11 @@ def decode_model(
         ranker: the model, in evaluation mode.
         features: ``[B, D]``, on its device.
         decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
-            :func:`tagrank.decode.decode_feedback`; :func:`default_decoder` where left out.
-        top_k: this many tags in place of a length chosen by the model.
+            :func:`tagrank.decode.decode_feedback`; :func:`default_decoder` if left out.
+        top_k: this many tags, instead of a length chosen by the model.
         threshold: keep tags at least this likely to be on a person's list.
-        output: which tags may be on a list, and what they need; all where left out.
-        beams: of the decoder ``"beam"``.
+        output: which tags may be on a list, and their thresholds; all tags if left out.
+        beams: lists that the decoder ``"beam"`` keeps at each position.
         samples: lists drawn per image from a model with feedback.
 
     Raises:

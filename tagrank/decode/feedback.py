@@ -18,13 +18,13 @@ from tagrank.decode.ranking import Array, Ranking, check_options, list_length, o
 from tagrank.ranker.tag_ranker import TagRanker
 
 ELEMENTS = 2**24
-"""Rows times classes that are worked on at once; bounds the memory."""
+"""The largest number of rows times classes that are computed at once. It bounds the memory."""
 
 FEEDBACK_DECODERS = ("expected_gain", "beam", "greedy")
 
 
 class Expectations(NamedTuple):
-    """Of the lists a model writes: ``gain`` and ``on_list`` ``[B, G]``, ``length`` ``[B]``, as numpy float64."""
+    """Expectations over a model's lists, float64: ``gain`` and ``on_list`` ``[B, G]``, ``length`` ``[B]``."""
 
     gain: Array
     on_list: Array
@@ -48,19 +48,19 @@ def decode_feedback(
         ranker: the model.
         features: ``[B, D]``, on its device.
         decoder:
-            ``"greedy"``: at each position the most likely tag not yet used; ends where END is more likely.
-            ``"beam"``: the most likely list of distinct tags, END included, as far as ``beams`` find it. What is
-            maximised is the probability of the whole list, a sum of log probabilities divided by nothing: a longer list
-            wins where it is more likely together with its END. Exact where ``beams`` is the number of all lists.
+            ``"greedy"``: at each position the most likely unused tag, until END is more likely.
+            ``"beam"``: the most likely list of distinct tags with its END that a search with ``beams`` lists finds. It
+            compares probabilities of whole lists, not divided by their lengths: a longer list wins if it, with its END,
+            is more likely. The search is exact if ``beams`` is at least the number of all lists.
             ``"expected_gain"``: tags by ``sum_t w_t E[p_t(v | tags before t)]``, ``w_t = 1/log2(1+t)``, over lists
-            drawn from the model; as many as the expected length, rounded.
-        output: which tags may be on the list; all ``V`` where left out.
-        top_k: this many tags (or all) in place of a length chosen by the model; ``"beam"`` then looks for the most
-            likely first ``top_k`` tags. Positions beyond ``S`` are those the model gives when it goes on.
+            drawn from the model. The number of tags is the expected length, rounded.
+        output: which tags may be on the list; all ``V`` if left out.
+        top_k: this many tags (or all, if there are fewer), instead of a length chosen by the model. ``"beam"`` then
+            looks for the most likely first ``top_k`` tags. For positions beyond ``S`` the model runs more steps.
         threshold: as for :func:`tagrank.decode.decode`.
         beams: lists kept at each position by ``"beam"``.
-        samples: lists drawn per image, for ``"expected_gain"`` and for the scores of any decoder. The drawing is the
-            same each time, and for each image whatever is beside it in the batch.
+        samples: lists drawn per image, for ``"expected_gain"`` and for the scores of any decoder. The
+            lists drawn for an image are the same in each call, whatever other images are in the batch.
 
     Returns:
         A :class:`Ranking` for each image.
@@ -90,21 +90,21 @@ def decode_feedback(
 
 @torch.no_grad()
 def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, samples: int) -> Expectations:
-    """What to expect of a list that the model writes, from lists drawn from it.
+    """Expectations over the lists that the model writes, estimated from lists drawn from the model.
 
-    Each drawn list adds the distribution of each position that it reaches, not only the tag drawn there. The lists are
-    drawn by inversion from the points of a scrambled Sobol sequence, one dimension per position, the same points for
-    each image. Lists with the same beginning share its steps.
+    A drawn list contributes the whole distribution at each position that it reaches, not only the tag drawn there.
+    Lists are drawn by inversion from the points of a scrambled Sobol sequence with one dimension per position; all
+    images use the same points. Lists with the same beginning share the model's steps for that beginning.
 
     Args:
         ranker: the model.
         features: ``[B, D]``.
         output: the classes that count.
-        samples: lists per image; a power of two suits the sequence.
+        samples: lists per image; a power of two suits the Sobol sequence.
 
     Returns:
-        ``gain``: ``sum_t w_t E[p_t(v)]``; ``on_list``: the probability that a class is on the list, its first
-        occurrence counting; ``length``: the expected number of tags.
+        ``gain``: ``sum_t w_t E[p_t(v)]``; ``on_list``: the probability that a class is on the list, counted at
+        its first occurrence; ``length``: the expected number of tags.
     """
     batch, num_tags, classes = len(features), ranker.num_tags, len(output.tags)
     points = torch.quasirandom.SobolEngine(ranker.steps, scramble=True, seed=0).draw(samples, dtype=torch.float64)
@@ -114,7 +114,8 @@ def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, sample
     gain, on_list = torch.zeros(2, batch, classes, dtype=torch.float64, device=features.device)
     length = gain.new_zeros(batch)
 
-    # A prefix is a row of the model's state. Each drawn list, known by its point, is at a prefix until it ends.
+    # A prefix is a distinct beginning of drawn lists, and a row of the model's state. prefix[i] is the prefix of the
+    # list that is drawn from point[i]. Lists that have ended are removed.
     state, tag = ranker.start(features), None
     image = torch.arange(batch, device=features.device)
     seen = torch.zeros(batch, classes + 1, dtype=torch.bool, device=features.device)
@@ -124,7 +125,7 @@ def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, sample
         log_p, state = ranker.step(state, tag)
         p = log_p.double().exp()
         share = prefix.bincount(minlength=len(image)).double().unsqueeze(1) / samples
-        # The last column takes the tags that are not shown.
+        # The last column collects the tags that are not shown.
         merged = share * p.new_zeros(len(p), classes + 1).index_add_(1, target, p[:, :num_tags])
         gain.index_add_(0, image, merged[:, :classes] / np.log2(t + 2))
         on_list.index_add_(0, image, (merged * ~seen)[:, :classes])
@@ -165,16 +166,16 @@ def _greedy(ranker: TagRanker, output: OutputTags, length: int | None, features:
 def _beam(
     ranker: TagRanker, output: OutputTags, length: int | None, features: Tensor, *, width: int
 ) -> list[list[int]]:
-    """The likeliest lists with their END (``length`` is ``None``), or the likeliest first ``length`` tags."""
+    """The most likely lists with their END if ``length`` is ``None``; else the most likely first ``length`` tags."""
     group = torch.from_numpy(output.group).to(features.device)
     hidden = group < 0
     ended: list[tuple[float, list[int]]] = [(-np.inf, []) for _ in features]
-    # Images whose list is not found yet, and for each its hypotheses: log probability [B, K] and tags [B, K, t].
+    # The images whose best list is not known yet, and their hypotheses: log probabilities [B, K] and tags [B, K, t].
     image = torch.arange(len(features), device=features.device)
     total = torch.zeros(len(features), 1, dtype=torch.float64, device=features.device)
     tags = torch.empty(len(features), 1, 0, dtype=torch.int64, device=features.device)
     state, last = ranker.start(features), None
-    # A list of S tags leaves no position for END, so the longest that can be weighed has S - 1 of them.
+    # A list of S tags leaves no position for END, so the longest list with a probability has S - 1 tags.
     longest = min(max(1, ranker.steps - 1), len(output.tags)) if length is None else length
     for t in range(longest + 1):
         if t == longest and length is not None:
@@ -197,7 +198,7 @@ def _beam(
         total, chosen = longer.topk(min(width, longer.shape[1]))
         parent, tag = chosen // ranker.num_tags, chosen % ranker.num_tags
         tags = torch.cat([tags.gather(1, parent.unsqueeze(2).expand(-1, -1, t)), tag.unsqueeze(2)], 2)
-        # Log probabilities only fall: where no hypothesis is above the best list that has ended, none will be.
+        # Log probabilities never rise: if no hypothesis is above the best list that has ended, none ever will be.
         alive = total[:, 0] > torch.tensor([ended[i][0] for i in image.tolist()], device=total.device)
         rows = (torch.arange(len(image), device=image.device).unsqueeze(1) * beams + parent)[alive]
         image, total, tags, state = image[alive], total[alive], tags[alive], state.take(rows.flatten())

@@ -1,4 +1,4 @@
-"""Which tags a list may show, under which names, and how likely each has to be."""
+"""Which tags a list may show, under which names, and how likely each must be."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -14,26 +14,28 @@ from tagrank.errors import InputError
 
 
 class OutputTags:
-    """What of a model's vocabulary is shown.
+    """The part of a model's vocabulary that is shown.
 
-    Tags that are synonyms of each other are one class to the decoders: the probability of any of them at a position is
-    the sum of theirs, and a list has one of them at most. The class goes by its name in ``synonyms``, and in rankings
-    by the index of that name, or of its first member where the vocabulary lacks the name.
+    Decoders treat synonyms as one class: its probability at a position is the sum of its tags' probabilities, and a
+    list has the class at most once. ``synonyms`` names the class. In rankings, the index of that name stands for the
+    class, or the index of its first tag if the name is not in the vocabulary.
 
     Args:
-        vocabulary: the model's.
-        include: the only tags to show; all where empty. Names are those shown, as in the following.
+        vocabulary: the model's vocabulary.
+        include: the only tags to show; all tags if empty. Here and in ``exclude`` and ``thresholds``, tags have the
+            names that are shown.
         exclude: tags not to show.
-        thresholds: the score that a tag needs to be shown, in place of the threshold for all.
-        synonyms: names with the tags that are to be shown under them.
+        thresholds: the score that a tag needs to be shown, instead of the threshold for all tags.
+        synonyms: names, each with the tags to show under it.
 
     Attributes:
-        vocabulary: the names shown, by the model's indices.
-        group: ``[V]`` int64, the class ``0..G-1`` of each tag; -1 where it is not shown.
+        vocabulary: the names that are shown, at the model's indices.
+        group: ``[V]`` int64, the class ``0..G-1`` of each tag, or -1 if the tag is not shown.
         tags: ``[G]`` int64, ascending: the index that stands for each class.
 
     Raises:
-        InputError: a tag is not in the vocabulary, has two names, or a threshold is no probability; or no tag is left.
+        InputError: a tag is not in the vocabulary or has two names, a threshold is not a probability, or no tag is left
+            to show.
     """
 
     def __init__(
@@ -53,15 +55,17 @@ class OutputTags:
             members = sorted({_index(vocabulary, f"synonyms of {name!r}", tag) for tag in tags} - set(itself))
             for tag in (vocabulary.tag(v) for v in members):
                 if named.setdefault(tag, name) != name:
-                    raise InputError(f"synonyms: {tag!r} is named both {named[tag]!r} and {name!r}")
+                    raise InputError(f"synonyms: expected one name for {tag!r}, got {named[tag]!r} and {name!r}")
             if not members:
-                raise InputError(f"synonyms: expected tags for {name!r}, got none but itself")
+                raise InputError(f"synonyms: expected tags for {name!r} other than itself, got none")
             first = [*itself, *members][0]
             stands_for[members] = first
             names[first] = name
         chain = next((name for name in synonyms or {} if name in named), None)
         if chain is not None:
-            raise InputError(f"synonyms: {chain!r} has synonyms, and is one of {named[chain]!r}; give them all to one")
+            raise InputError(
+                f"synonyms: {chain!r} has synonyms and is itself a synonym of {named[chain]!r}; list all under one name"
+            )
         self.vocabulary = Vocabulary(names)
         self._named = named
 
@@ -70,7 +74,7 @@ class OutputTags:
         shown[included or stands_for] = True
         shown[[self.index("exclude", tag) for tag in exclude]] = False
         if not shown.any():
-            raise InputError("include, exclude: expected to leave a tag to show, got none")
+            raise InputError("include, exclude: expected to leave at least one tag to show, got none")
         self.tags: npt.NDArray[np.int64] = np.flatnonzero(shown)
         class_of = np.full(len(vocabulary), -1)
         class_of[self.tags] = np.arange(len(self.tags))
@@ -83,21 +87,23 @@ class OutputTags:
             self._thresholds[self.index("thresholds", tag)] = threshold
 
     def index(self, what: str, tag: str) -> int:
-        """The index that stands for a tag by the name that is shown.
+        """The index that stands for a tag, given by the name that is shown.
 
         Args:
-            what: where the tag was given, for the message.
+            what: the option that named the tag, for the message.
             tag: the name.
 
         Raises:
             InputError: no tag is shown under this name.
         """
         if tag in self._named:
-            raise InputError(f"{what}: {tag!r} is shown as {self._named[tag]!r}, by the synonyms")
+            raise InputError(
+                f"{what}: {tag!r} is shown as {self._named[tag]!r}, because of the synonyms; use that name"
+            )
         return _index(self.vocabulary, what, tag)
 
     def merge(self, p: Array) -> Array:
-        """Probabilities ``[..., V + 1]`` of tags and END to those of classes and END, ``[..., G + 1]``."""
+        """Probabilities of tags and END, ``[..., V + 1]``, to those of classes and END, ``[..., G + 1]``."""
         target = np.append(np.where(self.group < 0, len(self.tags) + 1, self.group), len(self.tags))
         if np.array_equal(target, np.arange(p.shape[-1])):
             return p
@@ -106,14 +112,20 @@ class OutputTags:
         return np.moveaxis(merged[:-1], 0, -1)
 
     def ranking(self, classes: list[int], scores: Array, threshold: float | None) -> Ranking:
-        """Ranked classes of one image as tags, those that are likely enough by the scores ``[G]`` of all classes."""
+        """One image's ranked classes as tags, without those whose score is below their threshold.
+
+        Args:
+            classes: in the order of the ranking.
+            scores: ``[G]``, of all classes.
+            threshold: for the tags that have no threshold of their own; 0 if ``None``.
+        """
         limits = self._thresholds[self.tags]
         limits = np.where(np.isnan(limits), 0.0 if threshold is None else threshold, limits)
         kept = [g for g in classes if scores[g] >= limits[g]]
         return Ranking([int(self.tags[g]) for g in kept], [float(scores[g]) for g in kept])
 
     def rename(self, tags: Iterable[str]) -> tuple[str, ...]:
-        """A person's list under the names that are shown; of tags with one name the first counts."""
+        """A person's list under the names that are shown. If two tags have one name, the first tag's place counts."""
         return tuple(dict.fromkeys(self._named.get(tag, tag) for tag in tags))
 
 
@@ -121,7 +133,7 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
     """Read a file of synonyms, ``{"person": ["man", "woman"], ...}``: names and the tags to show under them.
 
     Raises:
-        InputError: the file cannot be read, or is not that.
+        InputError: the file cannot be read, or has another form.
     """
     record = read_json(Path(path))
     if isinstance(record, dict) and all(
@@ -135,7 +147,7 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     """Read a file of thresholds, ``{"dog": 0.5, ...}``: tags and the scores they need.
 
     Raises:
-        InputError: the file cannot be read, or is not that.
+        InputError: the file cannot be read, or has another form.
     """
     record = read_json(Path(path))
     if isinstance(record, dict) and all(type(value) in (int, float) for value in record.values()):

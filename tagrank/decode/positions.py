@@ -1,9 +1,8 @@
-"""Models whose positions do not depend on each other: from their distributions to one ranked list of distinct tags.
+"""Models whose positions are independent of each other: from distributions to one ranked list of distinct tags.
 
 Notation: ``p_t(v)`` is the probability of tag ``v`` at position ``t``; class ``V`` is END; a list *reaches* position
 ``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties go to the tag that is
-first in the vocabulary, but for ``assignment``, which has the solver's choice among equally likely lists: the same one
-each time.
+first in the vocabulary, except with ``assignment``: the solver chooses among equally likely lists, each time the same.
 """
 
 from collections.abc import Callable
@@ -29,25 +28,25 @@ def decode(
     Args:
         probabilities: ``[B, S, V + 1]``, from :meth:`tagrank.TagRanker.predict`.
         decoder:
-            ``"greedy"``: at each position the most likely tag not yet used; ends where END is more likely.
-            ``"assignment"``: the most likely list of distinct tags, END included, exactly, as a linear sum assignment.
+            ``"greedy"``: at each position the most likely unused tag, until END is more likely.
+            ``"assignment"``: the most likely list of distinct tags with its END. It is exact: a linear sum assignment.
             ``"expected_gain"``: tags by ``sum_t w_t P(list reaches t) p_t(v)``, ``w_t = 1/log2(1+t)``, which is
-            Bayes-optimal under DCG where positions are independent; as many as the expected length, rounded.
-            ``"headline"``: the same, but for the first tag, which has the largest ``sum_t w_t^2 P(list reaches t)
-            p_t(v)``: steeper weights, between those of gain, which favour what everybody names somewhere, and the
-            likeliest first tag.
-        top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
-            last one's distribution.
-        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where
-            given), keep those whose score is at least this.
-        output: which tags may be on the list; all ``V`` where left out. The decoders see no other: the expected length
-            is that of the tags shown, and ``"greedy"`` ends where END is more likely than the best of these.
+            Bayes-optimal under DCG if positions are independent. The number of tags is the expected length, rounded.
+            ``"headline"``: the same, except for the first tag, which has the largest
+            ``sum_t w_t^2 P(list reaches t) p_t(v)``. The weights ``w_t^2`` lie between ``w_t``, which favour tags that
+            everybody names somewhere, and a weight for only the first position.
+        top_k: this many tags (at most ``V``), instead of a length chosen by the model. Positions beyond ``S`` repeat
+            the distribution of the last position.
+        threshold: keep the tags whose score is at least this, of the first ``top_k`` ranked tags. If ``top_k`` is left
+            out: of all tags with ``"expected_gain"`` and ``"headline"``, of the first ``S`` with other decoders.
+        output: which tags may be on the list; all ``V`` if left out. The decoders do not see other tags: the expected
+            length counts only these tags, and ``"greedy"`` ends when END is more likely than the best of these tags.
 
     Returns:
         A :class:`Ranking` for each image.
 
     Raises:
-        ValueError: an argument is out of range, or ``probabilities`` are not that.
+        ValueError: an argument is out of range, or ``probabilities`` has another shape or is not made of distributions.
     """
     check_options(decoder, list(DECODERS), top_k, threshold)
     p = _check(probabilities)
@@ -61,9 +60,9 @@ def decode(
 
 
 def on_list(p: Array) -> Array:
-    """The probability that a tag is on the list, ``[B, V]``, where positions are independent of each other.
+    """The probability that a tag is on the list, ``[B, V]``, if positions are independent of each other.
 
-    A tag comes first at ``t`` if neither it nor END came before:
+    A tag occurs for the first time at ``t`` if neither the tag nor END came before:
     ``sum_t p_t(v) prod_{s<t} (1 - p_s(v) - p_s(END))``.
     """
     tags, end = p[..., :-1], p[..., -1:]
@@ -97,7 +96,7 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
     steps, num_tags = p.shape[1], p.shape[2] - 1
     p = _extend(p, 2 if length is None else length)
     cost = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
-    # A list of S tags leaves no position for END, so the longest that can be weighed has S - 1 of them.
+    # A list of S tags leaves no position for END, so the longest list with a probability has S - 1 tags.
     lengths = range(1, max(1, min(steps - 1, num_tags)) + 1) if length is None else [length]
     lists = []
     for image in cost:
@@ -131,12 +130,11 @@ def _headline(p: Array, length: int | None) -> list[list[int]]:
 
 
 def _by_gain(p: Array, gains: Array, length: int | None) -> list[list[int]]:
-    # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
-    # has one.
+    # E[length] = sum over n >= 1 of P(at least n tags), and a list has at least n tags if its n-th position has a tag.
     return order_by_gain(gains, (reach(p) * p[..., :-1].sum(axis=2)).sum(axis=1), length)
 
 
-#: Decoders by name: distributions and a length (``None``: the model's own) to tags.
+#: Decoders by name. Each takes distributions and a length (``None`` if the model chooses it), and returns tags.
 DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
     "headline": _headline,
     "expected_gain": _expected_gain,

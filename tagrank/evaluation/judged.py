@@ -23,7 +23,8 @@ class JudgedModel:
     Args:
         model: the folder of a trained model.
         manifest: images with people's lists.
-        options: which of the images judge the model, and where their features come from.
+        options: which images judge the model, and where their features come from.
+        weights: as for :meth:`Annotator.backbone`, if features must be computed.
 
     Attributes:
         folder: the folder of the model.
@@ -32,18 +33,21 @@ class JudgedModel:
         images: the images that judge the model, with features.
 
     Raises:
-        InputError: the model, the manifest or the features cannot be read or do not fit together, or the manifest has
-            splits other than ``test`` and ``options`` name none.
+        InputError: the model, the manifest or the features cannot be read or do not fit together; or the manifest has
+            splits, but not ``test``, and ``options`` does not name one.
     """
 
-    def __init__(self, model: Path, manifest: Path, options: JudgedOptions) -> None:
+    def __init__(self, model: Path, manifest: Path, options: JudgedOptions, weights: str | None = None) -> None:
         self.folder = model
         self.annotator = Annotator.load(model)
         self.manifest = read_manifest(manifest)
         self._options = options
+        self._weights = weights
         splits = {example.split for example in self.manifest.examples if example.split is not None}
         if options.split is None and splits and "test" not in splits:
-            raise InputError(f"{manifest}: has the splits {', '.join(sorted(splits))}: say which to judge by (--split)")
+            raise InputError(
+                f"{manifest}: has the splits {', '.join(sorted(splits))}, not 'test': say which to judge by (--split)"
+            )
         self._split = options.split or ("test" if splits else None)
         self._judged = self.manifest if self._split is None else self.manifest.select(self._split)
         self.images = self._load(self._judged, options.features, options.images)
@@ -57,7 +61,7 @@ class JudgedModel:
         """The images to fit the baselines on, with features; ``None`` if no baselines are wanted.
 
         Raises:
-            InputError: options contradict each other, or an image would both train the baselines and judge them.
+            InputError: an option is missing or lacks its companion, or an image would both train and judge baselines.
         """
         features = options.train_features
         if not options.baselines:
@@ -65,7 +69,7 @@ class JudgedModel:
                 raise InputError("--train and --train-features go with --baselines")
             return None
         if options.train is None and self._split is None:
-            raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
+            raise InputError("--baselines needs --train: the manifest has no splits, so all of its images judge")
         part = training_part(self.manifest if options.train is None else read_manifest(options.train))
         check_apart(part, self._judged)
         judged_features = self._options.features
@@ -74,7 +78,7 @@ class JudgedModel:
             if options.train is None or all(example.image in stored for example in part.examples):
                 features = judged_features
             elif self.annotator.backbone_spec is None:
-                raise InputError(f"{judged_features}: does not have the images of {part.path}: give --train-features")
+                raise InputError(f"{judged_features}: does not have all images of {part.path}: give --train-features")
         images = self._load(part, features, self._options.images if options.train is None else None)
         both = np.isin(self._digests, digests(images))
         if both.any():
@@ -89,7 +93,7 @@ class JudgedModel:
         return evaluate_baselines(self.annotator, train_images, self.images, output=output, seed=seed)
 
     def _load(self, manifest: Manifest, features: Path | None, images: Path | None) -> LabelledImages:
-        backbone = None if features is not None else self.annotator.backbone(self._options.weights)
+        backbone = None if features is not None else self.annotator.backbone(self._weights)
         labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
         labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
         return labelled

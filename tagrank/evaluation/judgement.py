@@ -1,4 +1,4 @@
-"""A model's lists judged by people's: the measures of each image, and their means as a row of a table."""
+"""A model's lists judged by people's lists: the measures of each image, and their means as a row of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,7 @@ from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import OutputTags
 from tagrank.features.labelled import LabelledImages
-from tagrank.metrics import FloatArray, evaluate_order, evaluate_rankings, summarise
-from tagrank.metrics.significance import bootstrap_intervals
+from tagrank.metrics import FloatArray, bootstrap_intervals, evaluate_order, evaluate_rankings, summarise
 
 KS = (1, 3, 5, 10)
 
@@ -21,13 +20,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's lists of some images, and the measures of each.
+    """One list per image, and the measures of each list.
 
     Attributes:
-        name: what judged lists are called in a table.
-        rankings: tags by index, ten or fewer an image.
-        references: people's lists that they were compared with.
-        per_image: arrays ``[N]`` by measure; NaN where an image does not have it.
+        name: the name of the row in a table.
+        rankings: for each image at most ten tags, by index.
+        references: for each image people's list, with which the ranking was compared.
+        per_image: arrays ``[N]`` by measure; NaN if an image does not have the measure.
     """
 
     name: str
@@ -36,7 +35,7 @@ class Judgement:
     per_image: dict[str, FloatArray]
 
     def row(self) -> Row:
-        """``name``, the mean of each measure, and ``intervals``: the ends of their 95% confidence intervals."""
+        """``name``, the mean of each measure, and ``intervals``: the ends of each mean's 95% confidence interval."""
         return {"name": self.name, **summarise(self.per_image), "intervals": bootstrap_intervals(self.per_image)}
 
 
@@ -49,20 +48,20 @@ def judge(
     output: OutputTags | None = None,
     **options: Any,
 ) -> Judgement:
-    """Judge a model by the lists of images it was not trained on.
+    """Judge a model by people's lists of images that it was not trained on.
 
     Args:
         annotator: the model.
-        images: with features.
+        images: people's lists, and features.
         decoder: as for :meth:`Annotator.rank`.
-        name: what the row is called.
-        output: as for :meth:`Annotator.rank`; people's lists are brought under its names too.
+        name: the name of the row; the decoder's name is added.
+        output: as for :meth:`Annotator.rank`. Tags in people's lists get its names too.
         **options: ``beams``, ``samples`` and ``threshold`` of :meth:`Annotator.rank`.
 
     Returns:
         The first ten tags of each image with :func:`tagrank.metrics.evaluate_rankings` at 1, 3, 5 and 10,
-        :func:`tagrank.metrics.evaluate_order`, and ``nll``, the negative log-likelihood of the image's lists in nats
-        (lists that no tag of the vocabulary is on do not count; NaN where an image has no other).
+        :func:`tagrank.metrics.evaluate_order`, and ``nll``, the negative log-likelihood of the image's lists in nats.
+        ``nll`` ignores lists without a tag of the vocabulary, and is NaN if an image has no other lists.
     """
     decoder = annotator.check_decoder(decoder)
     rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)]
@@ -75,18 +74,19 @@ def judge(
 def renamed(
     images: LabelledImages, annotator: Annotator, output: OutputTags | None
 ) -> tuple[LabelledImages, Vocabulary]:
-    """Images with people's lists under the names that are shown, and these names."""
+    """The images with people's lists under the names that are shown, and the vocabulary of these names."""
     if output is None:
         return images, annotator.vocabulary
     return images.renamed(output.rename), output.vocabulary
 
 
 def scores(rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, FloatArray]:
+    """The measures of each image that need only its list and people's list."""
     return {**evaluate_rankings(rankings, references, KS), **evaluate_order(rankings, references)}
 
 
 def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> FloatArray:
-    """Per image, by the model as it was trained: its own tags, whatever is shown of them."""
+    """``[N]``, of people's lists in the model's own tags: which tags are shown, and their names, do not matter."""
     lists = images.lists(annotator.vocabulary)
     kept = [i for i, image in enumerate(lists) if image]
     nll = np.full(len(images), np.nan)

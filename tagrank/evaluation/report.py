@@ -1,4 +1,4 @@
-"""The report of a model: its table, learning curves and mistakes, and photographs with its lists beside people's."""
+"""The report of a model: table, learning curves, mistakes, and photographs with its lists beside people's lists."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from tagrank.evaluation.judgement import KS, Judgement, Row
 from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
 from tagrank.evaluation.tables import COLUMNS
 from tagrank.features.labelled import LabelledImages
-from tagrank.metrics.mistakes import order_confusions
+from tagrank.metrics import order_confusions
 
 
 def write_model_report(
@@ -34,29 +34,29 @@ def write_model_report(
     Args:
         path: the HTML file.
         annotator: the model.
-        images: what it was judged by.
-        ours: the judgement.
-        baselines: more rows of the table.
+        images: the images that it was judged by.
+        ours: its judgement.
+        baselines: the other rows of the table.
         history: metrics by epoch; may be empty.
-        root: the folder of the pictures. Those that are not there are not shown.
-        examples: how many pictures to show, evenly spaced over the set.
-        worst: how many of the pictures with the worst lists to show.
+        root: the folder of the pictures. Pictures that are not there are not shown.
+        examples: the largest number of pictures to show, evenly spaced over the images.
+        worst: the largest number of pictures with the lowest NDCG@5 to show.
         on_error: as for :func:`tagrank.evaluation.report_html.write_report`.
-        **options: what the judgement was made with, of :meth:`Annotator.rank`.
+        **options: keyword arguments of :meth:`Annotator.rank`, the same as for the judgement.
     """
     output: OutputTags | None = options.get("output")
     named = images if output is None else images.renamed(output.rename)
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
 
     def cards(rows: Sequence[int]) -> list[ReportExample]:
-        """Of some pictures, with the lists that were judged."""
+        """The examples of some rows, with the lists that were judged."""
         inputs = images.inputs[list(rows)]
         shown = []
         for row, own, scored in zip(
             rows, annotator.rank(inputs, **options), annotator.rank(inputs, top_k=max(KS), **options), strict=True
         ):
             example, judged = named.examples[row], list(ours.rankings[row])
-            # Another batch may break ties otherwise, so that a tag has no score here.
+            # In another batch a tie may be broken differently. A judged tag may then have no score here.
             scores = dict(zip(scored.tags, scored.scores, strict=True))
             shown.append(
                 ReportExample(

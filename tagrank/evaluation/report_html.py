@@ -1,6 +1,6 @@
 """An evaluation as one HTML file that opens anywhere: the table, the learning curves, and images with their tags.
 
-Nothing in the file points outside of it: styles and charts are inline, thumbnails are data URIs, there is no script.
+The file refers to nothing outside of it: styles and charts are inline, thumbnails are data URIs, there is no script.
 """
 
 import base64
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from PIL import Image, ImageOps
@@ -19,13 +18,14 @@ from PIL import Image, ImageOps
 from tagrank.data.files import reason, write_atomically
 from tagrank.decode import RankedTag
 from tagrank.errors import InputError
+from tagrank.evaluation.charts import draw_charts
 from tagrank.features.images import read_image
 
 THUMBNAIL = 320
-"""The longer side of a thumbnail, in pixels, at most."""
+"""The longest side of a thumbnail, in pixels."""
 
 THUMBNAIL_BYTES = 32 * 1024
-"""Above this many bytes a thumbnail is compressed harder."""
+"""A thumbnail with more bytes is compressed again with a lower quality."""
 
 MISSING = "\N{EN DASH}"
 
@@ -40,8 +40,8 @@ class ReportExample:
         predicted: the model's tags, the most important first.
         reference: people's lists merged into one, the most important tag first.
         lists: what each person said.
-        ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN where there is none.
-        beyond: those of ``predicted`` that are judged, but not on the model's list where it chooses the length.
+        ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN if there is none.
+        beyond: the tags of ``predicted`` that are judged, but not on the list whose length the model chooses.
     """
 
     name: str
@@ -55,13 +55,13 @@ class ReportExample:
 
 @dataclass(frozen=True)
 class OrderMistake:
-    """Two tags that the model lists the other way round than people do.
+    """Two tags that the model lists in the opposite order to people.
 
     Attributes:
         first: the tag that people put first.
         second: the tag that the model put first.
-        wrong: how many images it does so for.
-        total: how many images there are where people put them so, and the model has both.
+        wrong: the number of images, among ``total``, for which the model puts ``second`` first.
+        total: the number of images for which people put ``first`` before ``second`` and the model has both.
     """
 
     first: str
@@ -82,30 +82,30 @@ def write_report(
     confusions: Sequence[OrderMistake] = (),
     on_error: Callable[[Path, InputError], None] | None = None,
 ) -> None:
-    """Write the report, whole or not at all: an error leaves a file that was there before as it was.
+    """Write the report as a whole or not at all: after an error, an existing file is as it was.
 
     Args:
         path: the HTML file; folders above it are made.
         title: the heading.
-        summary: what was evaluated and how (model, data, decoder, seed), shown in this order.
-        rows: the table, our model first, then what it is compared with. ``"name"``, and means over the images under the
-            names of :mod:`tagrank.metrics` (``"ndcg@5"``, ``"first_tag"``, ``"nll"`` in nats ...). A measure that a row
-            lacks, or that is NaN, is shown as a dash.
+        summary: what was evaluated and how (model, data, decoder, seed), in the order shown.
+        rows: the table, our model first, then the models to compare it with. Each row has a ``"name"``, and means over
+            the images under the names of :mod:`tagrank.metrics` (``"ndcg@5"``, ``"first_tag"``, ``"nll"`` in nats ...).
+            A measure that a row lacks, or that is NaN, is shown as a dash.
         history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
-            ``"val_ndcg@5"``. Empty leaves the learning curves out.
-        examples: the images, shown in this order.
+            ``"val_ndcg@5"``. If it is empty, the report has no learning curves.
+        examples: the images, in the order shown.
         worst: the images that the model is most wrong about, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
-        on_error: called with an image that cannot be read, and why; it is shown without its picture. Left out, the
-            error is raised.
+        on_error: called with the path of an image that cannot be read, and the error. The image is then shown without
+            its picture. If ``on_error`` is left out, the error is raised.
 
     Raises:
-        InputError: the file cannot be written, or an image cannot be read and there is no ``on_error``; the message
-            names it.
+        InputError: the report cannot be written, or an image cannot be read and there is no ``on_error``. The message
+            names the file.
         ValueError: ``rows`` is empty or a row has no name.
     """
     if not rows or not all(row.get("name") for row in rows):
-        raise ValueError(f"rows: expected our model and what it is compared with, each with a 'name'; got {list(rows)}")
+        raise ValueError(f"rows: expected at least our model, and a 'name' in each row; got {list(rows)}")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = environment.from_string(
         files("tagrank.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -115,7 +115,7 @@ def write_report(
         summary=summary,
         table=_table(rows),
         bars=_bars(rows),
-        charts=_charts(history),
+        charts=draw_charts(history),
         cards=[_card(example, on_error) for example in examples],
         worst=[_card(example, on_error) for example in worst],
         confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
@@ -126,7 +126,7 @@ def write_report(
         raise InputError(f"{path}: cannot write the report: this is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # File names that are not UTF-8 reach Python as lone surrogates, which have no encoding.
+        # In Python, file names that are not UTF-8 have lone surrogates, which UTF-8 cannot encode.
         write_atomically(path, [html.encode("utf-8", "replace")])
     except OSError as error:
         raise InputError(f"{path}: cannot write the report: {reason(error)}") from error
@@ -138,24 +138,24 @@ class _Measure:
     meaning: str
     digits: int = 3
     best: int = 1
-    """1: the highest value is the best one, -1: the lowest, 0: not known."""
+    """Which value is the best: 1, the highest; -1, the lowest; 0, not known."""
 
 
 _MEASURES = {
     "ndcg": _Measure("NDCG", "how well the first {k} tags agree with people’s order; 1 is that order itself"),
-    "first_tag": _Measure("First tag", "share of images where the first tag is the one that people put first"),
+    "first_tag": _Measure("First tag", "share of images for which the first tag is people’s first tag"),
     "precision": _Measure("Precision", "share of the first {k} tags that are on people’s list"),
     "recall": _Measure("Recall", "share of people’s list found among the first {k} tags"),
     "f1": _Measure("F1", "harmonic mean of precision and recall of the first {k} tags"),
     "rbo": _Measure("RBO", "rank-biased overlap with people’s list, persistence 0.9; 1 is that list itself"),
     "kendall_tau": _Measure("Tau", "Kendall’s tau of the tags on both lists; 1 is people’s order, -1 its reverse"),
-    "overlap": _Measure("Shared", "tags on both lists, which tau rests on", 2),
+    "overlap": _Measure("Shared", "number of tags on both lists, from which tau is computed", 2),
     "nll": _Measure("NLL", "negative log-likelihood of people’s lists, in nats per list; lower is better", 2, -1),
 }
 
 
 def _measure(key: str) -> tuple[int, int, _Measure]:
-    """Where a column belongs (by measure, then by k), and what it is."""
+    """The place of a column (by measure, then by k), and its measure."""
     stem, _, k = key.partition("@")
     known = list(_MEASURES)
     if stem not in known or (k and not re.fullmatch("[0-9]+", k)):
@@ -164,7 +164,7 @@ def _measure(key: str) -> tuple[int, int, _Measure]:
 
 
 def _number(value: float | str | None) -> float | None:
-    """The number, or None for a missing one or a text."""
+    """The value if it is a number, ``None`` if it is missing, NaN or text."""
     return None if value is None or isinstance(value, str) or math.isnan(value) else float(value)
 
 
@@ -180,7 +180,7 @@ def _table(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object]:
             legend[measure.label + ("@k" if k else "")] = measure.meaning.format(k="k")
         numbers = [_number(row.get(key)) for row in rows]
         there = [round(number, measure.digits) for number in numbers if number is not None]
-        # Numbers that look the same are marked the same. A value that stands alone is not the best of anything.
+        # Numbers that are equal as shown are marked alike. The only value of a column is not marked as the best.
         best = max(there, key=lambda value: measure.best * value) if measure.best and len(there) > 1 else None
         for cells, row, number in zip(body, rows, numbers, strict=True):
             text = row.get(key) if isinstance(row.get(key), str) else _format(number, measure.digits)
@@ -191,7 +191,7 @@ def _table(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object]:
 
 
 def _bars(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object] | None:
-    """NDCG@5 by row, and the best row that is not ours; None where our own is missing."""
+    """NDCG@5 by row, and the best row apart from our own; ``None`` if our own NDCG@5 is missing."""
     values = [(row["name"], _number(row.get("ndcg@5"))) for row in rows]
     if values[0][1] is None:
         return None
@@ -242,11 +242,11 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
 
 
 def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
-    """A JPEG of the upright image, without its metadata, as a data URI, and its size."""
+    """A JPEG of the upright image without its metadata, as a data URI, and its size."""
     small = ImageOps.exif_transpose(image).convert("RGB") if isinstance(image, Image.Image) else read_image(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.info.clear()
-    # A small drawing is shown enlarged, where the artefacts of an ordinary JPEG would be plain to see.
+    # A small drawing is shown enlarged, which would make the artefacts of an ordinary JPEG visible.
     tiny = max(small.size) <= THUMBNAIL // 2
     jpeg = b""
     for quality in (95,) if tiny else (80, 65, 50, 35):
@@ -257,84 +257,3 @@ def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
             break
     uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
     return {"uri": uri, "width": small.width, "height": small.height, "tiny": tiny}
-
-
-_LEFT, _TOP, _BOTTOM = 40, 26, 200
-"""Edges of the plot within the 400 x 232 units of a chart."""
-
-
-def _charts(history: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
-    charts = [
-        _chart("Loss, in nats", history, {"training": "train_loss", "validation": "val_loss"}, right=274, digits=2),
-        _chart("NDCG@5 on validation", history, {"": "val_ndcg@5"}, right=338, digits=3, mark_best=True),
-    ]
-    return [chart for chart in charts if chart]
-
-
-def _chart(
-    title: str,
-    history: Sequence[Mapping[str, float]],
-    series: Mapping[str, str],
-    *,
-    right: int,
-    digits: int,
-    mark_best: bool = False,
-) -> dict[str, object] | None:
-    """The geometry of a line chart over epochs, or None where there is nothing to draw.
-
-    The values at the ends of the lines stand to the ``right`` of the plot.
-    """
-    lines = {name: [(row["epoch"], row.get(key, math.nan)) for row in history] for name, key in series.items()}
-    there = [point for line in lines.values() for point in line if math.isfinite(point[1])]
-    if not there:
-        return None
-    first, last = min(x for x, _ in there), max(x for x, _ in there)
-    y_ticks = _ticks(min(y for _, y in there), max(y for _, y in there))
-
-    def across(epoch: float) -> float:
-        share = (epoch - first) / (last - first) if last > first else 0.5
-        return round(_LEFT + share * (right - _LEFT), 1)
-
-    def up(value: float) -> float:
-        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return round(_BOTTOM - share * (_BOTTOM - _TOP), 1)
-
-    drawn: list[dict[str, Any]] = []
-    for name, line in lines.items():
-        finite = [point for point in line if math.isfinite(point[1])]
-        if not finite:
-            continue
-        # A value that is missing or infinite leaves a gap; "h0" makes a lone point visible.
-        pen, path = "M", ""
-        for epoch, value in line:
-            if math.isfinite(value):
-                path += f"{pen}{across(epoch)} {up(value)}" + ("h0" if pen == "M" else "")
-            pen = "L" if math.isfinite(value) else "M"
-        x, y = across(finite[-1][0]), up(finite[-1][1])
-        drawn.append({"name": name, "path": path, "x": x, "y": y, "at": y, "value": f"{finite[-1][1]:.{digits}f}"})
-    if len(drawn) == 2:
-        upper, lower = sorted(drawn, key=lambda line: line["y"])
-        apart = max(0.0, 15 - (lower["y"] - upper["y"])) / 2
-        upper["at"], lower["at"] = upper["y"] - apart, lower["y"] + apart
-    best = max(there, key=lambda point: point[1]) if mark_best else None
-    inner = [tick for tick in _ticks(first, last) if tick == int(tick) and tick <= last]
-    epochs = [first, *(tick for tick in inner if across(tick) - across(first) > 20)]
-    return {
-        "title": title,
-        "left": _LEFT,
-        "right": right,
-        "bottom": _BOTTOM,
-        "lines": drawn,
-        "x_ticks": [(across(tick), f"{tick:.0f}") for tick in epochs],
-        "y_ticks": [(up(tick), f"{tick:.10g}") for tick in y_ticks],
-        "best": best and {"x": across(best[0]), "y": up(best[1]), "text": f"best {best[1]:.3f}, epoch {best[0]:.0f}"},
-    }
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Some four to seven round numbers from at most ``low`` to at least ``high``."""
-    spread = high - low or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(spread / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= spread / 5)
-    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * n, 12) for n in range(start, max(stop, start + 1) + 1)]

@@ -10,8 +10,7 @@ from tagrank.data.files import reason, write_atomically
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
-    from tagrank.metrics import FloatArray
-    from tagrank.metrics.significance import Comparison
+    from tagrank.metrics import Comparison, FloatArray
 
 COLUMNS = {
     "ndcg@1": "NDCG@1",
@@ -30,7 +29,7 @@ COLUMNS = {
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table on stdout; what a row does not have is a dash."""
+    """Print a table on stdout. A measure that a row does not have is a dash."""
     _print(
         ["", *COLUMNS.values()],
         [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)] for row in rows],
@@ -38,7 +37,12 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None:
-    """Print by how much a model is ahead of another one, measure by measure, and whether by chance."""
+    """Print for each measure how far a model is ahead of another model, and whether that may be chance.
+
+    Args:
+        comparison: as :func:`tagrank.metrics.compare` returns it.
+        other: the name of the other model.
+    """
     headings = ["", f"less {other}", "95% interval", "p", ""]
     cells = [
         [
@@ -55,7 +59,11 @@ def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None
 
 
 def retrieval_rows(found: Mapping[str, Mapping[str, "FloatArray"]]) -> list[dict[str, Any]]:
-    """Rows of what :func:`tagrank.retrieval.ndcg.evaluate_retrieval` returns: means over the queries."""
+    """One row for each way to search: means over the queries.
+
+    Args:
+        found: as :func:`tagrank.retrieval.ndcg.evaluate_retrieval` returns it.
+    """
     from tagrank.metrics import summarise
 
     return [{"name": name, **summarise(values)} for name, values in found.items()]
@@ -81,7 +89,7 @@ def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(Text(heading), justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:
         table.add_row(*map(Text, row))
-    # A pipe or a file has no width that a table should be cut to.
+    # On a terminal the table fits the window. A pipe or a file has no width, so it gets 160 columns.
     console = Console()
     with (wide := Console(width=None if console.is_terminal else 160)).capture() as text:
         wide.print(table)
@@ -95,13 +103,13 @@ def write_rows(
     comparison: Mapping[str, "Comparison"] | None = None,
     retrieval: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write ``{"rows": [...]}`` to a JSON file, replacing it as a whole.
+    """Write ``{"rows": [...]}`` to a JSON file. An existing file is replaced as a whole, or stays as it was.
 
     Args:
         path: the file.
         rows: the table.
-        comparison: written as ``"comparison"``: by measure ``difference``, ``interval``, ``p_value``, ``images``, and
-            ``real``.
+        comparison: written as ``"comparison"``: for each measure ``difference``, ``interval``, ``p_value``, ``images``
+            and ``real``.
         retrieval: rows, written as ``"retrieval"``.
 
     Raises:

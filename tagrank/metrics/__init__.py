@@ -1,5 +1,6 @@
 """Ranked lists to numbers: measures of each image, their significance, and which tags are put in the wrong order."""
 
+from tagrank.metrics.mistakes import OrderConfusion, order_confusions
 from tagrank.metrics.rankings import (
     GAINS,
     FloatArray,
@@ -8,12 +9,18 @@ from tagrank.metrics.rankings import (
     negative_log_likelihood,
     summarise,
 )
+from tagrank.metrics.significance import Comparison, bootstrap_intervals, compare
 
 __all__ = [
     "GAINS",
+    "Comparison",
     "FloatArray",
+    "OrderConfusion",
+    "bootstrap_intervals",
+    "compare",
     "evaluate_order",
     "evaluate_rankings",
     "negative_log_likelihood",
+    "order_confusions",
     "summarise",
 ]

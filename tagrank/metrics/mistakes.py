@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class OrderConfusion(NamedTuple):
-    """A pair of tags that people put in one order, and the model in the other.
+    """A pair of tags that people put in one order and the model in the opposite order.
 
     Attributes:
         first: the tag that people put first.
         second: the tag that people put after it.
-        wrong: images where the model has ``second`` before ``first``.
-        total: images where people have ``first`` before ``second`` and the model has both.
+        wrong: the number of images, among ``total``, in which the model has ``second`` before ``first``.
+        total: the number of images in which people have ``first`` before ``second`` and the model has both tags.
     """
 
     first: int
@@ -28,12 +28,12 @@ def order_confusions(
 
     Args:
         rankings: one list of distinct tag indices per image, the best first.
-        references: people's list of each.
-        top: how many pairs at most.
+        references: people's list of each image, the most important tag first.
+        top: the largest number of pairs to return.
 
     Returns:
-        Those with most images in the wrong order first; ties by the share of wrong ones, then by index. A pair may be
-        there in both directions.
+        The pairs by ``wrong``, the highest first, then by the share ``wrong / total``, the highest first, then by
+        index. Two tags can make two pairs, one in each direction.
     """
     wrong: Counter[tuple[int, int]] = Counter()
     total: Counter[tuple[int, int]] = Counter()

@@ -1,7 +1,7 @@
 """How sure a mean over images is, and whether two models differ by more than the choice of the images.
 
-Images are what is drawn at random here: another set of photographs of the same kind would give other means. What
-another seed of training would give is not in these numbers.
+Only the choice of the images counts as random here: another set of photographs of the same kind would give other means.
+The numbers do not say what another seed of training would give.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tagrank.metrics import FloatArray
+from tagrank.metrics.rankings import FloatArray
 
 RESAMPLES = 5_000
 CONFIDENCE = 0.95
@@ -20,11 +20,11 @@ class Comparison:
     """One measure of two models on the same images.
 
     Attributes:
-        difference: the mean of ours less the mean of the other's, over the images where both have the measure.
-        interval: where the difference lies with 95% confidence, by the percentile bootstrap over images.
-        p_value: how often a difference at least as large in size arises where the two models are exchangeable, image by
-            image: a permutation test, two-sided.
-        images: how many images it rests on.
+        difference: our mean minus the other model's mean, over the images for which both have the measure.
+        interval: the 95% confidence interval of the difference, by the percentile bootstrap over images.
+        p_value: the probability of a difference at least as large in absolute value if the two models can be exchanged
+            on each image: a two-sided permutation test over images.
+        images: the number of images for which both models have the measure.
     """
 
     difference: float
@@ -48,13 +48,13 @@ def bootstrap_intervals(
     """The percentile bootstrap's intervals for means over images (Efron, 1979).
 
     Args:
-        per_image: arrays ``[N]`` by measure, NaN where an image does not have it.
+        per_image: arrays ``[N]`` by measure; NaN if an image does not have the measure.
         confidence: of each interval, in (0, 1).
-        resamples: how often ``N`` images are drawn, with replacement.
-        seed: of the drawing.
+        resamples: how many times ``N`` images are drawn, with replacement.
+        seed: of the random generator.
 
     Returns:
-        The lower and the upper end by measure; a measure that no image has is left out.
+        The lower and the upper end of each measure's interval. A measure that no image has is left out.
 
     Raises:
         ValueError: the measures have different numbers of images or none, or an option is out of range.
@@ -68,7 +68,7 @@ def bootstrap_intervals(
     for n in _chunks(resamples, images):
         drawn = rng.integers(images, size=(n, images)) + images * np.arange(n)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=n * images).reshape(n, images).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # a draw of images that all lack a measure
+        with np.errstate(invalid="ignore"):  # 0 / 0 if none of the drawn images has the measure
             means.append((counts @ values) / (counts @ there))
     low, high = np.nanquantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
@@ -81,22 +81,22 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Say of each measure whether two models differ on it.
+    """Test for each measure whether two models differ.
 
-    The p-values are those of each measure by itself: of twenty measures of equal models one is expected to be below
-    0.05. Measures of the same lists go together, so that a correction for their number would be too strict.
+    The p-values are not corrected for the number of measures: for equal models, one in twenty is expected to be below
+    0.05. Measures of the same lists are correlated, so a correction for their number would be too strict.
 
     Args:
         ours: measures by name, ``[N]``, one value for each image.
-        other: the other model's, of the same images in the same order.
-        resamples: of the bootstrap, and of the permutation test.
-        seed: of both.
+        other: the other model's measures of the same images, in the same order.
+        resamples: how many times images are drawn by the bootstrap, and signs by the permutation test.
+        seed: of both random generators.
 
     Returns:
         A :class:`Comparison` for each measure that both have, in the order of ``ours``.
 
     Raises:
-        ValueError: a measure has other numbers of images, or ``resamples`` is below 1.
+        ValueError: the two models have different numbers of images, or ``resamples`` is below 1.
     """
     for name in ours.keys() & other.keys():
         if len(ours[name]) != len(other[name]):
@@ -112,32 +112,34 @@ def compare(
 
 
 def _permutation_tests(differences: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """For each column of ``[N, M]`` its p-value: swapping two models' values on an image turns a difference's sign."""
+    """The p-value of each column of ``[N, M]``. To exchange two models on an image is to flip the difference's sign."""
     rng = np.random.default_rng(seed)
-    # Sums in another order differ in the last digits, and equal ones should count.
+    # Equal sums that are added up in different orders differ in the last digits. They must count as equal.
     least = np.abs(differences.sum(axis=0)) - 1e-9 * np.maximum(1.0, np.abs(differences).sum(axis=0))
     extreme = np.zeros(differences.shape[1])
     for n in _chunks(resamples, len(differences)):
         signs = rng.integers(2, size=(n, len(differences)), dtype=np.int8) * 2.0 - 1
         extreme += (np.abs(signs @ differences) >= least).sum(axis=0)
-    # The arrangement that was observed is one of those possible.
+    # The observed signs are themselves one of the possible arrangements.
     p_values: FloatArray = (extreme + 1) / (resamples + 1)
     return p_values
 
 
 def _columns(per_image: Mapping[str, FloatArray]) -> tuple[list[str], FloatArray, FloatArray]:
-    """The measures that an image has: their names, values ``[N, M]`` (0 for NaN), and 1 where there is one, else 0."""
+    """The measures that any image has: names, values ``[N, M]`` with 0 for NaN, and which are there (1 or 0)."""
     names = [name for name, values in per_image.items() if not np.isnan(values).all()]
     sizes = {len(values) for values in per_image.values()}
     if len(sizes) != 1 or not names:
-        raise ValueError(f"per_image: expected measures of the same images, one at least; got {sorted(sizes)} of them")
+        raise ValueError(
+            f"per_image: expected at least one measure, all of the same images; got numbers of images {sorted(sizes)}"
+        )
     table = np.stack([per_image[name] for name in names], axis=1)
     there = ~np.isnan(table)
     return names, np.where(there, table, 0.0), there.astype(np.float64)
 
 
 def _chunks(resamples: int, images: int) -> Iterator[int]:
-    """Numbers of resamples that add up, each few enough for the memory."""
+    """Split ``resamples`` into parts that bound the memory."""
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}")
     most = max(1, 2**22 // images)

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tagrank.annotator import CONFIG, VOCABULARY, WEIGHTS
 from tagrank.data.files import read_json, reason, write_atomically
 from tagrank.errors import InputError
+from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"

@@ -108,7 +108,7 @@ def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> No
     folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
     piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
     assert folder.exit_code == piped.exit_code == 0
-    # Another batch size rounds otherwise, so scores agree but for the last digits.
+    # Another batch size rounds differently, so the last digits of scores may differ.
     tags = {r["image"]: [t["tag"] for t in r["tags"]] for r in map(json.loads, folder.stdout.splitlines())}
     for record in map(json.loads, piped.stdout.splitlines()):
         assert [t["tag"] for t in record["tags"]] == tags[record["image"]]

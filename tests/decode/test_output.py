@@ -13,7 +13,7 @@ from tagrank.decode import OutputTags, decode, read_synonyms, read_thresholds
 from tagrank.errors import InputError
 
 VOCABULARY = Vocabulary(["man", "dog", "woman", "ball", "puppy"])
-# Positions: man .3, woman .35 and dog .3, END .05; then ball .5, dog .2, END .3.
+# First position: man .3, woman .35, dog .3, END .05. Second position: ball .5, dog .2, END .3. Third: END.
 P = torch.tensor([[[0.30, 0.30, 0.35, 0.0, 0.0, 0.05], [0.0, 0.2, 0.0, 0.5, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]])
 
 
@@ -28,7 +28,7 @@ def test_synonyms_add_up(decoder: str) -> None:
     ranked = shown(output, decoder=decoder, top_k=3)
     order = ["person", "dog", "ball"] if decoder == "expected_gain" else ["person", "ball", "dog"]
     assert [tag for tag, _ in ranked] == order
-    # Of a person: .65 at once. Of a dog: .3, or .65 at the first position and then .2. Of a ball: .95 times .5.
+    # Scores. person: .65, first position. dog: .3 there, or .65 for a person there and then .2. ball: .95 * .5.
     assert dict(ranked) == pytest.approx({"person": 0.65, "ball": 0.95 * 0.5, "dog": 0.3 + 0.65 * 0.2})
 
 
@@ -50,7 +50,7 @@ def test_include_and_exclude() -> None:
     assert [tag for tag, _ in shown(OutputTags(VOCABULARY, include=["dog", "ball"]), top_k=9)] == ["dog", "ball"]
     output = OutputTags(VOCABULARY, exclude=["dog", "person"], synonyms={"person": ["man", "woman"]})
     assert [tag for tag, _ in shown(output, top_k=1)] == ["ball"]
-    # With what is left, a list of 0.475 tags is expected, and has one all the same.
+    # Only "ball" and "puppy" are left. The expected length is 0.475, but a list has at least one tag.
     assert len(shown(output)) == 1
     everything = OutputTags(VOCABULARY)
     (plain,) = decode(P, top_k=5)
@@ -72,7 +72,7 @@ def test_thresholds_per_tag() -> None:
     assert kept == [tag for tag in scores if scores[tag] >= {"dog": 0.9, "ball": 0.1}.get(tag, 0.32)]
     assert "ball" in kept
     assert "dog" not in kept
-    # Without a threshold for all the model's own length stays.
+    # Without a threshold for all tags, the model chooses the length.
     (own,) = decode(P)
     assert [tag for tag, _ in shown(output)] == [t for t in map(VOCABULARY.tag, own.tags) if t != "dog"]
 
@@ -90,15 +90,18 @@ def test_merging_is_a_sum_of_columns() -> None:
     [
         ({"include": ["dgo"]}, r"include: 'dgo' is not one of the model's 5 tags; did you mean 'dog'\?"),
         ({"exclude": ["zebra"]}, "exclude: 'zebra' is not one of the model's 5 tags$"),
-        ({"exclude": VOCABULARY.tags}, "expected to leave a tag to show, got none"),
+        ({"exclude": VOCABULARY.tags}, "expected to leave at least one tag to show, got none"),
         ({"thresholds": {"dog": 1.5}}, r"thresholds: 'dog': expected a probability in \[0, 1\], got 1.5"),
         ({"thresholds": {"cow": 0.5}}, "thresholds: 'cow' is not one of"),
         ({"synonyms": {"person": ["men"]}}, r"synonyms of 'person': 'men' is not one of .* did you mean 'man'"),
-        ({"synonyms": {"person": []}}, "synonyms: expected tags for 'person', got none but itself"),
-        ({"synonyms": {"dog": ["dog"]}}, "synonyms: expected tags for 'dog', got none but itself"),
-        ({"synonyms": {"a": ["man"], "b": ["man"]}}, "synonyms: 'man' is named both 'a' and 'b'"),
-        ({"synonyms": {"dog": ["puppy"], "animal": ["dog"]}}, "'dog' has synonyms, and is one of 'animal'"),
-        ({"synonyms": {"a": ["man"]}, "exclude": ["man"]}, "exclude: 'man' is shown as 'a', by the synonyms"),
+        ({"synonyms": {"person": []}}, "synonyms: expected tags for 'person' other than itself, got none"),
+        ({"synonyms": {"dog": ["dog"]}}, "synonyms: expected tags for 'dog' other than itself, got none"),
+        ({"synonyms": {"a": ["man"], "b": ["man"]}}, "synonyms: expected one name for 'man', got 'a' and 'b'"),
+        ({"synonyms": {"dog": ["puppy"], "animal": ["dog"]}}, "'dog' has synonyms and is itself a synonym of 'animal'"),
+        (
+            {"synonyms": {"a": ["man"]}, "exclude": ["man"]},
+            "exclude: 'man' is shown as 'a', because of the synonyms; use that name",
+        ),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

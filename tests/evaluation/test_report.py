@@ -55,7 +55,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """Builds the document, and fails where an element is not closed in its turn."""
+    """Builds the document, and fails if elements are not closed in the reverse order of their opening."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def test_table(path: Path) -> None:
         ["0.363", "0.427", "0.219", MISSING],
         ["0.664", "0.725", MISSING, "9.93"],
     ]
-    # The lowest NLL is the best; what looks the same is marked the same; NaN is no rival.
+    # The lowest NLL is the best. Numbers that are equal as shown are marked alike. NaN is not compared.
     assert [[td.text.endswith("(best)") for td in row.all("td")] for row in rows] == [
         [True, True, True, True],
         [False, False, False, False],
@@ -337,7 +337,7 @@ def test_tags_beyond_the_list_are_set_off(path: Path) -> None:
     assert [item.text for item in predicted.all("li")][
         2
     ] == "3 ball, on people’s list, beyond the model’s own list, <1%"
-    assert "those in italics the model leaves out" in root.text
+    assert "it leaves out the tags in italics" in root.text
     assert "in italics" not in write(path).one("main").text
 
 
@@ -393,7 +393,7 @@ def test_thumbnails_are_small_upright_and_without_metadata(path: Path, tmp_path:
     pixels[:, :400, 0] = 250
     photo = Image.fromarray(pixels)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter: what is left in the file is at the top
+    exif[0x0112] = 6  # to be turned clockwise by a quarter: the left of the file is the top of the picture
     exif[0x010F] = "a maker"
     photo.save(tmp_path / "turned.jpg", exif=exif, comment=b"private")
     in_memory = Image.open(tmp_path / "turned.jpg")

@@ -1,6 +1,6 @@
 """Pairs in the wrong order, counted by hand."""
 
-from tagrank.metrics.mistakes import OrderConfusion, order_confusions
+from tagrank.metrics import OrderConfusion, order_confusions
 
 DOG, BALL, MAN, SKY = range(4)
 

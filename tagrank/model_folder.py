@@ -1,0 +1,132 @@
+"""The folder of a trained model: ``model.safetensors``, ``config.json`` and ``vocabulary.json``.
+
+Nothing in it is unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.errors import InputError
+from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.ranker.ensemble import Ranker, build_ranker
+
+FORMAT = 1
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model folder holds.
+
+    Attributes:
+        ranker: the ranker.
+        vocabulary: its tags.
+        backbone_spec: ``Backbone.spec`` of the backbone of its features, or ``None`` if that is not known.
+        backbone: the backbone, if it was trained with the ranker; the folder then has its weights too.
+        training: how the model was trained, for the record.
+    """
+
+    ranker: Ranker
+    vocabulary: Vocabulary
+    backbone_spec: Mapping[str, str] | None
+    backbone: Backbone | None
+    training: Mapping[str, Any]
+
+
+def save_model(folder: Path, model: SavedModel) -> None:
+    """Write a model folder.
+
+    Each file is replaced as a whole, and ``config.json`` is written last: a folder that has it is complete.
+
+    Args:
+        folder: made if it does not exist.
+        model: what to write.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        f"{prefix}.{name}": t
+        for prefix, m in _modules(model.ranker, model.backbone).items()
+        for name, t in m.state_dict().items()
+    }
+    config = {
+        "format": FORMAT,
+        "ranker": model.ranker.config(),
+        "backbone": model.backbone_spec,
+        "backbone_trained": model.backbone is not None,
+        "training": model.training,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, [save({k: t.detach().cpu().contiguous() for k, t in tensors.items()})])
+        model.vocabulary.save(folder / VOCABULARY)
+        write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
+    except OSError as error:
+        raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Read a model folder.
+
+    Raises:
+        InputError: a file is missing or damaged, or the weights do not fit the configuration.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
+    for name in (CONFIG, VOCABULARY, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: not a model: {name} is missing")
+    config = read_json(folder / CONFIG)
+    try:
+        if config["format"] != FORMAT:
+            raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
+        ranker = build_ranker(config["ranker"])
+        spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
+        named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
+        if not (named or spec is None):
+            raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
+        if not isinstance(training, dict):
+            raise ValueError(f"training: expected settings by name, got {training!r:.60}")
+        backbone = load_backbone(spec["backbone"], "none") if trained else None
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    _load_weights(folder / WEIGHTS, _modules(ranker, backbone))
+    return SavedModel(ranker, vocabulary, spec, backbone, training)
+
+
+def _modules(ranker: Ranker, backbone: Backbone | None) -> dict[str, nn.Module]:
+    """The modules whose weights are saved, by the prefix of their tensors' names."""
+    modules: dict[str, nn.Module] = {"ranker": ranker}
+    return modules if backbone is None else modules | {"backbone": backbone}
+
+
+def _load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    for prefix, module in modules.items():
+        own = {k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise InputError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} has values that are not finite")

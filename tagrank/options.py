@@ -137,7 +137,5 @@ class RivalOptions:
         against_features: features for it, if it has another backbone.
     """
 
-    against: Path | None = option(
-        None, "Compare with this model: by how much the two differ, and whether by chance."
-    )
+    against: Path | None = option(None, "Compare with this model: by how much the two differ, and whether by chance.")
     against_features: Path | None = option(None, "Features for --against, if it has another backbone.")

@@ -78,7 +78,7 @@ class JudgedModel:
             if options.train is None or all(example.image in stored for example in part.examples):
                 features = judged_features
             elif self.annotator.backbone_spec is None:
-                raise InputError(f"{judged_features}: does not have all images of {part.path}: give --train-features")
+                raise InputError(f"{judged_features}: does not have the images of {part.path}: give --train-features")
         images = self._load(part, features, self._options.images if options.train is None else None)
         both = np.isin(self._digests, digests(images))
         if both.any():

@@ -1,7 +1,7 @@
 """From a model to one ranked list of distinct tags for each image.
 
-``model`` decodes models of either kind: by ``positions`` those whose positions do not depend on each other, by
-``feedback`` those that read their own tags. ``output`` says which tags a list may show, and under which names.
+``decoders`` decodes any model. It calls ``positions`` for a model whose positions are independent of each other, and
+``feedback`` for a model that reads its own tags. ``output`` says which tags a list may show, and under which names.
 """
 
 from tagrank.decode.decoders import decode_model, default_decoder

@@ -1,4 +1,4 @@
-"""From a model of either kind and features to one ranked list of distinct tags for each image."""
+"""From a model, with or without feedback, and features to one ranked list of distinct tags for each image."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from tagrank.ranker.tag_ranker import TagRanker
 
 
 def default_decoder(ranker: Ranker) -> str:
-    """``headline``; for a model with feedback, whose positions are not independent, ``expected_gain``."""
+    """``expected_gain`` for a model with feedback, whose positions are not independent; otherwise ``headline``."""
     return "expected_gain" if ranker.feedback else "headline"
 
 
@@ -32,17 +32,17 @@ def decode_model(
 
     Args:
         ranker: the model, in evaluation mode.
-        features: ``[B, D]``, on its device.
-        decoder: of :func:`tagrank.decode.decode`, or for a model with feedback of
-            :func:`tagrank.decode.decode_feedback`; :func:`default_decoder` where left out.
-        top_k: this many tags in place of a length chosen by the model.
+        features: ``[B, D]``, on the model's device.
+        decoder: a decoder of :func:`tagrank.decode.decode` or, for a model with feedback, of
+            :func:`tagrank.decode.decode_feedback`. Default: :func:`default_decoder`.
+        top_k: rank this many tags, instead of as many as the model chooses.
         threshold: keep tags at least this likely to be on a person's list.
-        output: which tags may be on a list, and what they need; all where left out.
-        beams: of the decoder ``"beam"``.
+        output: which tags may be on a list, and the score that each needs. Default: all tags.
+        beams: how many lists the decoder ``"beam"`` keeps.
         samples: lists drawn per image from a model with feedback.
 
     Raises:
-        ValueError: an argument is out of range, or the decoder does not go with the model.
+        ValueError: an argument is out of range, or the decoder is not one for this kind of model.
     """
     decoder = default_decoder(ranker) if decoder is None else decoder
     if isinstance(ranker, TagRanker) and ranker.feedback:

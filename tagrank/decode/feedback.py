@@ -1,7 +1,7 @@
-"""Models that read their own tags: from steps of the model to one ranked list of distinct tags.
+"""From a model that reads its own tags to one ranked list of distinct tags for each image.
 
-Such a model has no table of distributions: ``p_t`` depends on the tags before position ``t``. A list ``y_1..y_n`` and
-its END have the probability ``prod_t p_t(y_t | y_1..y_{t-1}) * p_{n+1}(END | y_1..y_n)``.
+Such a model has no table of distributions: ``p_t`` depends on the tags before position ``t``. A list ``y_1..y_n``,
+followed by END, has the probability ``prod_t p_t(y_t | y_1..y_{t-1}) * p_{n+1}(END | y_1..y_n)``.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from tagrank.decode.ranking import Array, Ranking, check_options, list_length, o
 from tagrank.ranker.tag_ranker import TagRanker
 
 ELEMENTS = 2**24
-"""Rows times classes that are worked on at once; bounds the memory."""
+"""Upper bound on rows times classes in one batch; it bounds the memory."""
 
 FEEDBACK_DECODERS = ("expected_gain", "beam", "greedy")
 
 
 class Expectations(NamedTuple):
-    """Of the lists a model writes: ``gain`` and ``on_list`` ``[B, G]``, ``length`` ``[B]``, as numpy float64."""
+    """Expectations over a model's lists: ``gain`` and ``on_list`` ``[B, G]``, ``length`` ``[B]``, numpy float64."""
 
     gain: Array
     on_list: Array
@@ -42,25 +42,26 @@ def decode_feedback(
     beams: int = 8,
     samples: int = 64,
 ) -> list[Ranking]:
-    """Choose a ranked list for each image, by a model with feedback.
+    """Choose a ranked list for each image with a model with feedback.
 
     Args:
         ranker: the model.
-        features: ``[B, D]``, on its device.
+        features: ``[B, D]``, on the model's device.
         decoder:
-            ``"greedy"``: at each position the most likely tag not yet used; ends where END is more likely.
-            ``"beam"``: the most likely list of distinct tags, END included, as far as ``beams`` find it. What is
-            maximised is the probability of the whole list, a sum of log probabilities divided by nothing: a longer list
-            wins where it is more likely together with its END. Exact where ``beams`` is the number of all lists.
+            ``"greedy"``: at each position the most likely tag not yet used; ends when END is more likely.
+            ``"beam"``: the most likely list of distinct tags, END included, that a search with ``beams`` hypotheses
+            finds. It maximises the probability of the whole list: a sum of log probabilities, not divided by the
+            length. A longer list wins if it and its END are together more likely. Exact if ``beams`` is at least the
+            number of all lists.
             ``"expected_gain"``: tags by ``sum_t w_t E[p_t(v | tags before t)]``, ``w_t = 1/log2(1+t)``, over lists
-            drawn from the model; as many as the expected length, rounded.
-        output: which tags may be on the list; all ``V`` where left out.
-        top_k: this many tags (or all) in place of a length chosen by the model; ``"beam"`` then looks for the most
-            likely first ``top_k`` tags. Positions beyond ``S`` are those the model gives when it goes on.
+            drawn from the model; as many tags as the expected length, rounded.
+        output: which tags may be on the list. Default: all ``V``.
+        top_k: rank this many tags (or all, if there are fewer), instead of as many as the model chooses. ``"beam"``
+            then looks for the most likely first ``top_k`` tags. Beyond position ``S`` the model keeps stepping.
         threshold: as for :func:`tagrank.decode.decode`.
         beams: lists kept at each position by ``"beam"``.
-        samples: lists drawn per image, for ``"expected_gain"`` and for the scores of any decoder. The drawing is the
-            same each time, and for each image whatever is beside it in the batch.
+        samples: lists drawn per image, for ``"expected_gain"`` and for the scores of any decoder. The draws are the
+            same in every call, and do not depend on the other images in the batch.
 
     Returns:
         A :class:`Ranking` for each image.
@@ -90,21 +91,21 @@ def decode_feedback(
 
 @torch.no_grad()
 def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, samples: int) -> Expectations:
-    """What to expect of a list that the model writes, from lists drawn from it.
+    """Estimate expectations over the lists of the model from lists drawn from it.
 
-    Each drawn list adds the distribution of each position that it reaches, not only the tag drawn there. The lists are
-    drawn by inversion from the points of a scrambled Sobol sequence, one dimension per position, the same points for
-    each image. Lists with the same beginning share its steps.
+    A drawn list contributes, at each position that it reaches, the whole distribution there, not only the drawn tag.
+    The lists are drawn by inversion from the points of a scrambled Sobol sequence with one dimension per position; each
+    image has the same points. Lists with the same first tags share the steps of the model for these tags.
 
     Args:
         ranker: the model.
         features: ``[B, D]``.
-        output: the classes that count.
+        output: the classes to count.
         samples: lists per image; a power of two suits the sequence.
 
     Returns:
-        ``gain``: ``sum_t w_t E[p_t(v)]``; ``on_list``: the probability that a class is on the list, its first
-        occurrence counting; ``length``: the expected number of tags.
+        ``gain``: ``sum_t w_t E[p_t(v)]``; ``on_list``: the probability that a class is on the list at least once;
+        ``length``: the expected number of tags.
     """
     batch, num_tags, classes = len(features), ranker.num_tags, len(output.tags)
     points = torch.quasirandom.SobolEngine(ranker.steps, scramble=True, seed=0).draw(samples, dtype=torch.float64)
@@ -114,7 +115,8 @@ def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, sample
     gain, on_list = torch.zeros(2, batch, classes, dtype=torch.float64, device=features.device)
     length = gain.new_zeros(batch)
 
-    # A prefix is a row of the model's state. Each drawn list, known by its point, is at a prefix until it ends.
+    # Each row of the model's state is one prefix: the first tags of some drawn lists of one image. `prefix` and `point`
+    # hold, for each drawn list that has not ended, its row and its Sobol point.
     state, tag = ranker.start(features), None
     image = torch.arange(batch, device=features.device)
     seen = torch.zeros(batch, classes + 1, dtype=torch.bool, device=features.device)
@@ -124,7 +126,7 @@ def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, sample
         log_p, state = ranker.step(state, tag)
         p = log_p.double().exp()
         share = prefix.bincount(minlength=len(image)).double().unsqueeze(1) / samples
-        # The last column takes the tags that are not shown.
+        # The last column collects the tags that are not shown.
         merged = share * p.new_zeros(len(p), classes + 1).index_add_(1, target, p[:, :num_tags])
         gain.index_add_(0, image, merged[:, :classes] / np.log2(t + 2))
         on_list.index_add_(0, image, (merged * ~seen)[:, :classes])
@@ -165,16 +167,16 @@ def _greedy(ranker: TagRanker, output: OutputTags, length: int | None, features:
 def _beam(
     ranker: TagRanker, output: OutputTags, length: int | None, features: Tensor, *, width: int
 ) -> list[list[int]]:
-    """The likeliest lists with their END (``length`` is ``None``), or the likeliest first ``length`` tags."""
+    """The most likely list with its END if ``length`` is ``None``, else the most likely first ``length`` tags."""
     group = torch.from_numpy(output.group).to(features.device)
     hidden = group < 0
     ended: list[tuple[float, list[int]]] = [(-np.inf, []) for _ in features]
-    # Images whose list is not found yet, and for each its hypotheses: log probability [B, K] and tags [B, K, t].
+    # `image` [B] holds the images whose search goes on. Their hypotheses: log probability [B, K], tags [B, K, t].
     image = torch.arange(len(features), device=features.device)
     total = torch.zeros(len(features), 1, dtype=torch.float64, device=features.device)
     tags = torch.empty(len(features), 1, 0, dtype=torch.int64, device=features.device)
     state, last = ranker.start(features), None
-    # A list of S tags leaves no position for END, so the longest that can be weighed has S - 1 of them.
+    # A list of S tags leaves no position for END, so the longest list with a probability has S - 1 tags.
     longest = min(max(1, ranker.steps - 1), len(output.tags)) if length is None else length
     for t in range(longest + 1):
         if t == longest and length is not None:
@@ -197,7 +199,7 @@ def _beam(
         total, chosen = longer.topk(min(width, longer.shape[1]))
         parent, tag = chosen // ranker.num_tags, chosen % ranker.num_tags
         tags = torch.cat([tags.gather(1, parent.unsqueeze(2).expand(-1, -1, t)), tag.unsqueeze(2)], 2)
-        # Log probabilities only fall: where no hypothesis is above the best list that has ended, none will be.
+        # Log probabilities only fall: if no hypothesis is above the best ended list now, none will be later.
         alive = total[:, 0] > torch.tensor([ended[i][0] for i in image.tolist()], device=total.device)
         rows = (torch.arange(len(image), device=image.device).unsqueeze(1) * beams + parent)[alive]
         image, total, tags, state = image[alive], total[alive], tags[alive], state.take(rows.flatten())

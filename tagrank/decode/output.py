@@ -1,4 +1,4 @@
-"""Which tags a list may show, under which names, and how likely each has to be."""
+"""Which tags a list may show, under which names, and the score that each needs."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -14,26 +14,29 @@ from tagrank.errors import InputError
 
 
 class OutputTags:
-    """What of a model's vocabulary is shown.
+    """The part of a model's vocabulary that lists show.
 
-    Tags that are synonyms of each other are one class to the decoders: the probability of any of them at a position is
-    the sum of theirs, and a list has one of them at most. The class goes by its name in ``synonyms``, and in rankings
-    by the index of that name, or of its first member where the vocabulary lacks the name.
+    Decoders treat synonyms as one class: its probability at a position is the sum of the synonyms' probabilities, and a
+    list shows the class at most once. A class is shown under its name in ``synonyms``. A ranking holds the index of
+    that name or, if the vocabulary lacks the name, the index of the first member.
+
+    ``include``, ``exclude`` and ``thresholds`` name tags as they are shown, that is after ``synonyms``.
 
     Args:
-        vocabulary: the model's.
-        include: the only tags to show; all where empty. Names are those shown, as in the following.
-        exclude: tags not to show.
-        thresholds: the score that a tag needs to be shown, in place of the threshold for all.
-        synonyms: names with the tags that are to be shown under them.
+        vocabulary: the model's vocabulary.
+        include: show only these tags; all if empty.
+        exclude: do not show these tags.
+        thresholds: the score that a tag needs to be shown, which replaces the threshold for all tags.
+        synonyms: names, each with the tags to show under it.
 
     Attributes:
-        vocabulary: the names shown, by the model's indices.
-        group: ``[V]`` int64, the class ``0..G-1`` of each tag; -1 where it is not shown.
+        vocabulary: the shown names, by the model's indices.
+        group: ``[V]`` int64, the class ``0..G-1`` of each tag, or -1 if the tag is not shown.
         tags: ``[G]`` int64, ascending: the index that stands for each class.
 
     Raises:
-        InputError: a tag is not in the vocabulary, has two names, or a threshold is no probability; or no tag is left.
+        InputError: a tag is not in the vocabulary or has two names, a threshold is not a probability, or no tag is
+            left to show.
     """
 
     def __init__(
@@ -83,10 +86,10 @@ class OutputTags:
             self._thresholds[self.index("thresholds", tag)] = threshold
 
     def index(self, what: str, tag: str) -> int:
-        """The index that stands for a tag by the name that is shown.
+        """The index that stands for a shown name.
 
         Args:
-            what: where the tag was given, for the message.
+            what: where the name was given, for the error message.
             tag: the name.
 
         Raises:
@@ -97,7 +100,7 @@ class OutputTags:
         return _index(self.vocabulary, what, tag)
 
     def merge(self, p: Array) -> Array:
-        """Probabilities ``[..., V + 1]`` of tags and END to those of classes and END, ``[..., G + 1]``."""
+        """From probabilities ``[..., V + 1]`` of tags and END to probabilities ``[..., G + 1]`` of classes and END."""
         target = np.append(np.where(self.group < 0, len(self.tags) + 1, self.group), len(self.tags))
         if np.array_equal(target, np.arange(p.shape[-1])):
             return p
@@ -106,14 +109,20 @@ class OutputTags:
         return np.moveaxis(merged[:-1], 0, -1)
 
     def ranking(self, classes: list[int], scores: Array, threshold: float | None) -> Ranking:
-        """Ranked classes of one image as tags, those that are likely enough by the scores ``[G]`` of all classes."""
+        """Ranked classes of one image as tags, without the classes whose score is below their threshold.
+
+        Args:
+            classes: the ranked classes.
+            scores: ``[G]``, the scores of all classes.
+            threshold: for classes without a threshold of their own.
+        """
         limits = self._thresholds[self.tags]
         limits = np.where(np.isnan(limits), 0.0 if threshold is None else threshold, limits)
         kept = [g for g in classes if scores[g] >= limits[g]]
         return Ranking([int(self.tags[g]) for g in kept], [float(scores[g]) for g in kept])
 
     def rename(self, tags: Iterable[str]) -> tuple[str, ...]:
-        """A person's list under the names that are shown; of tags with one name the first counts."""
+        """A person's list under the shown names; a name that occurs more than once keeps its first place."""
         return tuple(dict.fromkeys(self._named.get(tag, tag) for tag in tags))
 
 
@@ -121,7 +130,7 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
     """Read a file of synonyms, ``{"person": ["man", "woman"], ...}``: names and the tags to show under them.
 
     Raises:
-        InputError: the file cannot be read, or is not that.
+        InputError: the file cannot be read, or does not have this form.
     """
     record = read_json(Path(path))
     if isinstance(record, dict) and all(
@@ -135,7 +144,7 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     """Read a file of thresholds, ``{"dog": 0.5, ...}``: tags and the scores they need.
 
     Raises:
-        InputError: the file cannot be read, or is not that.
+        InputError: the file cannot be read, or does not have this form.
     """
     record = read_json(Path(path))
     if isinstance(record, dict) and all(type(value) in (int, float) for value in record.values()):

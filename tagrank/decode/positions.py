@@ -1,9 +1,10 @@
-"""Models whose positions do not depend on each other: from their distributions to one ranked list of distinct tags.
+"""From the distributions of a model with independent positions to one ranked list of distinct tags for each image.
 
 Notation: ``p_t(v)`` is the probability of tag ``v`` at position ``t``; class ``V`` is END; a list *reaches* position
-``t`` with probability ``prod_{s<t} (1 - p_s(END))``. Ties go to the tag that is
-first in the vocabulary, but for ``assignment``, which has the solver's choice among equally likely lists: the same one
-each time.
+``t`` with probability ``prod_{s<t} (1 - p_s(END))``.
+
+Ties go to the tag that comes first in the vocabulary. Only ``assignment`` differs: among equally likely lists its
+solver decides, the same way each time.
 """
 
 from collections.abc import Callable
@@ -29,25 +30,25 @@ def decode(
     Args:
         probabilities: ``[B, S, V + 1]``, from :meth:`tagrank.TagRanker.predict`.
         decoder:
-            ``"greedy"``: at each position the most likely tag not yet used; ends where END is more likely.
-            ``"assignment"``: the most likely list of distinct tags, END included, exactly, as a linear sum assignment.
+            ``"greedy"``: at each position the most likely tag not yet used; ends when END is more likely.
+            ``"assignment"``: the most likely list of distinct tags, END included; exact, as a linear sum assignment.
             ``"expected_gain"``: tags by ``sum_t w_t P(list reaches t) p_t(v)``, ``w_t = 1/log2(1+t)``, which is
-            Bayes-optimal under DCG where positions are independent; as many as the expected length, rounded.
-            ``"headline"``: the same, but for the first tag, which has the largest ``sum_t w_t^2 P(list reaches t)
-            p_t(v)``: steeper weights, between those of gain, which favour what everybody names somewhere, and the
-            likeliest first tag.
-        top_k: this many tags (or all ``V``) in place of a length chosen by the model. Positions beyond ``S`` repeat the
-            last one's distribution.
-        threshold: of the tags ranked (the first ``S``; all with ``"expected_gain"`` and ``"headline"``; ``top_k`` where
-            given), keep those whose score is at least this.
-        output: which tags may be on the list; all ``V`` where left out. The decoders see no other: the expected length
-            is that of the tags shown, and ``"greedy"`` ends where END is more likely than the best of these.
+            Bayes-optimal under DCG for independent positions; as many tags as the expected length, rounded.
+            ``"headline"``: like ``"expected_gain"``, except for the first tag: it is the tag with the largest
+            ``sum_t w_t^2 P(list reaches t) p_t(v)``. These weights are a compromise. The weights ``w_t`` favour tags
+            that everybody names somewhere; all weight on the first position would give the most likely first tag.
+        top_k: rank this many tags (or all ``V``, if there are fewer), instead of as many as the model chooses.
+            Positions beyond ``S`` repeat the distribution of position ``S``.
+        threshold: keep the ranked tags whose score is at least this. Ranked are ``top_k`` tags if given; otherwise all
+            tags with ``"expected_gain"`` and ``"headline"``, and ``S`` tags with the other decoders.
+        output: which tags may be on the list. Default: all ``V``. The decoders see only these tags: the expected length
+            counts only them, and ``"greedy"`` ends when END is more likely than the best of them.
 
     Returns:
         A :class:`Ranking` for each image.
 
     Raises:
-        ValueError: an argument is out of range, or ``probabilities`` are not that.
+        ValueError: an argument is out of range, or ``probabilities`` has another shape or does not hold distributions.
     """
     check_options(decoder, list(DECODERS), top_k, threshold)
     p = _check(probabilities)
@@ -61,9 +62,9 @@ def decode(
 
 
 def on_list(p: Array) -> Array:
-    """The probability that a tag is on the list, ``[B, V]``, where positions are independent of each other.
+    """The probability that a tag is on the list, ``[B, V]``, for independent positions.
 
-    A tag comes first at ``t`` if neither it nor END came before:
+    A tag first occurs at ``t`` if neither it nor END came before:
     ``sum_t p_t(v) prod_{s<t} (1 - p_s(v) - p_s(END))``.
     """
     tags, end = p[..., :-1], p[..., -1:]
@@ -97,7 +98,7 @@ def _assignment(p: Array, length: int | None) -> list[list[int]]:
     steps, num_tags = p.shape[1], p.shape[2] - 1
     p = _extend(p, 2 if length is None else length)
     cost = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
-    # A list of S tags leaves no position for END, so the longest that can be weighed has S - 1 of them.
+    # A list of S tags leaves no position for END, so the longest list with a probability has S - 1 tags.
     lengths = range(1, max(1, min(steps - 1, num_tags)) + 1) if length is None else [length]
     lists = []
     for image in cost:
@@ -131,12 +132,11 @@ def _headline(p: Array, length: int | None) -> list[list[int]]:
 
 
 def _by_gain(p: Array, gains: Array, length: int | None) -> list[list[int]]:
-    # E[length] is the sum over n >= 1 of P(at least n tags), and n tags are there if position n (0-based) of the list
-    # has one.
+    # E[length] = sum_t P(position t has a tag), and P(position t has a tag) = P(list reaches t) * sum_v p_t(v).
     return order_by_gain(gains, (reach(p) * p[..., :-1].sum(axis=2)).sum(axis=1), length)
 
 
-#: Decoders by name: distributions and a length (``None``: the model's own) to tags.
+#: Decoders by name. A decoder takes distributions and a length (``None``: as many tags as the model chooses).
 DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
     "headline": _headline,
     "expected_gain": _expected_gain,
@@ -146,7 +146,7 @@ DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
 
 
 def _extend(p: Array, steps: int) -> Array:
-    """The distributions of at least ``steps`` positions, the last one repeated."""
+    """Repeat the last distribution until there are at least ``steps`` positions."""
     missing = steps - p.shape[1]
     return p if missing <= 0 else np.concatenate([p, np.repeat(p[:, -1:], missing, axis=1)], axis=1)
 

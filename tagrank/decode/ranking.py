@@ -1,4 +1,4 @@
-"""What decoders return, and what they do alike."""
+"""What decoders return, and what all decoders share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,10 +25,10 @@ class Ranking(NamedTuple):
 
 
 def check_options(decoder: str, known: Sequence[str], top_k: int | None, threshold: float | None) -> None:
-    """Make sure that the options of a decoder are in range.
+    """Check the options of a decoder.
 
     Raises:
-        ValueError: one is not.
+        ValueError: an option is out of range.
     """
     if decoder not in known:
         raise ValueError(f"decoder: expected one of {', '.join(map(repr, known))}; got {decoder!r}")
@@ -39,7 +39,7 @@ def check_options(decoder: str, known: Sequence[str], top_k: int | None, thresho
 
 
 def list_length(decoder: str, top_k: int | None, threshold: float | None, steps: int, num_tags: int) -> int | None:
-    """How many tags to rank before the thresholds; ``None`` leaves it to the model."""
+    """How many tags to rank before thresholds apply; ``None`` if the model chooses."""
     if top_k is None:
         if threshold is None:
             return None
@@ -48,7 +48,7 @@ def list_length(decoder: str, top_k: int | None, threshold: float | None, steps:
 
 
 def order_by_gain(gain: Array, expected_length: Array, length: int | None) -> list[list[int]]:
-    """The tags with the highest gain ``[B, V]``: ``length`` of them, or the expected length ``[B]``, rounded."""
+    """The tags with the highest gain ``[B, V]``: ``length`` tags, or the expected length ``[B]``, rounded."""
     order = np.argsort(-gain, axis=1, kind="stable")
     if length is None:
         counts = np.clip(np.floor(expected_length + 0.5), 1, gain.shape[1]).astype(int)

@@ -22,7 +22,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: torch takes a second to import, which `tagrank --help` should not.
+    # Import only when a name is used: importing torch takes a second, and `tagrank --help` does not need it.
     if name in _HOME:
         value = globals()[name] = getattr(import_module(_HOME[name]), name)
         return value

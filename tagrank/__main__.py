@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say what it lacks."""
+    """Run the command line, or name the package that it lacks."""
     try:
         _main()
     except KeyboardInterrupt:
@@ -22,11 +22,11 @@ def _main() -> None:
         sys.exit(
             f"tagrank: the command line needs {error.name}, which is not installed: pip install 'tagrank[annotate]'"
         )
-    # A stream that was closed (>&-) is None.
+    # Python sets a stream that the shell closed (>&-) to None.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    # File names are bytes, and need not be UTF-8: they go out as they came in.
+    # File names are bytes and need not be UTF-8: write out the bytes that were read in.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")

@@ -1,6 +1,7 @@
-"""What training leaves and annotation uses: a ranker, its vocabulary and the backbone its features come from.
+"""A trained model: a ranker, its vocabulary and the backbone of its features.
 
-A model is a folder with ``model.safetensors``, ``config.json`` and ``vocabulary.json``. Nothing in it is unpickled.
+A model is saved as a folder with ``model.safetensors``, ``config.json`` and ``vocabulary.json``. Loading unpickles
+nothing.
 """
 
 import json
@@ -39,17 +40,17 @@ WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.js
 
 
 class Annotator:
-    """A trained ranker that speaks in tags.
+    """A trained ranker with its vocabulary and backbone: from photographs or features to ranked tags.
 
     Args:
         ranker: the model.
-        vocabulary: its tags.
-        backbone_spec: ``Backbone.spec`` of what its features come from; ``None`` where that is not known.
-        backbone: the backbone itself where it was trained with the ranker, so that it is saved with it.
-        training: how it was trained, for the record.
+        vocabulary: the ranker's tags.
+        backbone_spec: ``Backbone.spec`` of the backbone that computed the features; ``None`` if it is unknown.
+        backbone: the backbone itself, if it was trained with the ranker; it is then saved with the ranker.
+        training: the settings of the training, saved as a record.
 
     Raises:
-        ValueError: the vocabulary has another size than the ranker.
+        ValueError: the size of the vocabulary is not the ranker's number of tags.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Annotator:
         return default_decoder(self.ranker)
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
-        """The backbone of the model's features, loaded on first use.
+        """The backbone of the model's features, loaded by the first call.
 
         Args:
-            weights: as for :func:`tagrank.features.backbones.load_backbone`, if it was trained with a local file.
+            weights: as for :func:`tagrank.features.backbones.load_backbone`; needed if the model was trained with a
+                local file.
 
         Raises:
-            InputError: the backbone is not known, cannot be loaded, or is not the one the model was trained with.
+            InputError: the backbone is unknown, cannot be loaded, or differs from the backbone of the training.
         """
         if self._backbone is None:
             spec = self.backbone_spec
@@ -103,10 +105,12 @@ class Annotator:
         return self._backbone
 
     def probabilities(self, features: Tensor, batch_size: int = 256) -> Tensor:
-        """Equation (9) for features ``[N, D]``: ``[N, S, V + 1]``, on the ranker's device a batch at a time.
+        """Equation (9) for features ``[N, D]``: ``[N, S, V + 1]`` on the CPU.
+
+        The ranker's device computes one batch at a time.
 
         Raises:
-            InputError: the features have another size than the model takes.
+            InputError: the features do not have the size that the model takes.
         """
         return torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
 
@@ -134,16 +138,16 @@ class Annotator:
 
         Args:
             features: as for :meth:`probabilities`.
-            decoder: as for :func:`tagrank.decode.decode_model`, as are all of the following.
-            top_k: this many tags in place of a length chosen by the model.
+            decoder: a decoder for this model; see :func:`tagrank.decode.decode_model`. Default: the model's default.
+            top_k: rank this many tags, instead of as many as the model chooses.
             threshold: keep tags at least this likely to be on a person's list.
-            output: which tags may be on a list, and what they need; all where left out.
-            beams: of the decoder ``"beam"``.
+            output: which tags may be on a list, and the score that each needs. Default: all tags.
+            beams: how many lists the decoder ``"beam"`` keeps.
             samples: lists drawn per image from a model with feedback.
             batch_size: images at a time.
 
         Raises:
-            InputError: the decoder does not exist, or does not go with this model.
+            InputError: the decoder does not exist, or is not one for this kind of model.
         """
         decoder = self.check_decoder(decoder)
         if len(features) == 0:
@@ -156,13 +160,13 @@ class Annotator:
         ]
 
     def rank_options(self, lists: ListOptions) -> dict[str, Any]:
-        """The keyword arguments of :meth:`rank` for some options: names and files become tags of this model.
+        """The keyword arguments of :meth:`rank` for some options; tag names and files become an ``OutputTags``.
 
         Args:
             lists: how lists are chosen, and which tags they show.
 
         Raises:
-            InputError: the decoder does not go with this model, a file cannot be read, or a tag is not the model's.
+            InputError: the decoder is not one for this kind of model, a file cannot be read, or the model lacks a tag.
         """
         self.check_decoder(lists.decoder)
         output = OutputTags(
@@ -183,12 +187,12 @@ class Annotator:
     def negative_log_likelihood(self, features: Tensor, lists: ListTargets, batch_size: int = 256) -> FloatArray:
         """Equation (10) for each image: :func:`tagrank.metrics.negative_log_likelihood` of people's lists.
 
-        A model with feedback reads each list as it goes, in one pass (teacher forcing).
+        A model with feedback reads the tags of each list as its previous tags, in one pass (teacher forcing).
 
         Args:
             features: as for :meth:`probabilities`.
-            lists: of these images, at least one each, in the order of the images.
-            batch_size: images, or with feedback lists, at a time.
+            lists: people's lists of these images, at least one for each image, in the order of the images.
+            batch_size: images at a time; for a model with feedback, lists at a time.
 
         Returns:
             ``[N]`` float64, in nats per list.
@@ -202,15 +206,19 @@ class Annotator:
         with torch.no_grad():
             for batch, tags, targets in zip(rows, previous, lists.targets.split(batch_size), strict=True):
                 log_p = self.ranker(batch, tags.to(batch.device)).log_softmax(-1)
-                alone = ListTargets(targets, torch.arange(len(targets)))
-                chosen.append(negative_log_likelihood(log_p, alone))
+                one_per_row = ListTargets(targets, torch.arange(len(targets)))
+                chosen.append(negative_log_likelihood(log_p, one_per_row))
         per_list = np.concatenate(chosen)
         counts = np.bincount(lists.image_index.numpy(), minlength=len(features))
         mean: FloatArray = np.bincount(lists.image_index.numpy(), per_list, minlength=len(features)) / counts
         return mean
 
     def check_decoder(self, decoder: str | None) -> str:
-        """The decoder to use, the default one for ``None``, where it goes with the model."""
+        """Check that a decoder exists and is one for this kind of model; ``None`` gives the default decoder.
+
+        Raises:
+            InputError: the decoder does not exist, or is not one for this kind of model.
+        """
         known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
         if decoder is None:
             return self.default_decoder
@@ -230,10 +238,10 @@ class Annotator:
         Args:
             paths: image files.
             batch_size: photographs at a time.
-            **options: of :meth:`rank`, but for ``batch_size``.
+            **options: keyword arguments of :meth:`rank`, except ``batch_size``.
 
         Yields:
-            The path and its tags, or the error that tells what is wrong with the file.
+            The path and its tags, or the path and an error that says what is wrong with the file.
 
         Raises:
             ValueError: ``paths`` is one path.
@@ -249,7 +257,12 @@ class Annotator:
                 yield path, row if isinstance(row, InputError) else self.tags(next(rankings), options.get("output"))
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
-        """A ranking of indices in words, those of ``output`` where it was made with it."""
+        """A ranking with tags instead of indices.
+
+        Args:
+            ranking: from :meth:`rank`.
+            output: the ``output`` that :meth:`rank` was called with.
+        """
         vocabulary = self.vocabulary if output is None else output.vocabulary
         return [
             RankedTag(vocabulary.tag(v), rank, score)
@@ -259,7 +272,7 @@ class Annotator:
     def save(self, folder: str | Path) -> None:
         """Write the model folder.
 
-        Each file is replaced as a whole, and the configuration is written last: a folder that has it is complete.
+        Each file is replaced as a whole. The configuration is written last: a folder with a configuration is complete.
 
         Raises:
             InputError: the folder cannot be written.
@@ -290,7 +303,7 @@ class Annotator:
         """Read a model folder.
 
         Raises:
-            InputError: a file is missing or damaged, or the files do not fit together.
+            InputError: a file is missing or damaged, or the files contradict each other.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -306,7 +319,7 @@ class Annotator:
             spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
             named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
             if not (named or spec is None):
-                raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
+                raise ValueError(f"backbone: expected strings by name, with the key 'backbone'; got {spec!r:.60}")
             if not isinstance(training, dict):
                 raise ValueError(f"training: expected settings by name, got {training!r:.60}")
             backbone = load_backbone(spec["backbone"], "none") if trained else None

@@ -17,13 +17,13 @@ def run_demo(out: Path, *, scenes: int = 4000, seed: int = 0, progress: bool = T
     """Train on drawn scenes and compare.
 
     Args:
-        out: folder for the pictures, the model and the report; what an earlier demo left there is replaced.
-        scenes: how many pictures; a tenth each for validation and test.
-        seed: decides all that is drawn at random.
-        progress: show progress bars, on stderr.
+        out: folder for the pictures, the model and the report; the results of an earlier demo there are replaced.
+        scenes: how many pictures to draw; a tenth of them for validation and a tenth for the test.
+        seed: of all random choices.
+        progress: show progress bars on stderr.
 
     Returns:
-        The table's rows, ours first, and the path of the report.
+        The rows of the table, our model first, and the path of the report.
     """
     manifest = read_manifest(write_scenes(out / "scenes", scenes, seed))
     annotator = train(

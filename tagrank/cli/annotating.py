@@ -1,4 +1,4 @@
-"""``annotate``: photographs in, ranked tags out."""
+"""``annotate``: write the ranked tags of photographs."""
 
 import csv
 import json
@@ -23,9 +23,7 @@ def annotate(
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
-    top_k: Annotated[
-        int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
     format: FormatOption = Format.text,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
@@ -46,7 +44,7 @@ def annotate(
     write = _writer(format)
     failed = False
     results = annotator.annotate(found, top_k=top_k, **options)
-    # A bar and results on one terminal would write over each other.
+    # A progress bar and results on the same terminal would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
             failed = True
@@ -58,7 +56,7 @@ def annotate(
 
 
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
-    """Writes one photograph's tags to stdout, at once."""
+    """A function that writes one photograph's tags to stdout and flushes it."""
     if format is Format.text:
         return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
     if format is Format.jsonl:
@@ -76,5 +74,5 @@ def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
 
 
 def _rounded(tag: "RankedTag") -> dict[str, Any]:
-    """As a dictionary, with a score to six places: what is beyond them depends on the batch."""
+    """The tag as a dictionary, with the score rounded to six decimals: further decimals depend on the batch."""
     return tag._asdict() | {"score": round(tag.score, 6)}

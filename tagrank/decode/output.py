@@ -64,7 +64,10 @@ class OutputTags:
             names[first] = name
         chain = next((name for name in synonyms or {} if name in named), None)
         if chain is not None:
-            raise InputError(f"synonyms: {chain!r} has synonyms, and is one of {named[chain]!r}; give them all to one")
+            raise InputError(
+                f"synonyms: {chain!r} has synonyms and is itself a synonym of {named[chain]!r}; "
+                f"list all of them under one name"
+            )
         self.vocabulary = Vocabulary(names)
         self._named = named
 

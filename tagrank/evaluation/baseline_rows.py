@@ -1,4 +1,4 @@
-"""The rows of the baselines: what the model has to beat, fitted and judged as the model is."""
+"""The rows of the baselines: simpler annotators, fitted and judged in the same way as the model."""
 
 import tempfile
 from dataclasses import replace
@@ -24,19 +24,21 @@ def evaluate_baselines(
     seed: int = 0,
     progress: bool = True,
 ) -> list[Row]:
-    """Fit what the model has to beat, on the features the model has, and judge it as the model is judged.
+    """Fit the baselines on the same kind of features as the model, and judge them as the model is judged.
 
     Args:
-        annotator: the model; its preset is that of the captioning LSTM among the baselines.
-        train_images: to fit on, with features.
-        images: to judge by, with features.
-        output: what the model was judged with: the baselines learn and are judged by lists under its names, and rank no
-            tags but those that it shows. Its thresholds go for the captioning LSTM alone, which has probabilities too.
-        seed: decides all that is drawn at random.
-        progress: show progress bars, on stderr.
+        annotator: the model. The baseline "captioning LSTM" is trained with the model's preset.
+        train_images: the images to fit on, with features.
+        images: the images to judge by, with features.
+        output: the tags that the model was judged with. The baselines learn from and are judged by lists under these
+            names, and rank only shown tags. The thresholds apply only to the captioning LSTM; the other baselines have
+            no probabilities.
+        seed: of all random choices.
+        progress: show progress bars on stderr.
 
     Returns:
-        A row for each: frequency prior, nearest neighbours, linear and two-layer classifier, captioning LSTM.
+        One row for each baseline: frequency prior, nearest neighbours, linear and two-layer classifier, captioning
+        LSTM.
     """
     named, vocabulary = renamed(train_images, annotator, output)
     named = _with_lists(named, vocabulary)
@@ -52,7 +54,7 @@ def evaluate_baselines(
         rankings = [[tag for tag in tags if tag in shown][: max(KS)] for tags in baseline.rank(images.inputs, top_k)]
         rows.append(Judgement(baseline.name, rankings, references, scores(rankings, references)).row())
 
-    # As the model: trained on the tags as they are, which are brought under their names when it is judged.
+    # Like the model, the captioning LSTM is trained on the original tags; they are renamed only when it is judged.
     train_images = _with_lists(train_images, annotator.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         kept, held_out = hold_out(len(train_images), seed)
@@ -71,11 +73,11 @@ def evaluate_baselines(
 
 
 def _with_lists(images: LabelledImages, vocabulary: Vocabulary) -> LabelledImages:
-    """Those of the images that people said something about in these words."""
+    """The images that have at least one list with a tag of the vocabulary."""
     return images.take([i for i, lists in enumerate(images.lists(vocabulary)) if lists])
 
 
 def _preset(annotator: Annotator) -> Preset:
-    """The hyper-parameters the model was trained with; the default ones where it does not say."""
+    """The hyper-parameters of the model's training; the default for each one that the model does not record."""
     fields = {key: value for key, value in annotator.training.items() if key in Preset.__dataclass_fields__}
     return replace(PRESETS["default"], **fields)

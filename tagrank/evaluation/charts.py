@@ -30,9 +30,9 @@ def _chart(
     digits: int,
     mark_best: bool = False,
 ) -> dict[str, object] | None:
-    """The geometry of a line chart over epochs, or None where there is nothing to draw.
+    """The geometry of a line chart over epochs, or None if there is nothing to draw.
 
-    The values at the ends of the lines stand to the ``right`` of the plot.
+    The final value of each line is shown to the right of the plot's edge ``right``.
     """
     lines = {name: [(row["epoch"], row.get(key, math.nan)) for row in history] for name, key in series.items()}
     there = [point for line in lines.values() for point in line if math.isfinite(point[1])]
@@ -54,7 +54,7 @@ def _chart(
         finite = [point for point in line if math.isfinite(point[1])]
         if not finite:
             continue
-        # A value that is missing or infinite leaves a gap; "h0" makes a lone point visible.
+        # A missing or infinite value leaves a gap; "h0" makes a point without neighbours visible.
         pen, path = "M", ""
         for epoch, value in line:
             if math.isfinite(value):
@@ -82,7 +82,7 @@ def _chart(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Some four to seven round numbers from at most ``low`` to at least ``high``."""
+    """About four to seven round numbers; the first is at most ``low`` and the last at least ``high``."""
     spread = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(spread / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= spread / 5)

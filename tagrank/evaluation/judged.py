@@ -32,8 +32,8 @@ class JudgedModel:
         images: the images that judge the model, with features.
 
     Raises:
-        InputError: the model, the manifest or the features cannot be read or do not fit together, or the manifest has
-            splits other than ``test`` and ``options`` name none.
+        InputError: the model, the manifest or the features cannot be read or contradict each other, or the manifest has
+            splits, but no ``test`` split, and ``options`` names no split.
     """
 
     def __init__(self, model: Path, manifest: Path, options: JudgedOptions) -> None:

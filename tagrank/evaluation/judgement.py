@@ -1,4 +1,4 @@
-"""A model's lists judged by people's: the measures of each image, and their means as a row of a table."""
+"""A model's lists judged by people's lists: the measures of each image, and their means as a row of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's lists of some images, and the measures of each.
+    """A model's lists of some images, and the measures of each image.
 
     Attributes:
-        name: what judged lists are called in a table.
-        rankings: tags by index, ten or fewer an image.
-        references: people's lists that they were compared with.
-        per_image: arrays ``[N]`` by measure; NaN where an image does not have it.
+        name: the name of the row in a table.
+        rankings: the model's tags by index, at most ten for each image.
+        references: people's list for each image, which the ranking was compared with.
+        per_image: arrays ``[N]`` by measure; NaN for an image that does not have the measure.
     """
 
     name: str
@@ -53,16 +53,16 @@ def judge(
 
     Args:
         annotator: the model.
-        images: with features.
+        images: the images, with features.
         decoder: as for :meth:`Annotator.rank`.
-        name: what the row is called.
-        output: as for :meth:`Annotator.rank`; people's lists are brought under its names too.
+        name: the name of the row.
+        output: as for :meth:`Annotator.rank`; its names replace the tags in people's lists too.
         **options: ``beams``, ``samples`` and ``threshold`` of :meth:`Annotator.rank`.
 
     Returns:
         The first ten tags of each image with :func:`tagrank.metrics.evaluate_rankings` at 1, 3, 5 and 10,
-        :func:`tagrank.metrics.evaluate_order`, and ``nll``, the negative log-likelihood of the image's lists in nats
-        (lists that no tag of the vocabulary is on do not count; NaN where an image has no other).
+        :func:`tagrank.metrics.evaluate_order`, and ``nll``, the negative log-likelihood of the image's lists in nats.
+        ``nll`` ignores lists without a tag of the vocabulary, and is NaN if an image has only such lists.
     """
     decoder = annotator.check_decoder(decoder)
     rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)]
@@ -75,7 +75,7 @@ def judge(
 def renamed(
     images: LabelledImages, annotator: Annotator, output: OutputTags | None
 ) -> tuple[LabelledImages, Vocabulary]:
-    """Images with people's lists under the names that are shown, and these names."""
+    """Images with people's lists under the shown names, and the vocabulary of these names."""
     if output is None:
         return images, annotator.vocabulary
     return images.renamed(output.rename), output.vocabulary
@@ -86,7 +86,7 @@ def scores(rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]
 
 
 def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> FloatArray:
-    """Per image, by the model as it was trained: its own tags, whatever is shown of them."""
+    """``nll`` of each image, over the model's original tags, whichever tags are shown."""
     lists = images.lists(annotator.vocabulary)
     kept = [i for i, image in enumerate(lists) if image]
     nll = np.full(len(images), np.nan)

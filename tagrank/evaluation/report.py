@@ -1,4 +1,4 @@
-"""The report of a model: its table, learning curves and mistakes, and photographs with its lists beside people's."""
+"""The report of a model: table, learning curves, mistakes, and photographs with the model's and people's lists."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,29 +34,29 @@ def write_model_report(
     Args:
         path: the HTML file.
         annotator: the model.
-        images: what it was judged by.
+        images: the images that judged the model.
         ours: the judgement.
         baselines: more rows of the table.
         history: metrics by epoch; may be empty.
-        root: the folder of the pictures. Those that are not there are not shown.
-        examples: how many pictures to show, evenly spaced over the set.
+        root: the folder of the pictures. Pictures that are not there are not shown.
+        examples: how many pictures to show, evenly spaced over ``images``.
         worst: how many of the pictures with the worst lists to show.
         on_error: as for :func:`tagrank.evaluation.report_html.write_report`.
-        **options: what the judgement was made with, of :meth:`Annotator.rank`.
+        **options: the options of :meth:`Annotator.rank` that the judgement was made with.
     """
     output: OutputTags | None = options.get("output")
     named = images if output is None else images.renamed(output.rename)
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
 
     def cards(rows: Sequence[int]) -> list[ReportExample]:
-        """Of some pictures, with the lists that were judged."""
+        """Cards for some pictures, with the lists that were judged."""
         inputs = images.inputs[list(rows)]
         shown = []
         for row, own, scored in zip(
             rows, annotator.rank(inputs, **options), annotator.rank(inputs, top_k=max(KS), **options), strict=True
         ):
             example, judged = named.examples[row], list(ours.rankings[row])
-            # Another batch may break ties otherwise, so that a tag has no score here.
+            # Ranked in another batch, ties may break differently: a judged tag may then have no score here.
             scores = dict(zip(scored.tags, scored.scores, strict=True))
             shown.append(
                 ReportExample(

@@ -1,6 +1,6 @@
 """An evaluation as one HTML file that opens anywhere: the table, the learning curves, and images with their tags.
 
-Nothing in the file points outside of it: styles and charts are inline, thumbnails are data URIs, there is no script.
+The file refers to no other file: styles and charts are inline, thumbnails are data URIs, and there is no script.
 """
 
 import base64
@@ -22,10 +22,10 @@ from tagrank.evaluation.charts import learning_curves
 from tagrank.features.images import read_image
 
 THUMBNAIL = 320
-"""The longer side of a thumbnail, in pixels, at most."""
+"""The maximum length of a thumbnail's longer side, in pixels."""
 
 THUMBNAIL_BYTES = 32 * 1024
-"""Above this many bytes a thumbnail is compressed harder."""
+"""A thumbnail with more bytes than this is compressed harder."""
 
 MISSING = "\N{EN DASH}"
 
@@ -35,13 +35,13 @@ class ReportExample:
     """An image, what the model says about it, and what people said.
 
     Attributes:
-        name: shown as the caption and used in the alternative text.
+        name: the caption, also used in the alternative text.
         image: the picture or its file.
         predicted: the model's tags, the most important first.
         reference: people's lists merged into one, the most important tag first.
-        lists: what each person said.
-        ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN where there is none.
-        beyond: those of ``predicted`` that are judged, but not on the model's list where it chooses the length.
+        lists: the list of each person.
+        ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN if the image has none.
+        beyond: the tags in ``predicted`` that are judged, but beyond the length that the model chooses for its list.
     """
 
     name: str
@@ -55,13 +55,13 @@ class ReportExample:
 
 @dataclass(frozen=True)
 class OrderMistake:
-    """Two tags that the model lists the other way round than people do.
+    """Two tags that the model lists in the opposite order to people.
 
     Attributes:
         first: the tag that people put first.
         second: the tag that the model put first.
-        wrong: how many images it does so for.
-        total: how many images there are where people put them so, and the model has both.
+        wrong: the number of images where the model puts ``second`` first.
+        total: the number of images where people put ``first`` before ``second`` and the model lists both.
     """
 
     first: str
@@ -82,30 +82,30 @@ def write_report(
     confusions: Sequence[OrderMistake] = (),
     on_error: Callable[[Path, InputError], None] | None = None,
 ) -> None:
-    """Write the report, whole or not at all: an error leaves a file that was there before as it was.
+    """Write the report, whole or not at all: an error leaves an existing file unchanged.
 
     Args:
-        path: the HTML file; folders above it are made.
+        path: the HTML file; missing folders above it are made.
         title: the heading.
         summary: what was evaluated and how (model, data, decoder, seed), shown in this order.
-        rows: the table, our model first, then what it is compared with. ``"name"``, and means over the images under the
-            names of :mod:`tagrank.metrics` (``"ndcg@5"``, ``"first_tag"``, ``"nll"`` in nats ...). A measure that a row
-            lacks, or that is NaN, is shown as a dash.
-        history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
-            ``"val_ndcg@5"``. Empty leaves the learning curves out.
+        rows: the table, our model first, then the models it is compared with. Each row has ``"name"``, and means over
+            the images under the names of :mod:`tagrank.metrics` (``"ndcg@5"``, ``"first_tag"``, ``"nll"`` in nats ...).
+            A dash is shown for a measure that a row lacks or that is NaN.
+        history: one mapping per epoch: ``"epoch"``, from 1, and any of ``"train_loss"``, ``"val_loss"`` (nats) and
+            ``"val_ndcg@5"``. If empty, the report has no learning curves.
         examples: the images, shown in this order.
-        worst: the images that the model is most wrong about, the worst first.
+        worst: the images for which the model is most wrong, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
-        on_error: called with an image that cannot be read, and why; it is shown without its picture. Left out, the
-            error is raised.
+        on_error: called with the file of an image that cannot be read, and the error; the image is shown without its
+            picture. If ``None``, the error is raised.
 
     Raises:
-        InputError: the file cannot be written, or an image cannot be read and there is no ``on_error``; the message
-            names it.
+        InputError: the file cannot be written, or an image cannot be read and ``on_error`` is ``None``; the message
+            names the file.
         ValueError: ``rows`` is empty or a row has no name.
     """
     if not rows or not all(row.get("name") for row in rows):
-        raise ValueError(f"rows: expected our model and what it is compared with, each with a 'name'; got {list(rows)}")
+        raise ValueError(f"rows: expected at least one row, each with a 'name'; got {list(rows)}")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = environment.from_string(
         files("tagrank.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -138,24 +138,24 @@ class _Measure:
     meaning: str
     digits: int = 3
     best: int = 1
-    """1: the highest value is the best one, -1: the lowest, 0: not known."""
+    """1: the highest value is the best, -1: the lowest is the best, 0: unknown."""
 
 
 _MEASURES = {
     "ndcg": _Measure("NDCG", "how well the first {k} tags agree with people’s order; 1 is that order itself"),
-    "first_tag": _Measure("First tag", "share of images where the first tag is the one that people put first"),
+    "first_tag": _Measure("First tag", "share of images whose first tag is the tag that people put first"),
     "precision": _Measure("Precision", "share of the first {k} tags that are on people’s list"),
     "recall": _Measure("Recall", "share of people’s list found among the first {k} tags"),
     "f1": _Measure("F1", "harmonic mean of precision and recall of the first {k} tags"),
     "rbo": _Measure("RBO", "rank-biased overlap with people’s list, persistence 0.9; 1 is that list itself"),
     "kendall_tau": _Measure("Tau", "Kendall’s tau of the tags on both lists; 1 is people’s order, -1 its reverse"),
-    "overlap": _Measure("Shared", "tags on both lists, which tau rests on", 2),
+    "overlap": _Measure("Shared", "number of tags on both lists, from which tau is computed", 2),
     "nll": _Measure("NLL", "negative log-likelihood of people’s lists, in nats per list; lower is better", 2, -1),
 }
 
 
 def _measure(key: str) -> tuple[int, int, _Measure]:
-    """Where a column belongs (by measure, then by k), and what it is."""
+    """The place of a column (by measure, then by k), and its measure."""
     stem, _, k = key.partition("@")
     known = list(_MEASURES)
     if stem not in known or (k and not re.fullmatch("[0-9]+", k)):
@@ -164,7 +164,7 @@ def _measure(key: str) -> tuple[int, int, _Measure]:
 
 
 def _number(value: float | str | None) -> float | None:
-    """The number, or None for a missing one or a text."""
+    """The number; None if the value is missing, NaN or a text."""
     return None if value is None or isinstance(value, str) or math.isnan(value) else float(value)
 
 
@@ -180,7 +180,7 @@ def _table(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object]:
             legend[measure.label + ("@k" if k else "")] = measure.meaning.format(k="k")
         numbers = [_number(row.get(key)) for row in rows]
         there = [round(number, measure.digits) for number in numbers if number is not None]
-        # Numbers that look the same are marked the same. A value that stands alone is not the best of anything.
+        # Numbers that look equal are marked equally. The only value in a column is not marked as the best.
         best = max(there, key=lambda value: measure.best * value) if measure.best and len(there) > 1 else None
         for cells, row, number in zip(body, rows, numbers, strict=True):
             text = row.get(key) if isinstance(row.get(key), str) else _format(number, measure.digits)
@@ -191,7 +191,7 @@ def _table(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object]:
 
 
 def _bars(rows: Sequence[Mapping[str, float | str]]) -> dict[str, object] | None:
-    """NDCG@5 by row, and the best row that is not ours; None where our own is missing."""
+    """NDCG@5 by row, and the best row except ours; None if our row has no NDCG@5."""
     values = [(row["name"], _number(row.get("ndcg@5"))) for row in rows]
     if values[0][1] is None:
         return None
@@ -242,11 +242,11 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
 
 
 def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
-    """A JPEG of the upright image, without its metadata, as a data URI, and its size."""
+    """The upright image as a JPEG without metadata: its data URI and its size."""
     small = ImageOps.exif_transpose(image).convert("RGB") if isinstance(image, Image.Image) else read_image(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.info.clear()
-    # A small drawing is shown enlarged, where the artefacts of an ordinary JPEG would be plain to see.
+    # A small drawing is shown enlarged, which would make the artefacts of an ordinary JPEG visible.
     tiny = max(small.size) <= THUMBNAIL // 2
     jpeg = b""
     for quality in (95,) if tiny else (80, 65, 50, 35):

@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table on stdout; what a row does not have is a dash."""
+    """Print a table on stdout, with a dash for each measure that a row does not have."""
     _print(
         ["", *COLUMNS.values()],
         [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)] for row in rows],
@@ -38,7 +38,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None:
-    """Print by how much a model is ahead of another one, measure by measure, and whether by chance."""
+    """Print for each measure by how much a model is ahead of another model, and whether that may be chance."""
     headings = ["", f"less {other}", "95% interval", "p", ""]
     cells = [
         [
@@ -55,7 +55,7 @@ def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None
 
 
 def retrieval_rows(found: Mapping[str, Mapping[str, "FloatArray"]]) -> list[dict[str, Any]]:
-    """Rows of what :func:`tagrank.retrieval.ndcg.evaluate_retrieval` returns: means over the queries."""
+    """The result of :func:`tagrank.retrieval.ndcg.evaluate_retrieval` as rows of means over the queries."""
     from tagrank.metrics import summarise
 
     return [{"name": name, **summarise(values)} for name, values in found.items()]
@@ -81,7 +81,7 @@ def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(Text(heading), justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:
         table.add_row(*map(Text, row))
-    # A pipe or a file has no width that a table should be cut to.
+    # Do not cut a table to the default terminal width if the output is a pipe or a file.
     console = Console()
     with (wide := Console(width=None if console.is_terminal else 160)).capture() as text:
         wide.print(table)
@@ -100,8 +100,8 @@ def write_rows(
     Args:
         path: the file.
         rows: the table.
-        comparison: written as ``"comparison"``: by measure ``difference``, ``interval``, ``p_value``, ``images``, and
-            ``real``.
+        comparison: written as ``"comparison"``: for each measure ``difference``, ``interval``, ``p_value``, ``images``
+            and ``real``.
         retrieval: rows, written as ``"retrieval"``.
 
     Raises:

@@ -28,12 +28,12 @@ def order_confusions(
 
     Args:
         rankings: one list of distinct tag indices per image, the best first.
-        references: people's list of each.
-        top: how many pairs at most.
+        references: people's list for each image.
+        top: return at most this many pairs.
 
     Returns:
-        Those with most images in the wrong order first; ties by the share of wrong ones, then by index. A pair may be
-        there in both directions.
+        Pairs sorted by the number of images in the wrong order, descending; ties by the share of wrong images,
+        descending, then by index. Both directions of a pair may occur.
     """
     wrong: Counter[tuple[int, int]] = Counter()
     total: Counter[tuple[int, int]] = Counter()

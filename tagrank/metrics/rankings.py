@@ -1,21 +1,23 @@
-"""Ranked lists to numbers: how well a ranking of tags agrees with the ordered list that people gave.
+"""From ranked lists to numbers: how well a ranking of tags agrees with the ordered list that people gave.
 
-A ranking and its reference are sequences of tag indices, the most important tag first. All measures come per image, as
-float64 arrays in the order of the images, so that a caller can take means, confidence intervals or paired differences.
+A ranking and its reference are sequences of tag indices, the most important tag first. Each measure is a float64 array
+with one value per image, in the order of the images. A caller can take means, confidence intervals or paired
+differences.
 
 With ``n`` tags in the reference, ``r = 1..n`` the rank of a tag there, and ``p = 1, 2, ...`` a position in the ranking:
 
     gain(r)   = 1 / log2(1 + r)      "reciprocal_log", of Yan, Wang and Liao (2016)
-              = (n + 1 - r) / n      "linear": the relevance n, n-1, .., 1, over n
-              = 2^(1 - r) - 2^-n     "exponential": 2^relevance - 1, over 2^n
+              = (n + 1 - r) / n      "linear": relevance / n, with relevance n, n-1, .., 1
+              = 2^(1 - r) - 2^-n     "exponential": (2^relevance - 1) / 2^n
     gain      = 0                    for a tag that is not in the reference
     DCG@k     = sum over p <= k of gain(tag at p) / log2(1 + p)
     NDCG@k    = DCG@k / (DCG@k of the reference itself, cut at k)
 
-NDCG does not depend on the scale of the gains; the last two are divided so that a long list cannot overflow.
+NDCG does not depend on the scale of the gains. The linear gain is divided by n and the exponential gain by 2^n so that
+a long list cannot overflow.
 
-Rank-biased overlap (Webber, Moffat and Zobel, 2010) compares how many tags two lists share at each depth, and Kendall's
-tau whether the tags that they share are in the same order, whatever else is in the lists.
+Rank-biased overlap (Webber, Moffat and Zobel, 2010) compares how many tags two lists share at each depth. Kendall's tau
+compares the order of the shared tags and ignores the other tags.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,24 +49,25 @@ def evaluate_rankings(
 ) -> dict[str, FloatArray]:
     """Compare one ranking per image with the image's reference list.
 
-    A ranking may be shorter than ``k``, or empty: the positions it leaves open count as wrong.
+    A ranking may be shorter than ``k``, or empty: its missing positions count as wrong.
 
     Args:
         rankings: one list of distinct tag indices per image, the best first; any lengths.
-        references: one list of distinct tag indices per image, the most important first; none is empty. A tag that no
-            ranking can name, because the vocabulary lacks it, should keep an index of its own here: it then counts in
-            the ideal DCG and in recall, as it does for the person who looks at the ranking.
+        references: one list of distinct tag indices per image, the most important first; none is empty. A tag that the
+            vocabulary lacks, which no ranking can name, should keep an index of its own: it then counts in the ideal
+            DCG and in recall, as it does for the person who looks at the ranking.
         ks: the cut-offs, each at least 1.
         gain: ``"reciprocal_log"``, ``"linear"`` or ``"exponential"``; see the module's docstring.
 
     Returns:
-        Arrays ``[N]``, one value in [0, 1] per image. For each ``k``: ``"ndcg@k"``; ``"precision@k"``, right tags among
-        the first ``k`` over ``k``; ``"recall@k"``, the same over the reference's length; ``"f1@k"``, their harmonic
-        mean. And ``"first_tag"``: 1 where the first tag is the reference's first.
+        Arrays ``[N]``, one value in [0, 1] per image. For each ``k``: ``"ndcg@k"``; ``"precision@k"``, the number of
+        right tags among the first ``k``, divided by ``k``; ``"recall@k"``, the same number divided by the reference's
+        length; ``"f1@k"``, the harmonic mean of precision and recall. And ``"first_tag"``: 1 if the first tag is the
+        reference's first tag, else 0.
 
     Raises:
         ValueError: the numbers of rankings and references differ, a list has a tag twice or a negative tag, a reference
-            is empty, a ``k`` is below 1, or ``gain`` is not known.
+            is empty, a ``k`` is below 1, or ``gain`` is unknown.
     """
     if gain not in GAINS:
         raise ValueError(f"gain: expected one of {', '.join(GAINS)}; got {gain!r}")
@@ -98,28 +101,28 @@ def evaluate_rankings(
 def evaluate_order(
     rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]], persistence: float = 0.9
 ) -> dict[str, FloatArray]:
-    """Compare whole lists: how much they overlap from the top down, and whether what they share is in the same order.
+    """Compare whole lists: how much they overlap from the top down, and whether shared tags are in the same order.
 
     Args:
         rankings: as for :func:`evaluate_rankings`.
         references: as for :func:`evaluate_rankings`.
-        persistence: ``p`` of rank-biased overlap, in (0, 1): with what probability someone who has compared the lists
-            down to some depth goes on to the next.
+        persistence: ``p`` of rank-biased overlap, in (0, 1): the probability that someone who has compared the lists
+            down to some depth goes on to the next depth.
 
     Returns:
         Arrays ``[N]``. ``"rbo"``: extrapolated rank-biased overlap, equation (32) of Webber et al., for lists of
-        different lengths; in [0, 1], 0 for an empty ranking. ``"kendall_tau"``: over the tags that both lists have,
-        pairs in the same order less pairs in the other, over all pairs; in [-1, 1], NaN where they share fewer than
-        two. ``"overlap"``: how many they share, what tau rests on.
+        different lengths; in [0, 1], 0 for an empty ranking. ``"kendall_tau"``: (pairs in the same order - pairs in
+        the opposite order) / all pairs, of the shared tags; in [-1, 1], NaN if the lists share fewer than two tags.
+        ``"overlap"``: the number of shared tags.
 
     Raises:
-        ValueError: the lists are not what :func:`evaluate_rankings` takes, or ``persistence`` is out of range.
+        ValueError: :func:`evaluate_rankings` would reject the lists, or ``persistence`` is out of range.
     """
     if not 0 < persistence < 1:
         raise ValueError(f"persistence: expected a number in (0, 1), got {persistence}")
     image, position, _, ref_position, found = _match(rankings, references)
     pairs = [(len(a), len(b)) for a, b in zip(rankings, references, strict=True)]
-    lengths = np.array(pairs, dtype=np.int64).reshape(-1, 2)  # of no pairs too
+    lengths = np.array(pairs, dtype=np.int64).reshape(-1, 2)  # [0, 2] if there are no images
     hit = found >= 0
     image, place, ref_place = image[hit], position[hit], ref_position[found[hit]]
     overlap = np.bincount(image, minlength=len(references))
@@ -131,7 +134,14 @@ def evaluate_order(
 
 
 def _rank_biased_overlap(image: IntArray, depth: IntArray, lengths: IntArray, p: float) -> FloatArray:
-    """From the 0-based depth at which a shared tag is in both lists, and the lengths ``[N, 2]`` of the lists."""
+    """Rank-biased overlap, ``[N]``.
+
+    Args:
+        image: the image of each shared tag.
+        depth: the 0-based depth from which each shared tag is in both lists.
+        lengths: ``[N, 2]``, the lengths of both lists.
+        p: the persistence.
+    """
     short, long = lengths.min(axis=1), lengths.max(axis=1)
     depths = np.arange(1, 1 + max(long, default=0), dtype=np.float64)
     shared = np.zeros((len(lengths), len(depths)))
@@ -139,7 +149,7 @@ def _rank_biased_overlap(image: IntArray, depth: IntArray, lengths: IntArray, p:
     shared = shared.cumsum(axis=1)  # X_d
     rows, s = np.arange(len(lengths)), np.maximum(short, 1)
     at_short, at_long = shared[rows, s - 1], shared[rows, long - 1]
-    # Below the end of the shorter list its agreement there is taken to go on.
+    # Below its end, the shorter list is assumed to continue with the agreement that it has at its end.
     beyond = at_short[:, None] * np.maximum(depths - s[:, None], 0.0) / (s[:, None] * depths)
     seen = np.where(depths <= long[:, None], (shared / depths + beyond) * p**depths, 0.0).sum(axis=1) * (1 - p) / p
     rest = ((at_long - at_short) / long + at_short / s) * p**long
@@ -147,7 +157,13 @@ def _rank_biased_overlap(image: IntArray, depth: IntArray, lengths: IntArray, p:
 
 
 def _kendall_tau(image: IntArray, ref_place: IntArray, overlap: IntArray) -> FloatArray:
-    """From the shared tags' places in the references, in the order of the rankings, image after image."""
+    """Kendall's tau, ``[N]``.
+
+    Args:
+        image: the image of each shared tag, ascending.
+        ref_place: the place of each shared tag in its reference; within an image in the order of the ranking.
+        overlap: ``[N]``, the number of shared tags.
+    """
     balance = np.zeros(len(overlap))
     for apart in range(1, max(overlap, default=0)):
         same = image[apart:] == image[:-apart]
@@ -161,7 +177,7 @@ def _kendall_tau(image: IntArray, ref_place: IntArray, overlap: IntArray) -> Flo
 def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> FloatArray:
     """Equation (10) per image: ``- sum_t log p_t(y_t)`` over a list and its END, averaged over the image's lists.
 
-    The average makes images with different numbers of lists comparable; in nats per list.
+    The average makes images with different numbers of lists comparable. The unit is nats per list.
 
     Args:
         log_probabilities: ``[B, S, V + 1]``, a model's log probabilities at each step; class ``V`` is END.
@@ -171,7 +187,7 @@ def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> Fl
         ``[B]``, float64.
 
     Raises:
-        ValueError: the shapes do not fit together, a target or an image index is out of range, or an image has no list.
+        ValueError: the shapes do not match, a target or an image index is out of range, or an image has no list.
     """
     if log_probabilities.dim() != 3 or lists.targets.shape[1:] != log_probabilities.shape[1:2]:
         raise ValueError(
@@ -197,10 +213,10 @@ def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> Fl
 
 
 def summarise(per_image: Mapping[str, FloatArray]) -> dict[str, float]:
-    """The mean of each measure over the images that have it; a measure that none has is left out.
+    """The mean of each measure over the images that have it; a measure that no image has is left out.
 
     Args:
-        per_image: arrays ``[N]`` by name, as :func:`evaluate_rankings` returns them, with N > 0; NaN where an image
+        per_image: arrays ``[N]`` by name, as :func:`evaluate_rankings` returns them, with N > 0; NaN for an image that
             does not have the measure.
 
     Raises:
@@ -215,8 +231,12 @@ def summarise(per_image: Mapping[str, FloatArray]) -> dict[str, float]:
 def _match(
     rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
 ) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-    """Image and 0-based position of each entry of the rankings and of the references, and which entry of the latter
-    has the tag of each entry of the former (-1 for none); once all are known to be valid."""
+    """Check the lists, and match the entries of the rankings with those of the references.
+
+    Returns:
+        Image and 0-based position of each entry of the rankings; the same of the references; and for each entry of the
+        rankings the index of the entry of the references with the same image and tag, or -1.
+    """
     if len(rankings) != len(references):
         raise ValueError(f"rankings: expected {len(references)}, one for each reference; got {len(rankings)}")
     image, position, tag = _flatten(rankings, "rankings")
@@ -228,7 +248,7 @@ def _match(
 
 
 def _flatten(lists: Sequence[Sequence[int]], name: str) -> tuple[IntArray, IntArray, IntArray]:
-    """Image, 0-based position and tag of each entry of ragged lists, once these are known to be valid."""
+    """Check ragged lists, and return the image, 0-based position and tag of each entry."""
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     image = np.repeat(np.arange(len(lists)), lengths)
     position = np.arange(len(image)) - np.repeat(lengths.cumsum() - lengths, lengths)
@@ -245,7 +265,7 @@ def _flatten(lists: Sequence[Sequence[int]], name: str) -> tuple[IntArray, IntAr
 
 
 def _find(image: IntArray, tag: IntArray, ref_image: IntArray, ref_tag: IntArray) -> IntArray:
-    """For each (image, tag) its index among the reference's entries, or -1."""
+    """The index of each (image, tag) among the entries of the references, or -1."""
     width = 1 + max(tag.max(initial=0), ref_tag.max(initial=0))
     keys, ref_keys = image * width + tag, ref_image * width + ref_tag
     order = np.argsort(ref_keys)
@@ -255,7 +275,7 @@ def _find(image: IntArray, tag: IntArray, ref_image: IntArray, ref_tag: IntArray
 
 
 def _table(image: IntArray, position: IntArray, values: FloatArray, images: int, depth: int) -> FloatArray:
-    """``[images, depth]`` with the values of the first ``depth`` positions, zero elsewhere."""
+    """``[images, depth]`` with the values of the first ``depth`` positions; positions without a value are zero."""
     table = np.zeros((images, depth))
     inside = position < depth
     table[image[inside], position[inside]] = values[inside]

@@ -1,7 +1,7 @@
 """How sure a mean over images is, and whether two models differ by more than the choice of the images.
 
-Images are what is drawn at random here: another set of photographs of the same kind would give other means. What
-another seed of training would give is not in these numbers.
+The numbers account for the random choice of the images: another set of photographs of the same kind would give other
+means. They do not account for the seed of training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,11 @@ class Comparison:
     """One measure of two models on the same images.
 
     Attributes:
-        difference: the mean of ours less the mean of the other's, over the images where both have the measure.
-        interval: where the difference lies with 95% confidence, by the percentile bootstrap over images.
-        p_value: how often a difference at least as large in size arises where the two models are exchangeable, image by
-            image: a permutation test, two-sided.
-        images: how many images it rests on.
+        difference: mean of our model - mean of the other model, over the images for which both have the measure.
+        interval: the 95% confidence interval of the difference, from the percentile bootstrap over images.
+        p_value: of a two-sided permutation test: the probability of a difference at least as large in absolute value
+            if the two models are exchangeable on each image.
+        images: the number of images that the comparison uses.
     """
 
     difference: float
@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def real(self) -> bool:
-        """Whether the difference is significant at the level of 5%."""
+        """Whether the difference is significant at the 5% level."""
         return self.p_value < 1 - CONFIDENCE
 
 
@@ -45,19 +45,19 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The percentile bootstrap's intervals for means over images (Efron, 1979).
+    """Percentile bootstrap intervals for means over images (Efron, 1979).
 
     Args:
-        per_image: arrays ``[N]`` by measure, NaN where an image does not have it.
+        per_image: arrays ``[N]`` by measure, NaN for an image that does not have the measure.
         confidence: of each interval, in (0, 1).
         resamples: how often ``N`` images are drawn, with replacement.
-        seed: of the drawing.
+        seed: of the random draws.
 
     Returns:
-        The lower and the upper end by measure; a measure that no image has is left out.
+        The lower and the upper end for each measure; a measure that no image has is left out.
 
     Raises:
-        ValueError: the measures have different numbers of images or none, or an option is out of range.
+        ValueError: the measures have different numbers of images, no image has a measure, or an option is out of range.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
@@ -81,22 +81,23 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Say of each measure whether two models differ on it.
+    """Test for each measure whether two models differ.
 
-    The p-values are those of each measure by itself: of twenty measures of equal models one is expected to be below
-    0.05. Measures of the same lists go together, so that a correction for their number would be too strict.
+    Each p-value is for one measure: of twenty measures of equal models, one is expected to be below 0.05. There is no
+    correction for the number of measures. Measures of the same lists are correlated, so a correction would be too
+    strict.
 
     Args:
         ours: measures by name, ``[N]``, one value for each image.
-        other: the other model's, of the same images in the same order.
+        other: the measures of the other model, for the same images in the same order.
         resamples: of the bootstrap, and of the permutation test.
         seed: of both.
 
     Returns:
-        A :class:`Comparison` for each measure that both have, in the order of ``ours``.
+        A :class:`Comparison` for each measure that both models have, in the order of ``ours``.
 
     Raises:
-        ValueError: a measure has other numbers of images, or ``resamples`` is below 1.
+        ValueError: the models have a measure for different numbers of images, or ``resamples`` is below 1.
     """
     for name in ours.keys() & other.keys():
         if len(ours[name]) != len(other[name]):
@@ -112,32 +113,39 @@ def compare(
 
 
 def _permutation_tests(differences: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """For each column of ``[N, M]`` its p-value: swapping two models' values on an image turns a difference's sign."""
+    """The p-value of each column of ``[N, M]``. Swapping two models on an image flips the sign of their difference."""
     rng = np.random.default_rng(seed)
-    # Sums in another order differ in the last digits, and equal ones should count.
+    # The tolerance counts equal sums that rounding makes differ in the last digits.
     least = np.abs(differences.sum(axis=0)) - 1e-9 * np.maximum(1.0, np.abs(differences).sum(axis=0))
     extreme = np.zeros(differences.shape[1])
     for n in _chunks(resamples, len(differences)):
         signs = rng.integers(2, size=(n, len(differences)), dtype=np.int8) * 2.0 - 1
         extreme += (np.abs(signs @ differences) >= least).sum(axis=0)
-    # The arrangement that was observed is one of those possible.
+    # + 1: the observed arrangement is one of the possible arrangements.
     p_values: FloatArray = (extreme + 1) / (resamples + 1)
     return p_values
 
 
 def _columns(per_image: Mapping[str, FloatArray]) -> tuple[list[str], FloatArray, FloatArray]:
-    """The measures that an image has: their names, values ``[N, M]`` (0 for NaN), and 1 where there is one, else 0."""
+    """The measures that at least one image has.
+
+    Returns:
+        Their names; their values ``[N, M]``, 0 for NaN; and ``[N, M]``, 1 for a value and 0 for NaN.
+    """
     names = [name for name, values in per_image.items() if not np.isnan(values).all()]
     sizes = {len(values) for values in per_image.values()}
     if len(sizes) != 1 or not names:
-        raise ValueError(f"per_image: expected measures of the same images, one at least; got {sorted(sizes)} of them")
+        raise ValueError(
+            "per_image: expected at least one measure with a value, and measures of equal length; "
+            f"got lengths {sorted(sizes)}"
+        )
     table = np.stack([per_image[name] for name in names], axis=1)
     there = ~np.isnan(table)
     return names, np.where(there, table, 0.0), there.astype(np.float64)
 
 
 def _chunks(resamples: int, images: int) -> Iterator[int]:
-    """Numbers of resamples that add up, each few enough for the memory."""
+    """Split ``resamples`` into numbers that are small enough for the memory."""
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}")
     most = max(1, 2**22 // images)

@@ -71,7 +71,7 @@ def test_limits_hold() -> None:
 def test_a_text_that_cannot_be_parsed_names_the_option() -> None:
     error = run("Ann", "--colour", '"green').exception
     assert isinstance(error, InputError)
-    assert str(error).startswith("--colour: expected tags separated by commas, one with a comma in quotes")
+    assert str(error).startswith("--colour: expected tags separated by commas, and quotes around a tag with a comma")
 
 
 @pytest.mark.parametrize("group", [ListOptions, JudgedOptions, BaselineOptions, RivalOptions, TrainOptions])

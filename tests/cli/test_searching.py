@@ -273,7 +273,7 @@ def test_tags_with_commas(world: Path, tmp_path: Path) -> None:
     assert shown("--include", 'the "red" ball') == {'the "red" ball'}
     tagrank("index", tmp_path / "m", *photos, "--out", tmp_path / "i")
     assert len(tagrank("search", tmp_path / "i", 'dog, "car, motor"').stdout.splitlines()) == 3
-    assert "query: expected tags separated by commas, one with a comma in quotes" in fails(
+    assert "query: expected tags separated by commas, and quotes around a tag with a comma" in fails(
         "search", tmp_path / "i", 'dog, "car, motor'
     )
     assert "--include: expected tags separated by commas" in fails(
@@ -405,7 +405,7 @@ def test_where_nothing_can_be_written_nothing_is_judged(
     with monkeypatch.context() as patch:
         patch.setattr("tagrank.evaluation.judgement.judge", lambda *_, **__: pytest.fail("was judged"))
         for target, problem in (
-            (stored, "expected a file, or nothing yet"),
+            (stored, "expected a file or an unused path"),
             (stored / "test.jsonl" / "x", "cannot be written: not a directory"),
             (stored / ("x" * 300), "cannot be written: file name too long"),
             (Path("/proc/x"), "cannot be written: "),

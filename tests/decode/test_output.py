@@ -97,7 +97,7 @@ def test_merging_is_a_sum_of_columns() -> None:
         ({"synonyms": {"person": []}}, "synonyms: expected tags for 'person', got none but itself"),
         ({"synonyms": {"dog": ["dog"]}}, "synonyms: expected tags for 'dog', got none but itself"),
         ({"synonyms": {"a": ["man"], "b": ["man"]}}, "synonyms: 'man' is named both 'a' and 'b'"),
-        ({"synonyms": {"dog": ["puppy"], "animal": ["dog"]}}, "'dog' has synonyms, and is one of 'animal'"),
+        ({"synonyms": {"dog": ["puppy"], "animal": ["dog"]}}, "'dog' has synonyms and is itself a synonym of 'animal'"),
         ({"synonyms": {"a": ["man"]}, "exclude": ["man"]}, "exclude: 'man' is shown as 'a', by the synonyms"),
     ],
 )

@@ -82,9 +82,9 @@ def test_comparison_is_over_images_where_both_have_the_measure() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="other: expected 3 values of 'x' as ours has, got 2"):
         compare({"x": np.ones(3)}, {"x": np.ones(2)})
-    with pytest.raises(ValueError, match="expected measures of the same images"):
+    with pytest.raises(ValueError, match="and measures of equal length"):
         bootstrap_intervals({"x": np.ones(3), "y": np.ones(2)})
-    with pytest.raises(ValueError, match="one at least"):
+    with pytest.raises(ValueError, match="expected at least one measure with a value"):
         bootstrap_intervals({"x": np.full(3, np.nan)})
     with pytest.raises(ValueError, match="resamples: expected at least 1, got 0"):
         bootstrap_intervals({"x": np.ones(3)}, resamples=0)

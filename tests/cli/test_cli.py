@@ -1,4 +1,4 @@
-"""The command line as someone uses it: files in, stdout, stderr and exit codes out."""
+"""The command line as a user sees it: from files to stdout, stderr and exit codes."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def tagrank(*args: Any, stdin: str | None = None) -> Result:
 
 
 def fails(*args: Any, code: int = 2) -> str:
-    """The one line on stderr of a command that must fail with nothing on stdout."""
+    """Run a command that must fail with nothing on stdout, and return its only line on stderr."""
     result = tagrank(*args)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -108,7 +108,7 @@ def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> No
     folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
     piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
     assert folder.exit_code == piped.exit_code == 0
-    # Another batch size rounds otherwise, so scores agree but for the last digits.
+    # Another batch size rounds differently: only the last digits of the scores may differ.
     tags = {r["image"]: [t["tag"] for t in r["tags"]] for r in map(json.loads, folder.stdout.splitlines())}
     for record in map(json.loads, piped.stdout.splitlines()):
         assert [t["tag"] for t in record["tags"]] == tags[record["image"]]
@@ -191,7 +191,7 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout == f"{out}\n"
     page = out.read_text()
-    assert page.count("data:image/jpeg") == 4 + 12  # those shown, and those with the worst lists
+    assert page.count("data:image/jpeg") == 4 + 12  # the examples, and the pictures with the worst lists
     assert "tagrank, headline" in page
 
 
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
         str(tmp_path / "m"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    # The preset for pictures: the default one would stop early on so few of them.
+    # With so few pictures, the default preset would stop early.
     command += ["--preset", "scenes", "--epochs", "12"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     last = tmp_path / "m" / "training" / "last.ckpt"

@@ -83,7 +83,7 @@ def test_every_field_has_a_help_text_and_is_described(group: type) -> None:
 
 
 def test_python_users_give_tags_and_mappings(tmp_path: Path) -> None:
-    """What the command line reads from files, as it is; lists are those of the same options as keywords."""
+    """Python callers may pass mappings instead of the files that the command line reads."""
     annotator = Annotator(TagRanker(3, 3, max_length=2, embedding_size=4, hidden_size=4), Vocabulary(["a", "b", "c"]))
     (tmp_path / "synonyms.json").write_text('{"b": ["c"]}')
     file = ListOptions(decoder="greedy", exclude=("a",), synonyms=tmp_path / "synonyms.json")

@@ -1,4 +1,4 @@
-"""Search, comparison and what a list may show, on the command line."""
+"""The command line: search, comparison of models, and the options for which tags a list shows."""
 
 import csv
 import io
@@ -63,7 +63,7 @@ def make(folder: Path, seed: int, **options: Any) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models without feedback and one with it, photographs with lists, and features under the same names."""
+    """Two models without feedback, one model with feedback, and photographs with lists."""
     folder = tmp_path_factory.mktemp("search")
     make(folder / "a", 0)
     make(folder / "b", 1)
@@ -162,7 +162,7 @@ def test_photographs_like_one_of_the_index_or_another(world: Path, index: Path, 
         assert match["score"] == pytest.approx(scores[match["image"]], abs=2e-3)
 
 
-def test_features_in_place_of_photographs(world: Path, tmp_path: Path) -> None:
+def test_features_instead_of_photographs(world: Path, tmp_path: Path) -> None:
     annotator = Annotator.load(world / "a")
     spec = dict(annotator.backbone_spec or {})
     with FeatureWriter(tmp_path / "store", spec, annotator.ranker.feature_size) as writer:
@@ -222,9 +222,9 @@ def test_the_likelihood_of_a_model_with_feedback(world: Path) -> None:
     lists = images.lists(VOCABULARY)
     per_image = judge(annotator, images).per_image["nll"]
     for row in range(0, COUNT, 5):
-        alone = encode_lists([lists[row]], 5, annotator.ranker.steps)
+        single = encode_lists([lists[row]], 5, annotator.ranker.steps)
         with torch.no_grad():
-            expected = float(annotator.ranker.loss(images.inputs[row : row + 1], alone))
+            expected = float(annotator.ranker.loss(images.inputs[row : row + 1], single))
         assert per_image[row] == pytest.approx(expected, rel=1e-5)
 
 
@@ -351,9 +351,9 @@ def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: st
 
 @pytest.fixture
 def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of features of nobody knows what, manifests with other images to train on, and features of both."""
+    """A model with an unknown backbone, a manifest to train on, a manifest to judge by, and features for both."""
     small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, epochs=1)
-    monkeypatch.setitem(PRESETS, "default", small)  # the captioning LSTM's
+    monkeypatch.setitem(PRESETS, "default", small)  # the preset of the captioning LSTM
     a = Annotator.load(world / "a")
     Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
     generator = torch.Generator().manual_seed(4)
@@ -398,7 +398,7 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "option"), [("evaluate", "--json"), ("report", "--out")])
-def test_where_nothing_can_be_written_nothing_is_judged(
+def test_if_nothing_can_be_written_nothing_is_judged(
     stored: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
 ) -> None:
     arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both.npz", option)
@@ -440,7 +440,7 @@ def test_all_rows_of_a_table_are_of_one_task(stored: Path) -> None:
 
     for row in rows("--synonyms", stored / "synonyms.json"):
         assert row["ndcg@5"] == row["first_tag"] == row["recall@1"] == 1.0
-    # There is one list that can be shown.
+    # Only one list is possible, so all models show the same.
     for options in (("--include", "dog"), ("--synonyms", stored / "person.json", "--exclude", "dog, ball, grass")):
         ours, *baselines = rows(*options)
         assert 0 < ours["ndcg@5"] < 1
@@ -470,7 +470,8 @@ def test_judged_by_images_that_were_trained_on(stored: Path) -> None:
     assert warning in tagrank("report", *judged[1:], "--out", stored / "report.html").stderr
     line = fails(*judged, "--baselines", "--train", stored / "train.jsonl")
     assert line == f"tagrank: {copy}: train0.jpg is among the images to train on, in {stored / 'train.jsonl'}"
-    # Others under the same names are others, and older models do not say.
+    # Images with the same names but other features do not count as seen. A model without the file of seen images, like
+    # an older model, gives no warning.
     others = torch.randn(11, Annotator.load(stored / "m").ranker.feature_size)
     np.savez(stored / "others.npz", images=[e.image for e in read_manifest(copy).examples], features=others.numpy())
     others_judged = tagrank("evaluate", stored / "trained", copy, "--features", stored / "others.npz")

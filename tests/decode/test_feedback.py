@@ -27,7 +27,7 @@ EVERYTHING = TAGS * TAGS**LONGEST
 def make(options: dict[str, Any], seed: int = 0) -> TagRanker:
     torch.manual_seed(seed)
     model = TagRanker(5, TAGS, max_length=LONGEST, embedding_size=6, hidden_size=7, **options).double().eval()
-    # Untrained, all distributions would be nearly uniform, and their order a matter of the last digits.
+    # Untrained, the distributions would be nearly uniform, and the last digits would decide the order of the tags.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
@@ -39,7 +39,7 @@ def features(batch: int = 3) -> Tensor:
 
 
 def written(model: TagRanker, image: Tensor, end: bool = True) -> dict[tuple[int, ...], float]:
-    """Every sequence of up to S tags (repeats included) with its probability, END included where there is one."""
+    """Every sequence of up to S tags (repeats included), and its probability, with END if it has fewer than S tags."""
     sequences = list(itertools.product(range(TAGS), repeat=model.steps))
     tags = torch.tensor(sequences)
     p = model(image.expand(len(tags), -1), tags[:, :-1]).detach().softmax(-1).numpy()
@@ -81,7 +81,7 @@ def test_beam_of_a_given_length_is_the_most_likely_beginning(options: dict[str, 
 
 
 def test_beam_lists_are_of_all_lengths() -> None:
-    # Scores divided by the length, or an END that is forgotten, would make all lists long.
+    # A score divided by the length, or one that omits END, would make all lists long.
     lengths = set()
     for seed in range(8):
         model = make({"feedback": True}, seed)
@@ -118,7 +118,7 @@ def test_samples_converge_to_the_expectations_over_all_lists(options: dict[str, 
             for a, b in ((got.gain[row], gain), (got.on_list[row], on_list), (got.length[row], length)):
                 worst = max(worst, float(np.abs(a - b).max()))
         errors.append(worst)
-    # The error of plain Monte Carlo would fall by 16 only.
+    # The error of plain Monte Carlo would fall only by a factor of 16.
     assert errors[1] < errors[0] / 30
     assert errors[1] < 2e-3
 
@@ -157,9 +157,9 @@ def test_an_image_is_ranked_alike_whatever_is_beside_it(decoder: str) -> None:
     model, images = make({"feedback": True}), features(9)
     together = decode_feedback(model, images, decoder, ALL, samples=16)
     for image, ranking in zip(images, together, strict=True):
-        (alone,) = decode_feedback(model, image.unsqueeze(0), decoder, ALL, samples=16)
-        assert alone.tags == ranking.tags
-        assert alone.scores == pytest.approx(ranking.scores, abs=1e-12)
+        (single,) = decode_feedback(model, image.unsqueeze(0), decoder, ALL, samples=16)
+        assert single.tags == ranking.tags
+        assert single.scores == pytest.approx(ranking.scores, abs=1e-12)
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam", "expected_gain"])

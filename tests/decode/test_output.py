@@ -13,7 +13,7 @@ from tagrank.decode import OutputTags, decode, read_synonyms, read_thresholds
 from tagrank.errors import InputError
 
 VOCABULARY = Vocabulary(["man", "dog", "woman", "ball", "puppy"])
-# Positions: man .3, woman .35 and dog .3, END .05; then ball .5, dog .2, END .3.
+# First position: man .3, woman .35, dog .3, END .05. Second position: ball .5, dog .2, END .3. Third position: END.
 P = torch.tensor([[[0.30, 0.30, 0.35, 0.0, 0.0, 0.05], [0.0, 0.2, 0.0, 0.5, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]])
 
 
@@ -28,7 +28,7 @@ def test_synonyms_add_up(decoder: str) -> None:
     ranked = shown(output, decoder=decoder, top_k=3)
     order = ["person", "dog", "ball"] if decoder == "expected_gain" else ["person", "ball", "dog"]
     assert [tag for tag, _ in ranked] == order
-    # Of a person: .65 at once. Of a dog: .3, or .65 at the first position and then .2. Of a ball: .95 times .5.
+    # Person: .65, first. Dog: .3 first, or .65 for a person first and then .2. Ball: .95 for no END first, times .5.
     assert dict(ranked) == pytest.approx({"person": 0.65, "ball": 0.95 * 0.5, "dog": 0.3 + 0.65 * 0.2})
 
 
@@ -50,7 +50,7 @@ def test_include_and_exclude() -> None:
     assert [tag for tag, _ in shown(OutputTags(VOCABULARY, include=["dog", "ball"]), top_k=9)] == ["dog", "ball"]
     output = OutputTags(VOCABULARY, exclude=["dog", "person"], synonyms={"person": ["man", "woman"]})
     assert [tag for tag, _ in shown(output, top_k=1)] == ["ball"]
-    # With what is left, a list of 0.475 tags is expected, and has one all the same.
+    # The expected length with the shown tags is 0.475, but a list has at least one tag.
     assert len(shown(output)) == 1
     everything = OutputTags(VOCABULARY)
     (plain,) = decode(P, top_k=5)
@@ -72,7 +72,7 @@ def test_thresholds_per_tag() -> None:
     assert kept == [tag for tag in scores if scores[tag] >= {"dog": 0.9, "ball": 0.1}.get(tag, 0.32)]
     assert "ball" in kept
     assert "dog" not in kept
-    # Without a threshold for all the model's own length stays.
+    # Without a threshold for all tags, the model still chooses the length.
     (own,) = decode(P)
     assert [tag for tag, _ in shown(output)] == [t for t in map(VOCABULARY.tag, own.tags) if t != "dog"]
 

@@ -103,7 +103,7 @@ def test_a_list_is_never_empty_nor_longer_than_the_vocabulary() -> None:
         assert decode(never, decoder, top_k=9)[0].tags == [0, 1]
     for decoder in ("greedy", "expected_gain", "headline"):
         assert decode(never, decoder)[0].tags == [0, 1]
-    # The shorter of two lists that never end is the likelier.
+    # END has probability 0 after either list, so the shorter list is more likely.
     assert decode(never, "assignment")[0].tags == [0]
 
 
@@ -132,7 +132,7 @@ def test_more_tags_than_positions() -> None:
 
 @given(shapes)
 @settings(max_examples=25)
-def test_headline_is_expected_gain_but_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
+def test_headline_is_expected_gain_except_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
     p = distributions(*shape)
     num_tags = shape[3]
     got = decode(p, "headline", top_k=num_tags)
@@ -147,7 +147,7 @@ def test_headline_is_expected_gain_but_for_its_first_tag(shape: tuple[int, int, 
 
 
 def test_headline_prefers_what_comes_first() -> None:
-    # Tag 0 is always second or third, tag 1 first for half of the people.
+    # Tag 0 is never first, but often second or third; tag 1 is first for half of the people.
     p = torch.tensor([[[0.0, 0.5, 0.25, 0.25, 0], [0.7, 0, 0.15, 0.15, 0], [0.3, 0, 0.35, 0.35, 0]]])
     assert decode(p, "expected_gain", top_k=1)[0].tags == [0]
     assert decode(p, "headline", top_k=1)[0].tags == [1]

@@ -38,7 +38,7 @@ class Element:
     children: "list[Element | str]" = field(default_factory=list)
 
     def all(self, name: str, class_: str | None = None) -> "Iterator[Element]":
-        """The elements of a name and class below this one, in document order."""
+        """The elements with a name and a class below this element, in document order."""
         for child in self.children:
             if isinstance(child, Element):
                 if child.name == name and (class_ is None or class_ in child.attributes.get("class", "").split()):
@@ -55,7 +55,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """Builds the document, and fails where an element is not closed in its turn."""
+    """Builds the document; fails if elements are closed in the wrong order or not at all."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def test_table(path: Path) -> None:
         ["0.363", "0.427", "0.219", MISSING],
         ["0.664", "0.725", MISSING, "9.93"],
     ]
-    # The lowest NLL is the best; what looks the same is marked the same; NaN is no rival.
+    # The lowest NLL is the best; numbers that look equal are marked equally; NaN is never the best.
     assert [[td.text.endswith("(best)") for td in row.all("td")] for row in rows] == [
         [True, True, True, True],
         [False, False, False, False],
@@ -192,7 +192,7 @@ def test_table(path: Path) -> None:
     ]
 
 
-def test_best_is_marked_only_among_several_and_where_the_direction_is_known(path: Path) -> None:
+def test_best_is_marked_only_among_several_and_if_the_direction_is_known(path: Path) -> None:
     rows: list[dict[str, float | str]] = [
         {"name": "ours", "nll": 9.0, "seconds": 3.0, "ndcg@5": 0.5, "decoder": "<greedy>"},
         {"name": "other", "nll": math.nan, "seconds": 2.0, "ndcg@5": 0.6, "decoder": "-"},
@@ -223,7 +223,7 @@ def test_bars_have_the_length_of_their_value(path: Path) -> None:
 
 
 def curve_points(chart: Element) -> list[list[list[tuple[float, float]]]]:
-    """For each curve its unbroken runs of points."""
+    """The unbroken runs of points of each curve."""
     curves = []
     for curve in chart.all("path", "curve"):
         runs = curve.attributes["d"].split("M")[1:]
@@ -232,7 +232,7 @@ def curve_points(chart: Element) -> list[list[list[tuple[float, float]]]]:
 
 
 def axis(chart: Element, coordinate: str) -> tuple[float, float]:
-    """Slope and offset from the chart's units to the numbers written at the ticks."""
+    """Slope and offset that convert the chart's units to the numbers at the ticks."""
     anchor = "end" if coordinate == "y" else "middle"
     ticks = [
         (float(text.attributes[coordinate]), float(text.text))
@@ -255,7 +255,7 @@ def test_curves_pass_through_the_numbers_on_their_axes(path: Path, chart: int, k
         epochs, values = np.array(run).T
         np.testing.assert_allclose(epochs * x_slope + x_offset, [1, 2, 3], atol=0.01)
         np.testing.assert_allclose(values * y_slope + y_offset, [row[key] for row in HISTORY], atol=0.02)
-    # Everything drawn lies within the picture.
+    # All texts lie within the picture.
     assert all(0 <= float(text.attributes["y"]) <= 232 for text in figure.all("text"))
 
 
@@ -337,7 +337,7 @@ def test_tags_beyond_the_list_are_set_off(path: Path) -> None:
     assert [item.text for item in predicted.all("li")][
         2
     ] == "3 ball, on people’s list, beyond the model’s own list, <1%"
-    assert "those in italics the model leaves out" in root.text
+    assert "tags in italics are left out if the model chooses the length" in root.text
     assert "in italics" not in write(path).one("main").text
 
 
@@ -393,7 +393,7 @@ def test_thumbnails_are_small_upright_and_without_metadata(path: Path, tmp_path:
     pixels[:, :400, 0] = 250
     photo = Image.fromarray(pixels)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter: what is left in the file is at the top
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees: the left of the stored picture becomes the top
     exif[0x010F] = "a maker"
     photo.save(tmp_path / "turned.jpg", exif=exif, comment=b"private")
     in_memory = Image.open(tmp_path / "turned.jpg")

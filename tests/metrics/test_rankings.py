@@ -32,7 +32,8 @@ def ndcg_by_hand(ranking: list[int], reference: list[int], k: int, gain: str) ->
 
 
 def test_values_computed_by_hand() -> None:
-    # Ranking (7, 3, 9) of the reference (3, 7): gains .63093, 1, 0 against 1, .63093 with discounts 1, .63093, .5.
+    # Ranking (7, 3, 9), reference (3, 7). Gains of the ranking: .63093, 1, 0; ideal gains: 1, .63093; discounts: 1,
+    # .63093, .5.
     scores = evaluate_rankings([[7, 3, 9]], [[3, 7]], ks=(1, 2, 3))
     a = 1 / math.log2(3)
     assert scores["ndcg@1"] == pytest.approx([a])
@@ -45,7 +46,7 @@ def test_values_computed_by_hand() -> None:
 
 
 def test_linear_and_exponential_gains_computed_by_hand() -> None:
-    # Reference of three: relevances 3, 2, 1; the ranking finds the second and then the first.
+    # The reference has three tags with relevances 3, 2, 1; the ranking has its second tag, then its first tag.
     linear = evaluate_rankings([[5, 4]], [[4, 5, 6]], ks=(2,), gain="linear")
     assert linear["ndcg@2"] == pytest.approx([(2 + 3 / math.log2(3)) / (3 + 2 / math.log2(3))])
     exponential = evaluate_rankings([[5, 4]], [[4, 5, 6]], ks=(2,), gain="exponential")
@@ -64,7 +65,7 @@ def test_ndcg_agrees_with_a_loop(gain: str, data: list[tuple[list[int], list[int
 @settings(max_examples=30)
 @given(ranking=st.permutations(range(TAGS)), reference=references, k=st.integers(1, TAGS))
 def test_ndcg_of_a_full_ranking_agrees_with_scikit_learn(ranking: list[int], reference: list[int], k: int) -> None:
-    # scikit-learn gives false credit to tags that were not predicted, so it is right only where all tags are ranked.
+    # scikit-learn wrongly credits tags that were not predicted, so its value is right only if all tags are ranked.
     relevance, score = np.zeros(TAGS), np.zeros(TAGS)
     relevance[reference] = 1 / np.log2(np.arange(len(reference)) + 2)
     score[ranking] = np.arange(TAGS, 0, -1)
@@ -75,7 +76,7 @@ def test_ndcg_of_a_full_ranking_agrees_with_scikit_learn(ranking: list[int], ref
 @settings(max_examples=30)
 @given(ranking=st.permutations(range(TAGS)), reference=references, k=st.integers(1, TAGS))
 def test_precision_and_recall_agree_with_torchmetrics(ranking: list[int], reference: list[int], k: int) -> None:
-    # Scores above zero, as torchmetrics drops the others from its precision.
+    # All scores are above zero because torchmetrics drops the others from its precision.
     score, target = torch.zeros(TAGS), torch.zeros(TAGS, dtype=torch.bool)
     score[ranking] = torch.arange(TAGS, 0, -1).float()
     target[reference] = True
@@ -138,9 +139,9 @@ def test_images_do_not_mix() -> None:
     refs = [rng.permutation(50)[: rng.integers(1, 9)].tolist() for _ in range(40)]
     together = evaluate_rankings(rankings, refs)
     for image in range(40):
-        alone = evaluate_rankings([rankings[image]], [refs[image]])
+        single = evaluate_rankings([rankings[image]], [refs[image]])
         for name, values in together.items():
-            assert values[image] == alone[name][0]
+            assert values[image] == single[name][0]
 
 
 def test_empty_and_short_rankings_leave_positions_open() -> None:
@@ -209,7 +210,7 @@ def test_likelihood_agrees_with_pytorch_and_takes_lists_in_any_order() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_an_impossible_class_where_the_list_has_ended_costs_nothing() -> None:
+def test_an_impossible_class_after_the_list_has_ended_costs_nothing() -> None:
     log_p = torch.tensor([[[-math.inf, 0.0], [-math.inf, -math.inf]]])
     got = negative_log_likelihood(log_p, ListTargets(torch.tensor([[1, IGNORE]]), torch.tensor([0])))
     assert got.tolist() == [0.0]
@@ -264,7 +265,7 @@ def test_rank_biased_overlap_agrees_with_sets(data: list[tuple[list[int], list[i
 
 
 def test_rank_biased_overlap_of_long_lists_is_the_infinite_sum() -> None:
-    # Two endless lists that differ in the order of each pair: they share d tags at even depths, d - 1 at odd ones.
+    # Two endless lists that differ in the order of each pair share d tags at even depths d, and d - 1 at odd depths.
     n, p = 2000, 0.9
     a = list(range(n))
     b = [v + 1 if v % 2 == 0 else v - 1 for v in a]

@@ -76,7 +76,8 @@ class ListOptions:
     """
 
     decoder: Decoder | None = option(
-        None, "How a list is chosen. Default: headline; for models with --feedback, expected_gain (beam is another)."
+        None,
+        "How a list is chosen. Default: headline; with --feedback, expected_gain. beam needs --feedback.",
     )
     beams: int = option(8, "Lists that the decoder beam keeps at each position.", min=1)
     samples: int = option(64, "Lists drawn for each photograph from a model with --feedback.", min=1)

@@ -66,7 +66,7 @@ class OutputTags:
         if chain is not None:
             raise InputError(
                 f"synonyms: {chain!r} has synonyms and is itself a synonym of {named[chain]!r}; "
-                f"list all of them under one name"
+                "list all of them under one name"
             )
         self.vocabulary = Vocabulary(names)
         self._named = named

@@ -65,7 +65,9 @@ class JudgedModel:
                 raise InputError("--train and --train-features go with --baselines")
             return None
         if options.train is None and self._split is None:
-            raise InputError("--baselines needs --train: the manifest has no split to keep apart from the one judged")
+            raise InputError(
+                "--baselines needs --train: the manifest has no split to keep apart from the judged images"
+            )
         part = training_part(self.manifest if options.train is None else read_manifest(options.train))
         check_apart(part, self._judged)
         judged_features = self._options.features

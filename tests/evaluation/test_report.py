@@ -160,7 +160,7 @@ def test_header(path: Path) -> None:
     assert root.one("title").text == root.one("h1").text == "Tags & <b>things</b>"
     assert root.one("p", "lead").text == (
         "NDCG@5 is 0.673 ; the best baseline, classifier, has 0.664. "
-        "The first tag is the one that people put first in 53% of the images."
+        "The first tag is the tag that people put first in 53% of the images."
     )
     assert [element.text for element in root.one("dl", "summary").all("div")] == ["Model every step", "Seed 3"]
 

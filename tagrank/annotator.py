@@ -137,7 +137,7 @@ class Annotator:
             batch_size: number of images computed at a time.
 
         Raises:
-            InputError: the decoder does not exist, or does not go with this model.
+            InputError: the decoder does not exist, or is not one for this kind of model.
         """
         decoder = self.check_decoder(decoder)
         if len(features) == 0:
@@ -156,7 +156,7 @@ class Annotator:
             lists: how lists are chosen, and which tags they show.
 
         Raises:
-            InputError: the decoder does not go with this model, a file cannot be read, or a tag is not the model's.
+            InputError: the decoder is not one for this kind of model, a file cannot be read, or the model lacks a tag.
         """
         self.check_decoder(lists.decoder)
         output = OutputTags(
@@ -271,7 +271,7 @@ class Annotator:
         """Read a model folder.
 
         Raises:
-            InputError: a file is missing or damaged, or the files do not fit together.
+            InputError: a file is missing or damaged, or the files contradict each other.
         """
         model = load_model(Path(folder))
         try:

@@ -1,7 +1,8 @@
-"""Options that belong together, declared once: the command line and Python callers use the same dataclasses.
+"""Groups of options, declared once: the command line and Python callers use the same dataclasses.
 
-A field made by :func:`option` carries the help text of the command line; :mod:`tagrank.cli.options` makes the
-command-line options from it. This module is imported before any command runs, so it needs neither torch nor numpy.
+A field made by :func:`option` carries the help text of the command line; :mod:`tagrank.cli.expansion` makes the
+command-line options from it. Every command imports this module when it starts, so it must import neither torch nor
+numpy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +25,19 @@ def option(
     Args:
         default: the value if the option is not given.
         help: what the option does, for ``--help``.
-        flag: its name on the command line; ``--`` and the field's name with dashes if left out.
-        type: its type on the command line, if that is not the field's.
-        parse: makes the field's value from the flag's name (for messages) and the text of the command line.
+        flag: its name on the command line. Default: ``--`` and the field's name, with dashes for underscores.
+        type: its type on the command line, if it differs from the field's type.
+        parse: makes the field's value from the flag's name (for messages) and the text on the command line.
         **limits: ``min`` and ``max`` of a number.
     """
     return field(default=default, metadata={"help": help, "flag": flag, "type": type, "parse": parse, "limits": limits})
 
 
 def split_tags(flag: str, text: str) -> tuple[str, ...]:
-    """Tags separated by commas, as in a row of CSV: a tag in quotes may contain commas.
+    """Split tags that are separated by commas, as in a row of CSV: a tag in quotes may contain commas.
 
     Args:
-        flag: where the text was given, for the message.
+        flag: where the text was given, for the error message.
         text: such as ``dog, "salt, pepper"``.
 
     Raises:
@@ -49,12 +50,12 @@ def split_tags(flag: str, text: str) -> tuple[str, ...]:
     try:
         rows = list(csv.reader([text], skipinitialspace=True, strict=True))
     except csv.Error as error:
-        expected = 'tags separated by commas, one with a comma in quotes ("a, b")'
+        expected = 'tags separated by commas, and quotes around a tag with a comma ("a, b")'
         raise InputError(f"{flag}: expected {expected}, got {text!r:.60} ({error})") from error
     return tuple(tag.strip() for row in rows for tag in row if tag.strip())
 
 
-#: The keys of :data:`tagrank.decode.DECODERS`, and :data:`tagrank.decode.FEEDBACK_DECODERS`.
+#: The keys of :data:`tagrank.decode.DECODERS` and the names in :data:`tagrank.decode.FEEDBACK_DECODERS`.
 Decoder = Literal["headline", "expected_gain", "greedy", "assignment", "beam"]
 
 
@@ -67,15 +68,16 @@ class ListOptions:
             of the model.
         beams: lists that the decoder ``"beam"`` keeps at each position.
         samples: lists drawn for each photograph from a model with feedback.
-        threshold: shows only tags at least this likely to be on a person's list.
-        thresholds: thresholds of single tags, or a JSON file with them; they replace ``threshold``.
-        include: the only tags to show; all tags if empty.
-        exclude: tags not to show.
-        synonyms: names with the tags to show under them, or a JSON file with them.
+        threshold: show only tags at least this likely to be on a person's list.
+        thresholds: thresholds for single tags, which replace ``threshold`` for them, or a JSON file of thresholds.
+        include: show only these tags; all tags if empty.
+        exclude: do not show these tags.
+        synonyms: names, each with the tags to show under it, or a JSON file of synonyms.
     """
 
     decoder: Decoder | None = option(
-        None, "How a list is chosen. Default: headline; expected_gain for models with --feedback, which also have beam."
+        None,
+        "How a list is chosen. Default: headline; with --feedback, expected_gain. beam needs --feedback.",
     )
     beams: int = option(8, "Lists that the decoder beam keeps at each position.", min=1)
     samples: int = option(64, "Lists drawn for each photograph from a model with --feedback.", min=1)
@@ -86,9 +88,9 @@ class ListOptions:
         None, 'JSON file with thresholds for some tags: {"dog": 0.5}.', type=Path | None
     )
     include: Sequence[str] = option(
-        (), 'The only tags to show, separated by commas; one with a comma in quotes: "a, b".', parse=split_tags
+        (), 'Show only these tags, separated by commas; put a tag with a comma in quotes: "a, b".', parse=split_tags
     )
-    exclude: Sequence[str] = option((), "Tags not to show, written as for --include.", parse=split_tags)
+    exclude: Sequence[str] = option((), "Do not show these tags, written as for --include.", parse=split_tags)
     synonyms: Path | Mapping[str, Sequence[str]] | None = option(
         None, 'JSON file of tags to show under one name: {"person": ["man", "woman"]}.', type=Path | None
     )
@@ -96,7 +98,7 @@ class ListOptions:
 
 @dataclass(frozen=True)
 class JudgedOptions:
-    """What a model is judged by.
+    """The images that judge a model, and their features.
 
     Attributes:
         features: features of the images, a store or ``.npz``; computed with the model's backbone if left out.
@@ -105,7 +107,7 @@ class JudgedOptions:
     """
 
     features: Path | None = option(None, "Features of the images: a store or .npz. If left out, they are computed.")
-    images: Path | None = option(None, "Folder of the images, if it is not the manifest's.")
+    images: Path | None = option(None, "Folder of the images, if it is not the manifest's folder.")
     split: str | None = option(
         None, "Judge by this split. Default: 'test', or all images if the manifest has no splits."
     )
@@ -113,12 +115,13 @@ class JudgedOptions:
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """Whether the baselines join the table, and what they are fitted on.
+    """Whether the table has the baselines, and the images to fit them on.
 
     Attributes:
-        baselines: whether to fit them.
-        train: the manifest to fit them on; the judged manifest, without the images that judge, if left out.
-        train_features: features of ``train``; the judged features if left out and if they contain the images.
+        baselines: whether to fit the baselines.
+        train: the manifest to fit them on. Default: the manifest that judges, without the images that judge.
+        train_features: features of ``train``. Default: the features of the images that judge, if these contain the
+            images of ``train``.
     """
 
     baselines: bool = option(False, "Fit the baselines too, and put them in the table.", flag="--baselines")
@@ -133,8 +136,8 @@ class RivalOptions:
     """Another model to compare with.
 
     Attributes:
-        against: its folder.
-        against_features: features for it, if it has another backbone.
+        against: the folder of the other model.
+        against_features: features for the other model, if it has another backbone.
     """
 
     against: Path | None = option(None, "Compare with this model: by how much the two differ, and whether by chance.")

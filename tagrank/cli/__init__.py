@@ -1,6 +1,6 @@
 """The command line: options in, results on stdout, progress and errors on stderr."""
 
-# In the order in which the help lists them.
+# The help lists the commands in the order of these imports.
 from tagrank.cli import training, judging, annotating, searching, preparing  # noqa: F401, I001
 from tagrank.cli.app import app
 

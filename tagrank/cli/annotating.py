@@ -1,4 +1,4 @@
-"""``annotate``: photographs in, ranked tags out."""
+"""``annotate``: write the ranked tags of photographs."""
 
 import csv
 import json
@@ -23,9 +23,7 @@ def annotate(
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
-    top_k: Annotated[
-        int | None, typer.Option(help="This many tags; else as many as the model sees fit.", min=1)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
     format: FormatOption = Format.text,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,

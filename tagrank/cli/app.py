@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 class Format(str, Enum):
-    """The format of what is written to stdout."""
+    """The format of the output on stdout."""
 
     text = "text"
     jsonl = "jsonl"
@@ -50,19 +50,19 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything that is drawn 
 
 
 def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
-    """Check before the work that its result can be written to a file.
+    """Check, before a command starts its work, that the result can be written to a file.
 
     Args:
-        option: the option with the path, for the message.
+        option: the option that gave the path, for the error message.
         path: the file. If it exists, it is not touched.
-        make_folder: whether the folder will be made if it does not exist.
+        make_folder: whether the command will make the folder if it does not exist.
 
     Raises:
-        InputError: the path is something other than a file, or no file can be made in the folder.
+        InputError: the path exists and is not a file, or no file can be made in the folder.
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{option}: {path}: expected a file, or nothing yet; there is something else")
+            raise InputError(f"{option}: {path}: expected a file or an unused path, but this is not a file")
         folders = (folder for folder in path.absolute().parents if folder.exists() or not make_folder)
         with NamedTemporaryFile(dir=next(folders), prefix=f".{path.name}.", suffix=".tmp"):
             pass
@@ -72,7 +72,7 @@ def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    # Pillow warns of pictures that are merely large. Pictures that are too large are errors.
+    # Ignore Pillow's warnings about large pictures: a picture that is too large raises an error.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=Warning)
     try:
         yield
@@ -83,7 +83,7 @@ def _exit_codes() -> Iterator[None]:
         typer.echo("tagrank: interrupted", err=True)
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The reader of our output has stopped reading. Python would raise once more when it flushes stdout.
+        # The reader of our output has stopped reading. Without this, Python would raise again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
@@ -92,7 +92,11 @@ def _exit_codes() -> Iterator[None]:
 
 
 def command(example: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with an example in its help, whose errors become exit codes and whose dataclasses become options."""
+    """Register a function as a command.
+
+    Its errors become exit codes, its parameters that are dataclasses become options (:func:`expand`), and its help ends
+    with the example.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         expanded = expand(function)

@@ -1,4 +1,4 @@
-"""Dataclasses of options to options of a command."""
+"""From dataclasses of options to the options of a command."""
 
 import inspect
 from collections.abc import Callable
@@ -10,13 +10,13 @@ import typer
 
 
 def expand(function: Callable[..., None]) -> Callable[..., None]:
-    """The same command with an option for each field of those parameters that are dataclasses.
+    """The same command, with each parameter that is a dataclass replaced by one option for each of its fields.
 
-    A field that was not made by :func:`tagrank.options.option` is for Python callers only and keeps its default.
+    The function still receives an object of the dataclass. Only fields made by :func:`tagrank.options.option` become
+    options; other fields are for Python callers and keep their defaults.
 
     Args:
-        function: the command. The options of a dataclass (fields made by :func:`tagrank.options.option`) take the
-            place of its parameter in the help; the function receives an object of that class.
+        function: the command.
     """
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
@@ -49,7 +49,7 @@ def _flag(field: "Field[Any]") -> str:
 
 
 def _parameter(group: type, field: "Field[Any]") -> inspect.Parameter:
-    """The parameter that typer sees. A field with a parser is text, and absent if it is not given."""
+    """The parameter that typer sees. For a field with a parser it is a text, ``None`` if the option is not given."""
     metadata = field.metadata
     type_, default = metadata["type"] or get_type_hints(group)[field.name], field.default
     if metadata["parse"] is not None:

@@ -1,4 +1,4 @@
-"""``evaluate`` and ``report``: a model against people's lists."""
+"""``evaluate`` and ``report``: compare a model with people's lists."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def evaluate(
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables to this file too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the tables to this JSON file.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
     from tagrank.evaluation.judgement import judge

@@ -1,4 +1,4 @@
-"""``demo``, ``features``, ``train`` and ``env``: up to a trained model."""
+"""``demo``, ``features``, ``train`` and ``env``: the commands up to a trained model."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a model of either kind and features to one ranked list of distinct tags for each image."""
+"""From a model, with or without feedback, and features to one ranked list of distinct tags for each image."""
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def decode_model(
         samples: lists drawn per image from a model with feedback.
 
     Raises:
-        ValueError: an argument is out of range, or the decoder does not go with the model.
+        ValueError: an argument is out of range, or the decoder is not one for this kind of model.
     """
     decoder = default_decoder(ranker) if decoder is None else decoder
     if isinstance(ranker, TagRanker) and ranker.feedback:

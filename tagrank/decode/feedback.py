@@ -1,7 +1,7 @@
-"""Models that read their own tags: from steps of the model to one ranked list of distinct tags.
+"""From a model that reads its own tags to one ranked list of distinct tags for each image.
 
-Such a model has no table of distributions: ``p_t`` depends on the tags before position ``t``. A list ``y_1..y_n`` and
-its END have the probability ``prod_t p_t(y_t | y_1..y_{t-1}) * p_{n+1}(END | y_1..y_n)``.
+Such a model has no table of distributions: ``p_t`` depends on the tags before position ``t``. A list ``y_1..y_n``,
+followed by END, has the probability ``prod_t p_t(y_t | y_1..y_{t-1}) * p_{n+1}(END | y_1..y_n)``.
 """
 
 from collections.abc import Callable
@@ -42,11 +42,11 @@ def decode_feedback(
     beams: int = 8,
     samples: int = 64,
 ) -> list[Ranking]:
-    """Choose a ranked list for each image, by a model with feedback.
+    """Choose a ranked list for each image with a model with feedback.
 
     Args:
         ranker: the model.
-        features: ``[B, D]``, on its device.
+        features: ``[B, D]``, on the model's device.
         decoder:
             ``"greedy"``: at each position the most likely unused tag, until END is more likely.
             ``"beam"``: the most likely list of distinct tags with its END that a search with ``beams`` lists finds. It

@@ -144,7 +144,7 @@ DECODERS: dict[str, Callable[[Array, int | None], list[list[int]]]] = {
 
 
 def _extend(p: Array, steps: int) -> Array:
-    """The distributions of at least ``steps`` positions, the last one repeated."""
+    """Repeat the last distribution until there are at least ``steps`` positions."""
     missing = steps - p.shape[1]
     return p if missing <= 0 else np.concatenate([p, np.repeat(p[:, -1:], missing, axis=1)], axis=1)
 

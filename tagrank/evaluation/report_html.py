@@ -35,7 +35,7 @@ class ReportExample:
     """An image, what the model says about it, and what people said.
 
     Attributes:
-        name: shown as the caption and used in the alternative text.
+        name: the caption, also used in the alternative text.
         image: the picture or its file.
         predicted: the model's tags, the most important first.
         reference: people's lists merged into one, the most important tag first.
@@ -85,7 +85,7 @@ def write_report(
     """Write the report as a whole or not at all: after an error, an existing file is as it was.
 
     Args:
-        path: the HTML file; folders above it are made.
+        path: the HTML file; missing folders above it are made.
         title: the heading.
         summary: what was evaluated and how (model, data, decoder, seed), in the order shown.
         rows: the table, our model first, then the models to compare it with. Each row has a ``"name"``, and means over

@@ -1,4 +1,4 @@
-"""Ranked lists to numbers: measures of each image, their significance, and which tags are put in the wrong order."""
+"""From ranked lists to numbers: measures for each image, their significance, and tags ranked in the wrong order."""
 
 from tagrank.metrics.mistakes import OrderConfusion, order_confusions
 from tagrank.metrics.rankings import (

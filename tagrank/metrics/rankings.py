@@ -1,4 +1,4 @@
-"""Ranked lists to numbers: how well a ranking of tags agrees with the ordered list that people gave.
+"""From ranked lists to numbers: how well a ranking of tags agrees with the ordered list that people gave.
 
 A ranking and its reference are sequences of tag indices, the most important tag first. All measures come per image, as
 float64 arrays in the order of the images. A caller can take means, confidence intervals or paired differences of them.
@@ -6,8 +6,8 @@ float64 arrays in the order of the images. A caller can take means, confidence i
 With ``n`` tags in the reference, ``r = 1..n`` the rank of a tag there, and ``p = 1, 2, ...`` a position in the ranking:
 
     gain(r)   = 1 / log2(1 + r)      "reciprocal_log", of Yan, Wang and Liao (2016)
-              = (n + 1 - r) / n      "linear": the relevance n, n-1, .., 1, over n
-              = 2^(1 - r) - 2^-n     "exponential": 2^relevance - 1, over 2^n
+              = (n + 1 - r) / n      "linear": relevance / n, with relevance n, n-1, .., 1
+              = 2^(1 - r) - 2^-n     "exponential": (2^relevance - 1) / 2^n
     gain      = 0                    for a tag that is not in the reference
     DCG@k     = sum over p <= k of gain(tag at p) / log2(1 + p)
     NDCG@k    = DCG@k / (DCG@k of the reference itself, cut at k)
@@ -114,7 +114,7 @@ def evaluate_order(
         share fewer than two tags. ``"overlap"``: the number of shared tags.
 
     Raises:
-        ValueError: the lists are not what :func:`evaluate_rankings` takes, or ``persistence`` is out of range.
+        ValueError: :func:`evaluate_rankings` would reject the lists, or ``persistence`` is out of range.
     """
     if not 0 < persistence < 1:
         raise ValueError(f"persistence: expected a number in (0, 1), got {persistence}")
@@ -175,7 +175,7 @@ def _kendall_tau(image: IntArray, ref_place: IntArray, overlap: IntArray) -> Flo
 def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> FloatArray:
     """Equation (10) per image: ``- sum_t log p_t(y_t)`` over a list and its END, averaged over the image's lists.
 
-    The average makes images with different numbers of lists comparable; in nats per list.
+    The average makes images with different numbers of lists comparable. The unit is nats per list.
 
     Args:
         log_probabilities: ``[B, S, V + 1]``, a model's log probabilities at each step; class ``V`` is END.
@@ -185,7 +185,7 @@ def negative_log_likelihood(log_probabilities: Tensor, lists: ListTargets) -> Fl
         ``[B]``, float64.
 
     Raises:
-        ValueError: the shapes do not fit together, a target or an image index is out of range, or an image has no list.
+        ValueError: the shapes do not match, a target or an image index is out of range, or an image has no list.
     """
     if log_probabilities.dim() != 3 or lists.targets.shape[1:] != log_probabilities.shape[1:2]:
         raise ValueError(

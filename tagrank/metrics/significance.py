@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def real(self) -> bool:
-        """Whether the difference is significant at the level of 5%."""
+        """Whether the difference is significant at the 5% level."""
         return self.p_value < 1 - CONFIDENCE
 
 
@@ -45,7 +45,7 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The percentile bootstrap's intervals for means over images (Efron, 1979).
+    """Percentile bootstrap intervals for means over images (Efron, 1979).
 
     Args:
         per_image: arrays ``[N]`` by measure; NaN if an image does not have the measure.
@@ -57,7 +57,7 @@ def bootstrap_intervals(
         The lower and the upper end of each measure's interval. A measure that no image has is left out.
 
     Raises:
-        ValueError: the measures have different numbers of images or none, or an option is out of range.
+        ValueError: the measures have different numbers of images, no image has a measure, or an option is out of range.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
@@ -93,7 +93,7 @@ def compare(
         seed: of both random generators.
 
     Returns:
-        A :class:`Comparison` for each measure that both have, in the order of ``ours``.
+        A :class:`Comparison` for each measure that both models have, in the order of ``ours``.
 
     Raises:
         ValueError: the two models have different numbers of images, or ``resamples`` is below 1.

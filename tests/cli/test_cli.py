@@ -1,4 +1,4 @@
-"""The command line as someone uses it: files in, stdout, stderr and exit codes out."""
+"""The command line as a user sees it: from files to stdout, stderr and exit codes."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def tagrank(*args: Any, stdin: str | None = None) -> Result:
 
 
 def fails(*args: Any, code: int = 2) -> str:
-    """The one line on stderr of a command that must fail with nothing on stdout."""
+    """Run a command that must fail with nothing on stdout, and return its only line on stderr."""
     result = tagrank(*args)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -191,7 +191,7 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout == f"{out}\n"
     page = out.read_text()
-    assert page.count("data:image/jpeg") == 4 + 12  # those shown, and those with the worst lists
+    assert page.count("data:image/jpeg") == 4 + 12  # the examples, and the pictures with the worst lists
     assert "tagrank, headline" in page
 
 
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
         str(tmp_path / "m"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    # The preset for pictures: the default one would stop early on so few of them.
+    # With so few pictures, the default preset would stop early.
     command += ["--preset", "scenes", "--epochs", "12"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     last = tmp_path / "m" / "training" / "last.ckpt"

@@ -71,7 +71,7 @@ def test_limits_hold() -> None:
 def test_a_text_that_cannot_be_parsed_names_the_option() -> None:
     error = run("Ann", "--colour", '"green').exception
     assert isinstance(error, InputError)
-    assert str(error).startswith("--colour: expected tags separated by commas, one with a comma in quotes")
+    assert str(error).startswith("--colour: expected tags separated by commas, and quotes around a tag with a comma")
 
 
 @pytest.mark.parametrize("group", [ListOptions, JudgedOptions, BaselineOptions, RivalOptions, TrainOptions])
@@ -83,7 +83,7 @@ def test_every_field_has_a_help_text_and_is_described(group: type) -> None:
 
 
 def test_python_users_give_tags_and_mappings(tmp_path: Path) -> None:
-    """What the command line reads from files, as it is; lists are those of the same options as keywords."""
+    """Python callers may pass mappings instead of the files that the command line reads."""
     annotator = Annotator(TagRanker(3, 3, max_length=2, embedding_size=4, hidden_size=4), Vocabulary(["a", "b", "c"]))
     (tmp_path / "synonyms.json").write_text('{"b": ["c"]}')
     file = ListOptions(decoder="greedy", exclude=("a",), synonyms=tmp_path / "synonyms.json")

@@ -162,7 +162,7 @@ def test_photographs_like_one_of_the_index_or_another(world: Path, index: Path, 
         assert match["score"] == pytest.approx(scores[match["image"]], abs=2e-3)
 
 
-def test_features_in_place_of_photographs(world: Path, tmp_path: Path) -> None:
+def test_features_instead_of_photographs(world: Path, tmp_path: Path) -> None:
     annotator = Annotator.load(world / "a")
     spec = dict(annotator.backbone_spec or {})
     with FeatureWriter(tmp_path / "store", spec, annotator.ranker.feature_size) as writer:
@@ -222,9 +222,9 @@ def test_the_likelihood_of_a_model_with_feedback(world: Path) -> None:
     lists = images.lists(VOCABULARY)
     per_image = judge(annotator, images).per_image["nll"]
     for row in range(0, COUNT, 5):
-        alone = encode_lists([lists[row]], 5, annotator.ranker.steps)
+        single = encode_lists([lists[row]], 5, annotator.ranker.steps)
         with torch.no_grad():
-            expected = float(annotator.ranker.loss(images.inputs[row : row + 1], alone))
+            expected = float(annotator.ranker.loss(images.inputs[row : row + 1], single))
         assert per_image[row] == pytest.approx(expected, rel=1e-5)
 
 
@@ -273,7 +273,7 @@ def test_tags_with_commas(world: Path, tmp_path: Path) -> None:
     assert shown("--include", 'the "red" ball') == {'the "red" ball'}
     tagrank("index", tmp_path / "m", *photos, "--out", tmp_path / "i")
     assert len(tagrank("search", tmp_path / "i", 'dog, "car, motor"').stdout.splitlines()) == 3
-    assert "query: expected tags separated by commas, one with a comma in quotes" in fails(
+    assert "query: expected tags separated by commas, and quotes around a tag with a comma" in fails(
         "search", tmp_path / "i", 'dog, "car, motor'
     )
     assert "--include: expected tags separated by commas" in fails(
@@ -353,7 +353,7 @@ def test_the_report_shows_what_was_judged(world: Path, tmp_path: Path, model: st
 def stored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of an unknown backbone, a manifest to train on and one to judge by, and features of each and of both."""
     small = replace(PRESETS["default"], embedding_size=8, hidden_size=8, epochs=1)
-    monkeypatch.setitem(PRESETS, "default", small)  # the captioning LSTM's
+    monkeypatch.setitem(PRESETS, "default", small)  # the preset of the captioning LSTM
     a = Annotator.load(world / "a")
     Annotator(a.ranker, VOCABULARY).save(tmp_path / "m")
     generator = torch.Generator().manual_seed(4)
@@ -398,14 +398,14 @@ def test_the_split_to_judge_by_is_as_the_help_says(stored: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "option"), [("evaluate", "--json"), ("report", "--out")])
-def test_where_nothing_can_be_written_nothing_is_judged(
+def test_if_nothing_can_be_written_nothing_is_judged(
     stored: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
 ) -> None:
     arguments = (command, stored / "m", stored / "test.jsonl", "--features", stored / "both.npz", option)
     with monkeypatch.context() as patch:
         patch.setattr("tagrank.evaluation.judgement.judge", lambda *_, **__: pytest.fail("was judged"))
         for target, problem in (
-            (stored, "expected a file, or nothing yet"),
+            (stored, "expected a file or an unused path"),
             (stored / "test.jsonl" / "x", "cannot be written: not a directory"),
             (stored / ("x" * 300), "cannot be written: file name too long"),
             (Path("/proc/x"), "cannot be written: "),

@@ -132,7 +132,7 @@ def test_more_tags_than_positions() -> None:
 
 @given(shapes)
 @settings(max_examples=25)
-def test_headline_is_expected_gain_but_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
+def test_headline_is_expected_gain_except_for_its_first_tag(shape: tuple[int, int, int, int]) -> None:
     p = distributions(*shape)
     num_tags = shape[3]
     got = decode(p, "headline", top_k=num_tags)

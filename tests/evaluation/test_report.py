@@ -38,7 +38,7 @@ class Element:
     children: "list[Element | str]" = field(default_factory=list)
 
     def all(self, name: str, class_: str | None = None) -> "Iterator[Element]":
-        """The elements of a name and class below this one, in document order."""
+        """The elements with a name and a class below this element, in document order."""
         for child in self.children:
             if isinstance(child, Element):
                 if child.name == name and (class_ is None or class_ in child.attributes.get("class", "").split()):
@@ -160,7 +160,7 @@ def test_header(path: Path) -> None:
     assert root.one("title").text == root.one("h1").text == "Tags & <b>things</b>"
     assert root.one("p", "lead").text == (
         "NDCG@5 is 0.673 ; the best baseline, classifier, has 0.664. "
-        "The first tag is the one that people put first in 53% of the images."
+        "The first tag is the tag that people put first in 53% of the images."
     )
     assert [element.text for element in root.one("dl", "summary").all("div")] == ["Model every step", "Seed 3"]
 
@@ -192,7 +192,7 @@ def test_table(path: Path) -> None:
     ]
 
 
-def test_best_is_marked_only_among_several_and_where_the_direction_is_known(path: Path) -> None:
+def test_best_is_marked_only_among_several_and_if_the_direction_is_known(path: Path) -> None:
     rows: list[dict[str, float | str]] = [
         {"name": "ours", "nll": 9.0, "seconds": 3.0, "ndcg@5": 0.5, "decoder": "<greedy>"},
         {"name": "other", "nll": math.nan, "seconds": 2.0, "ndcg@5": 0.6, "decoder": "-"},
@@ -223,7 +223,7 @@ def test_bars_have_the_length_of_their_value(path: Path) -> None:
 
 
 def curve_points(chart: Element) -> list[list[list[tuple[float, float]]]]:
-    """For each curve its unbroken runs of points."""
+    """The unbroken runs of points of each curve."""
     curves = []
     for curve in chart.all("path", "curve"):
         runs = curve.attributes["d"].split("M")[1:]
@@ -232,7 +232,7 @@ def curve_points(chart: Element) -> list[list[list[tuple[float, float]]]]:
 
 
 def axis(chart: Element, coordinate: str) -> tuple[float, float]:
-    """Slope and offset from the chart's units to the numbers written at the ticks."""
+    """Slope and offset that convert the chart's units to the numbers at the ticks."""
     anchor = "end" if coordinate == "y" else "middle"
     ticks = [
         (float(text.attributes[coordinate]), float(text.text))
@@ -255,7 +255,7 @@ def test_curves_pass_through_the_numbers_on_their_axes(path: Path, chart: int, k
         epochs, values = np.array(run).T
         np.testing.assert_allclose(epochs * x_slope + x_offset, [1, 2, 3], atol=0.01)
         np.testing.assert_allclose(values * y_slope + y_offset, [row[key] for row in HISTORY], atol=0.02)
-    # Everything drawn lies within the picture.
+    # All texts lie within the picture.
     assert all(0 <= float(text.attributes["y"]) <= 232 for text in figure.all("text"))
 
 

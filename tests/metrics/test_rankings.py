@@ -32,7 +32,8 @@ def ndcg_by_hand(ranking: list[int], reference: list[int], k: int, gain: str) ->
 
 
 def test_values_computed_by_hand() -> None:
-    # Ranking (7, 3, 9) of the reference (3, 7): gains .63093, 1, 0 against 1, .63093 with discounts 1, .63093, .5.
+    # Ranking (7, 3, 9), reference (3, 7). Gains of the ranking: .63093, 1, 0; ideal gains: 1, .63093; discounts: 1,
+    # .63093, .5.
     scores = evaluate_rankings([[7, 3, 9]], [[3, 7]], ks=(1, 2, 3))
     a = 1 / math.log2(3)
     assert scores["ndcg@1"] == pytest.approx([a])
@@ -209,7 +210,7 @@ def test_likelihood_agrees_with_pytorch_and_takes_lists_in_any_order() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_an_impossible_class_where_the_list_has_ended_costs_nothing() -> None:
+def test_an_impossible_class_after_the_list_has_ended_costs_nothing() -> None:
     log_p = torch.tensor([[[-math.inf, 0.0], [-math.inf, -math.inf]]])
     got = negative_log_likelihood(log_p, ListTargets(torch.tensor([[1, IGNORE]]), torch.tensor([0])))
     assert got.tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""RankerEnsemble: it mixes the lists of its members, and trains each member as if there were no other."""
+"""RankerEnsemble mixes the lists of its members, and trains each member as if it were the only one."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def features(batch: int = 3) -> Tensor:
 
 def test_a_list_of_the_ensemble_is_by_a_member_drawn_at_random() -> None:
     model = make().eval()
-    for member in model.members:  # members whose lists end at different places
+    for member in model.members:  # lists of different lengths
         torch.nn.init.normal_(member.classifier.bias, std=2)
     tables = [member.predict(features()) for member in model.members]
     got = model.predict(features())
@@ -48,10 +48,10 @@ def test_each_member_learns_as_without_the_others() -> None:
     torch.testing.assert_close(loss, sum(m.loss(features(), encoded) for m in model.members) / 3)
     loss.backward()
     for member in model.members:
-        alone = TagRanker(**OPTIONS).double()
-        alone.load_state_dict(member.state_dict())
-        alone.loss(features(), encoded).backward()
-        for ours, theirs in zip(member.parameters(), alone.parameters(), strict=True):
+        single = TagRanker(**OPTIONS).double()
+        single.load_state_dict(member.state_dict())
+        single.loss(features(), encoded).backward()
+        for ours, theirs in zip(member.parameters(), single.parameters(), strict=True):
             torch.testing.assert_close(3 * ours.grad, theirs.grad)
 
 

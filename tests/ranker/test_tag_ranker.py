@@ -34,9 +34,9 @@ def by_hand(model: TagRanker, image: Tensor, previous: list[int]) -> Tensor:
     """Equations (1)-(9) for one image, step by step.
 
     Args:
-        model: its parameters.
+        model: the model whose parameters to use.
         image: features ``[D]``.
-        previous: the tags at all positions but the last, each of which is read at the next position.
+        previous: the tags at all positions except the last; a model with feedback reads each at the next position.
 
     Returns:
         Log probabilities ``[S, V + 1]``.
@@ -102,7 +102,7 @@ def test_loss_is_equation_10(options: dict[str, Any]) -> None:
     got = model.loss(images, encoded, reduction="sum")
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(model.loss(images, encoded), expected / 6)
-    # Each parameter has a gradient, and it is the gradient of the equations.
+    # Each parameter has a gradient, which is the gradient of the equations.
     ours = torch.autograd.grad(got, list(model.parameters()))
     theirs = torch.autograd.grad(expected, list(model.parameters()))
     torch.testing.assert_close(ours, theirs)
@@ -137,7 +137,7 @@ def test_what_standardise_by_measures() -> None:
 def test_starts_at_the_frequencies(skip: bool) -> None:
     model = make(skip=skip, auxiliary=1.0)
     model.start_at_frequencies(encode_lists(LISTS, 5, model.steps))
-    # How often tags 0 to 4 and END are in LISTS, plus one.
+    # The number of times that tags 0 to 4 and END occur in LISTS, plus one.
     counts = np.array([3, 2, 2, 3, 1, 6]) + 1
     want = torch.from_numpy(counts / counts.sum()).expand(3, model.steps, 6)
     torch.testing.assert_close(model.eval().predict(features()), want)

@@ -136,7 +136,7 @@ def _transformed() -> str | None:
     torch.func cannot see through it.
     """
     if torch._C._are_functorch_transforms_active():
-        return "torch.func sees through backend='eager' alone"
+        return "torch.func works with backend='eager' only"
     if forward_ad._current_level >= 0:
-        return "forward-mode derivatives go through backend='eager' alone"
+        return "forward-mode derivatives work with backend='eager' only"
     return None

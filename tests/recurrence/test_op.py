@@ -324,7 +324,7 @@ def test_forward_mode_is_exact_or_refused(backend: str, device: str) -> None:
         run(*(t + sign * step * d for t, d in zip(inputs, tangents, strict=True)), name="eager") for sign in (1, -1)
     )
     assert auto.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=1e-6)
-    with pytest.raises(RuntimeError, match="torch.func works with backend='eager' only"):
+    with pytest.raises(RuntimeError, match=r"torch\.func works with backend='eager' only"):
         torch.func.jvp(partial(run, name=backend), tuple(inputs), tuple(tangents))
     with (
         forward_ad.dual_level(),

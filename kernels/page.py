@@ -21,7 +21,7 @@ _ALL_VERIFIED = frozenset(itertools.product([(9, 0)], KERNELS, ("resident", "gro
 HEAD = """# The Triton kernels, compiled and modelled
 
 `make kernels-report` writes this page, without a GPU. It shows what the compiler made of the kernels, and a model of
-what bounds them. **It says nothing about the speed that they have**: none of the kernels was run on a GPU so far.
+what bounds them. **It says nothing about the speed that they have**: nothing here was measured on a GPU.
 `kernels/verified.py` lists the GPUs on which a kernel was run. `tagrank.recurrence.explain` says which kernel serves a
 shape. The kernels in CUDA C++ have [a page of their own](cluster.md).
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 LIBRARY = Path(__file__).parent.parent / "_C.so"
-_REMEDY = "where torch and a C++ compiler are, TAGRANK_BUILD_EXT=1 pip install --no-build-isolation builds it"
+_REMEDY = "with torch and a C++ compiler installed, TAGRANK_BUILD_EXT=1 pip install --no-build-isolation builds it"
 
 
 def load() -> str | None:
@@ -37,6 +37,6 @@ def without_cuda() -> str | None:
     if hasattr(torch.ops.tagrank, "cluster_forward"):
         return None
     return (
-        "tagrank's C++ library was built without CUDA; where nvcc is, TAGRANK_BUILD_CUDA=1 TAGRANK_BUILD_EXT=1 "
+        "tagrank's C++ library was built without CUDA; with nvcc installed, TAGRANK_BUILD_CUDA=1 TAGRANK_BUILD_EXT=1 "
         "pip install --no-build-isolation builds it"
     )

@@ -1,5 +1,7 @@
 """``tagrank`` and ``python -m tagrank``."""
 
+import atexit
+import contextlib
 import io
 import os
 import sys
@@ -33,5 +35,23 @@ def _main() -> None:
     app()
 
 
+def _main_of_module() -> None:
+    """:func:`main` for ``python -m tagrank``, which exits with 130 after every Ctrl-C, as ``tagrank`` does.
+
+    If Ctrl-C comes while Python runs code from a string, as it does while a dataclass is imported, ``python -m`` would
+    end by the signal instead, although the exception was handled.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == 130:
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(AttributeError, OSError, ValueError):
+                    stream.flush()
+            os._exit(130)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    _main_of_module()

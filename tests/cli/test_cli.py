@@ -272,6 +272,16 @@ def test_env() -> None:
     assert set(described["versions"]) == {"tagrank", "python", "torch", "triton"}
 
 
+@pytest.mark.parametrize("code", ["raise KeyboardInterrupt", 'exec("raise KeyboardInterrupt")'])
+def test_ctrl_c_during_an_import(tmp_path: Path, code: str) -> None:
+    """Dataclasses and named tuples are made by ``exec``, where Python remembers an interrupt although it is caught."""
+    (tmp_path / "typer.py").write_text(code)
+    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "tagrank", "--help"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
     manifest = write_scenes(tmp_path / "scenes", 50)
     command = [

@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+# The same option of several commands, in a dataclass or by itself.
+FEATURES = "Features of the images: a store or .npz. If left out, they are computed."
+WEIGHTS = "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
+SEED = "Seed of everything that is drawn at random."
+MAX_SEED = 2**32 - 1
+
 
 def option(
     default: Any,
@@ -106,7 +112,7 @@ class JudgedOptions:
         split: the split to judge by; ``test`` if left out, or all images if the manifest has no splits.
     """
 
-    features: Path | None = option(None, "Features of the images: a store or .npz. If left out, they are computed.")
+    features: Path | None = option(None, FEATURES)
     images: Path | None = option(None, "Folder of the images, if it is not the manifest's folder.")
     split: str | None = option(
         None, "Judge by this split. Default: 'test', or all images if the manifest has no splits."

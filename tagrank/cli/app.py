@@ -19,6 +19,7 @@ import typer
 from tagrank.cli.expansion import expand
 from tagrank.data.files import reason
 from tagrank.errors import InputError
+from tagrank.options import MAX_SEED, SEED, WEIGHTS
 
 app = typer.Typer(
     name="tagrank",
@@ -43,10 +44,8 @@ ManifestFile = Annotated[
     Path, typer.Argument(help="JSON lines, one for each image, with its tags or lists.", show_default=False)
 ]
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
-WeightsOption = Annotated[
-    str | None, typer.Option(help="Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's.")
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.", min=0, max=2**32 - 1)]
+WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
+SeedOption = Annotated[int, typer.Option(help=SEED, min=0, max=MAX_SEED)]
 
 
 def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:

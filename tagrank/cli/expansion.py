@@ -25,7 +25,8 @@ def expand(function: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in signature.parameters.items():
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
-            parameters += (_parameter(hints[name], field) for field in _options(hints[name]))
+            types = get_type_hints(hints[name])
+            parameters += (_parameter(field, types[field.name]) for field in _options(hints[name]))
         else:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -48,10 +49,10 @@ def _flag(field: "Field[Any]") -> str:
     return field.metadata["flag"] or "--" + field.name.replace("_", "-")
 
 
-def _parameter(group: type, field: "Field[Any]") -> inspect.Parameter:
+def _parameter(field: "Field[Any]", type_: Any) -> inspect.Parameter:
     """The parameter that typer sees. For a field with a parser it is a text, ``None`` if the option is not given."""
     metadata = field.metadata
-    type_, default = metadata["type"] or get_type_hints(group)[field.name], field.default
+    type_, default = metadata["type"] or type_, field.default
     if metadata["parse"] is not None:
         type_, default = str | None, None
     annotated: Any = Annotated  # its argument is known only now, so mypy must not take it for a type

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from tagrank.errors import InputError
-from tagrank.options import option
+from tagrank.options import FEATURES, MAX_SEED, SEED, WEIGHTS, option
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
@@ -31,9 +31,7 @@ class TrainOptions:
         progress: show progress bars, on stderr.
     """
 
-    features: str | Path | None = option(
-        None, "Features of the images: a store or .npz. If left out, they are computed.", type=Path | None
-    )
+    features: str | Path | None = option(None, FEATURES, type=Path | None)
     val: str | Path | None = option(
         None, "Manifest to validate on. Default: the split 'val', or a tenth if there is none.", type=Path | None
     )
@@ -41,14 +39,12 @@ class TrainOptions:
     backbone: str | None = option(
         None, "vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (trained with the ranker)."
     )
-    weights: str | Path | None = option(
-        None, "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's.", type=str | None
-    )
+    weights: str | Path | None = option(None, WEIGHTS, type=str | None)
     preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")
     feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
     epochs: int | None = option(None, "Passes over the training images, instead of the preset's.", min=1)
-    seed: int = option(0, "Seed of everything that is drawn at random.", min=0, max=2**32 - 1)
+    seed: int = option(0, SEED, min=0, max=MAX_SEED)
     resume: bool = option(False, "Continue an interrupted run.", flag="--resume")
     overwrite: bool = option(False, "Replace an existing model.", flag="--overwrite")
     progress: bool = True

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 from tagrank.annotator import Annotator
 from tagrank.cli.expansion import expand
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.decode import DECODERS, FEEDBACK_DECODERS
 from tagrank.errors import InputError
-from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions, option, split_tags
+from tagrank.options import BaselineOptions, Decoder, JudgedOptions, ListOptions, RivalOptions, option, split_tags
 from tagrank.ranker.tag_ranker import TagRanker
 from tagrank.training.train_options import TrainOptions
 
@@ -80,6 +81,10 @@ def test_every_field_has_a_help_text_and_is_described(group: type) -> None:
         if field.name != "progress":
             assert field.metadata["help"].endswith("."), field.name
         assert f"        {field.name}: " in (group.__doc__ or ""), field.name
+
+
+def test_the_decoders_that_can_be_chosen_are_those_that_there_are() -> None:
+    assert set(get_args(Decoder)) == {*DECODERS, *FEEDBACK_DECODERS}
 
 
 def test_python_users_give_tags_and_mappings(tmp_path: Path) -> None:

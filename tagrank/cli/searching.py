@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tagrank.annotator import Annotator
+    from tagrank.features.store import Features
     from tagrank.retrieval import Match, PhotoIndex
 
 BATCH = 256
@@ -50,9 +51,10 @@ def index(
     added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
-        names = _stored(features, annotator) if features is not None else _photographs(paths or [])
+        table = None if features is None else _stored(features, annotator)
+        names = _photographs(paths or []) if table is None else table.names
         new = [name for name in names if name not in writer.done]
-        rows = _stored_features(features, new) if features is not None else _computed_features(annotator, new, weights)
+        rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
             writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
             added += len(batch)
@@ -118,20 +120,17 @@ def _photographs(paths: Sequence[Path]) -> list[str]:
     return list(found)
 
 
-def _stored(features: Path, annotator: "Annotator") -> list[str]:
-    """The names in a feature store, after a check that its features fit the model."""
+def _stored(features: Path, annotator: "Annotator") -> "Features":
+    """A feature store, after a check that its features fit the model."""
     from tagrank.features.labelled import LabelledImages
     from tagrank.features.store import open_features
 
     table = open_features(features)
     LabelledImages([], table.rows([]), table.spec).check(annotator.ranker.feature_size, annotator.backbone_spec)
-    return list(table.names)
+    return table
 
 
-def _stored_features(features: Path, names: Sequence[str]) -> "Iterator[tuple[str, Tensor]]":
-    from tagrank.features.store import open_features
-
-    table = open_features(features)
+def _stored_features(table: "Features", names: Sequence[str]) -> "Iterator[tuple[str, Tensor]]":
     for start in range(0, len(names), BATCH):
         some = names[start : start + BATCH]
         yield from zip(some, table.rows(some), strict=True)

@@ -145,7 +145,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "tagrank._C",
-            sources=["csrc/bindings.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+            sources=["csrc/bindings.cpp", *sorted(glob("csrc/operators/*.cpp") + glob("csrc/cpu/*.cpp"))],
             depends=sorted(glob("csrc/*/*.h") + glob("csrc/cuda/*.cu*")),
             language="c++",
             define_macros=[("TORCH_TARGET_VERSION", "0x{:02x}{:02x}000000000000".format(*OLDEST_TORCH))],
@@ -157,7 +157,7 @@ def extensions() -> list[Extension]:
                 *("-isystem", str(root / "include")),
             ],
             library_dirs=[str(root / "lib")],
-            libraries=["torch_cpu"],
+            libraries=["torch_cpu", "dl"],
             optional=wish == "auto",
         )
     ]

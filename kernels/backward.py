@@ -23,28 +23,36 @@ from tagrank.kernels.barrier import arrive, wait
 from tagrank.kernels.tiles import load_gates, load_weights, load_weights_by_gate, split_gates, store_gates
 
 
-@triton.jit(do_not_specialize=["t0", "length", "batch", "hidden_over_align"], do_not_specialize_on_alignment=["steps"])
+@triton.jit(
+    do_not_specialize=["step_stride_over_unit", "row_stride_over_unit", "t0", "length", "batch", "hidden_over_align"],
+    do_not_specialize_on_alignment=["steps"],
+)
 def lstm_backward(
-    grad_output,  # [T, B, H]
-    grad_c_n,  # [B, H]
+    grad_output,  # [T, B, H] with the strides below, or None for zeros
+    grad_h_n,  # [B, H], a further gradient of h_T, or None for zeros
+    grad_c_n,  # [B, H], or None for zeros
     weight_hh,  # [4H, H]
     c0,  # [B, H], or None for zeros
     gates,  # [T, B, 4H], the activated gates; if RECOMPUTE, h_{t-1} U^T instead, and d_gates may be the same array
     gates_x,  # [T, B, 4H], or [B, 4H] if CONSTANT; unused unless RECOMPUTE
     cells,  # [T, B, H], c_t
     d_gates,  # [T, B, 4H]
-    d_gates_x,  # [B, 4H], the sum of d_gates over all t, written at t = 0; unused unless CONSTANT
-    d_c0,  # [B, H], written at t = 0; unused if c0 is None
+    d_gates_x,  # [B, 4H], the sum of d_gates over all t, written at t = 0; unused unless SUM
+    d_c0,  # [B, H], or None if it is not wanted; written at t = 0
     carry_c,  # [2, B, H], slot t0 % 2: the gradient of c_{t0-1}, for the next launch; unused if one launch does all
-    carry_x,  # [2, B, 4H], the same for the sum of d_gates[t] over t >= t0; also unused unless CONSTANT
+    carry_x,  # [2, B, 4H], the same for the sum of d_gates[t] over t >= t0; also unused unless SUM
     counters,  # [batch tiles], int32, zero before and after the launch; only the grouped variant uses them
+    step_stride_over_unit,  # strides of grad_output over steps and rows; their unit is ALIGN, or 1 if GRAD_STRIDE is 0
+    row_stride_over_unit,
     t0,  # first time step of this launch, which it computes last
     steps,  # number of time steps of this launch
     length,  # T
     batch,  # B
     hidden_over_align,  # H / ALIGN
     ALIGN: tl.constexpr,  # divides H, so that one load can take this many numbers of a row
+    GRAD_STRIDE: tl.constexpr,  # the stride of grad_output over hidden units: 1, or 0 if they share one number
     CONSTANT: tl.constexpr,  # gates_x is the same in all time steps
+    SUM: tl.constexpr,  # the sum of d_gates over all t is wanted
     RECOMPUTE: tl.constexpr,  # forward did not save the gates
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
     PRECISION: tl.constexpr,  # of float32 products: "ieee" or "tf32"
@@ -66,16 +74,21 @@ def lstm_backward(
     k = tl.arange(0, BLOCK_K)
     counter = counters + tl.program_id(0)
     end = t0 + steps
+    unit: tl.constexpr = ALIGN if GRAD_STRIDE == 1 else 1
+    step_stride = step_stride_over_unit.to(tl.int64) * unit
+    at_grad = rows.to(tl.int64)[:, None] * (row_stride_over_unit * unit) + (units * GRAD_STRIDE)[None, :]
 
     sum_i = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
     sum_f = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
     sum_g = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
     sum_o = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
     if end == length:
-        dc = tl.load(grad_c_n + at_state, mask=mask, other=0.0).to(accumulate)
+        dc = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
+        if grad_c_n is not None:
+            dc = tl.load(grad_c_n + at_state, mask=mask, other=0.0).to(accumulate)
     else:
         dc = tl.load(carry_c + (end % 2) * state_size + at_state, mask=mask, other=0.0)
-        if CONSTANT:
+        if SUM:
             sum_i, sum_f, sum_g, sum_o = load_gates(carry_x + (end % 2) * (4 * state_size) + at_gates, hidden, mask)
     if VARIANT == "resident":
         u_i = load_weights(weight_hh, units, units, hidden, hidden)
@@ -106,7 +119,11 @@ def lstm_backward(
             i, f, g, o = activate(i + x_i, f + x_f, g + x_g, o + x_o)
             # gates and d_gates may be the same array: no thread may store d_gates[t] before all have loaded gates[t].
             tl.debug_barrier()
-        d_output = tl.load(grad_output + t * state_size + at_state, mask=mask, other=0.0)
+        d_output = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
+        if grad_output is not None:
+            d_output = tl.load(grad_output + t * step_stride + at_grad, mask=mask, other=0.0).to(accumulate)
+        if grad_h_n is not None:
+            d_output += tl.load(grad_h_n + at_state, mask=mask & (t + 1 == length), other=0.0)
         if t > 0:
             c_prev = tl.load(cells + (t - 1) * state_size + at_state, mask=mask, other=0.0)
         elif c0 is None:
@@ -151,15 +168,15 @@ def lstm_backward(
             next_i, next_f, next_g, next_o = d_i.to(dtype), d_f.to(dtype), d_g.to(dtype), d_o.to(dtype)
         if VARIANT == "grouped" and steps > 1:
             arrive(counter, steps * tl.num_programs(1))
-        if CONSTANT:
+        if SUM:
             sum_i, sum_f, sum_g, sum_o = sum_i + d_i, sum_f + d_f, sum_g + d_g, sum_o + d_o
 
     if t0 == 0:
-        if c0 is not None:
+        if d_c0 is not None:
             tl.store(d_c0 + at_state, dc.to(dtype), mask=mask)
-        if CONSTANT:
+        if SUM:
             store_gates(d_gates_x + at_gates, sum_i, sum_f, sum_g, sum_o, hidden, mask)
     else:
         tl.store(carry_c + (t0 % 2) * state_size + at_state, dc, mask=mask)
-        if CONSTANT:
+        if SUM:
             store_gates(carry_x + (t0 % 2) * (4 * state_size) + at_gates, sum_i, sum_f, sum_g, sum_o, hidden, mask)

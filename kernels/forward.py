@@ -22,7 +22,7 @@ import triton.language as tl
 
 from tagrank.kernels.arithmetic import cell_forward
 from tagrank.kernels.barrier import arrive, wait
-from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed, split_gates, store_gates
+from tagrank.kernels.tiles import load_addend, load_gates, load_interleaved, load_transposed, split_gates, store_gates
 
 
 @triton.jit(
@@ -31,10 +31,12 @@ from tagrank.kernels.tiles import load_gates, load_interleaved, load_transposed,
 )
 def lstm_forward(
     gates_x,  # [T, B, 4H], or [B, 4H] if CONSTANT
+    addend,  # is added to gates_x at each step: [4H] or [B, 4H], see ADDEND
     weight_hh,  # [4H, H]
     h0,  # [B, H], or None for zeros
     c0,  # [B, H], or None for zeros
     output,  # [T, B, H]
+    h_n,  # [B, H], or None if it is not wanted; written by the launch that runs the last time step
     c_n,  # [B, H], written by the launch that runs the last time step
     gates,  # [T, B, 4H], the activated gates; unused unless SAVE_GATES
     cells,  # [cell_slots, B, H], c_t in slot t % cell_slots; unused unless SAVE_CELLS, which t0 > 0 requires
@@ -47,6 +49,7 @@ def lstm_forward(
     cell_slots,
     ALIGN: tl.constexpr,  # divides H, so that one load can take this many numbers of a row
     CONSTANT: tl.constexpr,  # gates_x is the same in all time steps
+    ADDEND: tl.constexpr,  # "none", "row" for one [4H] that all batch rows share, or "rows" for [B, 4H]
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
@@ -130,7 +133,11 @@ def lstm_forward(
                         a = tl.dot(h, u, a, input_precision=PRECISION, out_dtype=accumulate)
             a_i, a_f, a_g, a_o = split_gates(a, BLOCK_B, BLOCK_H)
 
-        i, f, g, o, c, h_t = cell_forward(a_i + x_i, a_f + x_f, a_g + x_g, a_o + x_o, c)
+        a_i, a_f, a_g, a_o = a_i + x_i, a_f + x_f, a_g + x_g, a_o + x_o
+        if ADDEND != "none":
+            b_i, b_f, b_g, b_o = load_addend(addend, at_gates, units, hidden, mask, ADDEND)
+            a_i, a_f, a_g, a_o = a_i + b_i, a_f + b_f, a_g + b_g, a_o + b_o
+        i, f, g, o, c, h_t = cell_forward(a_i, a_f, a_g, a_o, c)
         h_t = h_t.to(dtype)
         tl.store(output + t * state_size + at_state, h_t, mask=mask)
         if VARIANT == "resident":
@@ -142,6 +149,8 @@ def lstm_forward(
             tl.store(cells + (t % cell_slots) * state_size + at_state, c, mask=mask)
         if SAVE_GATES:
             store_gates(gates + t * (4 * state_size) + at_gates, i, f, g, o, hidden, mask)
+        if h_n is not None:
+            tl.store(h_n + at_state, h_t, mask=mask & (t + 1 == length))
 
     if t0 + steps == length:
         tl.store(c_n + at_state, c.to(dtype), mask=mask)

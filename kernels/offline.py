@@ -43,7 +43,16 @@ _FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 #: The kernels' arguments in the accumulation dtype, and those that are integers.
 _ACCUMULATED = ("cells", "carry_c", "carry_x")
-_SIZES = ("t0", "steps", "length", "batch", "hidden_over_align", "cell_slots")
+_SIZES = (
+    "step_stride_over_unit",
+    "row_stride_over_unit",
+    "t0",
+    "steps",
+    "length",
+    "batch",
+    "hidden_over_align",
+    "cell_slots",
+)
 
 #: What a multiprocessor has.
 _REGISTERS, _THREADS, _BLOCKS = 65_536, 2048, 32
@@ -102,16 +111,19 @@ def _hidden(rule: Rule) -> tuple[int, ...]:
     return tuple(h for h in (256, 512, 768, 1024) if rule.max_hidden is None or h <= rule.max_hidden)
 
 
-def _flags(kernel: Kernel, variant: str) -> list[dict[str, bool]]:
+def _flags(kernel: Kernel, variant: str) -> list[dict[str, Any]]:
     """The flags to compile a variant with."""
-    constant = [{"CONSTANT": True}, {"CONSTANT": False}]
+    # The addend of a layer with a context is a bias; one that also has an input adds the context's share of the gates.
+    constant: list[dict[str, Any]] = [{"CONSTANT": True}, {"CONSTANT": False}]
     if kernel == "backward":
+        constant = [{**flag, "SUM": flag["CONSTANT"], "GRAD_STRIDE": 1} for flag in constant]
         # Step, with saved gates: the code for a varying input is that for a constant input without some of its parts.
         saved = constant[:1] if variant == "step" else constant
         return [{**c, "RECOMPUTE": False} for c in saved] + [{**c, "RECOMPUTE": True} for c in constant]
+    constant = [{**flag, "ADDEND": "row" if flag["CONSTANT"] else "rows"} for flag in constant]
     if variant == "step":
         # The code for other flags is this code without some of its parts. Step variants always save c.
-        return [{"CONSTANT": False, "SAVE_GATES": True, "SAVE_CELLS": True}]
+        return [{**constant[1], "SAVE_GATES": True, "SAVE_CELLS": True}]
     return [{**c, "SAVE_GATES": save, "SAVE_CELLS": save} for c in constant for save in (True, False)]
 
 

@@ -21,6 +21,15 @@ def load_gates(pointers, hidden, mask):
 
 
 @triton.jit
+def load_addend(addend, at_gates, units, hidden, mask, ADDEND: tl.constexpr):
+    """The tiles of i, f, g and o of ``[B, 4H]`` if ``ADDEND`` is ``"rows"``, else of ``[4H]``, as ``[1, units]``."""
+    if ADDEND == "rows":
+        return load_gates(addend + at_gates, hidden, mask)
+    else:
+        return load_gates(addend + units[None, :], hidden, (units < hidden)[None, :])
+
+
+@triton.jit
 def store_gates(pointers, i, f, g, o, hidden, mask):
     """Store the tiles of i, f, g and o to where :func:`load_gates` loads them, rounded to the array's dtype."""
     dtype = pointers.dtype.element_ty

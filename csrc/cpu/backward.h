@@ -145,7 +145,7 @@ class Backward {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (int64_t p = panels.begin * kWidth; p < std::min(panels.end * kWidth, blocks_); ++p) {
         const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
-        store(grad_c_ + at, load(call_.grad_c_n + at, count), count);
+        store(grad_c_ + at, call_.grad_c_n != nullptr ? load(call_.grad_c_n + at, count) : Vector<C>{}, count);
       }
     }
   }
@@ -306,7 +306,8 @@ class Backward {
     }
     const Vector<C> tanh_c = tanh(load(c, count));
     const T* from_output = grad_output(t, row, p);
-    const Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
+    Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
+    if (t == call_.steps - 1 && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + at, count);
     const Vector<C> dc = load(grad_c_ + at, count) + dh * o * (1 - tanh_c * tanh_c);
     const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
                                      dh * tanh_c * o * (1 - o)};

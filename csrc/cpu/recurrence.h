@@ -31,7 +31,8 @@ struct BackwardCall {
   bool constant;
   const T* grad_output;            // [T, B, H], with the strides below
   int64_t grad_output_strides[3];  // the last is 1, or 0 if all columns share one element
-  const T* grad_c_n;               // [B, H]
+  const T* grad_h_n;               // [B, H], a further gradient of h_T, or null for zeros
+  const T* grad_c_n;               // [B, H], or null for zeros
   const T* gates_x;                // as in ForwardCall; read only if gates is null
   const T* weight_hh;              // [4H, H]
   const T* h0;                     // [B, H], or null for zeros

@@ -147,7 +147,7 @@ class Backward {
     each_number(index, [&](int lane, int i, int which, int u, int row) {
       const bool there = exists(u, row);
       const int64_t at = (first_row_ + row) * hidden_ + slice_.first + u;
-      warp.dc[i][lane].at[which] = there ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
+      warp.dc[i][lane].at[which] = there && call_.grad_c_n != nullptr ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
       warp.c_prev[i][which][lane] = there ? call_.cells[last + at] : 0.0f;
       warp.d_input[i][which][lane] = Gates{};
     });
@@ -160,7 +160,10 @@ class Backward {
       const int64_t at_row = t * call_.batch + first_row_ + row;
       const int64_t at = at_row * hidden_ + slice_.first + u;
       load_gates(warp.gates[i][which], lane, gates_at(call_.gates, at_row, u), hidden_, there);
-      warp.grad_output[i][which][lane] = there ? call_.grad_output[at] : uint16_t{0};
+      const int* strides = call_.grad_output_strides;
+      const uint16_t* grad = call_.grad_output + t * strides[0] + first_row_ * strides[1];
+      grad += row * strides[1] + (slice_.first + u) * strides[2];
+      warp.grad_output[i][which][lane] = there && call_.grad_output != nullptr ? *grad : uint16_t{0};
       float c_prev = 0.0f;
       if (there && t > 0) {
         c_prev = call_.cells[at - call_.batch * hidden_];
@@ -193,6 +196,9 @@ class Backward {
           const int r = backward_row(index, lane, i, which);
           Gates gates = gates_of(warp, lane, i, which, exists(u, r), t, r, u);
           dh.at[which] += to_float(T{}, warp.grad_output[i][which][lane]);
+          if (t + 1 == call_.steps && call_.grad_h_n != nullptr && exists(u, r)) {
+            dh.at[which] += to_float(T{}, call_.grad_h_n[(first_row_ + r) * hidden_ + slice_.first + u]);
+          }
           const Gates d = cell_backward(gates, warp.c_prev[i][which][lane], warp.c[i][which][lane], dh.at[which],
                                         warp.dc[i][lane].at[which]);
           warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
@@ -259,7 +265,7 @@ class Backward {
       if (call_.d_c0 != nullptr) {
         call_.d_c0[at_row * hidden_ + slice_.first + u] = to_bits(T{}, warp.dc[i][lane].at[which]);
       }
-      if (call_.constant) {
+      if (call_.d_gates_x != nullptr) {
         store_gates(gates_at(call_.d_gates_x, at_row, u), hidden_, round_gates<T>(warp.d_input[i][which][lane]));
       }
     });

@@ -30,7 +30,7 @@ class Forward {
     Lanes<float> c[S::kTiles];
     Lanes<Words2> gates[S::kTiles];  // i, f, g, o, to be stored once the other blocks have h
     Lanes<Float4> sum[2][kChunk];    // (i, f) and (g, o) of the batch rows 2q and 2q + 1
-    RawGates input[kChunk];
+    RawGates input[kChunk], addend[kChunk];
   };
 
  public:
@@ -74,9 +74,10 @@ class Forward {
         put_state(t);
         block_.arrive();
       }
-      store_output(t);
+      store_state(t, call_.output, t * call_.batch + first_row_);
       warps.each([&](int index, Warp& warp) { store(index, warp, t); });
     }
+    store_state(call_.steps - 1, call_.h_n, first_row_);
   }
 
  private:
@@ -141,7 +142,7 @@ class Forward {
     });
   }
 
-  // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
+  // Issues the loads of gates_x and the addend. They are on their way while the warp waits for the other blocks or multiplies.
   TAGRANK_DEVICE void load_input(int index, Warp& warp, int64_t t, int first_tile) {
     each_lane([&](int lane) {
       const int u = unit_of(index, lane);
@@ -151,6 +152,8 @@ class Forward {
         const bool there = u < slice_.count && row_exists(r);
         const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + r;
         load_gates(warp.input[chunk], lane, gates_at(call_.gates_x, at, u), hidden_, there);
+        const uint16_t* addend = call_.addend + (first_row_ + r) * call_.addend_stride + slice_.first + u;
+        load_gates(warp.addend[chunk], lane, addend, hidden_, there && call_.addend != nullptr);
       }
     });
   }
@@ -228,7 +231,7 @@ class Forward {
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         const int tile = first_tile + chunk;
         const Gates sums = sums_of(warp, chunk, lane, index % 2 == 1) + others[chunk];
-        const Gates gates = activate(sums + widen<T>(warp.input[chunk], lane));
+        const Gates gates = activate(sums + (widen<T>(warp.input[chunk], lane) + widen<T>(warp.addend[chunk], lane)));
         out[chunk] = to_bits(T{}, cell_forward(gates, warp.c[tile][lane]));
         warp.gates[tile][lane] = round_gates<T>(gates);
       }
@@ -249,14 +252,14 @@ class Forward {
     });
   }
 
-  TAGRANK_DEVICE void store_output(int64_t t) {
-    by_alignment(call_.output, hidden_, [&](auto aligned) {
+  // Stores this block's slice of h_t into rows of an array [rows, H], from row `first_row` on.
+  TAGRANK_DEVICE void store_state(int64_t t, uint16_t* array, int64_t first_row) {
+    by_alignment(array, hidden_, [&](auto aligned) {
       block_.share(S::kRows * kGroups, [&](int piece) {
         const int row = piece / kGroups, first = slice_.first + piece % kGroups * kGroup;
         if (!row_exists(row)) return;
         const uint16_t* h = state(t + 1) + row * kRow + first;
-        store_eight<aligned>(call_.output + (t * call_.batch + first_row_ + row) * hidden_, first, hidden_,
-                             *reinterpret_cast<const Words4*>(h));
+        store_eight<aligned>(array + (first_row + row) * hidden_, first, hidden_, *reinterpret_cast<const Words4*>(h));
       });
     });
   }

@@ -2,12 +2,13 @@
 // functions that take device pointers, sizes and a stream and return a cudaError_t. They only launch: they neither allocate
 // memory nor wait for the GPU.
 //
-// Shapes for T steps, B rows and H hidden units. All arrays are contiguous; gates are ordered i, f, g, o:
-//   gates_x, d_gates_x   [T, B, 4H], or [B, 4H] if `constant`
+// Shapes for T steps, B rows and H hidden units. All arrays are contiguous unless they have strides; gates are ordered i, f, g,
+// o:
+//   gates_x              [T, B, 4H], or [B, 4H] if `constant`
 //   weight_hh            [4H, H]
 //   output, cells        [T, B, H], cells in float32
 //   gates, d_gates       [T, B, 4H]
-//   h0, c0, c_n, d_c0, grad_c_n   [B, H]
+//   h0, c0, h_n, c_n, d_c0, grad_h_n, grad_c_n   [B, H]
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,9 @@ struct ForwardCall {
   int hidden;
   bool constant;
   const uint16_t *gates_x, *weight_hh, *h0, *c0;  // h0 and c0 may be null, which means zeros
-  uint16_t *output, *c_n;
+  const uint16_t* addend;  // is added to gates_x at each step; null for none
+  int64_t addend_stride;   // 0 if the addend is one row [4H] for all batch rows, 4H if it is [B, 4H]
+  uint16_t *output, *h_n, *c_n;
   uint16_t* gates;  // activated gates; null if they are not saved
   float* cells;     // null if they are not saved
 };
@@ -28,13 +31,16 @@ struct BackwardCall {
   int64_t batch, steps;
   int hidden;
   bool constant;
-  const uint16_t *grad_output, *grad_c_n, *weight_hh, *c0;
+  const uint16_t* grad_output;     // [T, B, H], with the strides below; null for zeros
+  int grad_output_strides[3];
+  const uint16_t *grad_h_n, *grad_c_n;  // null for zeros
+  const uint16_t *weight_hh, *c0;
   // The activated gates. If `gates_x` is not null: the recurrent products h_{t-1} U^T, and `d_gates` may be the same array.
   const uint16_t* gates;
   const uint16_t* gates_x;  // null unless the gates must be computed again
   const float* cells;
   uint16_t* d_gates;
-  uint16_t* d_gates_x;  // the sum of d_gates over time if `constant`, else unused
+  uint16_t* d_gates_x;  // the sum of d_gates over time, [B, 4H]; null if it is not wanted
   uint16_t* d_c0;       // null if c0 is null
 };
 

@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tagrank.nn.checks import State, check_features, check_sizes, check_state
 from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
 from tagrank.recurrence.dtypes import autocasts
-from tagrank.recurrence.op import run
+from tagrank.recurrence.op import run, run_layers
 
 
 class ContextGates(NamedTuple):
@@ -135,19 +134,20 @@ class ContextLSTMCell(nn.Module):
             TypeError: an argument is missing or of another type.
             ValueError, RuntimeError: a shape or dtype does not fit.
         """
-        _check_gates(context_gates, self.weight_hh)
-        gates_x = self._gates(context_gates, input)
-        shape = (*gates_x.shape[:-1], self.hidden_size)
-        states = None if hx is None else check_state(hx, "hx", shape, self.weight_hh)
-        batched = gates_x.dim() == 2
-        if not batched:
-            gates_x = gates_x.unsqueeze(0)
+        weight_hh = self.weight_hh
+        _check_gates(context_gates, weight_hh)
+        gates, input_weight = context_gates
+        self._check_input(context_gates, input)
+        states = None if hx is None else check_state(hx, "hx", (*gates.shape[:-1], self.hidden_size), weight_hh)
+        if gates.dim() == 1:
+            gates = gates.unsqueeze(0)
+            input = None if input is None else input.unsqueeze(0)
             states = None if states is None else (states[0].unsqueeze(0), states[1].unsqueeze(0))
-        h, c = self._step(gates_x, states)
-        return (h, c) if batched else (h[0], c[0])
+            h, c = self._step(gates, input_weight, input, states)
+            return h[0], c[0]
+        return self._step(gates, input_weight, input, states)
 
-    def _gates(self, context_gates: ContextGates, input: Tensor | None) -> Tensor:
-        """The gates of one step, without the recurrent product."""
+    def _check_input(self, context_gates: ContextGates, input: Tensor | None) -> None:
         gates, weight = context_gates
         if (input is None) != (weight is None) or not isinstance(input, Tensor | None):
             got = "None" if input is None else list(input.shape) if isinstance(input, Tensor) else type(input).__name__
@@ -156,19 +156,24 @@ class ContextLSTMCell(nn.Module):
                 "the state comes after it: cell(gates, input, (h, c))"
             )
         if input is None or weight is None:
-            return gates
+            return
         if input.shape[:-1] != gates.shape[:-1]:
             raise ValueError(
                 f"ContextLSTMCell: Expected input of size {[*gates.shape[:-1], self.input_size]} beside this context, "
                 f"got {list(input.shape)}"
             )
         check_features(input, "input", self.input_size, weight)
-        return torch.addmm(gates, input, weight.t()) if input.dim() == 2 else F.linear(input, weight) + gates
 
-    def _step(self, gates_x: Tensor, states: State | None) -> State:
-        """``h`` and ``c``, ``[B, H]``."""
-        weight, device = self.weight_hh, gates_x.device.type
+    def _step(self, gates: Tensor, input_weight: Tensor | None, input: Tensor | None, states: State | None) -> State:
+        """``h`` and ``c``, ``[B, H]``, from the context's share of the gates, ``[B, 4H]``."""
+        weight, device = self.weight_hh, gates.device.type
         h, c = (None, None) if states is None else states
+        at_step = None if input is None else input.unsqueeze(0)
+        parameters = (input_weight, weight, None, None)
+        results = run_layers(gates, at_step, h, c, parameters, 1, self.backend, state_dimensions=2)
+        if results is not None:
+            return results[1], results[2]
+        gates_x = gates if input is None or input_weight is None else torch.addmm(gates, input, input_weight.t())
         if not autocasts(device):
             output, c_n = run(gates_x, weight, h, c, 1, self.backend)
         elif device != "cpu":

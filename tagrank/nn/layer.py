@@ -13,7 +13,7 @@ from tagrank.nn.checks import State, check_features, check_sizes, check_state
 from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
-from tagrank.recurrence.op import check_steps
+from tagrank.recurrence.op import check_steps, run_layers
 
 
 class ContextLSTM(nn.Module):
@@ -105,6 +105,7 @@ class ContextLSTM(nn.Module):
             features = input_size + context_size if layer == 0 else hidden_size
             for name, parameter in lstm_parameters(features, hidden_size, bias, device, dtype).items():
                 self.register_parameter(f"{name}_l{layer}", parameter)
+        self._parameter_names = self._name_parameters()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -116,6 +117,25 @@ class ContextLSTM(nn.Module):
         """The parameters of each layer, in the order of nn.LSTM."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
         return [[self._parameter(f"{name}_l{layer}") for name in names] for layer in range(self.num_layers)]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._parameter_names = self._name_parameters()
+
+    def _name_parameters(self) -> list[str | None]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        there = names if self.bias else (*names[:2], None, None)
+        return [name and f"{name}_l{layer}" for layer in range(self.num_layers) for name in there]
+
+    def _all_parameters(self) -> list[Tensor | None]:
+        """``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of each layer; ``None`` for biases without ``bias``."""
+        own, found = self._parameters, []
+        for name in self._parameter_names:
+            # The dictionary is many times as fast as an attribute. In data-parallel replicas and if they are
+            # parametrised, the parameters are attributes only.
+            parameter = None if name is None else own.get(name)
+            found.append(getattr(self, name) if parameter is None and name is not None else parameter)
+        return found
 
     def flatten_parameters(self) -> None:
         """Does nothing. Code written for nn.LSTM may call it, to pack the weights for cuDNN."""
@@ -152,7 +172,19 @@ class ContextLSTM(nn.Module):
         steps = self._check_steps(steps, input)
         batch = _batch_size(context, input)
         h_0, c_0 = self._initial_states(hx, batch, batched)
+        output, h_n, c_n = self._run(context, input, steps, h_0, c_0)
+        if not batched:
+            return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
+        return output.transpose(0, 1) if self.batch_first else output, (h_n, c_n)
 
+    def _run(
+        self, context: Tensor | None, input: Tensor | None, steps: int, h_0: Tensor | None, c_0: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``output``, ``h_n`` and ``c_n`` of arguments that have a batch dimension, the time first."""
+        if not (self.dropout and self.training and self.num_layers > 1):
+            results = run_layers(context, input, h_0, c_0, self._all_parameters(), steps, self.backend, self.recompute)
+            if results is not None:
+                return results
         hidden_states: Tensor | None = None
         h_n, c_n = [], []
         for layer in range(self.num_layers):
@@ -171,10 +203,7 @@ class ContextLSTM(nn.Module):
             if layer < self.num_layers - 1:
                 hidden_states = F.dropout(hidden_states, self.dropout, self.training)
         assert hidden_states is not None
-        output, h_last, c_last = hidden_states, torch.stack(h_n), torch.stack(c_n)
-        if not batched:
-            return output.squeeze(1), (h_last.squeeze(1), c_last.squeeze(1))
-        return output.transpose(0, 1) if self.batch_first else output, (h_last, c_last)
+        return hidden_states, torch.stack(h_n), torch.stack(c_n)
 
     def extra_repr(self) -> str:
         text = f"{self.context_size}, {self.hidden_size}"

@@ -9,7 +9,7 @@ _REMEDY = "with torch and a C++ compiler installed, TAGRANK_BUILD_EXT=1 pip inst
 
 
 def load() -> str | None:
-    """Register the library's operators: ``torch.ops.tagrank.native_forward``, ``native_backward``, ``cpu_capability``.
+    """Register the library's operators: ``torch.ops.tagrank.layer_forward``, ``layer_backward``, ``cpu_capability``.
 
     Returns:
         ``None``, or, if they are missing, one sentence that says why and what helps.
@@ -34,7 +34,7 @@ def misset() -> str | None:
 
 def without_cuda() -> str | None:
     """Why the loaded library has no kernels for NVIDIA GPUs, or ``None`` if it has."""
-    if hasattr(torch.ops.tagrank, "cluster_forward"):
+    if torch.ops.tagrank.has_clusters():
         return None
     return (
         "tagrank's C++ library was built without CUDA; with nvcc installed, TAGRANK_BUILD_CUDA=1 TAGRANK_BUILD_EXT=1 "

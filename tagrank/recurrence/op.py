@@ -1,15 +1,17 @@
 """``lstm_recurrence``: checks its arguments, and runs them on the backend that serves them."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tagrank.recurrence.backends import choose
+from tagrank.recurrence.backends import FUSED, choose
 from tagrank.recurrence.backends.eager import lstm_loop
 from tagrank.recurrence.dtypes import DTYPES, autocasts, dtype_name
+from tagrank.recurrence.fused import Settings, layers
 from tagrank.recurrence.operators import recurrence
-from tagrank.recurrence.tracing import record
+from tagrank.recurrence.tracing import observed, record
 
 
 def lstm_recurrence(
@@ -85,12 +87,52 @@ def run(
     """
     name = choose(backend, gates_x)
     if name != "eager":
+        fused = FUSED[name]
+        if fused.by_library() and not observed((gates_x, weight_hh, h0, c0)):
+            context, input = (gates_x, None) if gates_x.dim() == 2 else (None, gates_x)
+            settings = Settings(fused, steps, 2, recompute)
+            output, _, c_n = layers(settings, context, input, h0, c0, (None, weight_hh, None, None))
+            return output, c_n
         return recurrence(gates_x, weight_hh, h0, c0, steps, name, recompute)
     record("eager.forward")
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
     h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
     c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
     return lstm_loop(gates_x, weight_hh, h0, c0, steps)
+
+
+class _Gates(NamedTuple):
+    """What backends need to know of gates that are not computed yet."""
+
+    device: torch.device
+    dtype: torch.dtype
+    shape: tuple[int, int]
+
+
+def run_layers(
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    parameters: Sequence[Tensor | None],
+    steps: int,
+    backend: str,
+    recompute: bool = False,
+    state_dimensions: int = 3,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """:func:`tagrank.recurrence.fused.layers`, if a backend takes whole layers here; otherwise ``None``.
+
+    The arguments are those of ``layers``, and are known to fit together, and of :func:`run`. Under autocast and where
+    PyTorch records operators, each product is an operator of its own, so the answer is ``None``.
+    """
+    weight_hh: Any = parameters[1]
+    if autocasts(weight_hh.device.type) or observed((context, input, h0, c0, *parameters)):
+        return None
+    x: Any = context if input is None else input
+    name = choose(backend, _Gates(weight_hh.device, weight_hh.dtype, (x.shape[-2], weight_hh.shape[0])))
+    if name == "eager" or not FUSED[name].by_library():
+        return None
+    return layers(Settings(FUSED[name], steps, state_dimensions, recompute), context, input, h0, c0, parameters)
 
 
 def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:

@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tagrank.recurrence.backends import FUSED, BackwardInputs
 from tagrank.recurrence.backends.base import Gradients, Outputs
 from tagrank.recurrence.dtypes import autocasts, cell_dtype
+from tagrank.recurrence.fused import refuse_second_derivative
+from tagrank.recurrence.tracing import observed
 
 # Exported programs name these operators and their arguments: the schemas stay as they are.
 _FORWARD = (
@@ -40,20 +42,9 @@ def recurrence(
     inputs = (gates_x, weight_hh, h0, c0)
     train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     directly = _Recurrence.apply if train else _forward
-    forward = torch.ops.tagrank.lstm_forward if _observed(inputs) else directly
+    forward = torch.ops.tagrank.lstm_forward if observed(inputs) else directly
     output, c_n, _, _ = forward(*inputs, steps, backend, train and not recompute, train)
     return output, c_n
-
-
-def _observed(inputs: tuple[Tensor | None, ...]) -> bool:
-    """Whether somebody looks at the operators that run, so that the recurrence must be an operator.
-
-    Otherwise it is called directly: for short sequences the way through the dispatcher and back would take longer than
-    the recurrence itself.
-    """
-    plain = all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in inputs)
-    tracing = torch._C._get_tracing_state() is not None  # torch.jit.is_tracing(), which takes longer
-    return torch.compiler.is_compiling() or tracing or torch._C._len_torch_dispatch_stack() > 0 or not plain
 
 
 def _forward(
@@ -178,14 +169,7 @@ def _autograd(ctx: Any, grad_output: Tensor | None, grad_c_n: Tensor | None, *_:
 torch.library.register_autograd("tagrank::lstm_forward", _autograd, setup_context=_setup_context)
 
 
-def _no_second_derivative(*_: Any) -> Any:
-    raise RuntimeError(
-        "the fused backends of lstm_recurrence have no second derivative (as cuDNN's LSTM has none); "
-        "backend='eager' differentiates any number of times"
-    )
-
-
-torch.library.register_autograd("tagrank::lstm_backward", _no_second_derivative)
+torch.library.register_autograd("tagrank::lstm_backward", refuse_second_derivative)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -1,7 +1,13 @@
-"""Lists the kernels that ran, so that a test (or a curious user) can tell a fused path from its fallback."""
+"""Who looks at what runs: a list of the kernels that ran, and whether PyTorch records or intercepts operators.
 
-from collections.abc import Iterator
+With the list, a test (or a curious user) can tell a fused path from its fallback.
+"""
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
 
 _logs: list[list[str]] = []
 
@@ -29,3 +35,20 @@ def trace() -> Iterator[list[str]]:
     finally:
         # By identity: two nested logs may be equal.
         _logs[:] = [other for other in _logs if other is not log]
+
+
+def observed(inputs: Iterable[Tensor | None]) -> bool:
+    """Whether somebody looks at the operators that run, so that the recurrence must be an operator.
+
+    Otherwise it is called directly: for short sequences the way through the dispatcher and back would take longer than
+    the recurrence itself.
+    """
+    # torch.jit.is_tracing() takes longer than the second of these.
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    for tensor in inputs:
+        if tensor is not None and type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return True
+    return False

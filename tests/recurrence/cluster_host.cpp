@@ -148,7 +148,7 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
 int main() {
   const int batch = 9, hidden = 100, steps = 4;
   std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
-  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size()), c_n(batch * hidden);
+  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size()), h_n(batch * hidden), c_n(batch * hidden);
   std::vector<float> cells(output.size());
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
   ForwardCall forward{};
@@ -159,6 +159,7 @@ int main() {
   forward.gates_x = gates_x.data();
   forward.weight_hh = weight.data();
   forward.output = output.data();
+  forward.h_n = h_n.data();
   forward.c_n = c_n.data();
   forward.gates = gates.data();
   forward.cells = cells.data();
@@ -168,6 +169,9 @@ int main() {
   backward.steps = steps;
   backward.constant = true;
   backward.grad_output = output.data();
+  backward.grad_output_strides[0] = batch * hidden;
+  backward.grad_output_strides[1] = hidden;
+  backward.grad_output_strides[2] = 1;
   backward.grad_c_n = c_n.data();
   backward.weight_hh = weight.data();
   backward.gates = gates.data();

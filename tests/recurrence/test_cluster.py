@@ -42,15 +42,20 @@ class ForwardCall(ctypes.Structure):
         ("steps", ctypes.c_int64),
         ("hidden", ctypes.c_int),
         ("constant", ctypes.c_bool),
-    ] + [(name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "output", "c_n", "gates", "cells")]
+        *((name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "addend")),
+        ("addend_stride", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("output", "h_n", "c_n", "gates", "cells")),
+    ]
 
 
 class BackwardCall(ctypes.Structure):
-    _fields_ = (
-        ForwardCall._fields_[:4]
-        + [(name, ctypes.c_void_p) for name in ("grad_output", "grad_c_n", "weight_hh", "c0", "gates", "gates_x")]
-        + [(name, ctypes.c_void_p) for name in ("cells", "d_gates", "d_gates_x", "d_c0")]
-    )
+    _fields_ = [
+        *ForwardCall._fields_[:4],
+        ("grad_output", ctypes.c_void_p),
+        ("grad_output_strides", ctypes.c_int * 3),
+        *((name, ctypes.c_void_p) for name in ("grad_h_n", "grad_c_n", "weight_hh", "c0", "gates", "gates_x")),
+        *((name, ctypes.c_void_p) for name in ("cells", "d_gates", "d_gates_x", "d_c0")),
+    ]
 
 
 Build = Callable[..., Path]
@@ -100,7 +105,9 @@ def nan(*shape: int, dtype: torch.dtype) -> Tensor:
 Problem = dict[str, Any]
 
 
-def make_problem(batch: int, hidden: int, steps: int, constant: bool, states: bool, dtype: torch.dtype) -> Problem:
+def make_problem(
+    batch: int, hidden: int, steps: int, constant: bool, states: bool, dtype: torch.dtype, addend: str = "none"
+) -> Problem:
     generator = torch.Generator().manual_seed(batch * hidden + steps)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -111,7 +118,9 @@ def make_problem(batch: int, hidden: int, steps: int, constant: bool, states: bo
         "weight_hh": normal(4 * hidden, hidden, scale=1.5 / hidden**0.5),
         "h0": normal(batch, hidden, scale=0.5) if states else None,
         "c0": normal(batch, hidden) if states else None,
+        "addend": {"none": None, "row": normal(4 * hidden), "rows": normal(batch, 4 * hidden)}[addend],
         "grad_output": normal(steps, batch, hidden),
+        "grad_h_n": normal(batch, hidden),
         "grad_c_n": normal(batch, hidden),
         "steps": steps,
     }
@@ -120,14 +129,18 @@ def make_problem(batch: int, hidden: int, steps: int, constant: bool, states: bo
 def reference(problem: Problem) -> dict[str, Tensor]:
     """Both passes in float64, with an input for each step, whose gradients are those of the gates."""
     p = {name: value.double() if isinstance(value, Tensor) else value for name, value in problem.items()}
-    batch, hidden = p["grad_c_n"].shape
-    gates_x = p["gates_x"].expand(p["steps"], batch, 4 * hidden).clone().requires_grad_()
-    zeros = torch.zeros_like(p["grad_c_n"])
+    _, batch, hidden = p["grad_output"].shape
+    gates_x = p["gates_x"].expand(p["steps"], batch, 4 * hidden).clone()
+    gates_x = (gates_x if p["addend"] is None else gates_x + p["addend"]).requires_grad_()
+    zeros = p["weight_hh"].new_zeros(batch, hidden)
     h0 = zeros if p["h0"] is None else p["h0"]
     c0 = (zeros if p["c0"] is None else p["c0"]).requires_grad_()
     output, c_n = lstm_loop(gates_x, p["weight_hh"], h0, c0, p["steps"])
-    d_gates, d_c0 = torch.autograd.grad([output, c_n], [gates_x, c0], [p["grad_output"], p["grad_c_n"]])
-    result = {"output": output.detach(), "c_n": c_n.detach(), "d_gates": d_gates}
+    loss = (output * p["grad_output"]).sum()
+    loss += 0 if p["grad_h_n"] is None else (output[-1] * p["grad_h_n"]).sum()
+    loss += 0 if p["grad_c_n"] is None else (c_n * p["grad_c_n"]).sum()
+    d_gates, d_c0 = torch.autograd.grad(loss, [gates_x, c0])
+    result = {"output": output.detach(), "h_n": output[-1].detach(), "c_n": c_n.detach(), "d_gates": d_gates}
     if problem["gates_x"].dim() == 2:
         result["d_gates_x"] = d_gates.sum(0)
     if problem["c0"] is not None:
@@ -138,16 +151,17 @@ def reference(problem: Problem) -> dict[str, Tensor]:
 def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False, save: bool = True) -> Problem:
     """The forward pass on the host, and the backward pass if ``save``."""
     gates_x, weight_hh, steps = problem["gates_x"], problem["weight_hh"], problem["steps"]
-    dtype, (batch, hidden) = gates_x.dtype, problem["grad_c_n"].shape
+    dtype, (_, batch, hidden) = gates_x.dtype, problem["grad_output"].shape
     constant, bfloat16 = gates_x.dim() == 2, dtype == torch.bfloat16
-    output, c_n = nan(steps, batch, hidden, dtype=dtype), nan(batch, hidden, dtype=dtype)
+    output, (h_n, c_n) = nan(steps, batch, hidden, dtype=dtype), nan(2, batch, hidden, dtype=dtype)
     gates = nan(steps, batch, 4 * hidden, dtype=dtype) if save and not recompute else None
     cells = nan(steps, batch, hidden, dtype=torch.float32) if save else None
-    states = [problem["h0"], problem["c0"]]
-    pointers = map(pointer, (gates_x, weight_hh, *states, output, c_n, gates, cells))
-    call = ForwardCall(batch, steps, hidden, constant, *pointers)
+    states, addend = [problem["h0"], problem["c0"]], problem["addend"]
+    stride = 0 if addend is None or addend.dim() == 1 else 4 * hidden
+    inputs = map(pointer, (gates_x, weight_hh, *states, addend))
+    call = ForwardCall(batch, steps, hidden, constant, *inputs, stride, *map(pointer, (output, h_n, c_n, gates, cells)))
     assert host.cluster_forward(ctypes.byref(call), bfloat16, tiles)
-    result = {"output": output, "c_n": c_n}
+    result = {"output": output, "h_n": h_n, "c_n": c_n}
     if not save:
         return result
     if recompute:
@@ -157,8 +171,11 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     d_gates_x = nan(batch, 4 * hidden, dtype=dtype) if constant else None
     d_c0 = None if states[1] is None else nan(batch, hidden, dtype=dtype)
     again = gates_x if recompute else None
-    pointers = (problem["grad_output"], problem["grad_c_n"], weight_hh, states[1], gates, again, cells, d_gates)
-    call = BackwardCall(batch, steps, hidden, constant, *map(pointer, (*pointers, d_gates_x, d_c0)))
+    grad_output = problem["grad_output"]
+    grads = (problem["grad_h_n"], problem["grad_c_n"])
+    pointers = map(pointer, (*grads, weight_hh, states[1], gates, again, cells, d_gates, d_gates_x, d_c0))
+    strides = (ctypes.c_int * 3)(*grad_output.stride())
+    call = BackwardCall(batch, steps, hidden, constant, grad_output.data_ptr(), strides, *pointers)
     assert host.cluster_backward(ctypes.byref(call), bfloat16, tiles)
     result |= {"d_gates": d_gates, "d_gates_x": d_gates_x, "d_c0": d_c0}
     return {name: value for name, value in result.items() if value is not None}
@@ -187,7 +204,16 @@ def errors(result: Problem, expected: Problem) -> dict[str, float]:
 def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, dtype, data) -> None:
     tiles = data.draw(st.sampled_from(SIZES[padded]))
     batch = min(batch, 20) if padded > 256 else batch
-    problem = make_problem(batch, padded - short, steps, constant, states, dtype)
+    # A backward pass that computes the gates again reads no addend.
+    addend = "none" if recompute else data.draw(st.sampled_from(("none", "row", "rows")))
+    problem = make_problem(batch, padded - short, steps, constant, states, dtype, addend)
+    for name in data.draw(st.sets(st.sampled_from(("grad_h_n", "grad_c_n")))):
+        problem[name] = None
+    match data.draw(st.sampled_from(("contiguous", "transposed", "expanded"))):
+        case "transposed":
+            problem["grad_output"] = problem["grad_output"].transpose(0, 1).contiguous().transpose(0, 1)
+        case "expanded":
+            problem["grad_output"] = problem["grad_output"][0, 0, 0].expand(problem["grad_output"].shape)
     expected = reference(problem)
     found = errors(run(host, problem, tiles, recompute), expected)
     assert set(found) == set(expected)

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -276,7 +278,7 @@ def test_saves_what_is_requested(dtype: torch.dtype) -> None:
 
 def test_saves_nothing_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    monkeypatch.setattr(native, "forward", lambda *args, real=native.forward: saved.append(args[-2:]) or real(*args))
+    monkeypatch.setattr(native, "launch", lambda call, real=native.launch: saved.append(call[-2:]) or real(call))
     leaves = [arg.requires_grad_() for arg in arguments(2, 8, 3, True, torch.float32)]
     lstm_recurrence(*leaves, steps=3, backend="native")
     lstm_recurrence(*leaves, steps=3, backend="native", recompute=True)
@@ -316,72 +318,116 @@ def test_unsupported_says_why() -> None:
     assert "meta" in str(native.unsupported(torch.empty(1, 4, device="meta")))
 
 
-@pytest.mark.parametrize(
-    ("position", "message"),
-    [
-        (
-            0,
-            r"gates_x: expected contiguous float32 on cpu with shape \[3, 80\]; got float32 on cpu .* \[3, 79\]",
-        ),
-        (1, r"weight_hh: expected shape \[4H, H\] with H >= 1; got \[80, 19\]"),
-        (2, r"h0: expected contiguous float32 on cpu with shape \[3, 20\]; got float32 on cpu with shape \[3, 19\]"),
-        (3, r"c0: expected contiguous float32 on cpu with shape \[3, 20\]; got float32 on cpu with shape \[3, 19\]"),
-    ],
-)
-def test_operator_refuses_what_would_be_read_out_of_bounds(position: int, message: str) -> None:
-    args = arguments(3, 20, 4, True, torch.float32)
-    args[position] = args[position][..., :-1].contiguous()
-    with pytest.raises(RuntimeError, match=message):
-        native.forward(*args, 4, False, False)
+#: The arguments of the operators, with T = 4, B = 3, H = 20 and an input of 4H gates.
+FORWARD = {
+    "context": torch.zeros(3, 80),
+    "input": None,
+    "weight_ih": None,
+    "weight_hh": torch.zeros(80, 20),
+    "bias_ih": None,
+    "bias_hh": None,
+    "h0": None,
+    "c0": None,
+    "steps": 4,
+    "state_dimensions": 2,
+    "save_gates": False,
+    "save_cells": False,
+    "launch": [1],
+}
+BACKWARD = {
+    "grad_output": torch.zeros(4, 3, 20),
+    "grad_h_n": None,
+    "grad_c_n": torch.zeros(3, 20),
+    "context": None,
+    "input": None,
+    "weight_ih": None,
+    "weight_hh": torch.zeros(80, 20),
+    "h0": None,
+    "c0": None,
+    "output": torch.zeros(4, 3, 20),
+    "saved": torch.zeros(4, 3, 80),
+    "cells": torch.zeros(4, 3, 20),
+    "constant": True,
+    "summed": True,
+    "recompute": False,
+    "wanted": 1,
+    "launch": [1],
+}
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"gates_x": torch.zeros(80)}, r"gates_x: expected shape \[B, 4H\] or \[T, B, 4H\]; got \[80\]"),
-        ({"gates_x": torch.zeros(5, 3, 80)}, r"gates_x: .* with shape \[4, 3, 80\]; got .* with shape \[5, 3, 80\]"),
+        ({"context": torch.zeros(80)}, r"context: expected float32 on cpu with shape \[any, 80\]; got .* \[80\]"),
+        ({"context": torch.zeros(3, 79)}, r"context: expected .* with shape \[any, 80\]; got .* with shape \[3, 79\]"),
+        ({"context": None}, "expected a context or an input"),
+        ({"input": torch.zeros(4, 3, 80)}, "not both without weight_ih"),
+        (
+            {"context": None, "input": torch.zeros(5, 3, 80)},
+            r"input: .* with shape \[4, any, 80\]; got .* with shape \[5, 3, 80\]",
+        ),
+        ({"weight_ih": torch.zeros(80, 79)}, r"weight_ih: expected .* with shape \[80, 80\]; got .* \[80, 79\]"),
+        (
+            {"weight_ih": torch.zeros(80, 83), "input": torch.zeros(4, 2, 3)},
+            r"context: expected .* with shape \[2, any\]; got .* with shape \[3, 80\]",
+        ),
         ({"weight_hh": torch.zeros(0, 0)}, r"weight_hh: expected shape \[4H, H\] with H >= 1; got \[0, 0\]"),
-        ({"h0": torch.zeros(3, 20).double()}, r"h0: expected contiguous float32 on cpu .*; got float64 on cpu"),
-        ({"c0": torch.zeros(20, 3).t()}, r"c0: expected contiguous float32 .*; got non-contiguous float32 on cpu"),
+        ({"weight_hh": torch.zeros(80, 19)}, r"weight_hh: expected shape \[4H, H\] with H >= 1; got \[80, 19\]"),
+        ({"bias_ih": torch.zeros(79)}, r"bias_ih: expected .* with shape \[80\]; got .* with shape \[79\]"),
+        ({"bias_hh": torch.zeros(80).double()}, "bias_hh: expected float32 .*; got float64 on cpu"),
+        ({"h0": torch.zeros(3, 20).double()}, r"h0: expected float32 on cpu .*; got float64 on cpu"),
+        ({"h0": torch.zeros(3, 19)}, r"h0: expected float32 on cpu with shape \[3, 20\]; got .* with shape \[3, 19\]"),
+        ({"c0": torch.zeros(2, 3, 20)}, r"c0: .* with shape \[1, 3, 20\]; got .* with shape \[2, 3, 20\]"),
         ({"steps": 0}, r"steps: expected at least 1; got 0"),
+        ({"launch": []}, "launch: expected one number on CPUs; got 0"),
     ],
 )
-def test_forward_operator_names_the_argument(changed: dict[str, Tensor | int], message: str) -> None:
-    zeros = {"gates_x": torch.zeros(3, 80), "weight_hh": torch.zeros(80, 20), "h0": None, "c0": None, "steps": 4}
+def test_forward_operator_names_the_argument(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.tagrank.native_forward(*(zeros | changed).values(), False, False, True)
+        torch.ops.tagrank.layer_forward(**(FORWARD | changed))
 
 
 def test_operators_name_the_dtypes() -> None:
-    gates_x, weight_hh = torch.zeros(3, 80).half(), torch.zeros(80, 20).half()
+    halves = {"context": torch.zeros(3, 80).half(), "weight_hh": torch.zeros(80, 20).half()}
     with pytest.raises(RuntimeError, match="weight_hh: expected float32, float64 or bfloat16; got float16"):
-        torch.ops.tagrank.native_forward(gates_x, weight_hh, None, None, 4, False, False, True)
+        torch.ops.tagrank.layer_forward(**(FORWARD | halves))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"output": torch.zeros(3, 20)}, r"output: expected shape \[T, B, H\]; got \[3, 20\]"),
-        ({"output": torch.zeros(4, 3, 20).half()}, "output: expected float32, float64 or bfloat16; got float16"),
-        ({"grad_output": torch.zeros(4, 20, 3).mT}, "grad_output: expected stride 0 or 1 in the last dimension; got 3"),
+        ({"output": torch.zeros(3, 20)}, r"output: expected .* with shape \[4, 3, 20\]; got .* with shape \[3, 20\]"),
+        ({"output": torch.zeros(4, 3, 20).half()}, "output: expected float32 .*; got float16"),
+        ({"output": None}, "output: expected a tensor if there are several steps; got none"),
         ({"grad_output": torch.zeros(3, 20)}, r"grad_output: expected float32 .*\[4, 3, 20\]; got .*\[3, 20\]"),
-        ({"cells": torch.zeros(4, 3, 20).double()}, "cells: expected contiguous float32 on cpu .*; got float64 on cpu"),
+        ({"grad_h_n": torch.zeros(3, 19)}, r"grad_h_n: expected .* with shape \[3, 20\]; got .* with shape \[3, 19\]"),
+        ({"cells": torch.zeros(4, 3, 20).double()}, "cells: expected float32 on cpu .*; got float64 on cpu"),
+        ({"cells": torch.zeros(3, 20)}, r"cells: expected shape \[T, B, H\]; got \[3, 20\]"),
+        ({"saved": torch.zeros(4, 3, 79)}, r"saved: expected .* with shape \[4, 3, 80\]; got .*\[4, 3, 79\]"),
+        ({"recompute": True}, r"saved: expected .* with shape \[3, 80\]; got .*\[4, 3, 80\]"),
     ],
 )
-def test_backward_operator_names_the_argument(changed: dict[str, Tensor], message: str) -> None:
-    states, state = torch.zeros(4, 3, 20), torch.zeros(3, 20)
-    gates_x, weight_hh = torch.zeros(3, 80), torch.zeros(80, 20)
-    zeros = {
-        "grad_output": states,
-        "grad_c_n": state,
-        "gates_x": gates_x,
-        "weight_hh": weight_hh,
-        "h0": None,
-        "c0": None,
-    }
-    zeros |= {"output": states, "gates": torch.zeros(4, 3, 80), "cells": states}
+def test_backward_operator_names_the_argument(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.tagrank.native_backward(*(zeros | changed).values(), True, True, True)
+        torch.ops.tagrank.layer_backward(**(BACKWARD | changed))
+
+
+def test_operators_take_tensors_as_they_lie() -> None:
+    """Neither the weight, the states nor the gradient of the output need be contiguous."""
+    generator = torch.Generator().manual_seed(0)
+    normal = partial(torch.randn, generator=generator)
+    given = {"context": normal(80, 3).t(), "weight_hh": normal(20, 80).t(), "h0": normal(20, 3).t()}
+    straight = {name: tensor.contiguous() for name, tensor in given.items()}
+    results = [torch.ops.tagrank.layer_forward(**(FORWARD | some)) for some in (given, straight)]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    given = {
+        "grad_output": normal(20, 3, 4).permute(2, 1, 0),
+        "weight_hh": given["weight_hh"],
+        "cells": normal(4, 3, 20),
+    }
+    straight = {name: tensor.contiguous() for name, tensor in given.items()}
+    results = [torch.ops.tagrank.layer_backward(**(BACKWARD | some | {"wanted": 9})) for some in (given, straight)]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

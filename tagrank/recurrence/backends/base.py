@@ -11,9 +11,9 @@ Shapes, for ``T`` steps, batch ``B`` and hidden size ``H``; gates in nn.LSTM's o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 #: ``(d_gates_x, d_weight_hh, d_h0, d_c0)``
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class GatesLike(Protocol):
+    """What a backend needs to know of ``gates_x`` before it is computed. A tensor is one, too."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class BackwardInputs(NamedTuple):
@@ -58,6 +69,59 @@ class BackwardInputs(NamedTuple):
         return self.gates.numel() == 0
 
 
+class ForwardCall(NamedTuple):
+    """What decides how a forward pass of the C++ library is launched.
+
+    Attributes:
+        device, dtype: of all tensors.
+        batch, hidden, steps: ``B``, ``H``, ``T``.
+        constant: whether ``gates_x`` is the same at each step.
+        addend: what is added to ``gates_x`` at each step: ``"none"``, ``"row"`` (``[4H]``) or ``"rows"`` (``[B, 4H]``).
+        h0, c0: whether they are given.
+        save_gates, save_cells: as in :meth:`Backend.forward`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    hidden: int
+    steps: int
+    constant: bool
+    addend: str
+    h0: bool
+    c0: bool
+    save_gates: bool
+    save_cells: bool
+
+
+class BackwardCall(NamedTuple):
+    """What decides how a backward pass of the C++ library is launched.
+
+    Attributes:
+        device, dtype, batch, hidden, steps, constant, c0: as in :class:`ForwardCall`.
+        summed: whether the sum over time of the gates' gradients is wanted.
+        recompute: whether the gates were not saved.
+        grad_stride: the stride of ``grad_output`` over hidden units if it is 0, or 1 for any other; ``None`` without
+            ``grad_output``.
+        grad_h_n, grad_c_n: whether they are given.
+        c0_wanted: whether the gradient of ``c0`` is wanted.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    hidden: int
+    steps: int
+    constant: bool
+    summed: bool
+    recompute: bool
+    c0: bool
+    grad_stride: int | None
+    grad_h_n: bool
+    grad_c_n: bool
+    c0_wanted: bool
+
+
 class Backend(ABC):
     """An implementation of the recurrence that has its own backward pass.
 
@@ -85,7 +149,7 @@ class Backend(ABC):
         return None
 
     @abstractmethod
-    def unsupported(self, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+    def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         """Why it cannot take these gates, or ``None``.
 
         Args:
@@ -93,7 +157,7 @@ class Backend(ABC):
             gpu: a GPU to answer for that is not in this machine; ``None`` for the GPU that ``gates_x`` is on.
         """
 
-    def unproven(self, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+    def unproven(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         """Why ``auto`` does not take gates that it supports, or ``None``; arguments as for :meth:`unsupported`."""
         return None
 
@@ -123,12 +187,20 @@ class Backend(ABC):
         ``d_c0`` have none if their state is ``None``. The inputs must not be written to.
         """
 
-    def explain(self, gates_x: Tensor, steps: int, gpu: "Gpu | None" = None) -> Iterable[str]:
+    def explain(self, gates_x: GatesLike, steps: int, gpu: "Gpu | None" = None) -> Iterable[str]:
         """Lines for ``tagrank.recurrence.explain`` that say what it would launch for ``steps`` steps of these gates.
 
         ``gates_x`` is ``[B, 4H]``; ``gpu`` as for :meth:`unsupported`.
         """
         return ()
+
+    def by_library(self) -> bool:
+        """Whether the C++ library runs its passes, as :meth:`launch` says, and the products around them."""
+        return False
+
+    def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
+        """How the C++ library is to run a pass, in the numbers of ``csrc/operators``. Only if :meth:`by_library`."""
+        raise NotImplementedError
 
     def interpreted(self) -> bool:
         """Whether it runs on CPU tensors now, slowly, instead of on ``device``: for tests without that device."""
@@ -140,3 +212,21 @@ class Backend(ABC):
         A value makes a context inside which the backend runs this kernel only, and ``unsupported`` answers for it.
         """
         return {self.name: nullcontext}
+
+
+class Choices(dict[tuple[object, ...], str]):
+    """The backends that ``auto`` chose, by what decides: to choose takes as long as to launch a kernel.
+
+    Whoever changes what a backend supports empties it.
+    """
+
+    #: So many kinds of calls are remembered; a program whose batches have all sizes must not fill the memory.
+    MOST = 4096
+
+    def remember(self, key: tuple[object, ...], name: str) -> None:
+        if len(self) >= self.MOST:
+            self.clear()
+        self[key] = name
+
+
+CHOSEN = Choices()

@@ -9,13 +9,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from tagrank.kernels.verified import VERIFIED
 from tagrank.recurrence import library
-from tagrank.recurrence.backends.base import Backend, BackwardInputs, Gradients, Outputs
-from tagrank.recurrence.backends.gpu import dotted, gpu_of
-from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
+from tagrank.recurrence.backends.base import BackwardCall, ForwardCall, GatesLike
+from tagrank.recurrence.backends.compiled import Compiled
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
 from tagrank.recurrence.dtypes import dtype_name
 from tagrank.recurrence.tracing import record
 
@@ -28,7 +27,7 @@ MAX_HIDDEN = 512
 OLDEST = (9, 0)
 
 
-class Cluster(Backend):
+class Cluster(Compiled):
     name = "cluster"
     device = "cuda"
     dtypes = (torch.float16, torch.bfloat16)
@@ -41,7 +40,7 @@ class Cluster(Backend):
         # Not in __init__: to look for a GPU takes time and starts the driver, so `import tagrank` must not.
         return self.not_built or (None if torch.cuda.is_available() else "no NVIDIA GPU")
 
-    def unsupported(self, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+    def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         device, dtype, hidden = gates_x.device, gates_x.dtype, gates_x.shape[-1] // 4
         if device.type != self.device:
             return f"it runs on NVIDIA GPUs, and gates_x is on {device}"
@@ -56,48 +55,15 @@ class Cluster(Backend):
             return f"this GPU runs no cluster of {-(-hidden // 32)} blocks with as much shared memory as it needs"
         return None
 
-    def unproven(self, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+    def unproven(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         capability = (gpu or gpu_of(gates_x.device)).capability
         if all((capability, kernel, self.name) in VERIFIED for kernel in ("forward", "backward")):
             return None
         return f"it was not verified on compute capability {dotted(capability)}"
 
-    def forward(
-        self,
-        gates_x: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        steps: int,
-        save_gates: bool,
-        save_cells: bool,
-    ) -> Outputs:
-        record("cluster.forward")
-        with torch.cuda.device(gates_x.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            return torch.ops.tagrank.cluster_forward(  # type: ignore[no-any-return]
-                gates_x, weight_hh, h0, c0, steps, save_gates, save_cells, stream
-            )
-
-    def backward(self, inputs: BackwardInputs) -> Gradients:
-        record("cluster.backward")
-        gates, d_gates = gates_and_place_for_gradients(inputs)
-        with torch.cuda.device(inputs.output.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            d_gates_x, d_c0 = torch.ops.tagrank.cluster_backward(
-                inputs.grad_output.contiguous(),
-                inputs.grad_c_n,
-                inputs.gates_x if inputs.recompute else None,
-                inputs.weight_hh,
-                inputs.c0,
-                gates,
-                inputs.cells,
-                d_gates,
-                inputs.constant,
-                stream,
-            )
-        d_weight_hh, d_h0 = weight_and_state_gradients(d_gates, inputs)
-        return d_gates_x if inputs.constant else d_gates, d_weight_hh, d_h0, d_c0
+    def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
+        record("cluster.forward" if isinstance(call, ForwardCall) else "cluster.backward")
+        return [current_stream(call.device), 0]
 
 
 @cache

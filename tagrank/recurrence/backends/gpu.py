@@ -20,3 +20,14 @@ def gpu_of(device: torch.device) -> "Gpu":
 def dotted(capability: tuple[int, int]) -> str:
     """``"9.0"`` for the compute capability ``(9, 0)``."""
     return ".".join(map(str, capability))
+
+
+def elsewhere(device: torch.device) -> bool:
+    """Whether this is a GPU that is not the current device, on which kernels are launched."""
+    return device.type == "cuda" and torch._C._cuda_getDevice() != device.index
+
+
+def current_stream(device: torch.device) -> int:
+    """The handle of PyTorch's current stream on a device, as ``torch.cuda.current_stream(device).cuda_stream``."""
+    stream: int = torch._C._cuda_getCurrentRawStream(device.index)
+    return stream

@@ -4,11 +4,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 from tagrank.errors import InputError
-from tagrank.recurrence.backends.base import Backend
+from tagrank.recurrence.backends.base import CHOSEN, Backend, GatesLike
 from tagrank.recurrence.backends.cluster import Cluster
 from tagrank.recurrence.backends.native import Native
 from tagrank.recurrence.backends.triton_kernels import Triton
@@ -29,11 +28,13 @@ def register(backend: Backend) -> None:
     if backend.name in ("auto", *names()):
         raise ValueError(f"name: expected one that is not taken, got {backend.name!r}")
     FUSED[backend.name] = backend
+    CHOSEN.clear()
 
 
 def unregister(name: str) -> None:
     """Remove a backend."""
     del FUSED[name]
+    CHOSEN.clear()
 
 
 def names() -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def check_name(backend: str) -> str:
     return backend
 
 
-def choose(backend: str, gates_x: Tensor) -> str:
+def choose(backend: str, gates_x: GatesLike) -> str:
     """The name of the backend that serves these gates.
 
     Args:
@@ -73,8 +74,22 @@ def choose(backend: str, gates_x: Tensor) -> str:
         InputError: an environment variable has a value that a backend for this device cannot take.
         RuntimeError: the named backend cannot run here, or not on these tensors.
     """
-    check_name(backend)
     transformed = _transformed()
+    # Other devices need no memory of choices: there is one backend. Sizes may be symbols while torch.compile traces.
+    remembers = gates_x.device.type == "cuda" and transformed is None and not torch.compiler.is_compiling()
+    if not remembers:
+        return _choose(backend, gates_x, transformed)
+    key = (backend, gates_x.device, gates_x.dtype, gates_x.shape[-2], gates_x.shape[-1])
+    name = CHOSEN.get(key)
+    if name is None:
+        name = _choose(backend, gates_x, transformed)
+        if name != "eager":  # whose warning is to come again
+            CHOSEN.remember(key, name)
+    return name
+
+
+def _choose(backend: str, gates_x: GatesLike, transformed: str | None) -> str:
+    check_name(backend)
     if backend == "auto" and transformed is None:
         for name, fused in FUSED.items():
             # The device first, because looking for a GPU takes time.
@@ -89,7 +104,7 @@ def choose(backend: str, gates_x: Tensor) -> str:
     return backend
 
 
-def passed_over(backend: Backend, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+def passed_over(backend: Backend, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
     """Why ``auto`` does not take a backend for these gates, or ``None``.
 
     Args:
@@ -107,7 +122,7 @@ def passed_over(backend: Backend, gates_x: Tensor, gpu: "Gpu | None" = None) -> 
     return reason or backend.unproven(gates_x, gpu)
 
 
-def _refusal(backend: Backend, gates_x: Tensor) -> str | None:
+def _refusal(backend: Backend, gates_x: GatesLike) -> str | None:
     """Why a backend cannot serve these gates, or ``None``; an ``InputError`` if the reason is a user's setting."""
     misset = backend.misset()
     if misset is not None and gates_x.device.type == backend.device:
@@ -115,7 +130,7 @@ def _refusal(backend: Backend, gates_x: Tensor) -> str | None:
     return backend.unavailable() or backend.unsupported(gates_x)
 
 
-def _warn_if_slow(gates_x: Tensor) -> None:
+def _warn_if_slow(gates_x: GatesLike) -> None:
     """Warn that ``auto`` is slow because a backend is unavailable, as often as Python shows the same warning."""
     for backend in FUSED.values():
         if gates_x.device.type != backend.device or backend.slow_without is None or torch.compiler.is_compiling():

@@ -8,13 +8,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tagrank.recurrence.backends.base import Backend, BackwardInputs, Gradients, Outputs
-from tagrank.recurrence.backends.gpu import dotted, gpu_of
+from tagrank.kernels.variants import alignment
+from tagrank.recurrence import library
+from tagrank.recurrence.backends.base import (
+    CHOSEN,
+    BackwardCall,
+    BackwardInputs,
+    ForwardCall,
+    GatesLike,
+    Gradients,
+    Outputs,
+)
+from tagrank.recurrence.backends.compiled import Compiled
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
 from tagrank.recurrence.tracing import record
@@ -28,13 +39,16 @@ OLDEST = (8, 0)
 _INSTALLED = find_spec("triton") is not None
 
 
-class Triton(Backend):
+class Triton(Compiled):
     name = "triton"
     device = "cuda"
     dtypes = DTYPES
 
     def __init__(self) -> None:
         self._forced: dict[Kernel, Variant | Name] = {}
+        #: What :meth:`launch` made, by the calls that it is for, the precision, and the variant that was forced.
+        self._made: dict[Any, _Made] = {}
+        self._has_library = library.load() is None
         #: For each device and stream, the counters of its barriers.
         self._counters: dict[tuple[torch.device, int], Tensor] = {}
 
@@ -53,7 +67,7 @@ class Triton(Backend):
             return f"it needs compute capability {dotted(OLDEST)}, and the GPU has {dotted(newest)}"
         return None
 
-    def unsupported(self, gates_x: Tensor, gpu: "Gpu | None" = None) -> str | None:
+    def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         device = gates_x.device
         if device.type not in ("cuda", "cpu"):
             return f"it runs on NVIDIA GPUs, and gates_x is on {device}"
@@ -69,7 +83,7 @@ class Triton(Backend):
             return f"it needs compute capability {dotted(OLDEST)}, and {device} has {dotted(there.capability)}"
         return self._forced_unsupported(gates_x, gpu) if self._forced else None
 
-    def _forced_unsupported(self, gates_x: Tensor, gpu: "Gpu | None") -> str | None:
+    def _forced_unsupported(self, gates_x: GatesLike, gpu: "Gpu | None") -> str | None:
         """Why a variant that is forced by name serves no such gates, or ``None``."""
         try:
             for kernel in self._forced:
@@ -78,7 +92,7 @@ class Triton(Backend):
             return str(error)
         return None
 
-    def explain(self, gates_x: Tensor, steps: int, gpu: "Gpu | None" = None) -> Iterator[str]:
+    def explain(self, gates_x: GatesLike, steps: int, gpu: "Gpu | None" = None) -> Iterator[str]:
         """For each kernel its rules up to the rule that serves, without those of other dtypes."""
         from tagrank.kernels.choice import consider
 
@@ -115,10 +129,56 @@ class Triton(Backend):
         before = self._forced
         given: dict[Kernel, Variant | Name | None] = {"forward": forward, "backward": backward}
         self._forced = before | {kernel: variant for kernel, variant in given.items() if variant is not None}
+        CHOSEN.clear()
         try:
             yield
         finally:
             self._forced = before
+            CHOSEN.clear()
+
+    def by_library(self) -> bool:
+        return self._has_library and not self.interpreted()
+
+    def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
+        """The numbers for ``csrc/operators/gpu.cpp``, whose enum Place has their meaning.
+
+        They are made once for all calls that are alike, when Triton compiles the kernel.
+        """
+        kernel: Kernel = "forward" if isinstance(call, ForwardCall) else "backward"
+        # Of the number of steps, the kernels are compiled for whether it is 1. Others may share what was made.
+        key = (call._replace(steps=min(call.steps, 2)), precision(call.dtype), self._forced.get(kernel))
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._make(kernel, call)
+        record(f"triton.{kernel}.{made.variant.name}")
+        stream = current_stream(call.device)
+        counters = self._counters_on(call.device, stream, made.tiles).data_ptr() if made.variant.cooperative else 0
+        return [stream, *made.before_counters, counters, *made.after_counters]
+
+    def _make(self, kernel: "Kernel", call: ForwardCall | BackwardCall) -> "_Made":
+        """Compile a kernel for calls like this one."""
+        variant = self._choose(kernel, call, call.batch, call.hidden)
+        tiles, slices = variant.grid(call.batch, call.hidden)
+        with torch.cuda.device(call.device):
+            compiled = _compile(variant, call)
+            function = _load(compiled, call.device.index)
+        metadata = compiled.metadata
+        if metadata.global_scratch_size or metadata.profile_scratch_size:
+            raise RuntimeError(
+                "Triton's instrumentation of kernels is not supported; unset the variables that ask for it"
+            )
+        names = [name for name in compiled.src.fn.arg_names if compiled.src.signature[name] != "constexpr"]
+        places = [compiled.src.fn.arg_names.index(name) for name in names]
+        stride = call.grad_stride if isinstance(call, BackwardCall) else None
+        after = [
+            variant.name == "step",
+            alignment(call.hidden),
+            1 if stride is None else stride,
+            *places,
+            *_NULL_PLACES,
+        ]
+        before = [1, function, tiles, slices, metadata.num_warps * 32, metadata.shared, variant.cooperative]
+        return _Made(variant, tiles, list(map(int, before)), list(map(int, after)))
 
     def forward(
         self,
@@ -130,8 +190,9 @@ class Triton(Backend):
         save_gates: bool,
         save_cells: bool,
     ) -> Outputs:
+        if self.by_library():
+            return super().forward(gates_x, weight_hh, h0, c0, steps, save_gates, save_cells)
         from tagrank.kernels.forward import lstm_forward
-        from tagrank.kernels.variants import alignment
 
         batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
         variant = self._variant("forward", gates_x, batch, hidden)
@@ -143,15 +204,18 @@ class Triton(Backend):
         slots = steps if save_cells else min(len(launches), 2) if len(launches) > 1 else 0
         cells = gates_x.new_empty((slots, batch, hidden), dtype=cell_dtype(gates_x.dtype))
         grid = variant.grid(batch, hidden)
+        options = _forward_options(gates_x.dim() == 2, "none", save_gates, slots > 0)
         with _guard(gates_x):
             counters = self._zeroed_counters(variant, gates_x, grid[0])
             for t0, count in launches:
                 lstm_forward[grid](
                     gates_x,
+                    None,
                     weight_hh,
                     h0,
                     c0,
                     output,
+                    None,
                     c_n,
                     gates,
                     cells,
@@ -162,10 +226,8 @@ class Triton(Backend):
                     batch,
                     hidden // alignment(hidden),
                     slots,
-                    CONSTANT=gates_x.dim() == 2,
-                    SAVE_GATES=save_gates,
-                    SAVE_CELLS=slots > 0,
-                    **_options(variant, hidden),
+                    **options,
+                    **_options(variant, hidden, gates_x.dtype),
                 )
         return output, c_n, gates, cells if save_cells else cells.new_empty(0)
 
@@ -175,8 +237,9 @@ class Triton(Backend):
         Those of ``h`` and ``c`` go from step to step in float32 (float64 for float64), and so does the sum over time
         that is the gradient of a ``constant`` input.
         """
+        if self.by_library():
+            return super().backward(inputs)
         from tagrank.kernels.backward import lstm_backward
-        from tagrank.kernels.variants import alignment
 
         grad_output, constant, c0 = inputs.grad_output.contiguous(), inputs.constant, inputs.c0
         steps, batch, hidden = inputs.output.shape
@@ -189,11 +252,13 @@ class Triton(Backend):
         carry_c = inputs.cells.new_empty(slots, batch, hidden)
         carry_x = inputs.cells.new_empty((slots, batch, 4 * hidden) if constant else (0,))
         grid = variant.grid(batch, hidden)
+        options = _backward_options(1, constant, constant, inputs.recompute)
         with _guard(gates):
             counters = self._zeroed_counters(variant, gates, grid[0])
             for t0, count in reversed(launches):
                 lstm_backward[grid](
                     grad_output,
+                    None,
                     inputs.grad_c_n,
                     inputs.weight_hh,
                     c0,
@@ -202,29 +267,37 @@ class Triton(Backend):
                     inputs.cells,
                     d_gates,
                     d_gates_x,
-                    d_c0,
+                    None if c0 is None else d_c0,
                     carry_c,
                     carry_x,
                     counters,
+                    batch * hidden // alignment(hidden),
+                    hidden // alignment(hidden),
                     t0,
                     count,
                     steps,
                     batch,
                     hidden // alignment(hidden),
-                    CONSTANT=constant,
-                    RECOMPUTE=inputs.recompute,
-                    **_options(variant, hidden),
+                    **options,
+                    **_options(variant, hidden, gates.dtype),
                 )
         d_weight_hh, d_h0 = weight_and_state_gradients(d_gates, inputs)
         return d_gates_x if constant else d_gates, d_weight_hh, d_h0, d_c0
 
-    def _variant(self, kernel: "Kernel", tensor: Tensor, batch: int, hidden: int) -> "Variant":
+    def _variant(self, kernel: "Kernel", tensor: GatesLike, batch: int, hidden: int) -> "Variant":
         """The variant that is launched for tensors like this one; it is recorded in the trace."""
         variant = self._choose(kernel, tensor, batch, hidden)
         record(f"triton.{kernel}.{variant.name}")
         return variant
 
-    def _choose(self, kernel: "Kernel", tensor: Tensor, batch: int, hidden: int, gpu: "Gpu | None" = None) -> "Variant":
+    def _choose(
+        self,
+        kernel: "Kernel",
+        tensor: "GatesLike | ForwardCall | BackwardCall",
+        batch: int,
+        hidden: int,
+        gpu: "Gpu | None" = None,
+    ) -> "Variant":
         from tagrank.kernels.choice import choose
         from tagrank.kernels.variants import Variant
 
@@ -242,10 +315,85 @@ class Triton(Backend):
         # A CUDA graph has counters of its own, because its replays may run on any streams.
         if size == 0 or not tensor.is_cuda or torch.cuda.is_current_stream_capturing():
             return tensor.new_zeros(size, dtype=torch.int32)
-        key = (tensor.device, torch.cuda.current_stream(tensor.device).cuda_stream)
+        return self._counters_on(tensor.device, current_stream(tensor.device), size)
+
+    def _counters_on(self, device: torch.device, stream: int, size: int) -> Tensor:
+        key = (device, stream)
         if key not in self._counters or len(self._counters[key]) < size:
-            self._counters[key] = tensor.new_zeros(max(size, 256), dtype=torch.int32)
+            self._counters[key] = torch.zeros(max(size, 256), dtype=torch.int32, device=device)
         return self._counters[key]
+
+
+class _Made(NamedTuple):
+    """A kernel that was compiled for some calls.
+
+    Attributes:
+        variant: how it is launched.
+        tiles: the programs along the batch, which each have a counter.
+        before_counters, after_counters: the numbers of a launch between the stream and the address of the counters, and
+            those after it.
+    """
+
+    variant: "Variant"
+    tiles: int
+    before_counters: list[int]
+    after_counters: list[int]
+
+
+#: Places of csrc/operators/gpu.cpp that are always null. After its own parameters, a compiled kernel has two pointers
+#: to memory that Triton's instrumentation needs.
+_NULL_PLACES = (38, 39)
+
+
+def _load(compiled: Any, device: int) -> int:
+    """Load a compiled kernel for good, and return the driver's handle.
+
+    Triton's own way would also build a launcher in C.
+    """
+    from triton.runtime import driver
+
+    _, function, *_ = driver.active.utils.load_binary(compiled.name, compiled.kernel, compiled.metadata.shared, device)
+    return int(function)
+
+
+def _compile(variant: "Variant", call: ForwardCall | BackwardCall) -> Any:
+    """The kernel for such a call, compiled for the current GPU."""
+    from tagrank.kernels.backward import lstm_backward
+    from tagrank.kernels.forward import lstm_forward
+
+    dtype, cells = call.dtype, cell_dtype(call.dtype)
+    steps = 1 if variant.name == "step" else call.steps
+    several = call.steps > steps
+    # Stands for any number that the kernel takes as a parameter; only `steps` decides how it is compiled.
+    number = 2
+    if isinstance(call, ForwardCall):
+        addend, h0, c0 = (dtype if given else None for given in (call.addend != "none", call.h0, call.c0))
+        pointers: tuple[torch.dtype | None, ...] = (
+            dtype,
+            addend,
+            dtype,
+            h0,
+            c0,
+            dtype,
+            dtype,
+            dtype,
+            dtype,
+            cells,
+            torch.int32,
+        )
+        numbers: tuple[int, ...] = (number, steps, number, number, number, number)
+        own = _forward_options(call.constant, call.addend, call.save_gates, call.save_cells or several)
+        kernel: Any = lstm_forward
+    else:
+        given = (call.grad_stride is not None, call.grad_h_n, call.grad_c_n)
+        grads = (dtype if there else None for there in given)
+        c0, d_c0 = (dtype if there else None for there in (call.c0, call.c0_wanted))
+        pointers = (*grads, dtype, c0, dtype, dtype, cells, dtype, dtype, d_c0, cells, cells, torch.int32)
+        numbers = (number, number, number, steps, number, number, number)
+        stride = 1 if call.grad_stride is None else call.grad_stride
+        own = _backward_options(stride, call.constant, call.summed, call.recompute)
+        kernel = lstm_backward
+    return kernel.warmup(*pointers, *numbers, **own, **_options(variant, call.hidden, dtype), grid=(1, 1))
 
 
 def _kernels_are_interpreted() -> bool:
@@ -274,13 +422,19 @@ def _launches(variant: "Variant", steps: int) -> list[tuple[int, int]]:
     return [(t, 1) for t in range(steps)] if variant.name == "step" else [(0, steps)]
 
 
-def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
-    from tagrank.kernels.variants import alignment
+def _forward_options(constant: bool, addend: str, save_gates: bool, save_cells: bool) -> dict[str, Any]:
+    return {"CONSTANT": constant, "ADDEND": addend, "SAVE_GATES": save_gates, "SAVE_CELLS": save_cells}
 
+
+def _backward_options(grad_stride: int, constant: bool, summed: bool, recompute: bool) -> dict[str, Any]:
+    return {"GRAD_STRIDE": grad_stride, "CONSTANT": constant, "SUM": summed, "RECOMPUTE": recompute}
+
+
+def _options(variant: "Variant", hidden: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The constants of both kernels."""
     return {
         "VARIANT": variant.name,
-        # torch.set_float32_matmul_precision sets this too, but its getter raises if the setting was made here.
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "PRECISION": precision(dtype),
         "ALIGN": alignment(hidden),
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,
@@ -288,3 +442,11 @@ def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
         "CHUNKS": variant.chunks(hidden),
         **variant.launch_options(),
     }
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 products are computed: ``"ieee"``, or ``"tf32"`` if PyTorch's setting for products allows it."""
+    # torch.set_float32_matmul_precision sets this too, but its getter raises if the setting was made here.
+    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "ieee"

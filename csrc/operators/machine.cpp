@@ -1,0 +1,35 @@
+#include "machine.h"
+
+#include <torch/csrc/stable/tensor.h>
+
+#include "../cpu/recurrence.h"
+#include "threads.h"
+#ifdef TAGRANK_CUDA
+#include "../cuda/recurrence.h"
+#endif
+
+namespace tagrank {
+
+double multiply_add_rate(double seconds) { return cpu::multiply_add_rate(seconds, torch_threads(/*concurrent=*/true)); }
+
+bool has_clusters() {
+#ifdef TAGRANK_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
+int64_t active_clusters(int64_t device, int64_t hidden, bool backward) {
+#ifdef TAGRANK_CUDA
+  int clusters;
+  const int error = cuda::active_clusters(static_cast<int>(device), static_cast<int>(hidden), backward, clusters);
+  STD_TORCH_CHECK(error == 0, "tagrank: the cluster kernels failed: ", cuda::describe(error));
+  return clusters;
+#else
+  STD_TORCH_CHECK(false, "tagrank: this library was built without the cluster kernels; asked for device ", device,
+                  ", H = ", hidden, backward ? ", backward" : ", forward");
+#endif
+}
+
+}  // namespace tagrank

@@ -1,0 +1,24 @@
+// Matrix products and sums by torch, on CPUs and GPUs. They go to torch's C functions: the dispatcher has no numbers like addmm's beta in
+// its stable interface.
+#pragma once
+
+#include "tensors.h"
+
+namespace tagrank {
+
+// x W^T (+ bias), [rows, outputs], for x [rows, inputs], W [outputs, inputs] and bias [outputs].
+Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias);
+// a b.
+Tensor product(const Tensor& a, const Tensor& b);
+// out = a b.
+void product_into(const Tensor& out, const Tensor& a, const Tensor& b);
+// a^T b, a sum over the rows of both, of which there may be many. Its error does not grow with their number.
+Tensor product_over_rows(const Tensor& a, const Tensor& b);
+// a + b, of shapes that torch broadcasts.
+Tensor add(const Tensor& a, const Tensor& b);
+// The sum over the first dimension.
+Tensor sum_of_rows(const Tensor& a);
+// to += a^T b.
+void add_product_over_rows(const Tensor& to, const Tensor& a, const Tensor& b);
+
+}  // namespace tagrank

@@ -1,0 +1,275 @@
+"""The layers of an LSTM as one node of the autograd graph, each pass of a layer one call of the C++ library.
+
+Everything else in the call takes longer than the recurrence itself for short sequences, so nothing is done twice here:
+what is contiguous, aligned or of the right shape is the library's business.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tagrank.recurrence.backends.base import Backend, BackwardCall, ForwardCall
+from tagrank.recurrence.backends.compiled import BIAS, C0, CONTEXT, H0, INPUT, WEIGHT_HH, WEIGHT_IH, grad_stride
+from tagrank.recurrence.backends.gpu import elsewhere
+
+#: The parameters of a layer: weight_ih, weight_hh, bias_ih, bias_hh.
+PER_LAYER = 4
+
+
+class Settings(NamedTuple):
+    """What a call of :func:`layers` has beside tensors.
+
+    Attributes:
+        backend: runs the recurrence.
+        steps: ``T``.
+        state_dimensions: 3 if states are ``[layers, B, H]``, 2 if there is one layer and they are ``[B, H]``.
+        recompute: whether to keep only the cell states for backward where the gates' share of the input is constant.
+    """
+
+    backend: Backend
+    steps: int
+    state_dimensions: int
+    recompute: bool
+
+
+class Tensors(NamedTuple):
+    """What a layer reads: the arguments of :func:`layers` for it, the states as the settings say."""
+
+    context: Tensor | None
+    input: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    weight_ih: Tensor | None
+    weight_hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+
+
+#: The gradients of ``output``, ``h_n`` and ``c_n``.
+Grads = Sequence[Tensor | None]
+
+
+def layers(
+    settings: Settings,
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    parameters: Sequence[Tensor | None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run all layers, differentiable once.
+
+    Args:
+        settings: see there.
+        context: ``[B, C]``, which stays the same at each step.
+        input: ``[T, B, I]``; it, or the context, may be missing.
+        h0, c0: as ``settings.state_dimensions`` says, or ``None`` for zeros.
+        parameters: ``weight_ih [4H, I + C]``, ``weight_hh [4H, H]``, ``bias_ih`` and ``bias_hh`` ``[4H]`` (or ``None``)
+            of each layer. If ``weight_ih`` is ``None``, the context ``[B, 4H]`` or the input ``[T, B, 4H]`` is its
+            share of the gates itself. If ``weight_ih`` has only the input's columns, the context ``[B, 4H]`` is.
+
+    Returns:
+        ``output`` ``[T, B, H]`` of the last layer, and ``h_n`` and ``c_n`` shaped like the states.
+    """
+    if torch.is_grad_enabled():
+        for tensor in (context, input, h0, c0, *parameters):
+            if tensor is not None and tensor.requires_grad:
+                results: tuple[Tensor, Tensor, Tensor] = _Layers.apply(settings, context, input, h0, c0, *parameters)
+                return results
+    output, h_n, c_n, _ = _forward(settings, False, context, input, h0, c0, parameters)
+    return output, h_n, c_n
+
+
+def _forward(
+    settings: Settings,
+    train: bool,
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    parameters: Sequence[Any],
+) -> tuple[Tensor, Tensor, Tensor, list[list[Any]]]:
+    """The results, and what each layer keeps for backward if ``train``.
+
+    A layer keeps its output, its activated gates (or those before the recurrence, to compute them again) and its cells.
+    """
+    if len(parameters) == PER_LAYER:
+        output, h_n, c_n, *kept = _layer_forward(settings, train, Tensors(context, input, h0, c0, *parameters))
+        return output, h_n, c_n, [[output, *kept]]
+    everything = []
+    one = settings._replace(state_dimensions=2)
+    for layer in range(len(parameters) // PER_LAYER):
+        own = parameters[PER_LAYER * layer : PER_LAYER * (layer + 1)]
+        h, c = (None if state is None else state[layer] for state in (h0, c0))
+        everything.append(_layer_forward(one, train, Tensors(context, input, h, c, *own)))
+        context, input = None, everything[-1][0]
+    h_n, c_n = (torch.stack([results[i] for results in everything]) for i in (1, 2))
+    return everything[-1][0], h_n, c_n, [[results[0], *results[3:]] for results in everything]
+
+
+def _layer_forward(settings: Settings, train: bool, tensors: Tensors) -> list[Tensor]:
+    """The results of ``tagrank::layer_forward``: output, h_n, c_n, and if ``train`` what backward reads."""
+    context, input, h0, c0, weight_ih, weight_hh, _, bias_hh = tensors
+    constant = input is None
+    x: Any = context if input is None else input
+    if elsewhere(x.device):
+        with torch.cuda.device(x.device):
+            return _layer_forward(settings, train, tensors)
+    recompute = settings.recompute and (constant or weight_ih is None)
+    addend = "none"
+    if weight_ih is not None and not (train and recompute):
+        both = context is not None and input is not None
+        ready = both and weight_ih.shape[1] == x.shape[2]
+        addend = "none" if ready and settings.steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
+    save_gates = train and not recompute
+    size = x.shape[-2], weight_hh.shape[1], settings.steps
+    states = h0 is not None, c0 is not None
+    launch = settings.backend.launch(
+        ForwardCall(x.device, x.dtype, *size, constant, addend, *states, save_gates, train)
+    )
+    results: list[Tensor] = torch.ops.tagrank.layer_forward.default(
+        *tensors, settings.steps, settings.state_dimensions, save_gates, train, launch
+    )
+    return results
+
+
+class _Layers(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        settings: Settings,
+        context: Tensor | None,
+        input: Tensor | None,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        output, h_n, c_n, kept = _forward(settings, True, context, input, h0, c0, parameters)
+        ctx.set_materialize_grads(False)
+        ctx.settings = settings
+        ctx.sources = (context is not None, input is not None)
+        # Backward of one step does not read the output: a caller may change h in place before the next step.
+        if settings.steps == 1 and len(kept) == 1:
+            kept[0][0] = None
+        if parameters[0] is None:
+            context = input = None  # backward does not read gates that were given
+        weights = [p for i, p in enumerate(parameters) if i % PER_LAYER < 2]
+        ctx.save_for_backward(context, input, h0, c0, *weights, *(tensor for some in kept for tensor in some))
+        return output, h_n, c_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # A second derivative may follow. The results then have a node that refuses to have one.
+            return _Gradients.apply(ctx, *ctx.saved_tensors, *grads)  # type: ignore[no-any-return]
+        return _backward(ctx, *grads)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward pass, with a derivative that is an error. Its results depend on all that they are made of."""
+
+    @staticmethod
+    def forward(ctx: Any, of: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
+        return _backward(of, *tensors[-3:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        refuse_second_derivative()
+
+
+def refuse_second_derivative(*_: Any) -> Any:
+    raise RuntimeError(
+        "the fused backends of lstm_recurrence have no second derivative (as cuDNN's LSTM has none); "
+        "backend='eager' differentiates any number of times"
+    )
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    """The gradients of all arguments of :meth:`_Layers.forward`, the one of ``settings`` ``None``."""
+    settings, needed = ctx.settings, ctx.needs_input_grad
+    context, input, h0, c0, *others = ctx.saved_tensors
+    depth = (len(needed) - 5) // PER_LAYER
+    weights, kept = others[: 2 * depth], others[2 * depth :]
+    gradients: list[Tensor | None] = [None] * len(needed)
+    if depth == 1:
+        tensors = Tensors(context, input, h0, c0, *weights)
+        gradients[1:] = _layer_backward(settings, grads, tensors, kept, ctx.sources, needed[1:])
+        return tuple(gradients)
+    d_states: list[list[Tensor | None]] = [[], []]
+    for layer in reversed(range(depth)):
+        at = 5 + PER_LAYER * layer
+        sources, of_input = ctx.sources, needed[1:3]
+        if layer > 0:
+            context, input = None, kept[3 * (layer - 1)]
+            sources, of_input = (False, True), (False, any(needed[1:at]))
+        else:
+            context, input = ctx.saved_tensors[:2]
+        h_n, c_n, h, c = (None if state is None else state[layer] for state in (*grads[1:], h0, c0))
+        results = _layer_backward(
+            settings,
+            (grads[0], h_n, c_n),
+            Tensors(context, input, h, c, *weights[2 * layer : 2 * layer + 2]),
+            kept[3 * layer : 3 * layer + 3],
+            sources,
+            (*of_input, *needed[3:5], *needed[at : at + PER_LAYER]),
+        )
+        gradients[at : at + PER_LAYER] = results[4:]
+        for d_state, result in zip(d_states, results[2:4], strict=True):
+            d_state.insert(0, result)
+        if layer == 0:
+            gradients[1:3] = results[:2]
+        elif not of_input[1]:
+            break  # nothing below needs a gradient
+        grads = (results[1], *grads[1:])
+    gradients[3:5] = (None if d[0] is None else torch.stack(d) for d in d_states)  # type: ignore[arg-type]
+    return tuple(gradients)
+
+
+def _layer_backward(
+    settings: Settings,
+    grads: Grads,
+    tensors: Tensors,
+    kept: Sequence[Any],
+    sources: tuple[bool, bool],
+    needed: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients of the fields of ``tensors``; ``None`` where none is needed.
+
+    ``kept`` is what the layer kept, ``sources`` whether it had a context and an input, and ``needed`` says for each
+    field whether its gradient is needed.
+    """
+    weight_ih, weight_hh = tensors.weight_ih, tensors.weight_hh
+    grad_output, grad_h_n, grad_c_n = grads
+    output, saved, cells = kept
+    constant = not sources[1]
+    summed = constant or (sources[0] and settings.steps > 1)
+    recompute = settings.recompute and (constant or weight_ih is None)
+    wanted = needed[0] * CONTEXT | needed[1] * INPUT | needed[4] * WEIGHT_IH | needed[5] * WEIGHT_HH
+    wanted |= (needed[6] or needed[7]) * BIAS | needed[2] * H0 | needed[3] * C0
+    size = cells.shape[1], cells.shape[2], settings.steps
+    given = grad_stride(grad_output), grad_h_n is not None, grad_c_n is not None
+    launch = settings.backend.launch(
+        BackwardCall(
+            weight_hh.device,
+            weight_hh.dtype,
+            *size,
+            constant,
+            summed,
+            recompute,
+            tensors.c0 is not None,
+            *given,
+            needed[3],
+        )
+    )
+    results = iter(
+        torch.ops.tagrank.layer_backward.default(
+            *grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted, launch
+        )
+    )
+    d_context, d_input, d_weight_ih, d_weight_hh, d_bias, d_h0, d_c0 = (
+        next(results) if wanted & (1 << i) else None for i in range(7)
+    )
+    d_bias_ih, d_bias_hh = (d_bias if needed[i] else None for i in (6, 7))
+    return [d_context, d_input, d_h0, d_c0, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh]

@@ -239,10 +239,10 @@ def main() -> None:
     for device in args.device:
         for size in SIZES:
             measured = measure(*size, device, args.seconds)
-            print(*map(_line, measured), sep="\n", flush=True)
             rows += measured
-            if args.json:
+            if args.json:  # before the lines, which tell a reader that there is more in the file
                 write(args.json, described | {"rows": rows})
+            print(*map(_line, measured), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -335,11 +335,12 @@ def main() -> None:
         # A peer that cannot be built fails in every case, and may take minutes to.
         without = {failure["name"] for failure in failures if failure["kind"] == "peer"}
         measured = measure(case, rates, args.seconds, not args.no_compile, args.only, without)
-        print(*map(_line, measured.rows), *failures_in_words(measured.failures), sep="\n", flush=True)
         rows += measured.rows
         failures += measured.failures
-        if args.json:  # after each case, so that an interruption loses only one case
+        # After each case, so that an interruption loses only one; and before the lines, which tell a reader of more.
+        if args.json:
             write(args.json, described | {"summary": summary(rows), "rows": rows, "failures": failures})
+        print(*map(_line, measured.rows), *failures_in_words(measured.failures), sep="\n", flush=True)
     print(*summary(rows), *failures_in_words(failures), sep="\n")
     if args.plot:
         from benchmarks.plots import plot

@@ -51,6 +51,7 @@ TESTS = (
     "tests/recurrence/test_op.py",
     "tests/kernels/test_arithmetic.py",
     "tests/nn/test_nn.py",
+    "tests/nn/test_cuda_graphs.py",
 )
 PROCESSES = 8
 #: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.

@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each case and mode (default: 2)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes the most time")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="the contestants to run, by name (default: all)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="contestants to leave out, by name")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     parser.add_argument("--plot", type=Path, help="draw time against B, H and T into this file (.png, .svg, .pdf)")
     args = parser.parse_args()
@@ -333,7 +334,7 @@ def main() -> None:
     for hidden, batch, steps in itertools.product(args.H, args.B, args.T):
         case = Case(batch, hidden, steps, dtype, args.device)
         # A peer that cannot be built fails in every case, and may take minutes to.
-        without = {failure["name"] for failure in failures if failure["kind"] == "peer"}
+        without = {*args.without, *(failure["name"] for failure in failures if failure["kind"] == "peer")}
         measured = measure(case, rates, args.seconds, not args.no_compile, args.only, without)
         rows += measured.rows
         failures += measured.failures

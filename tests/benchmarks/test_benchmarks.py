@@ -134,7 +134,7 @@ def test_errors_of_contestants_are_in_the_file(
     monkeypatch.setattr(recurrence, "measure_rates", lambda *args: recurrence.Rates(100, 10))
     path = tmp_path / "a.json"
     sizes = ["-B", "1", "2", "-H", "8", "-T", "2", "--seconds", "0"]
-    only = ["--only", "nn.LSTMCell loop", "nn.LSTM (oneDNN)", "tagrank auto"]
+    only = ["--only", "nn.LSTMCell loop", "nn.LSTM (oneDNN)", "tagrank auto", "eager loop", "--without", "eager loop"]
     monkeypatch.setattr(sys, "argv", ["recurrence", *sizes, *only, "--json", str(path)])
     recurrence.main()
     record = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def train(model: Callable[[Tensor], Tensor], parameters: list[nn.Parameter], ima
     gradients = torch.autograd.grad(logits.square().mean(), [image, *parameters])
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients[1:], strict=True):
-            parameter -= 0.1 * gradient
+            parameter.sub_(0.1 * gradient)
     # Copies, because the next replay overwrites what a graph returned.
     return [logits.detach().clone(), *(gradient.clone() for gradient in gradients)]
 
@@ -78,7 +79,7 @@ def test_trains_as_a_graphed_callable(name: str, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
         eager = Tagger("auto" if backend is None else backend.name).to("cuda", dtype)
         sample, *others = images(4, dtype)
-        graphed = torch.cuda.make_graphed_callables(copy.deepcopy(eager), (sample,))
+        graphed: Any = torch.cuda.make_graphed_callables(copy.deepcopy(eager), (sample,))
         for image in others:
             got = train(graphed, [*graphed.parameters()], image)
             expected = train(eager, [*eager.parameters()], image.detach().requires_grad_())

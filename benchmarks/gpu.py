@@ -64,7 +64,7 @@ KERNELS = {
     for name, only in backend.variants().items()
 }
 #: The parts, and the most seconds that each gets. What a part does not need is left for those after it.
-PARTS = {"tests": 150.0, "sanitizer": 60.0, "benchmark": 170.0, "overhead": 20.0, "kernels": 60.0, "long": 40.0}
+PARTS = {"tests": 150.0, "sanitizer": 60.0, "benchmark": 170.0, "overhead": 35.0, "kernels": 60.0, "long": 40.0}
 #: A part that runs only if it is named.
 NAMED_ONLY = {"compiled": 400.0}
 #: The seconds for everything.

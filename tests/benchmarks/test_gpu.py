@@ -116,7 +116,7 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     assert "in test_wrong" in result["tests"]["output"]
     assert "OSError: no driver" in result["sanitizer"]["error"]
     assert result["sanitizer"]["memcheck step"] == "passed"
-    assert {name: result[name]["seconds"] for name in ("benchmark", "overhead")} == {"benchmark": 170, "overhead": 20}
+    assert {name: result[name]["seconds"] for name in ("benchmark", "overhead")} == {"benchmark": 170, "overhead": 35}
     assert 0 < result["long"]["seconds"] <= 40
     assert "compiled" not in result
     assert result["machine"]["environment"]

@@ -444,6 +444,7 @@ def unsuccessful(name: str, part: dict[str, Any]) -> Iterator[str]:
     else:
         yield from (f"{name} {run}" for run, how in part.get("ended", {}).items() if how.startswith("failed"))
         yield from (f"wrong in {name}" for row in part.get("rows", []) if row.get("right") is False)
+        yield from (f"error in {name}" for failure in part.get("failures", []) if failure["kind"] == "ours")
 
 
 def _tests_result(seconds: float, so_far: SoFar) -> dict[str, Any]:

@@ -214,6 +214,9 @@ def test_rows_are_written_as_they_come(gpu: Any, monkeypatch: pytest.MonkeyPatch
     }
     assert part["rates"]["float16"] == {"gflops": 1}
     assert set(gpu.unsuccessful("benchmark", part)) == {"benchmark bfloat16", "wrong in benchmark"}
+    failures = [{"kind": kind} for kind in ("peer", "ours")]
+    assert [*gpu.unsuccessful("long", {"failures": failures[:1]})] == []
+    assert [*gpu.unsuccessful("long", {"failures": failures})] == ["error in long"]
 
 
 @pytest.mark.parametrize("part", ["benchmark", "kernels", "long", "compiled"])

@@ -11,7 +11,14 @@ SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -na
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal -p no:benchmark --durations=10
 
-.PHONY: help demo test test-all lint bench results gpu kernels-report wheel clean
+# The oldest versions that pyproject.toml allows. `make test-oldest TORCH=2.12.1 TRITON=3.7.1 NUMPY=numpy` takes others.
+# The interpreter of Triton 3.6, which runs the kernels where there is no GPU, fails with NumPy 2.4.
+TORCH := 2.10.0
+TRITON := 3.6.0
+NUMPY := numpy<2.4
+OLDEST := build/torch-$(TORCH)
+
+.PHONY: help demo test test-all test-oldest lint bench results gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -25,6 +32,10 @@ test: $(STAMP)  ## Run the tests, without the exhaustive ones; the end of the ou
 
 test-all: $(STAMP)  ## Run all tests, and so every case of what `make test` tries in a few.
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-oldest: $(STAMP) $(OLDEST)/installed  ## Run the tests of the layer with the oldest torch and Triton.
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal -m "not exhaustive" \
+		tests/nn tests/recurrence $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types.
 	$(BIN)/ruff check .
@@ -76,3 +87,14 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
 	TAGRANK_BUILD_EXT=$${TAGRANK_BUILD_EXT:-1} $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
 	@touch $@
+
+# Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.
+# The wheel for CPUs is a fifth of the other, and not on every index.
+$(OLDEST)/installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	grep -E '^(hypothesis|pytest|pytest-timeout|pytest-xdist)==' constraints.txt > $(OLDEST)/constraints.txt
+	install="$(OLDEST)/bin/pip install -q -c $(OLDEST)/constraints.txt triton==$(TRITON) $(NUMPY) hypothesis pytest \
+		pytest-timeout pytest-xdist setuptools>=77 wheel"; \
+	$$install torch==$(TORCH)+cpu 2> /dev/null || $$install torch==$(TORCH)
+	TAGRANK_BUILD_EXT=0 $(OLDEST)/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@

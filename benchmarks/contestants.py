@@ -4,8 +4,8 @@ All contestants compute the same result from the same parameters: the hidden sta
 is a context ``[B, D]``, D = H, which is the same in all ``T`` time steps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -21,6 +21,10 @@ from tagrank.recurrence.dtypes import dtype_name
 
 #: The largest relative error (in the Euclidean norm) of a right result.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+#: The same in TF32, which keeps 10 bits of the mantissa of a float32 factor.
+TF32_TOLERANCE = 2e-3
+#: The most time steps of the loop under ``torch.compile``, which unrolls it: compiling takes seconds for each step.
+COMPILED_STEPS = 20
 
 Mode = Literal["inference", "training"]
 Forward = Callable[[Tensor], Tensor]
@@ -79,7 +83,8 @@ class Contestant:
         module: the module whose parameters have gradients in training.
         forward: computes the hidden states from the context.
         graphed: whether it is captured in a CUDA graph and replayed.
-        within: makes the context manager in which both passes run.
+        tf32: whether its float32 products are in TF32.
+        within: makes the context manager in which both passes run, or are captured. Entering it is not timed.
         model_ms: for each mode, the least time of its kernels in milliseconds according to
             ``tagrank.kernels.roofline``. Empty if that has no model of the kernels or the GPU.
     """
@@ -89,15 +94,65 @@ class Contestant:
     module: nn.Module
     forward: Forward
     graphed: bool = False
+    tf32: bool = False
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
     model_ms: Mapping[Mode, float] = field(default_factory=dict)
 
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """The largest relative error of a right result."""
+        return TF32_TOLERANCE if self.tf32 else TOLERANCE[dtype]
 
-def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contestant]:
-    """All contestants that can run this case, with the parameters of ``lstm``.
 
-    If ``compiled``, one of them is the loop under ``torch.compile``.
+def contestants(
+    case: Case, lstm: nn.LSTM, compiled: bool = True, only: Collection[str] | None = None
+) -> list[Contestant]:
+    """The contestants that can run this case, with the parameters of ``lstm``.
+
+    Args:
+        case: the problem size.
+        lstm: has the parameters.
+        compiled: whether the loop under ``torch.compile`` is one of them, if T is at most ``COMPILED_STEPS``.
+        only: the names of those wanted. If it is ``None``, all, but ``"tagrank auto"`` only on GPUs: on CPUs it is
+            ``"tagrank native"`` over again.
     """
+    runs = _exact(case, lstm, compiled)
+    if case.device == "cuda" or (only is not None and "tagrank auto" in only):
+        module = ContextLSTM(case.hidden, case.hidden, device=case.device, dtype=case.dtype)
+        module.load_state_dict(lstm.state_dict())
+        runs.append(Contestant("tagrank auto", "ours", module, _layer(module, case.steps)))
+    if case.device == "cuda":
+        if case.dtype == torch.float32:
+            runs += [_in_tf32(run) for run in runs if run.name in ("nn.LSTM (cuDNN)", "tagrank auto")]
+        runs += [replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs if _can_be_graphed(run)]
+    return [run for run in runs if only is None or run.name in only]
+
+
+def _can_be_graphed(run: Contestant) -> bool:
+    """Whether it is worth a graph: a loop over cells is the eager loop with more launches."""
+    return run.name not in ("nn.LSTMCell loop", "flashrnn")
+
+
+def _in_tf32(run: Contestant) -> Contestant:
+    """The same with products in TF32, which is cuDNN's default."""
+    name = run.name.removesuffix(")") + ", TF32)" if run.name.endswith(")") else run.name + ", TF32"
+    return replace(run, name=name, tf32=True, within=tf32)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Inside the block, products of float32 numbers are in TF32: cuDNN's, cuBLAS's and ours."""
+    cudnn, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = cudnn
+        torch.set_float32_matmul_precision(precision)
+
+
+def _exact(case: Case, lstm: nn.LSTM, compiled: bool) -> list[Contestant]:
+    """The contestants that are not in TF32 or in a CUDA graph, without ``"tagrank auto"``."""
     runs = []
     for backend, unavailable in env()["backends"].items():
         if unavailable or (backend in FUSED and case.device != FUSED[backend].device):
@@ -105,13 +160,10 @@ def contestants(case: Case, lstm: nn.LSTM, compiled: bool = True) -> list[Contes
         module = ContextLSTM(case.hidden, case.hidden, backend=backend, device=case.device, dtype=case.dtype)
         module.load_state_dict(lstm.state_dict())
         runs += _of_backend(case, backend, module)
-    graphed = [replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs]
-    if compiled:
+    if compiled and case.steps <= COMPILED_STEPS:
         torch._dynamo.reset()
         loop = torch.compile(_loop(lstm, case.steps), dynamic=False, fullgraph=True)
         runs.append(Contestant("torch.compile", "peer", lstm, loop))
-    if case.device == "cuda":
-        runs += graphed
     return runs + _of_libraries(case, lstm)
 
 
@@ -242,11 +294,11 @@ def _flashrnn(lstm: nn.LSTM, case: Case) -> Forward:
 
     It takes ``Wx`` [B, T, 4, heads, H], ``R`` [4, heads, H, H] and ``b`` [4, heads, H].
     """
-    from flashrnn import flashrnn
-
     H, dtype = case.hidden, str(case.dtype).removeprefix("torch.")
 
     def run(context: Tensor) -> Tensor:
+        from flashrnn import flashrnn  # builds its kernels at the first call, and may fail to
+
         gates_x = F.linear(context, lstm.weight_ih_l0, lstm.bias_ih_l0)
         repeated = gates_x.view(-1, 1, 4, 1, H).expand(-1, case.steps, -1, -1, -1).contiguous()
         R, b = lstm.weight_hh_l0.view(4, 1, H, H), lstm.bias_hh_l0.view(4, 1, H)

@@ -8,6 +8,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,13 +55,16 @@ def main() -> None:
     if args.of:
         print(peak(args.of, args.B, args.H, args.T))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    first = 0.0
     for name in NAMES:
         sizes = ["-B", str(args.B), "-H", str(args.H), "-T", str(args.T)]
         command = [sys.executable, "-m", "benchmarks.memory", "--of", name, *sizes]
         megabytes = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         rows.append({"name": name, "B": args.B, "H": args.H, "T": args.T, "megabytes": round(megabytes, 1)})
-        print(f"{name:26} {megabytes:6.0f} MB  {megabytes / rows[0]['megabytes']:4.0%} of nn.LSTM's", flush=True)
+        first = first or megabytes
+        share = f"{megabytes / first:4.0%} of nn.LSTM's" if first else ""
+        print(f"{name:26} {megabytes:6.0f} MB  {share}".rstrip(), flush=True)
     if args.json:
         write(args.json, describe() | {"rows": rows})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contestants import TOLERANCE, Case, Mode, contestants, error, oracle
+from benchmarks.contestants import Case, Mode, contestants, error, oracle
 from benchmarks.recurrence import MODES, prepare
 
 CASES = (Case(1, 512, 20), Case(64, 512, 20))
@@ -24,7 +24,8 @@ def test_recurrence(benchmark: Any, case: Case, mode: Mode, name: str) -> None:
     if contestant.kind == "floor" and mode == "training":
         pytest.skip("only the matrix products of the forward pass")
     benchmark.group = f"{mode} B={case.batch} H={case.hidden} T={case.steps}"
-    result = benchmark(prepare(contestant, context, mode))
+    with contestant.within():
+        result = benchmark(prepare(contestant, context, mode))
     if contestant.kind != "floor":
         output, gradients = oracle(case, lstm, context)
-        assert error(result, [output] if mode == "inference" else gradients) <= TOLERANCE[case.dtype]
+        assert error(result, [output] if mode == "inference" else gradients) <= contestant.tolerance(case.dtype)

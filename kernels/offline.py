@@ -206,12 +206,20 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return registers, stack + local
 
 
+def _capability(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)\.(\d)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a compute capability such as 9.0, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tagrank.kernels.offline", description=__doc__.splitlines()[0])
     parser.add_argument(
         "capabilities",
         nargs="*",
-        default=[f"{a}.{b}" for a, b in CAPABILITIES],
+        type=_capability,
+        default=CAPABILITIES,
         help="compute capabilities to compile for (default: 8.0 9.0)",
     )
     parser.add_argument(
@@ -222,10 +230,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not isinstance(lstm_forward, triton.JITFunction):
         parser.error("TRITON_INTERPRET is set, so that kernels are interpreted and not compiled: unset it")
-    chosen = [(int(name.split(".")[0]), int(name.split(".")[1])) for name in arguments.capabilities]
     failed = False
     with ProcessPoolExecutor() as pool:
-        for result in pool.map(report, [case for c in chosen for case in cases(c, arguments.quick)]):
+        for result in pool.map(report, [case for c in arguments.capabilities for case in cases(c, arguments.quick)]):
             print(json.dumps(result), flush=True)
             failed |= "error" in result or result["spilled"] > 0 or result["shared_memory"] > result["shared_limit"]
     return int(failed)

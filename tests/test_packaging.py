@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -174,3 +175,13 @@ def test_unknown_wish(source: Path, variable: str) -> None:
     done = build(source, "--no-build-isolation", **{variable: "yes"})
     assert done.returncode != 0
     assert f"{variable}: expected auto, 1 or 0; got 'yes'" in done.stderr
+
+
+def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -> None:
+    """``make test-oldest`` takes the releases that pyproject.toml and setup.py name."""
+    project, setup, makefile = ((ROOT / name).read_text() for name in ("pyproject.toml", "setup.py", "Makefile"))
+    tested = dict(re.findall(r"^(TORCH|TRITON) := (\d+\.\d+)\.\d+$", makefile, re.MULTILINE))
+    allowed = dict(re.findall(r'^    "(torch|triton)>=([\d.]+)[;"]', project, re.MULTILINE))
+    assert tested == {name.upper(): version for name, version in allowed.items()}
+    major, minor = tested["TORCH"].split(".")
+    assert f"OLDEST_TORCH = ({major}, {minor})" in setup

@@ -22,6 +22,16 @@ HUNG = """tests/a.py::test_one[x-1] PASSED                                   [ 3
 tests/a.py::test_two[a b] ++++++++++++++ Timeout ++++++++++++++
 ~~~~~~~~~~~~~~~~~~~~~ Stack of MainThread (139) ~~~~~~~~~~~~~~~~~~~~~
 """
+WARNED = """tests/a.py::test_one[x-1] PASSED                                   [ 50%]
+tests/a.py::test_two FAILED                                        [100%]
+
+=================================== FAILURES ===================================
+=============================== warnings summary ===============================
+tests/a.py::test_one[x-1]
+tests/a.py::test_two
+  /torch/some.py:3: UserWarning: torch._prims_common.check: will be removed
+-- Docs: https://docs.pytest.org/en/stable/how-to/capture-warnings.html
+"""
 CRASHED = "tests/a.py::test_two Fatal Python error: Segmentation fault\n"
 NAMES = ["tests/a.py::" + name for name in ("test_one[x-1]", "test_two", "test_two[a b]", "test_three")]
 
@@ -39,10 +49,11 @@ NAMES = ["tests/a.py::" + name for name in ("test_one[x-1]", "test_two", "test_t
             },
         ),
         (HUNG, "crashed", {"tests/a.py::test_one[x-1]": "passed", "tests/a.py::test_two[a b]": "hung"}),
+        (WARNED, "crashed", {"tests/a.py::test_one[x-1]": "passed", "tests/a.py::test_two": "failed"}),
         (CRASHED, "crashed", {"tests/a.py::test_two": "crashed"}),
         ("tests/a.py::test_two ", "hung", {"tests/a.py::test_two": "hung"}),
     ],
-    ids=["finished", "timeout", "crash", "killed"],
+    ids=["finished", "timeout", "warnings", "crash", "killed"],
 )
 def test_outcomes(load: Callable[[str], Any], text: str, died: str, outcomes: dict[str, str]) -> None:
     assert load("gpu").parse(text, NAMES, died) == outcomes
@@ -82,13 +93,15 @@ def test_after(): pass
 def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The real thing on fakes that pass, fail, hang and crash; the checker fails, and nothing else is lost."""
 
-    def broken(seconds: float) -> None:
+    def broken(seconds: float, so_far: Callable[[Any], None]) -> None:
+        so_far({"memcheck step": "passed"})
         raise OSError("no driver")
 
     (tmp_path / "tests" / "test_some.py").write_text(FAKES)
     monkeypatch.setattr(gpu, "SILENT_SECONDS", 5)
     monkeypatch.setattr(gpu, "run_sanitizer", broken)
-    monkeypatch.setattr(gpu, "run_benchmark", lambda seconds: {"seconds": seconds})
+    monkeypatch.setattr(gpu, "run_benchmark", lambda part, seconds, so_far: {"seconds": seconds})
+    monkeypatch.setattr(gpu, "run_overhead", lambda seconds, so_far: {"seconds": seconds})
     assert gpu.check_and_measure(tmp_path / "result.json") == 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert {name.split("::")[1]: outcome for name, outcome in result["tests"]["outcomes"].items()} == {
@@ -102,14 +115,18 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     }
     assert "in test_wrong" in result["tests"]["output"]
     assert "OSError: no driver" in result["sanitizer"]["error"]
-    assert 200 < result["benchmark"]["seconds"] < 500
+    assert result["sanitizer"]["memcheck step"] == "passed"
+    assert {name: result[name]["seconds"] for name in ("benchmark", "overhead")} == {"benchmark": 170, "overhead": 35}
+    assert 0 < result["long"]["seconds"] <= 40
+    assert "compiled" not in result
     assert result["machine"]["environment"]
 
 
 def test_what_was_not_reached_is_reported(gpu: Any, tmp_path: Path) -> None:
     text = "import time\ndef test_slow(): time.sleep(60)\ndef test_after(): pass\n"
     (tmp_path / "tests" / "test_some.py").write_text(text)
-    found, _ = gpu.run_tests(9)
+    known: list[dict[str, str]] = []
+    found, _ = gpu.run_tests(9, known.append)
     assert found == {"tests/test_some.py::test_slow": "not finished", "tests/test_some.py::test_after": "not reached"}
 
 
@@ -127,11 +144,106 @@ def test_a_checker_that_is_not_there_or_fails(gpu: Any, monkeypatch: pytest.Monk
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
-    found = gpu.run_sanitizer(2)
+    known: list[dict[str, str]] = []
+    found = gpu.run_sanitizer(2, known.append)
+    assert known[-1] == found
+    assert [len(some) for some in known] == [1 + i for i in range(len(found))]
     assert found["racecheck resident"] == "passed"
     assert found["memcheck resident"].startswith("failed with 3: ERROR SUMMARY: 0 errors")
     assert found["memcheck grouped"].startswith("not finished in 2 s")
     assert "ERROR SUMMARY: 7 errors" in found["memcheck step"]
+    assert set(gpu.unsuccessful("sanitizer", found)) == set(found) - {"racecheck resident"}
+    assert not [*gpu.unsuccessful("sanitizer", {"compute-sanitizer": "not installed"})]
+
+
+def test_outcomes_are_known_while_tests_run(gpu: Any, tmp_path: Path) -> None:
+    text = "import time\ndef test_quick(): pass\ndef test_slow(): time.sleep(2)\n"
+    (tmp_path / "tests" / "test_some.py").write_text(text)
+    known: list[dict[str, str]] = []
+    gpu.run_tests(60, known.append)
+    assert known[0] == {"tests/test_some.py::test_quick": "passed"}
+    assert known[-1] == {"tests/test_some.py::test_quick": "passed", "tests/test_some.py::test_slow": "passed"}
+
+
+#: A stand-in for ``benchmarks.recurrence`` that writes two cases and ends as its dtype says.
+RECURRENCE = """
+import json, sys, time
+
+options = sys.argv
+dtype, path = options[options.index("--dtype") + 1], options[options.index("--json") + 1]
+rows = []
+for batch in (1, 16):
+    rows.append({"dtype": dtype, "B": batch, "H": 8, "T": 2, "mode": "training", "name": "ours", "kind": "ours",
+                 "right": dtype != "float32", "error": 1, "of_floor": 1, "speedup": 2, "over_nn_lstm": 3})
+    open(path, "w").write(json.dumps({"rows": rows, "failures": [], "rates": {"gflops": 1}}))
+    print("a case", flush=True)
+    time.sleep(0.3)
+if dtype == "float16":
+    time.sleep(60)
+sys.exit(3 if dtype == "bfloat16" else 0)
+"""
+
+
+def test_rows_are_written_as_they_come(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From a process that fails, one whose time is over, and one that finishes with a wrong result."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "recurrence.py").write_text(RECURRENCE)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"tests": {"counts": {"passed": 3}}}))
+    sizes: list[int] = []
+    put = gpu.Results.put
+
+    def record(self: Any, name: str, part: Any) -> None:
+        put(self, name, part)
+        sizes.extend([len(json.loads(path.read_text())[name]["rows"])] if name == "benchmark" else [])
+
+    monkeypatch.setattr(gpu.Results, "put", record)
+    assert gpu.check_and_measure(path, ["benchmark"], 9) == 1
+    assert sizes == sorted(sizes)
+    assert {1, 2, 3, 4, 5, 6} == set(sizes)
+    result = json.loads(path.read_text())
+    assert result["tests"] == {"counts": {"passed": 3}}
+    part = result["benchmark"]
+    assert [(row["dtype"], row["B"]) for row in part["rows"]] == [
+        (dtype, batch) for dtype in ("bfloat16", "float16", "float32") for batch in (1, 16)
+    ]
+    assert {dtype: how.split(":")[0] for dtype, how in part["ended"].items()} == {
+        "bfloat16": "failed with 3",
+        "float16": "not finished in its time",
+        "float32": "finished",
+    }
+    assert part["rates"]["float16"] == {"gflops": 1}
+    assert set(gpu.unsuccessful("benchmark", part)) == {"benchmark bfloat16", "wrong in benchmark"}
+    failures = [{"kind": kind} for kind in ("peer", "ours")]
+    assert [*gpu.unsuccessful("long", {"failures": failures[:1]})] == []
+    assert [*gpu.unsuccessful("long", {"failures": failures})] == ["error in long"]
+
+
+@pytest.mark.parametrize("part", ["benchmark", "kernels", "long", "compiled"])
+def test_what_a_part_runs_is_what_the_benchmark_takes(
+    gpu: Any, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Every option, and every name of a contestant."""
+    recurrence, peers = load("recurrence"), load("contestants")
+    monkeypatch.setattr(recurrence, "measure_rates", lambda *args: recurrence.Rates(1, 1))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    lstm = torch.nn.LSTM(8, 8)
+    known = {"tagrank auto", "tagrank auto, TF32", "torch.compile", "nn.LSTM (cuDNN)", "nn.LSTM (cuDNN, TF32)"}
+    assert peers._in_tf32(peers.Contestant("nn.LSTM (cuDNN)", "peer", lstm, lstm)).name in known
+    assert peers._in_tf32(peers.Contestant("tagrank auto", "ours", lstm, lstm)).name in known
+    cases: list[tuple[Any, ...]] = []
+
+    def measure(case: Any, rates: Any, seconds: float, compiled: bool, only: Any, without: Any) -> Any:
+        cases.append((case.dtype, case.batch, case.hidden, case.steps))
+        assert {name.removesuffix(", CUDA graph") for name in only or ()} <= known
+        return recurrence.Measured([], [])
+
+    monkeypatch.setattr(recurrence, "measure", measure)
+    for options in gpu._runs(part):
+        monkeypatch.setattr(sys, "argv", ["recurrence", "--device", "cuda", *options])
+        recurrence.main()
+    counts = {"benchmark": 3 * 48, "kernels": 2 * 4, "long": 4, "compiled": 4}
+    assert len(cases) == len(set(cases)) == counts[part]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it would run everything")

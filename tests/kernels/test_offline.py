@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tagrank.kernels import offline
 from tagrank.kernels.choice import RULES
 from tagrank.kernels.variants import Gpu
 
@@ -58,8 +59,8 @@ sys.exit(offline.main())
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.exhaustive)])
 def reports(request: pytest.FixtureRequest, once: Callable[..., Path]) -> list[dict[str, Any]]:
     def compile_into(folder: Path) -> None:
-        offline = ("-m", "tagrank.kernels.offline") if request.param == "all" else ("-c", ONE_OF_EACH_KIND)
-        result = without_interpreter(*offline, "--quick", *CAPABILITIES)
+        program = ("-m", "tagrank.kernels.offline") if request.param == "all" else ("-c", ONE_OF_EACH_KIND)
+        result = without_interpreter(*program, "--quick", *CAPABILITIES)
         assert result.stdout, result.stderr
         (folder / "reports.jsonl").write_text(result.stdout)
 
@@ -180,3 +181,32 @@ def test_the_interpreter_compiles_nothing() -> None:
     result = without_interpreter("-m", "tagrank.kernels.offline", "9.0", TRITON_INTERPRET="1")
     assert result.returncode == 2
     assert "TRITON_INTERPRET is set" in result.stderr
+
+
+@pytest.mark.parametrize("capability", ["9", "9.x", "sm_90", "90.10"])
+def test_refuses_what_is_no_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capability: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["offline", "8.0", capability])
+    with pytest.raises(SystemExit) as end:
+        offline.main()
+    assert end.value.code == 2
+    assert f"expected a compute capability such as 9.0, got '{capability}'" in capsys.readouterr().err
+
+
+#: Compiles the kernel of ``test_arithmetic.py``, which the tests otherwise only interpret where there is no GPU.
+KERNEL_OF_THE_TESTS = """
+import runpy, sys, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+evaluate = runpy.run_path(sys.argv[1])["evaluate"]
+for dtype in ("fp32", "fp64"):
+    types = dict.fromkeys(("x", "tanh_x", "sigmoid_x"), "*" + dtype) | {"SIZE": "constexpr"}
+    triton.compile(ASTSource(evaluate, types, {"SIZE": 1024}), target=GPUTarget("cuda", 90, 32))
+"""
+
+
+def test_the_kernel_of_the_tests_compiles() -> None:
+    done = without_interpreter("-c", KERNEL_OF_THE_TESTS, str(Path(__file__).with_name("test_arithmetic.py")))
+    assert done.returncode == 0, done.stderr

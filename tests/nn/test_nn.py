@@ -162,6 +162,17 @@ def test_compiles_into_one_graph() -> None:
     torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), lstm.parameters()))
 
 
+def test_compiles_under_autocast() -> None:
+    lstm, context = ContextLSTM(3, 5), torch.randn(2, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
+    for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16), (False, torch.float32)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            got, expected = compiled(context, 4)[0], lstm(context, 4)[0]
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected)
+
+
 def test_trains_under_autocast_as_nn_lstm_does() -> None:
     lstm, theirs, context = ContextLSTM(3, 5), nn.LSTM(3, 5), torch.randn(2, 3)
     theirs.load_state_dict(lstm.state_dict())

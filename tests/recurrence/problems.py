@@ -10,9 +10,18 @@ from tagrank.recurrence.backends.eager import lstm_loop
 
 #: Of the norm of the reference, for results and gradients. In 16 bit, h and the gates are rounded at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+#: Below this H, 16 bit has NARROW_FACTOR times the tolerance. Rounding errors of so few units do not average out, and
+#: some problems are ill-conditioned. In bfloat16 over 20 steps the eager loop has errors up to 0.07 at H = 1 in all but
+#: a few of 100 seeds, and up to 0.01 at H = 16 in all. A wrong index or mask gives an error near 1.
+NARROW, NARROW_FACTOR = 16, 5
 #: gates_x, weight_hh, h0, c0
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 RESULTS = ("output", "c_n", "gates_x", "weight_hh", "h0", "c0")
+
+
+def tolerance(dtype: torch.dtype, hidden: int) -> float:
+    """The largest relative error of a right result."""
+    return TOLERANCE[dtype] * (NARROW_FACTOR if hidden < NARROW and dtype.itemsize == 2 else 1)
 
 
 def make_inputs(
@@ -66,6 +75,9 @@ def errors(got: Sequence[Tensor], inputs: Inputs, steps: int) -> dict[str, float
     return found
 
 
-def assert_matches_the_oracle(got: Sequence[Tensor], inputs: Inputs, steps: int, tolerance: float) -> None:
+def assert_matches_the_oracle(
+    got: Sequence[Tensor], inputs: Inputs, steps: int, tolerance: float, **others: float
+) -> None:
+    """Each of ``results`` is within ``tolerance``, or within that of ``others`` which has its name."""
     for name, error in errors(got, inputs, steps).items():
-        assert error <= tolerance, f"{name}: {error}"
+        assert error <= others.get(name, tolerance), f"{name}: {error}"

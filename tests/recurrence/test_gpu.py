@@ -13,7 +13,7 @@ from typing import NamedTuple
 import problems
 import pytest
 import torch
-from problems import TOLERANCE, Inputs, assert_matches_the_oracle, results
+from problems import RESULTS, TOLERANCE, Inputs, assert_matches_the_oracle, results, tolerance
 from torch import Tensor
 
 from tagrank import lstm_recurrence
@@ -25,7 +25,12 @@ from tagrank.recurrence.backends.gpu import gpu_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(60), pytest.mark.usefixtures("poisoned")]
 
-TF32_TOLERANCE = 2e-3
+#: TF32 keeps 10 bits of each factor's mantissa, as float16 does, but may cut the others off where float16 rounds. This
+#: doubles the error. At H = 100 and T = 20 an H100 had 0.0026.
+TF32_TOLERANCE = 5e-3
+#: dU is a product by cuBLAS over all steps and rows. With 7 x 3969 of them in float16, at H = 128, an H100 had an error
+#: of 0.009 with the gradients of either backend's kernel, and with 7 x 993 of them 0.0005.
+LONG_SUM_TOLERANCE = 2e-2
 GPU_BACKENDS = [backend for backend in FUSED.values() if backend.device == "cuda"]
 
 
@@ -113,7 +118,7 @@ def test_every_entry(kernel: Kernel, rule: Rule, dtype: torch.dtype, precision: 
             got = results(*lstm_recurrence(*inputs, steps=steps, backend="triton"), inputs)
         assert f"triton.{kernel}.{variant.name}" in kernels
         tf32 = precision == "high" and dtype == torch.float32
-        assert_matches_the_oracle(got, inputs, steps, TF32_TOLERANCE if tf32 else TOLERANCE[dtype])
+        assert_matches_the_oracle(got, inputs, steps, TF32_TOLERANCE if tf32 else tolerance(dtype, hidden))
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recomputed"])
@@ -154,7 +159,8 @@ def test_cluster(hidden: int, dtype: torch.dtype, constant: bool) -> None:
         with trace() as kernels:
             got = results(*lstm_recurrence(*inputs, steps=7, backend="cluster"), inputs)
         assert kernels == CLUSTER.traced()
-        assert_matches_the_oracle(got, inputs, 7, TOLERANCE[dtype])
+        right = tolerance(dtype, hidden)
+        assert_matches_the_oracle(got, inputs, 7, right, weight_hh=max(right, LONG_SUM_TOLERANCE))
 
 
 def test_cluster_takes_rows_that_begin_anywhere() -> None:
@@ -167,7 +173,10 @@ def test_cluster_takes_rows_that_begin_anywhere() -> None:
         moved.append(memory[1:].view_as(tensor).copy_(tensor.detach()).requires_grad_())
         assert moved[-1].data_ptr() % 16
     got = results(*lstm_recurrence(*moved, steps=3, backend="cluster"), moved)
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    # dU is a product of cuBLAS, which takes another kernel for operands aligned otherwise: the sums have another order.
+    differences = {n: (a - b).norm() / b.norm() for n, a, b in zip(RESULTS, got, expected, strict=True)}
+    assert differences.pop("weight_hh") <= TOLERANCE[torch.float16]
+    assert not any(differences.values()), differences
 
 
 def test_cluster_leaves_the_current_device_alone() -> None:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tagrank import lstm_recurrence
 from tagrank.recurrence import fused, trace
 from tagrank.recurrence.backends import FUSED
+from tagrank.recurrence.dtypes import autocasts
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 NAMES = ("gates_x", "weight_hh", "h0", "c0")
@@ -367,6 +368,16 @@ def test_autocast(backend: str, device: str) -> None:
     assert [g.dtype for g in grads] == [torch.float32] * 4
     for got, want in zip(grads, gradients(*expected, inputs), strict=True):
         assert (got - want).norm() <= 0.03 * want.norm()
+
+
+def test_autocasts_takes_every_type_of_device() -> None:
+    with pytest.raises(RuntimeError, match="Expected one of") as error:
+        torch.device("nonesuch")
+    types = str(error.value).split("Expected one of ")[1].split(" device type")[0].split(", ")
+    assert {"cpu", "cuda", "meta"} <= {*types}
+    assert not any(autocasts(device) for device in types)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [device for device in types if autocasts(device)] == ["cpu"]
 
 
 def bad(**changes: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tagrank.recurrence.backends.base import Backend, BackwardInputs, Gradients,
 from tagrank.recurrence.backends.gpu import dotted, gpu_of
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
+from tagrank.recurrence.precision import float32_precision
 from tagrank.recurrence.tracing import record
 
 if TYPE_CHECKING:
@@ -279,8 +280,7 @@ def _options(variant: "Variant", hidden: int) -> dict[str, Any]:
 
     return {
         "VARIANT": variant.name,
-        # torch.set_float32_matmul_precision sets this too, but its getter raises if the setting was made here.
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "PRECISION": float32_precision(),
         "ALIGN": alignment(hidden),
         "BLOCK_B": variant.block_b,
         "BLOCK_H": variant.block_h,

@@ -55,7 +55,7 @@ def lstm_backward(
     SUM: tl.constexpr,  # the sum of d_gates over all t is wanted
     RECOMPUTE: tl.constexpr,  # forward did not save the gates
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
-    PRECISION: tl.constexpr,  # of float32 products: "ieee" or "tf32"
+    PRECISION: tl.constexpr,  # of float32 products: "tf32", or "tf32x3" for float32 results
     BLOCK_B: tl.constexpr,  # BLOCK_*: see tagrank.kernels.variants.Variant
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -147,7 +147,10 @@ def lstm_backward(
                 at_k = d_next[None, :, :] + tl.arange(0, 4)[:, None, None] * hidden + k[None, None, :]
                 parts = tl.zeros([4, BLOCK_B, BLOCK_H], accumulate)
                 for chunk in tl.static_range(CHUNKS):
-                    inside = (rows < batch)[None, :, None] & (k < hidden - chunk * BLOCK_K)[None, None, :]
+                    inside = (rows < batch)[None, :, None]
+                    # All chunks but the last lie within H. In float32 a mask for each takes registers that are needed.
+                    if chunk == CHUNKS - 1 or dtype != tl.float32:
+                        inside = inside & (k < hidden - chunk * BLOCK_K)[None, None, :]
                     d = tl.load(at_k + chunk * BLOCK_K, mask=inside, other=0.0, cache_modifier=".cg")
                     parts = tl.dot(d, u[chunk], parts, input_precision=PRECISION, out_dtype=accumulate)
                 # tl.sum over the gates would give every warp the whole tile, and each would repeat all that follows.

@@ -1,14 +1,52 @@
-"""The table that picks the variant and the tile sizes for a call. Nothing is tuned at run time."""
+"""The tables that pick the backend, the variant and the tile sizes for a call. Nothing is tuned at run time."""
 
 from collections.abc import Iterator, Set
 
-from tagrank.kernels.variants import DOUBLE, FULL_GRID, HALF, SINGLE, Gpu, Kernel, Name, Rule, Variant
+from tagrank.kernels.variants import (
+    DOUBLE,
+    FULL_GRID,
+    HALF,
+    SINGLE,
+    Backend,
+    BackendRule,
+    Gpu,
+    Kernel,
+    Name,
+    Rule,
+    Variant,
+)
 from tagrank.kernels.verified import VERIFIED, Entry
 
+#: Which backend serves both passes of a call: what one has saved, it reads itself. The first line that serves the call
+#: decides. "Ahead" and "level" compare GPU times of CUDA graphs on an H100, ``benchmarks/results/gpu-9.0.json``.
+BACKENDS: tuple[BackendRule, ...] = (
+    BackendRule(
+        HALF,
+        "cluster",
+        "one row to 64: U is in registers and h in distributed shared memory, so that a step takes no trip through the "
+        "second-level cache; from T = 20 on ahead of the grouped variant at 1 and 16 rows, level with it at 64",
+        oldest=(9, 0),
+        max_hidden=512,
+        max_batch=64,
+        beyond="with more rows the grouped variant of triton is ahead, and at 256 rows the step variant is too",
+    ),
+    BackendRule((*HALF, *SINGLE, *DOUBLE), "triton", "all other calls; RULES has the variant for each pass"),
+)
 
-def _resident(block_h: int, num_warps: int, why: str, *, shared: int) -> Rule:
+
+def _resident(
+    block_h: int,
+    num_warps: int,
+    why: str,
+    *,
+    shared: int,
+    dtypes: tuple[str, ...] = HALF,
+    all_registers: bool = True,
+    oldest: tuple[int, int] = (8, 0),
+) -> Rule:
     """A rule for H up to ``block_h``, with 16 batch rows in a tile."""
-    return Rule(HALF, Variant("resident", 16, block_h, block_h, num_warps), why, shared, max_hidden=block_h)
+    variant = Variant("resident", 16, block_h, block_h, num_warps, all_registers=all_registers)
+    return Rule(dtypes, variant, why, shared, max_hidden=block_h, oldest=oldest)
 
 
 def _grouped(
@@ -30,7 +68,22 @@ def _grouped(
     )
 
 
-#: The first rule that serves a call decides. The last rule of each kernel serves every call.
+def _grouped_single(
+    block_b: int,
+    block_h: int,
+    block_k: int,
+    why: str,
+    *,
+    shared: int,
+    max_hidden: int = 1024,
+    oldest: tuple[int, int] = (8, 0),
+) -> Rule:
+    """The same for float32. A chunk of U is 4 x block_k x block_h float32 numbers."""
+    variant = Variant("grouped", block_b, block_h, block_k, 8, all_registers=False)
+    return Rule(SINGLE, variant, why, shared, 4 * 4 * block_k * block_h, oldest=oldest, max_hidden=max_hidden)
+
+
+#: Triton's variants and tiles. The first rule that serves a call decides. The last rules of each kernel serve every H.
 RULES: dict[Kernel, tuple[Rule, ...]] = {
     "forward": (
         _resident(
@@ -60,6 +113,27 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             shared=33 * 1024,
             oldest=(9, 0),
         ),
+        # U is twice as large in float32, so that slices are narrower. For three TF32 products, each part of U and h
+        # is in registers as a pair of TF32 numbers. block_k = 32 keeps these parts small, and so do eight warps.
+        _resident(
+            64,
+            8,
+            "U is 64 KB, and twice that as pairs of TF32 numbers; a wider U would not fit; 4 warps spill",
+            shared=137 * 1024,
+            dtypes=SINGLE,
+            all_registers=False,
+        ),
+        _grouped_single(16, 8, 32, "few rows: the smallest tiles use the most multiprocessors", shared=4 * 1024),
+        _grouped_single(16, 16, 32, "slices of 8 units would be too many programs", shared=4 * 1024, max_hidden=768),
+        _grouped_single(32, 16, 32, "tiles of 16 rows would be too many programs", shared=8 * 1024, max_hidden=512),
+        _grouped_single(
+            32,
+            8,
+            32,
+            "slices of 16 units would not fit the shared memory; on 8.0 it spills",
+            shared=8 * 1024,
+            oldest=(9, 0),
+        ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
@@ -84,7 +158,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 2),
-            "without TF32 the scalar units multiply, and larger tiles read less; 4 warps or 3 stages spill on 9.0",
+            "larger tiles read less; 3 stages spill on 9.0",
             shared=40 * 1024,
             min_programs=FULL_GRID,
         ),
@@ -92,7 +166,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             SINGLE,
             Variant("step", 16, 16, 64, 4, 3),
             "tiles of 32 x 32 would be too few to fill the GPU",
-            shared=40 * 1024,
+            shared=60 * 1024,
         ),
         Rule(
             DOUBLE,
@@ -115,12 +189,17 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "as in forward; the sum over time for a constant input's gradient is in registers",
             shared=36 * 1024,
         ),
-        _resident(128, 8, "as for H up to 64", shared=136 * 1024),
         # In each step a program reads all 4H gate gradients of its rows, so few rows matter more than narrow slices.
         # No grouped tile serves B = 256, H = 1024. U allows slices of 16 units there, and 64 slices would read 134 MB
         # a step from the second-level cache, which takes 24 us on an H100. Exchanging partial sums would move as many
         # bytes. The step variant moves 98 MB.
         _grouped(16, 16, 4, "few rows: the smallest tiles use the most multiprocessors", shared=16 * 1024),
+        _resident(
+            128,
+            8,
+            "slices would be too many programs; at H = 128 slices are ahead, because each multiplies less of U",
+            shared=136 * 1024,
+        ),
         _grouped(16, 32, 8, "slices of 16 units would be too many programs", shared=16 * 1024, max_hidden=512),
         _grouped(32, 16, 8, "tiles of 16 rows would be more programs than multiprocessors", shared=32 * 1024),
         _grouped(
@@ -141,6 +220,32 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             shared=32 * 1024,
             max_hidden=512,
             newest=(8, 9),
+        ),
+        _resident(
+            64,
+            8,
+            "as in forward; on 8.0 it spills",
+            shared=137 * 1024,
+            dtypes=SINGLE,
+            all_registers=False,
+            oldest=(9, 0),
+        ),
+        _grouped_single(
+            16,
+            16,
+            32,
+            "few rows: the smallest tiles; slices of 8 units spill, and so does a wider H",
+            shared=8 * 1024,
+            max_hidden=512,
+        ),
+        _grouped_single(
+            32,
+            16,
+            16,
+            "tiles of 16 rows would be too many programs; block_k = 32 spills, and on 8.0 this tile does",
+            shared=8 * 1024,
+            max_hidden=512,
+            oldest=(9, 0),
         ),
         Rule(
             HALF,
@@ -163,16 +268,29 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "tiles of 64 x 32 would be too few to fill the GPU; 4 warps spill on 10.0",
             shared=41 * 1024,
         ),
-        Rule(SINGLE, Variant("step", 32, 32, 32, 8, 3), "as in forward", shared=16 * 1024, min_programs=FULL_GRID),
+        Rule(
+            SINGLE,
+            Variant("step", 32, 32, 16, 8, 3),
+            "as in forward; block_k = 32 spills",
+            shared=16 * 1024,
+            min_programs=FULL_GRID,
+        ),
         Rule(
             SINGLE,
             Variant("step", 16, 16, 64, 4, 3),
             "tiles of 32 x 32 would be too few to fill the GPU",
-            shared=16 * 1024,
+            shared=24 * 1024,
         ),
         Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as in forward", shared=16 * 1024),
         Rule(
-            (*HALF, *SINGLE, *DOUBLE),
+            SINGLE,
+            Variant("step", 16, 16, 16, 4, 2),
+            "H not divisible by 8, as in forward; block_k = 32 spills on 8.0",
+            shared=8 * 1024,
+            aligned=False,
+        ),
+        Rule(
+            (*HALF, *DOUBLE),
             Variant("step", 16, 16, 32, 4, 2),
             "H not divisible by 8, as in forward",
             shared=8 * 1024,
@@ -180,6 +298,42 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         ),
     ),
 }
+
+
+def backend_for(
+    hidden: int, batch: int, dtype: str, gpu: Gpu, verified: Set[Entry] = VERIFIED
+) -> tuple[Backend, dict[Backend, str]]:
+    """The backend that serves both passes of a call on a GPU.
+
+    Args:
+        hidden: H.
+        batch: B.
+        dtype: the gates' dtype.
+        gpu: the GPU that the call runs on.
+        verified: the GPUs on which the kernels of ``cluster`` may run.
+
+    Returns:
+        The backend of the first line of ``BACKENDS`` that serves the call, and for each backend in a line before it the
+        reason why it does not.
+
+    Raises:
+        ValueError: no line has this dtype.
+    """
+    refusals: dict[Backend, str] = {}
+    for rule in BACKENDS:
+        refusal = rule.outside(hidden, batch, dtype, gpu.capability)
+        if refusal is None and rule.backend == "cluster":
+            for kernel in ("forward", "backward"):
+                if (gpu.capability, kernel, "cluster", dtype) not in verified:
+                    refusal = _not_verified(dtype, gpu)
+        if refusal is None:
+            return rule.backend, refusals
+        refusals[rule.backend] = refusal
+    raise ValueError(f"no backend for GPUs takes this call: {'; '.join(refusals.values())}")
+
+
+def _not_verified(dtype: str, gpu: Gpu) -> str:
+    return f"it was not verified in {dtype} on compute capability {gpu.capability[0]}.{gpu.capability[1]}"
 
 
 def consider(
@@ -198,8 +352,9 @@ def consider(
     for rule in RULES[kernel]:
         variant = rule.variant.name
         refusal = rule.refusal(hidden, batch, dtype, gpu)
-        if refusal is None and name is None and variant != "step" and (gpu.capability, kernel, variant) not in verified:
-            refusal = f"it was not verified on compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        entry = gpu.capability, kernel, variant, dtype
+        if refusal is None and name is None and variant != "step" and entry not in verified:
+            refusal = _not_verified(dtype, gpu)
         if name in (None, variant):
             yield rule, refusal
 

@@ -53,7 +53,7 @@ def lstm_forward(
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
     VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
-    PRECISION: tl.constexpr,  # of float32 products: "ieee" or "tf32"
+    PRECISION: tl.constexpr,  # of float32 products: "tf32", or "tf32x3" for float32 results
     BLOCK_B: tl.constexpr,  # BLOCK_*: see tagrank.kernels.variants.Variant
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,

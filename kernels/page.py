@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tagrank.kernels.choice import RULES, choose
+from tagrank.kernels.choice import BACKENDS, RULES, choose
 from tagrank.kernels.roofline import H100, cluster_step, triton_step
-from tagrank.kernels.variants import Gpu, Kernel
+from tagrank.kernels.variants import HALF, Gpu, Kernel
 
 KERNELS: tuple[Kernel, ...] = ("forward", "backward")
-_ALL_VERIFIED = frozenset(itertools.product([(9, 0)], KERNELS, ("resident", "grouped")))
+_ALL_VERIFIED = frozenset(itertools.product([(9, 0)], KERNELS, ("resident", "grouped"), HALF))
 
 HEAD = """# The Triton kernels, compiled and modelled
 
@@ -133,6 +133,13 @@ def modelled_clusters() -> Iterator[str]:
 def reasons() -> Iterator[str]:
     """The rules of both kernels, with the reason for each."""
     yield "\n## Why these\n"
+    yield "Backends; the first line that serves a call decides, for both passes:\n"
+    for line in BACKENDS:
+        bounds = ", ".join(
+            f"{name} up to {bound}" for name, bound in (("H", line.max_hidden), ("B", line.max_batch)) if bound
+        )
+        yield f"- {', '.join(line.dtypes)}: {line.backend}{bounds and f', {bounds}'}; {line.why}"
+    yield ""
     for kernel in KERNELS:
         yield f"{kernel.capitalize()}; the first rule that serves a call decides:\n"
         for rule in RULES[kernel]:

@@ -4,12 +4,14 @@ Dtypes have PyTorch's names: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"fl
 capability, ``(major, minor)``. A program is a Triton program, which the GPU runs as one thread block.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 from typing import Any, Literal
 
 Kernel = Literal["forward", "backward"]
 Name = Literal["resident", "grouped", "step"]
+#: The backends that run the recurrence on GPUs.
+Backend = Literal["cluster", "triton"]
 
 HALF = ("float16", "bfloat16")
 SINGLE = ("float32",)
@@ -69,6 +71,7 @@ class Variant:
         num_warps: warps in a block.
         num_stages: depth of the software pipeline over ``block_k``. Only a step variant may have more than 1: in the
             others the pipeline could load ``h`` of the next time step before it is stored.
+        all_registers: whether ptxas is told that a thread may have 255 registers. A step variant is never told.
     """
 
     name: Name
@@ -77,6 +80,7 @@ class Variant:
     block_k: int
     num_warps: int
     num_stages: int = 1
+    all_registers: bool = True
 
     @property
     def cooperative(self) -> bool:
@@ -86,9 +90,10 @@ class Variant:
     def launch_options(self) -> dict[str, Any]:
         """The options that Triton's launcher takes besides the kernel's own arguments."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        if self.name != "step":
-            # Without this limit ptxas keeps registers free for a second block on the multiprocessor and spills to do
-            # so. These variants seldom have a second block there.
+        if self.name != "step" and self.all_registers:
+            # Without this limit ptxas keeps registers free for a second block on the multiprocessor, and spills 16-bit
+            # tiles to do so. These variants seldom have a second block there. With it ptxas computes more addresses
+            # ahead of the time loop than there are registers if products are made of three, and spills these.
             options["maxnreg"] = 255
         if self.cooperative:
             options["launch_cooperative_grid"] = True
@@ -113,39 +118,78 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A line of the table: ``variant`` serves the calls that meet all conditions.
+class Range:
+    """The calls that a line of a table serves.
 
     Attributes:
         dtypes: the dtypes that it serves.
-        variant: how the kernel is then launched.
-        why: the reason for these sizes.
-        shared: the most shared memory that a block needs, in bytes. The GPU must offer as much.
-        shared_per_chunk: for a grouped variant, bytes of shared memory that each chunk of U takes in addition.
         oldest: the first compute capability that it serves.
         newest: the last compute capability that it serves.
         max_hidden: the largest H that it serves.
         max_batch: the largest B that it serves.
+        beyond: why it serves no larger B, as the second half of a sentence.
+    """
+
+    dtypes: tuple[str, ...]
+    _: KW_ONLY
+    oldest: tuple[int, int] = (8, 0)
+    newest: tuple[int, int] | None = None
+    max_hidden: int | None = None
+    max_batch: int | None = None
+    beyond: str = ""
+
+    def compiles_for(self, capability: tuple[int, int]) -> bool:
+        """Whether it serves this compute capability."""
+        return self.oldest <= capability and (self.newest is None or capability <= self.newest)
+
+    def outside(self, hidden: int, batch: int, dtype: str, capability: tuple[int, int]) -> str | None:
+        """The first bound that the call exceeds, in words, or ``None``."""
+        if dtype not in self.dtypes:
+            return f"it is for {' and '.join(self.dtypes)}"
+        if capability < self.oldest:
+            return f"it is for compute capability {self.oldest[0]}.{self.oldest[1]} and later"
+        if self.newest is not None and capability > self.newest:
+            return f"it is for compute capability up to {self.newest[0]}.{self.newest[1]}"
+        if self.max_hidden is not None and hidden > self.max_hidden:
+            return f"it is for H up to {self.max_hidden}"
+        if self.max_batch is not None and batch > self.max_batch:
+            return f"it is for B up to {self.max_batch}{self.beyond and f', as {self.beyond}'}"
+        return None
+
+
+@dataclass(frozen=True)
+class BackendRule(Range):
+    """A line of the table of backends: ``backend`` serves both passes of the calls in the range.
+
+    Attributes:
+        backend: the backend's name.
+        why: the reason for its place in the table.
+    """
+
+    backend: Backend
+    why: str
+
+
+@dataclass(frozen=True)
+class Rule(Range):
+    """A line of the table of a kernel: ``variant`` serves the calls that meet all conditions.
+
+    Attributes:
+        variant: how the kernel is then launched.
+        why: the reason for these sizes.
+        shared: the most shared memory that a block needs, in bytes. The GPU must offer as much.
+        shared_per_chunk: for a grouped variant, bytes of shared memory that each chunk of U takes in addition.
         min_programs: the smallest number of programs that it is launched with.
         aligned: whether H must be divisible by ``ALIGNMENT``. If so, one load takes 16 bytes. If not, each load takes
             a single number, and tiles must be small to avoid spills.
     """
 
-    dtypes: tuple[str, ...]
     variant: Variant
     why: str
     shared: int
     shared_per_chunk: int = 0
-    oldest: tuple[int, int] = (8, 0)
-    newest: tuple[int, int] | None = None
-    max_hidden: int | None = None
-    max_batch: int | None = None
     min_programs: int = 0
     aligned: bool = True
-
-    def compiles_for(self, capability: tuple[int, int]) -> bool:
-        """Whether it serves this compute capability."""
-        return self.oldest <= capability and (self.newest is None or capability <= self.newest)
 
     def shared_memory(self, hidden: int) -> int:
         """The most shared memory that a block needs at this H, in bytes."""
@@ -153,16 +197,9 @@ class Rule:
 
     def refusal(self, hidden: int, batch: int, dtype: str, gpu: Gpu) -> str | None:
         """The first condition that the call does not meet, in words, or ``None``. ``VERIFIED`` is not checked here."""
-        if dtype not in self.dtypes:
-            return f"it is for {' and '.join(self.dtypes)}"
-        if gpu.capability < self.oldest:
-            return f"it is for compute capability {self.oldest[0]}.{self.oldest[1]} and later"
-        if self.newest is not None and gpu.capability > self.newest:
-            return f"it is for compute capability up to {self.newest[0]}.{self.newest[1]}"
-        if self.max_hidden is not None and hidden > self.max_hidden:
-            return f"it is for H up to {self.max_hidden}"
-        if self.max_batch is not None and batch > self.max_batch:
-            return f"it is for B up to {self.max_batch}"
+        outside = self.outside(hidden, batch, dtype, gpu.capability)
+        if outside is not None:
+            return outside
         if self.aligned and hidden % ALIGNMENT:
             return f"it is for H divisible by {ALIGNMENT}"
         programs, shared = prod(self.variant.grid(batch, hidden)), self.shared_memory(hidden)

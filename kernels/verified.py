@@ -1,15 +1,17 @@
 """The GPUs on which a kernel that runs all time steps in one launch was run and matched the oracle.
 
-``auto`` uses such a kernel only on a GPU that has an entry here. An entry is ``((major, minor), kernel, variant)``:
+``auto`` uses such a kernel only on a GPU that has an entry here. An entry is ``((major, minor), kernel, variant,
+dtype)``:
 
 - the CUDA compute capability;
 - ``"forward"`` or ``"backward"``;
-- ``"resident"`` or ``"grouped"`` for a Triton kernel, or ``"cluster"`` for the kernels in CUDA C++.
+- ``"resident"`` or ``"grouped"`` for a Triton kernel, or ``"cluster"`` for the kernels in CUDA C++;
+- the dtype, because the tiles and the instructions of float32 and of 16 bit are not the same.
 
 A commit that adds an entry also adds the result file of ``make gpu`` under ``benchmarks/results/`` that shows the run.
 The step variant needs no entry: it runs wherever no other variant may.
 """
 
-Entry = tuple[tuple[int, int], str, str]
+Entry = tuple[tuple[int, int], str, str, str]
 
 VERIFIED: frozenset[Entry] = frozenset()

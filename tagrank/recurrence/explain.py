@@ -44,7 +44,7 @@ def explain(
         >>> print(explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)))
         B = 16, T = 20, H = 512, bfloat16 on cuda:0
         native: no, it runs on the CPU, and gates_x is on cuda:0
-        cluster: no, it was not verified on compute capability 9.0
+        cluster: no, it was not verified in bfloat16 on compute capability 9.0
         triton: taken
           forward: not resident 16 x 64, as it is for H up to 64
           ...

@@ -4,9 +4,10 @@ import itertools
 from math import prod
 
 import pytest
+import torch
 
-from tagrank.kernels.choice import RULES, choose, consider
-from tagrank.kernels.variants import DOUBLE, HALF, SINGLE, Gpu, Kernel, Variant
+from tagrank.kernels.choice import BACKENDS, RULES, backend_for, choose, consider
+from tagrank.kernels.variants import DOUBLE, HALF, SINGLE, Backend, Gpu, Kernel, Variant
 from tagrank.kernels.verified import Entry
 
 KERNELS: tuple[Kernel, ...] = ("forward", "backward")
@@ -19,7 +20,9 @@ A100, A10, L4, H100, B200, RTX = (
     Gpu((12, 0), 170),
 )
 GPUS = (A100, A10, L4, H100, B200, RTX)
-EVERYWHERE = frozenset(itertools.product([gpu.capability for gpu in GPUS], KERNELS, ("resident", "grouped")))
+EVERYWHERE = frozenset(
+    itertools.product([gpu.capability for gpu in GPUS], KERNELS, ("resident", "grouped", "cluster"), (*HALF, *SINGLE))
+)
 HIDDEN = (1, 7, 16, 17, 48, 64, 80, 100, 128, 129, 144, 192, 512, 600, 768, 1024, 4096)
 BATCH = (1, 2, 16, 17, 32, 33, 64, 128, 200, 256, 1024, 20_000)
 
@@ -33,16 +36,16 @@ def test_every_call_has_a_valid_entry(kernel: Kernel, verified: frozenset[Entry]
         tiles, slices = variant.grid(batch, hidden)
         assert (tiles - 1) * variant.block_b < batch <= tiles * variant.block_b
         assert (slices - 1) * variant.block_h < hidden <= slices * variant.block_h
-        for size in (variant.block_b, variant.block_h, variant.block_k):
-            assert size >= 16, "tl.dot takes no smaller K, and pads a smaller M or N"
+        for size, least in ((variant.block_b, 16), (variant.block_h, 8), (variant.block_k, 16)):
+            assert size >= least, "tl.dot takes no smaller K, and pads a smaller M or N"
             assert size & (size - 1) == 0, "tl.arange takes only powers of two"
         if variant.name != "step":
             assert variant.num_stages == 1, "h would be loaded before it is stored"
-            assert dtype in HALF
+            assert dtype in (*HALF, *SINGLE)
             assert hidden % 8 == 0
         if variant.name == "resident":
             assert slices == 1
-            assert hidden <= 128
+            assert hidden <= (128 if dtype in HALF else 64)
         if variant.name == "grouped":
             assert tiles * slices <= gpu.multiprocessors, "programs would wait forever for one that does not run"
             assert hidden <= 1024
@@ -54,15 +57,57 @@ def test_every_call_has_a_valid_entry(kernel: Kernel, verified: frozenset[Entry]
     assert seen == expected, "a rule serves no call"
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["resident", "grouped"])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_one_launch_only_if_verified(kernel: Kernel, name: str) -> None:
-    call = (kernel, {"resident": 128, "grouped": 512}[name], 16, "bfloat16", H100)
+def test_one_launch_only_if_verified(kernel: Kernel, name: str, dtype: str) -> None:
+    call = (kernel, {"resident": 64, "grouped": 512}[name], 16, dtype, H100)
     other: Kernel = "forward" if kernel == "backward" else "backward"
-    assert choose(*call).name == "step"
-    assert choose(*call, frozenset({((9, 0), kernel, name)})).name == name
-    for entry in (((8, 0), kernel, name), ((9, 0), other, name), ((9, 0), kernel, "another")):
+    assert choose(*call, frozenset()).name == "step"
+    assert choose(*call, frozenset({((9, 0), kernel, name, dtype)})).name == name
+    for entry in (
+        ((8, 0), kernel, name, dtype),
+        ((9, 0), other, name, dtype),
+        ((9, 0), kernel, "another", dtype),
+        ((9, 0), kernel, name, "float16"),
+    ):
         assert choose(*call, frozenset({entry})).name == "step"
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "dtype", "gpu", "backend", "reason"),
+    [
+        (512, 1, "bfloat16", H100, "cluster", None),
+        (512, 64, "float16", H100, "cluster", None),
+        (17, 64, "float16", B200, "cluster", None),
+        (512, 65, "bfloat16", H100, "triton", "it is for B up to 64, as with more rows the grouped variant of triton"),
+        (513, 1, "bfloat16", H100, "triton", "it is for H up to 512"),
+        (512, 1, "float32", H100, "triton", "it is for float16 and bfloat16"),
+        (512, 1, "bfloat16", A100, "triton", "it is for compute capability 9.0 and later"),
+    ],
+)
+def test_the_backend(hidden: int, batch: int, dtype: str, gpu: Gpu, backend: Backend, reason: str | None) -> None:
+    taken, refusals = backend_for(hidden, batch, dtype, gpu, EVERYWHERE)
+    assert taken == backend
+    assert list(refusals) == ([] if reason is None else ["cluster"])
+    assert reason is None or refusals["cluster"].startswith(reason)
+    assert all(line.why for line in BACKENDS)
+
+
+@pytest.mark.parametrize("missing", KERNELS)
+def test_a_backend_serves_both_passes_or_none(missing: Kernel) -> None:
+    some = EVERYWHERE - {((9, 0), missing, "cluster", "bfloat16")}
+    reason = "it was not verified in bfloat16 on compute capability 9.0"
+    assert backend_for(512, 16, "bfloat16", H100, some) == ("triton", {"cluster": reason})
+    assert backend_for(512, 16, "float16", H100, some) == ("cluster", {})
+
+
+def test_the_backend_is_decided_while_code_is_compiled() -> None:
+    @torch.compile(fullgraph=True, backend="eager", dynamic=True)
+    def compiled(x: torch.Tensor) -> torch.Tensor:
+        return x + int(backend_for(x.shape[1], x.shape[0], "float16", H100, EVERYWHERE)[0] == "cluster")
+
+    assert [compiled(torch.zeros(batch, 8))[0, 0].item() for batch in (2, 64, 65, 300)] == [1, 1, 0, 0]
 
 
 def test_resident_must_fit_the_shared_memory() -> None:
@@ -107,7 +152,7 @@ def test_a_variant_by_name_needs_no_entry() -> None:
     ("hidden", "batch", "dtype", "gpu", "variant", "reason"),
     [
         (128, 16, "bfloat16", H100, "resident 16 x 64", "it is for H up to 64"),
-        (128, 16, "bfloat16", H100, "resident 16 x 128", "it was not verified on compute capability 9.0"),
+        (128, 16, "bfloat16", H100, "resident 16 x 128", "it was not verified in bfloat16 on compute capability 9.0"),
         (128, 16, "bfloat16", L4, "resident 16 x 128", "a block may need 136 KB of shared memory, and has 99 KB"),
         (100, 16, "bfloat16", H100, "resident 16 x 128", "it is for H divisible by 8"),
         (512, 256, "bfloat16", H100, "grouped 16 x 16", "its 512 programs must run at once, on 132 multiprocessors"),
@@ -123,6 +168,8 @@ def test_the_reason_is_given(hidden: int, batch: int, dtype: str, gpu: Gpu, vari
 
 
 def test_unknown_dtype() -> None:
+    with pytest.raises(ValueError, match="no backend for GPUs takes this call: it is for float16 and bfloat16; it is"):
+        backend_for(64, 1, "int8", H100)
     with pytest.raises(ValueError, match="dtype: expected one of float16, bfloat16, float32, float64; got int8"):
         choose("forward", 64, 1, "int8", H100)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tagrank import lstm_recurrence
+from tagrank.kernels.choice import BACKENDS
 from tagrank.kernels.variants import Gpu
 from tagrank.recurrence import explain, library
 from tagrank.recurrence.backends import FUSED, cluster
@@ -327,15 +328,26 @@ def test_what_it_takes(dtype: torch.dtype, hidden: int, capability: tuple[int, i
 
 def test_not_by_itself_unless_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     half, hopper = gates(512, torch.float16), Gpu((9, 0), 132)
-    assert backend.unproven(half, hopper) == "it was not verified on compute capability 9.0"
-    monkeypatch.setattr(cluster, "VERIFIED", frozenset({((9, 0), "forward", "cluster")}))
+    monkeypatch.setattr(cluster, "VERIFIED", frozenset())
+    assert backend.unproven(half, hopper) == "it was not verified in float16 on compute capability 9.0"
+    monkeypatch.setattr(cluster, "VERIFIED", frozenset({((9, 0), "forward", "cluster", "float16")}))
     assert backend.unproven(half, hopper) is not None
-    both = frozenset(((9, 0), kernel, "cluster") for kernel in ("forward", "backward"))
+    both = frozenset(((9, 0), kernel, "cluster", "float16") for kernel in ("forward", "backward"))
     monkeypatch.setattr(cluster, "VERIFIED", both)
     assert backend.unproven(half, hopper) is None
     assert backend.unproven(half, Gpu((10, 0), 132)) is not None
-    lines = explain(16, 20, 512, torch.bfloat16, gpu=hopper).splitlines()
+    assert backend.unproven(gates(512, torch.bfloat16), hopper) is not None
+    lines = explain(16, 20, 512, torch.float16, gpu=hopper).splitlines()
     assert lines[1:] == ["native: no, it runs on the CPU, and gates_x is on cuda:0", "cluster: taken"]
+    lines = explain(65, 20, 512, torch.float16, gpu=hopper).splitlines()
+    assert lines[2].startswith("cluster: no, it is for B up to 64, as with more rows the grouped variant of triton is")
+    assert lines[3] == "triton: taken"
+
+
+def test_the_table_of_backends_has_its_bounds() -> None:
+    (line,) = (line for line in BACKENDS if line.backend == "cluster")
+    assert (line.oldest, line.max_hidden) == (cluster.OLDEST, cluster.MAX_HIDDEN)
+    assert {getattr(torch, dtype) for dtype in line.dtypes} == set(backend.dtypes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

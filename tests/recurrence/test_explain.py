@@ -29,7 +29,7 @@ def test_a_gpu_that_is_not_here() -> None:
     assert "triton: taken" in lines
     passed = [line for line in lines if line.startswith("  forward: not ")]
     assert "  forward: not resident 16 x 128, as it is for H up to 128" in passed
-    assert "  forward: not grouped 16 x 16, as it was not verified on compute capability 9.0" in passed
+    assert "  forward: not grouped 16 x 16, as it was not verified in bfloat16 on compute capability 9.0" in passed
     (forward,) = [line for line in lines if line.startswith("  forward: step ")]
     assert forward.startswith("  forward: step 16 x 16, 20 launches of 1 x 32 programs; few rows: ")
     assert lines[-1].startswith("  backward: step 16 x 16, 20 launches of 1 x 32 programs; ")

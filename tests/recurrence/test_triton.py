@@ -22,7 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tagrank import lstm_recurrence
-from tagrank.kernels.variants import Gpu, Variant
+from tagrank.kernels.choice import RULES
+from tagrank.kernels.variants import Gpu, Kernel, Rule, Variant
 from tagrank.recurrence import trace
 from tagrank.recurrence.backends import FUSED, BackwardInputs, triton_kernels
 from tagrank.recurrence.backends.eager import lstm_loop
@@ -246,6 +247,24 @@ def test_the_sum_over_time_is_taken_before_rounding(name: str) -> None:
     torch.testing.assert_close(
         d_gates_x[0, 3 * hidden :].float(), torch.full((hidden,), 2**-9, device=DEVICE), rtol=1e-3, atol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rule"),
+    [
+        pytest.param(kernel, rule, id=f"{kernel}-{str(rule.variant).replace(' ', '-')}")
+        for kernel, rules in RULES.items()
+        for rule in rules
+        if "float32" in rule.dtypes and rule.variant.name != "step"
+    ],
+)
+def test_the_tiles_for_float32(kernel: Kernel, rule: Rule) -> None:
+    """Two tiles of rows, and where the table allows it two tiles of units and two chunks of U, none of them full."""
+    inputs = make_inputs(rule.variant.block_b + 1, 40, None, torch.float32)
+    with backend.forced(**{kernel: rule.variant}), trace() as kernels:
+        got = results(*lstm_recurrence(*inputs, steps=2, backend="triton"), inputs)
+    assert f"triton.{kernel}.{rule.variant.name}" in kernels
+    assert_matches_the_oracle(got, inputs, 2, 2e-3 if GPU else 1e-6)
 
 
 def test_an_empty_batch() -> None:

@@ -2,7 +2,8 @@
 
 A whole sequence is one launch. Up to 16 thread blocks, a cluster, keep U in their registers and exchange the hidden
 states through distributed shared memory. The library has these kernels if nvcc was there when tagrank was installed,
-and ``auto`` takes them on the GPUs that ``tagrank.kernels.verified`` names.
+and ``auto`` takes them on the GPUs that ``tagrank.kernels.verified`` names, for the calls for which
+``tagrank.kernels.choice`` puts them before Triton's.
 """
 
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tagrank.kernels.choice import backend_for
 from tagrank.kernels.verified import VERIFIED
 from tagrank.recurrence import library
 from tagrank.recurrence.backends.base import BackwardCall, ForwardCall, GatesLike
@@ -56,10 +58,9 @@ class Cluster(Compiled):
         return None
 
     def unproven(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
-        capability = (gpu or gpu_of(gates_x.device)).capability
-        if all((capability, kernel, self.name) in VERIFIED for kernel in ("forward", "backward")):
-            return None
-        return f"it was not verified on compute capability {dotted(capability)}"
+        batch, hidden, dtype = gates_x.shape[-2], gates_x.shape[-1] // 4, dtype_name(gates_x.dtype)
+        taken, refusals = backend_for(hidden, batch, dtype, gpu or gpu_of(gates_x.device), VERIFIED)
+        return None if taken == self.name else refusals["cluster"]
 
     def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
         record("cluster.forward" if isinstance(call, ForwardCall) else "cluster.backward")

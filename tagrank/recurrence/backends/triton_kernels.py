@@ -28,6 +28,7 @@ from tagrank.recurrence.backends.compiled import Compiled
 from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
+from tagrank.recurrence.precision import float32_precision
 from tagrank.recurrence.tracing import record
 
 if TYPE_CHECKING:
@@ -445,8 +446,5 @@ def _options(variant: "Variant", hidden: int, dtype: torch.dtype) -> dict[str, A
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 products are computed: ``"ieee"``, or ``"tf32"`` if PyTorch's setting for products allows it."""
-    # torch.set_float32_matmul_precision sets this too, but its getter raises if the setting was made here.
-    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "tf32"
-    return "ieee"
+    """How the kernels' products are computed: as the dtype says, and float32 as :func:`float32_precision` says."""
+    return float32_precision() if dtype == torch.float32 else "tf32x3"

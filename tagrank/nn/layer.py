@@ -128,7 +128,7 @@ class ContextLSTM(nn.Module):
         return [name and f"{name}_l{layer}" for layer in range(self.num_layers) for name in there]
 
     def _all_parameters(self) -> list[Tensor | None]:
-        """``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of each layer; ``None`` for biases without ``bias``."""
+        """``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of each layer, ``None`` for biases without ``bias``."""
         own, found = self._parameters, []
         for name in self._parameter_names:
             # The dictionary is many times as fast as an attribute. In data-parallel replicas and if they are

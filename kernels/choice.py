@@ -23,12 +23,21 @@ BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         HALF,
         "cluster",
-        "one row to 64: U is in registers and h in distributed shared memory, so that a step takes no trip through the "
-        "second-level cache; from T = 20 on ahead of the grouped variant at 1 and 16 rows, level with it at 64",
+        "U is in registers and h in distributed shared memory, so that a step takes no trip through the second-level "
+        "cache",
         oldest=(9, 0),
         max_hidden=512,
         max_batch=64,
-        beyond="with more rows the grouped variant of triton is ahead, and at 256 rows the step variant is too",
+        beyond="with more rows the grouped variant of triton is ahead",
+    ),
+    BackendRule(
+        HALF,
+        "cluster",
+        "clusters of up to 8 blocks are smaller, so that more of them run at once",
+        oldest=(9, 0),
+        max_hidden=256,
+        max_batch=256,
+        beyond="clusters of more rows do not all run at once",
     ),
     BackendRule((*HALF, *SINGLE, *DOUBLE), "triton", "all other calls; RULES has the variant for each pass"),
 )
@@ -313,8 +322,8 @@ def backend_for(
         verified: the GPUs on which the kernels of ``cluster`` may run.
 
     Returns:
-        The backend of the first line of ``BACKENDS`` that serves the call, and for each backend in a line before it the
-        reason why it does not.
+        The backend of the first line of ``BACKENDS`` that serves the call, and for each other backend in a line before
+        it the reason why it does not.
 
     Raises:
         ValueError: no line has this dtype.
@@ -327,8 +336,10 @@ def backend_for(
                 if (gpu.capability, kernel, "cluster", dtype) not in verified:
                     refusal = _not_verified(dtype, gpu)
         if refusal is None:
-            return rule.backend, refusals
-        refusals[rule.backend] = refusal
+            return rule.backend, {name: reason for name, reason in refusals.items() if name != rule.backend}
+        # A later line of the same backend, for smaller H, has nothing to say about a larger one.
+        if rule.backend not in refusals or rule.max_hidden is None or hidden <= rule.max_hidden:
+            refusals[rule.backend] = refusal
     raise ValueError(f"no backend for GPUs takes this call: {'; '.join(refusals.values())}")
 
 

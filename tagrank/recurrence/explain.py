@@ -41,14 +41,14 @@ def explain(
         ValueError: a size is not positive, or the dtype is none of float16, bfloat16, float32 and float64.
 
     Example:
-        >>> print(explain(16, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)))
+        >>> print(explain(256, 20, 512, torch.bfloat16, gpu=Gpu((9, 0), 132)))
         B = 16, T = 20, H = 512, bfloat16 on cuda:0
         native: no, it runs on the CPU, and gates_x is on cuda:0
-        cluster: no, it was not verified in bfloat16 on compute capability 9.0
+        cluster: no, it is for B up to 64, as with more rows the grouped variant of triton is ahead
         triton: taken
           forward: not resident 16 x 64, as it is for H up to 64
           ...
-          forward: step 16 x 16, 20 launches of 1 x 32 programs; few rows: ...
+          forward: grouped 64 x 16, 1 launch of 4 x 32 programs; tiles of 32 rows would be too many programs; ...
     """
     for name, size in (("batch", batch), ("steps", steps), ("hidden", hidden)):
         if size < 1:

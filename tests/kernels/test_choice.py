@@ -82,6 +82,8 @@ def test_one_launch_only_if_verified(kernel: Kernel, name: str, dtype: str) -> N
         (17, 64, "float16", B200, "cluster", None),
         (512, 65, "bfloat16", H100, "triton", "it is for B up to 64, as with more rows the grouped variant of triton"),
         (513, 1, "bfloat16", H100, "triton", "it is for H up to 512"),
+        (256, 256, "bfloat16", H100, "cluster", None),
+        (256, 257, "bfloat16", H100, "triton", "it is for B up to 256, as clusters of more rows do not all run at once"),
         (512, 1, "float32", H100, "triton", "it is for float16 and bfloat16"),
         (512, 1, "bfloat16", A100, "triton", "it is for compute capability 9.0 and later"),
     ],
@@ -107,7 +109,7 @@ def test_the_backend_is_decided_while_code_is_compiled() -> None:
     def compiled(x: torch.Tensor) -> torch.Tensor:
         return x + int(backend_for(x.shape[1], x.shape[0], "float16", H100, EVERYWHERE)[0] == "cluster")
 
-    assert [compiled(torch.zeros(batch, 8))[0, 0].item() for batch in (2, 64, 65, 300)] == [1, 1, 0, 0]
+    assert [compiled(torch.zeros(batch, 8))[0, 0].item() for batch in (2, 64, 65, 300)] == [1, 1, 1, 0]
 
 
 def test_resident_must_fit_the_shared_memory() -> None:
@@ -152,7 +154,7 @@ def test_a_variant_by_name_needs_no_entry() -> None:
     ("hidden", "batch", "dtype", "gpu", "variant", "reason"),
     [
         (128, 16, "bfloat16", H100, "resident 16 x 64", "it is for H up to 64"),
-        (128, 16, "bfloat16", H100, "resident 16 x 128", "it was not verified in bfloat16 on compute capability 9.0"),
+        (128, 16, "bfloat16", B200, "resident 16 x 128", "it was not verified in bfloat16 on compute capability 10.0"),
         (128, 16, "bfloat16", L4, "resident 16 x 128", "a block may need 136 KB of shared memory, and has 99 KB"),
         (100, 16, "bfloat16", H100, "resident 16 x 128", "it is for H divisible by 8"),
         (512, 256, "bfloat16", H100, "grouped 16 x 16", "its 512 programs must run at once, on 132 multiprocessors"),

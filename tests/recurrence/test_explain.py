@@ -24,15 +24,25 @@ def test_says_what_runs(dtype: torch.dtype) -> None:
 
 
 def test_a_gpu_that_is_not_here() -> None:
-    lines = explain(16, 20, 512, torch.bfloat16, gpu=H100).splitlines()
+    lines = explain(16, 20, 512, torch.bfloat16, gpu=Gpu((10, 0), 148)).splitlines()
     assert lines[0] == "B = 16, T = 20, H = 512, bfloat16 on cuda:0"
+    assert "cluster: no, it was not verified in bfloat16 on compute capability 10.0" in lines
     assert "triton: taken" in lines
     passed = [line for line in lines if line.startswith("  forward: not ")]
     assert "  forward: not resident 16 x 128, as it is for H up to 128" in passed
-    assert "  forward: not grouped 16 x 16, as it was not verified in bfloat16 on compute capability 9.0" in passed
+    assert "  forward: not grouped 16 x 16, as it was not verified in bfloat16 on compute capability 10.0" in passed
     (forward,) = [line for line in lines if line.startswith("  forward: step ")]
     assert forward.startswith("  forward: step 16 x 16, 20 launches of 1 x 32 programs; few rows: ")
     assert lines[-1].startswith("  backward: step 16 x 16, 20 launches of 1 x 32 programs; ")
+
+
+def test_a_gpu_on_which_the_kernels_were_verified() -> None:
+    assert explain(16, 20, 512, torch.bfloat16, gpu=H100).splitlines()[-1] == "cluster: taken"
+    lines = explain(256, 20, 512, torch.bfloat16, gpu=H100).splitlines()
+    reason = "it is for B up to 64, as with more rows the grouped variant of triton is ahead"
+    assert lines[2:4] == [f"cluster: no, {reason}", "triton: taken"]
+    taken = [line.split(",")[0] for line in lines if line.startswith("  ") and ": not " not in line]
+    assert taken == ["  forward: grouped 64 x 16", "  backward: grouped 32 x 32"]
 
 
 def test_a_shape_that_no_fused_kernel_serves_falls_to_the_next() -> None:

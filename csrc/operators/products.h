@@ -16,7 +16,7 @@ void product_into(const Tensor& out, const Tensor& a, const Tensor& b);
 Tensor product_over_rows(const Tensor& a, const Tensor& b);
 // a + b, of shapes that torch broadcasts.
 Tensor add(const Tensor& a, const Tensor& b);
-// The sum over the first dimension.
+// The sum over the first dimension. The sum of a single row of a matrix is that row, not a copy.
 Tensor sum_of_rows(const Tensor& a);
 // to += a^T b.
 void add_product_over_rows(const Tensor& to, const Tensor& a, const Tensor& b);

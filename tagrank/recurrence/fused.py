@@ -13,6 +13,7 @@ from torch import Tensor
 from tagrank.recurrence.backends.base import Backend, BackwardCall, ForwardCall
 from tagrank.recurrence.backends.compiled import BIAS, C0, CONTEXT, H0, INPUT, WEIGHT_HH, WEIGHT_IH, grad_stride
 from tagrank.recurrence.backends.gpu import elsewhere
+from tagrank.recurrence.tracing import record
 
 #: The parameters of a layer: weight_ih, weight_hh, bias_ih, bias_hh.
 PER_LAYER = 4
@@ -47,6 +48,7 @@ class Tensors(NamedTuple):
     bias_hh: Tensor | None = None
 
 
+_BITS = (CONTEXT, INPUT, WEIGHT_IH, WEIGHT_HH, BIAS, H0, C0)
 #: The gradients of ``output``, ``h_n`` and ``c_n``.
 Grads = Sequence[Tensor | None]
 
@@ -124,11 +126,14 @@ def _layer_forward(settings: Settings, train: bool, tensors: Tensors) -> list[Te
         ready = both and weight_ih.shape[1] == x.shape[2]
         addend = "none" if ready and settings.steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
     save_gates = train and not recompute
-    size = x.shape[-2], weight_hh.shape[1], settings.steps
-    states = h0 is not None, c0 is not None
-    launch = settings.backend.launch(
-        ForwardCall(x.device, x.dtype, *size, constant, addend, *states, save_gates, train)
-    )
+    backend = settings.backend
+    launch = backend.fixed_launch
+    if launch is not None:
+        record(f"{backend.name}.forward")
+    else:
+        size = x.shape[-2], weight_hh.shape[1], settings.steps
+        states = h0 is not None, c0 is not None
+        launch = backend.launch(ForwardCall(x.device, x.dtype, *size, constant, addend, *states, save_gates, train))
     results: list[Tensor] = torch.ops.tagrank.layer_forward.default(
         *tensors, settings.steps, settings.state_dimensions, save_gates, train, launch
     )
@@ -248,28 +253,21 @@ def _layer_backward(
     recompute = settings.recompute and (constant or weight_ih is None)
     wanted = needed[0] * CONTEXT | needed[1] * INPUT | needed[4] * WEIGHT_IH | needed[5] * WEIGHT_HH
     wanted |= (needed[6] or needed[7]) * BIAS | needed[2] * H0 | needed[3] * C0
-    size = cells.shape[1], cells.shape[2], settings.steps
-    given = grad_stride(grad_output), grad_h_n is not None, grad_c_n is not None
-    launch = settings.backend.launch(
-        BackwardCall(
-            weight_hh.device,
-            weight_hh.dtype,
-            *size,
-            constant,
-            summed,
-            recompute,
-            tensors.c0 is not None,
-            *given,
-            needed[3],
-        )
+    backend = settings.backend
+    launch = backend.fixed_launch
+    if launch is not None:
+        record(f"{backend.name}.backward")
+    else:
+        what = weight_hh.device, weight_hh.dtype, cells.shape[1], cells.shape[2], settings.steps
+        given = grad_stride(grad_output), grad_h_n is not None, grad_c_n is not None
+        flags = constant, summed, recompute, tensors.c0 is not None
+        launch = backend.launch(BackwardCall(*what, *flags, *given, needed[3]))
+    results = torch.ops.tagrank.layer_backward.default(
+        *grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted, launch
     )
-    results = iter(
-        torch.ops.tagrank.layer_backward.default(
-            *grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted, launch
-        )
-    )
+    results.reverse()
     d_context, d_input, d_weight_ih, d_weight_hh, d_bias, d_h0, d_c0 = (
-        next(results) if wanted & (1 << i) else None for i in range(7)
+        results.pop() if wanted & bit else None for bit in _BITS
     )
-    d_bias_ih, d_bias_hh = (d_bias if needed[i] else None for i in (6, 7))
+    d_bias_ih, d_bias_hh = d_bias if needed[6] else None, d_bias if needed[7] else None
     return [d_context, d_input, d_h0, d_c0, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh]

@@ -137,6 +137,9 @@ class Backend(ABC):
     #: How slow the eager loop is instead: ``auto`` warns with these words if the backend is unavailable.
     slow_without: ClassVar[str | None] = None
 
+    #: What :meth:`launch` returns for every call, if it is always the same.
+    fixed_launch: ClassVar[list[int] | None] = None
+
     @abstractmethod
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine, or ``None``."""

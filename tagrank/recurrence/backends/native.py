@@ -8,7 +8,7 @@ unit of Intel's AMX. The environment variable ``TAGRANK_CPU_CAPABILITY`` (``port
 would run here an error.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -26,8 +26,8 @@ class Native(Compiled):
     device = "cpu"
     dtypes = (torch.float32, torch.float64, torch.bfloat16)
     slow_without = "up to twice as slow as nn.LSTM"
-    #: The threads of a call wait for each other, so they must run at the same time: OpenMP's do.
-    concurrent = torch.backends.openmp.is_available()
+    #: Whether PyTorch's threads run at the same time, as OpenMP's do: the threads of a call wait for each other.
+    fixed_launch: ClassVar[list[int]] = [int(torch.backends.openmp.is_available())]
 
     def __init__(self) -> None:
         missing = library.load()
@@ -49,4 +49,4 @@ class Native(Compiled):
 
     def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
         record("native.forward" if isinstance(call, ForwardCall) else "native.backward")
-        return [self.concurrent]
+        return self.fixed_launch

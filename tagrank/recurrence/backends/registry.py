@@ -91,9 +91,12 @@ def choose(backend: str, gates_x: GatesLike) -> str:
 def _choose(backend: str, gates_x: GatesLike, transformed: str | None) -> str:
     check_name(backend)
     if backend == "auto" and transformed is None:
+        device = gates_x.device.type
         for name, fused in FUSED.items():
             # The device first, because looking for a GPU takes time.
-            if gates_x.device.type == fused.device and passed_over(fused, gates_x) is None:
+            if device != fused.device:
+                continue
+            if _refusal(fused, gates_x) is None and fused.unproven(gates_x) is None:
                 return name
         _warn_if_slow(gates_x)
     if backend in ("auto", "eager"):

@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "linear.h"
 
 namespace tagrank::cpu::TAGRANK_ISA {
 
@@ -35,7 +36,7 @@ int64_t multiply_adds(float* result) {
 }
 
 template <typename T>
-constexpr Passes<T> kPasses{forward<T>, backward<T>};
+constexpr Passes<T> kPasses{forward<T>, backward<T>, linear<T>};
 
 // constexpr, so that no code of this instruction set runs when the library is loaded.
 constexpr InstructionSet kFunctions{kPasses<float>, kPasses<double>, kPasses<bfloat16>, multiply_adds};

@@ -41,6 +41,11 @@ void backward(const BackwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).backward(call, threads);
 }
 
+template <typename T>
+void linear(const LinearCall<T>& call) {
+  functions().passes(T{}).linear(call);
+}
+
 double multiply_add_rate(double seconds, const Threads& threads) {
   using Clock = std::chrono::steady_clock;
   std::atomic<int64_t> operations{0};
@@ -64,5 +69,8 @@ template void forward(const ForwardCall<bfloat16>&, const Threads&);
 template void backward(const BackwardCall<float>&, const Threads&);
 template void backward(const BackwardCall<double>&, const Threads&);
 template void backward(const BackwardCall<bfloat16>&, const Threads&);
+template void linear(const LinearCall<float>&);
+template void linear(const LinearCall<double>&);
+template void linear(const LinearCall<bfloat16>&);
 
 }  // namespace tagrank::cpu

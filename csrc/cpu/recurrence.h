@@ -53,11 +53,23 @@ struct BackwardCall {
   }
 };
 
-// The two passes for one storage type.
+// out = x W^T + bias + other_bias.
+template <typename T>
+struct LinearCall {
+  int64_t rows, inputs, outputs;
+  const T* x;                     // [rows, inputs]
+  const T* weight;                // [outputs, inputs], rows `weight_stride` apart
+  int64_t weight_stride;
+  const T *bias, *other_bias;     // [outputs], or null for none
+  T* out;                         // [rows, outputs]
+};
+
+// The two passes for one storage type, and a small product.
 template <typename T>
 struct Passes {
   void (*forward)(const ForwardCall<T>&, const Threads&);
   void (*backward)(const BackwardCall<T>&, const Threads&);
+  void (*linear)(const LinearCall<T>&);
 };
 
 // The functions that were compiled for one instruction set.
@@ -94,6 +106,10 @@ template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads);
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads);
+
+// Run a product on the calling thread, for products that are too small to share out.
+template <typename T>
+void linear(const LinearCall<T>& call);
 
 // The rate at which the threads multiply and add float32 numbers in registers, in 10^9 operations a second (two for each
 // multiply-add; on a matrix unit, as products of parts). It bounds the two passes. Measured for `seconds`.

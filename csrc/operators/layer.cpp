@@ -11,28 +11,6 @@ Tensor columns(const Tensor& weight, int64_t first, int64_t count) {
   return view(weight, {weight.size(0), count}, {weight.stride(0), weight.stride(1)}, first * weight.stride(1));
 }
 
-// The two biases as one.
-template <typename T>
-void add_numbers(T* sum, const T* a, const T* b, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) sum[i] = a[i] + b[i];
-}
-MaybeTensor sum_of(const MaybeTensor& a, const MaybeTensor& b) {
-  if (!a.has_value() || !b.has_value()) return a.has_value() ? a : b;
-  const Kind kind = kind_of(*a);
-  const bool plain = kind.cpu() && a->is_contiguous() && b->is_contiguous();
-  if (!plain || (kind.dtype != ScalarType::Float && kind.dtype != ScalarType::Double)) {
-    return add(*a, *b);
-  }
-  const int64_t count = a->numel();
-  const Tensor sum = empty({count}, kind);
-  if (kind.dtype == ScalarType::Float) {
-    add_numbers(write<float>(sum), read<float>(*a), read<float>(*b), count);
-  } else {
-    add_numbers(write<double>(sum), read<double>(*a), read<double>(*b), count);
-  }
-  return sum;
-}
-
 // A state with one leading dimension of size 1 or none.
 void expect_state(const char* name, const MaybeTensor& state, const Kind& kind, const Sizes& sizes) {
   if (!state.has_value()) return;
@@ -65,26 +43,28 @@ Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const Ma
                   const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, const Sizes& sizes, bool together) {
   if (!weight_ih.has_value()) return {made_contiguous(context.has_value() ? *context : *input), std::nullopt};
   const int64_t outputs = 4 * sizes.hidden, features = weight_ih->size(1);
-  // `addend` is [4H], or [B, 4H] if there is one step.
-  const auto of_input = [&](const Tensor& weight, const MaybeTensor& addend) {
+  // `bias` is [4H], or [B, 4H] if there is one step.
+  const auto of_input = [&](const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
     const Tensor rows = matrix(made_contiguous(*input), sizes.steps * sizes.batch, input->size(2));
-    return view(linear(rows, weight, addend), {sizes.steps, sizes.batch, outputs}, {sizes.batch * outputs, outputs, 1});
+    return view(linear(rows, weight, bias, other_bias), {sizes.steps, sizes.batch, outputs}, {sizes.batch * outputs, outputs, 1});
   };
   if (context_is_ready(context, input, weight_ih)) {
-    if (sizes.steps == 1) return {of_input(*weight_ih, context), std::nullopt};
-    const Tensor varying = of_input(*weight_ih, std::nullopt);
+    if (sizes.steps == 1) return {of_input(*weight_ih, context, std::nullopt), std::nullopt};
+    const Tensor varying = of_input(*weight_ih, std::nullopt, std::nullopt);
     return together ? Gates{add(varying, *context), std::nullopt} : Gates{varying, context};
   }
   if (!context.has_value() || !input.has_value()) {
-    const MaybeTensor bias = together ? sum_of(bias_ih, bias_hh) : bias_ih, addend = together ? std::nullopt : bias_hh;
-    if (context.has_value()) return {linear(*context, *weight_ih, bias), addend};
-    return {of_input(*weight_ih, bias), addend};
+    const MaybeTensor other = together ? bias_hh : std::nullopt, addend = together ? std::nullopt : bias_hh;
+    if (context.has_value()) return {linear(*context, *weight_ih, bias_ih, other), addend};
+    return {of_input(*weight_ih, bias_ih, other), addend};
   }
   const int64_t inputs = input->size(2);
   const Tensor for_context = columns(*weight_ih, inputs, features - inputs), for_input = columns(*weight_ih, 0, inputs);
-  if (!together) return {of_input(for_input, bias_hh), linear(*context, for_context, bias_ih)};
-  const Tensor constant = linear(*context, for_context, sum_of(bias_ih, bias_hh));
-  return {add(of_input(for_input, std::nullopt), constant), std::nullopt};
+  if (!together) {
+    return {of_input(for_input, bias_hh, std::nullopt), linear(*context, for_context, bias_ih, std::nullopt)};
+  }
+  const Tensor constant = linear(*context, for_context, bias_ih, bias_hh);
+  return {add(of_input(for_input, std::nullopt, std::nullopt), constant), std::nullopt};
 }
 
 }  // namespace

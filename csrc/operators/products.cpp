@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "../cpu/recurrence.h"
+
 namespace tagrank {
 
 namespace {
@@ -33,14 +35,58 @@ const Functions& functions_for(const Kind& kind) {
   return on_cuda;
 }
 
+// Below so many multiplications, the product takes less time than calling a library.
+constexpr int64_t kFew = 65536;
+
+bool is_row(const MaybeTensor& bias, int64_t outputs) {
+  return !bias.has_value() || (bias->is_contiguous() && bias->numel() == outputs);
+}
+
+// Whether csrc/cpu computes the product.
+bool is_small(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
+  return x.is_cpu() && x.numel() * weight.size(0) <= kFew && x.is_contiguous() &&
+         (weight.stride(1) == 1 || weight.size(1) <= 1) && is_row(bias, weight.size(0)) &&
+         is_row(other_bias, weight.size(0));
+}
+
+template <typename T>
+void small_linear(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias,
+                  const MaybeTensor& other_bias) {
+  cpu::LinearCall<T> call{};
+  call.rows = x.size(0);
+  call.inputs = x.size(1);
+  call.outputs = weight.size(0);
+  call.x = read<T>(x);
+  call.weight = read<T>(weight);
+  call.weight_stride = weight.stride(0);
+  call.bias = read<T>(bias);
+  call.other_bias = read<T>(other_bias);
+  call.out = write<T>(out);
+  cpu::linear(call);
+}
+
 // In float16, cuBLAS rounds parts of a sum over so many rows to float16, and then adds those up.
 constexpr int64_t kManyRows = 8192;
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
+Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
   const Kind kind = kind_of(x);
-  const Tensor out = empty({x.size(0), weight.size(0)}, kind), right = transposed(weight);
+  const Tensor out = empty({x.size(0), weight.size(0)}, kind);
+  if (is_small(x, weight, bias, other_bias)) {
+    switch (kind.dtype) {
+      case ScalarType::Float:
+        return small_linear<float>(out, x, weight, bias, other_bias), out;
+      case ScalarType::Double:
+        return small_linear<double>(out, x, weight, bias, other_bias), out;
+      case ScalarType::BFloat16:
+        return small_linear<cpu::bfloat16>(out, x, weight, bias, other_bias), out;
+      default:
+        break;
+    }
+  }
+  if (bias.has_value() && other_bias.has_value()) return linear(x, weight, add(*bias, *other_bias), std::nullopt);
+  const Tensor right = transposed(weight);
   if (bias.has_value()) {
     STABLE_TORCH_ERROR_CODE_CHECK(
         functions_for(kind).addmm_out(out.get(), bias->get(), x.get(), right.get(), /*beta=*/1, /*alpha=*/1));

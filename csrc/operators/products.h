@@ -6,8 +6,9 @@
 
 namespace tagrank {
 
-// x W^T (+ bias), [rows, outputs], for x [rows, inputs], W [outputs, inputs] and bias [outputs].
-Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias);
+// x W^T (+ bias + other_bias), [rows, outputs], for x [rows, inputs], W [outputs, inputs] and biases [outputs]. `bias` may also be
+// [rows, outputs]. On GPUs two biases are one launch more than one.
+Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias);
 // a b.
 Tensor product(const Tensor& a, const Tensor& b);
 // out = a b.

@@ -128,7 +128,7 @@ class ContextLSTM(nn.Module):
         return [name and f"{name}_l{layer}" for layer in range(self.num_layers) for name in there]
 
     def _all_parameters(self) -> list[Tensor | None]:
-        """``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of each layer, ``None`` for biases without ``bias``."""
+        """``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of each layer, with ``None`` for missing biases."""
         own, found = self._parameters, []
         for name in self._parameter_names:
             # The dictionary is many times as fast as an attribute. In data-parallel replicas and if they are
@@ -203,7 +203,8 @@ class ContextLSTM(nn.Module):
             if layer < self.num_layers - 1:
                 hidden_states = F.dropout(hidden_states, self.dropout, self.training)
         assert hidden_states is not None
-        return hidden_states, torch.stack(h_n), torch.stack(c_n)
+        # h_n is made of the states before this view, so that a hook on the output does not see the gradient of h_n.
+        return hidden_states.view_as(hidden_states), torch.stack(h_n), torch.stack(c_n)
 
     def extra_repr(self) -> str:
         text = f"{self.context_size}, {self.hidden_size}"

@@ -122,12 +122,19 @@ def run_layers(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """:func:`tagrank.recurrence.fused.layers`, if a backend takes whole layers here; otherwise ``None``.
 
-    The arguments are those of ``layers``, and are known to fit together, and of :func:`run`. Under autocast and where
-    PyTorch records operators, each product is an operator of its own, so the answer is ``None``.
+    The arguments are those of ``layers``, and are known to fit together, and of :func:`run`. Where PyTorch records
+    operators, each product is an operator of its own, so the answer is ``None``; under autocast too, except for a layer
+    on a GPU, all of whose tensors are converted first.
     """
     weight_hh: Any = parameters[1]
-    if autocasts(weight_hh.device.type) or observed((context, input, h0, c0, *parameters)):
+    if observed((context, input, h0, c0, *parameters)):
         return None
+    if autocasts(weight_hh.device.type):
+        if weight_hh.device.type != "cuda" or state_dimensions == 2:
+            return None
+        context, input, h0, c0 = (None if t is None else _autocast(t) for t in (context, input, h0, c0))
+        parameters = [None if parameter is None else _autocast(parameter) for parameter in parameters]
+        weight_hh = parameters[1]
     x: Any = context if input is None else input
     name = choose(backend, _Gates(weight_hh.device, weight_hh.dtype, (x.shape[-2], weight_hh.shape[0])))
     if name == "eager" or not FUSED[name].by_library():

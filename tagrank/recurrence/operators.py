@@ -137,6 +137,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     ctx.constant = gates_x.dim() == 2
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(gates, cells)
+    # Backward of one step reads only the shape of the output: a caller may change h in place before the next step.
+    if len(hidden_states) == 1:
+        hidden_states = torch.empty_like(hidden_states)
     # Backward reads gates_x only if the activated gates were not saved.
     gates_x = gates_x.new_empty(0) if gates.numel() else gates_x
     ctx.save_for_backward(gates_x, weight_hh, h0, c0, hidden_states, gates, cells)

@@ -462,6 +462,56 @@ def test_recompute_is_only_for_constant_gates() -> None:
     assert sizes.count([7, 2, 20]) == 2  # the activated gates of each layer
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_output_and_h_n_are_apart(any_backend: str, device_of: Callable[[str], str], layers: int) -> None:
+    """As nn.LSTM's are: what is done to one, in place or by a hook, does not reach the other."""
+    device = device_of(any_backend)
+    lstm = ContextLSTM(3, 4, num_layers=layers, backend=any_backend, device=device)
+    context = torch.randn(2, 3, device=device)
+    output, (h, _) = lstm(context, 5)
+    (gradient,) = torch.autograd.grad(output.sum() + 10 * h.sum(), output)
+    assert torch.equal(gradient, torch.ones_like(output))
+    with torch.no_grad():
+        output, (h, _) = lstm(context, 5)
+        last = output[-1].clone()
+        h[:, 1] = 0
+        assert torch.equal(output[-1], last)
+
+
+def test_states_may_be_reset_in_place_between_steps(any_backend: str, device_of: Callable[[str], str]) -> None:
+    """As reinforcement learning does where an episode ends."""
+    device = device_of(any_backend)
+    torch.manual_seed(0)
+    cell = ContextLSTMCell(3, 4, input_size=2, backend=any_backend, device=device)
+    reference = nn.LSTMCell(5, 4, device=device)
+    reference.load_state_dict(cell.state_dict())
+    context, inputs = torch.randn(3, 3, device=device), torch.randn(4, 3, 2, device=device)
+    gates, ours, theirs = cell.context_gates(context), None, None
+    for input in inputs:
+        ours = cell(gates, input, ours)
+        theirs = reference(torch.cat([input, context], 1), theirs)
+        for states in (ours, theirs):
+            for state in states:
+                state[1] = 0
+    for ours, theirs in zip(
+        torch.autograd.grad(sum(s.square().sum() for s in ours), list(cell.parameters())),
+        torch.autograd.grad(sum(s.square().sum() for s in theirs), list(reference.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(not FUSED["native"].by_library(), reason="the library is not built")
+@pytest.mark.parametrize("layers", [1, 3])
+def test_all_layers_are_one_node_of_the_graph(layers: int) -> None:
+    lstm = ContextLSTM(3, 4, num_layers=layers, backend="native", dropout=0.0)
+    output, (h, c) = lstm(torch.randn(2, 3), 5)
+    assert output.grad_fn is h.grad_fn is c.grad_fn
+    parents = [node for node, _ in output.grad_fn.next_functions if node is not None]
+    assert {node.name() for node in parents} == {"torch::autograd::AccumulateGrad"}
+    assert len(parents) == 4 * layers
+
+
 def test_only_an_input() -> None:
     lstm, input = ContextLSTM(0, 5, input_size=2), torch.randn(4, 3, 2)
     assert torch.equal(lstm(input=input)[0], lstm(None, input=input)[0])

@@ -14,9 +14,9 @@ import problems
 import pytest
 import torch
 from problems import RESULTS, TOLERANCE, Inputs, assert_matches_the_oracle, errors, results, tolerance
-from torch import Tensor
+from torch import Tensor, nn
 
-from tagrank import lstm_recurrence
+from tagrank import ContextLSTM, lstm_recurrence
 from tagrank.kernels.choice import RULES
 from tagrank.kernels.variants import Kernel, Rule
 from tagrank.recurrence import trace
@@ -232,6 +232,29 @@ def test_cluster_says_what_it_cannot_take() -> None:
     for hidden, dtype, reason in ((513, torch.float16, "H up to 512"), (64, torch.float32, "float16 and bfloat16")):
         with pytest.raises(RuntimeError, match=reason):
             lstm_recurrence(*make_inputs(2, hidden, None, dtype), steps=2, backend="cluster")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("input_size", [0, 24])
+def test_layer_under_autocast(input_size: int, layers: int) -> None:
+    """The results and gradients are those of nn.LSTM under autocast, in the same dtypes, and one call does all."""
+    torch.manual_seed(0)
+    lstm = nn.LSTM(input_size + 40, 64, layers, device="cuda")
+    module = ContextLSTM(40, 64, input_size=input_size, num_layers=layers, device="cuda")
+    module.load_state_dict(lstm.state_dict())
+    context, input = torch.randn(5, 40, device="cuda"), torch.randn(7, 5, input_size, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16), trace() as kernels:
+        output, _ = module(context, 7, input if input_size else None)
+        expected, _ = lstm(torch.cat([input, context.expand(7, -1, -1)], -1))
+    assert len(kernels) == layers
+    assert output.dtype == expected.dtype
+    for a, b in zip(
+        torch.autograd.grad(output.float().square().sum(), list(module.parameters())),
+        torch.autograd.grad(expected.float().square().sum(), list(lstm.parameters())),
+        strict=True,
+    ):
+        assert a.dtype == b.dtype
+        assert (a - b).norm() <= 2 * TOLERANCE[torch.bfloat16] * b.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -80,6 +80,7 @@ def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
 def host(build: Build) -> ctypes.CDLL:
     library = ctypes.CDLL(str(build("cluster.so", "-shared", "-fPIC")))
     library.cluster_forward.restype = library.cluster_backward.restype = ctypes.c_bool
+    library.cluster_direct.restype = ctypes.c_bool
     return library
 
 
@@ -150,6 +151,8 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     result = {"output": output, "c_n": c_n}
     if not save:
         return result
+    if not recompute:
+        result |= {"gates": gates.clone(), "cells": cells}
     if recompute:
         previous = torch.cat([torch.zeros_like(output[:1]) if states[0] is None else states[0][None], output[:-1]])
         gates = (previous.float() @ weight_hh.float().T).to(dtype)
@@ -162,6 +165,21 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     assert host.cluster_backward(ctypes.byref(call), bfloat16, tiles)
     result |= {"d_gates": d_gates, "d_gates_x": d_gates_x, "d_c0": d_c0}
     return {name: value for name, value in result.items() if value is not None}
+
+
+def run_direct(host: ctypes.CDLL, problem: Problem, tiles: int, policy: int, save: bool = True) -> Problem:
+    """The forward pass without barriers, on the host."""
+    gates_x, steps = problem["gates_x"], problem["steps"]
+    dtype, (batch, hidden) = gates_x.dtype, problem["grad_c_n"].shape
+    result = {"output": nan(steps, batch, hidden, dtype=dtype), "c_n": nan(batch, hidden, dtype=dtype)}
+    if save:
+        result["gates"] = nan(steps, batch, 4 * hidden, dtype=dtype)
+        result["cells"] = nan(steps, batch, hidden, dtype=torch.float32)
+    inputs = (gates_x, problem["weight_hh"], problem["h0"], problem["c0"])
+    outputs = (result.get(name) for name in ("output", "c_n", "gates", "cells"))
+    call = ForwardCall(batch, steps, hidden, gates_x.dim() == 2, *map(pointer, (*inputs, *outputs)))
+    assert host.cluster_direct(ctypes.byref(call), dtype == torch.bfloat16, tiles, policy)
+    return result
 
 
 def errors(result: Problem, expected: Problem) -> dict[str, float]:
@@ -191,6 +209,30 @@ def test_both_passes(host, padded, short, batch, steps, constant, states, recomp
     expected = reference(problem)
     found = errors(run(host, problem, tiles, recompute), expected)
     assert set(found) == set(expected)
+    assert max(found.values()) < TOLERANCE[dtype], found
+
+
+@settings(max_examples=40)
+@given(
+    size=st.sampled_from([(128, 1), (128, 4), (256, 2), (512, 1)]),
+    policy=st.integers(0, 6),
+    short=st.integers(0, 127),
+    batch=st.integers(1, 40),
+    steps=st.integers(1, 6),
+    constant=st.booleans(),
+    states=st.booleans(),
+    save=st.booleans(),
+    dtype=st.sampled_from(sorted(TOLERANCE, key=str)),
+)
+def test_forward_without_barriers(host, size, policy, short, batch, steps, constant, states, save, dtype) -> None:
+    """Every division of a block's work among its warps. The reference has what the backward pass needs, too."""
+    padded, tiles = size
+    hidden = padded - short
+    problem = make_problem(min(batch, 12) if padded > 256 else batch, hidden, steps, constant, states, dtype)
+    result = run_direct(host, problem, tiles, policy, save)
+    trained = run(host, problem, {512: 2}.get(padded, tiles))
+    found = errors(result, {name: trained[name].double() for name in result})
+    found |= {f"{name}, from float64": error for name, error in errors(result, reference(problem)).items()}
     assert max(found.values()) < TOLERANCE[dtype], found
 
 

@@ -6,6 +6,7 @@
 
 #include "backward.h"
 #include "direct.h"
+#include "direct_backward.h"
 #include "forward.h"
 
 namespace tagrank::cuda {
@@ -58,6 +59,18 @@ struct OldBackward {
   }
 };
 
+template <Activations kActivations>
+struct NewBackward {
+  template <typename S>
+  struct Of {
+    static Entry entry() {
+      using Pass = DirectBackward<T, S, kActivations>;
+      return {reinterpret_cast<const void*>(&variant_kernel<Pass, kThreads, BackwardCall>), S::kPadded, S::kRows, kThreads,
+              Pass::shared(blocks_for(S::kPadded))};
+    }
+  };
+};
+
 constexpr int kSizes = 9;
 struct Variant {
   const char* name;
@@ -85,6 +98,8 @@ const Variant kVariants[] = {
     variant<New<Policy<Division::kWhole, Activations::kApproximate, 16>>::Of>("whole-approximate-16"),
     variant<New<Policy<Division::kWhole, Activations::kFast, 16>>::Of>("whole-fast-16"),
     variant<OldBackward>("backward", true),
+    variant<NewBackward<Activations::kFast>::Of>("backward-direct-fast", true),
+    variant<NewBackward<Activations::kApproximate>::Of>("backward-direct-approximate", true),
 };
 
 template <typename Call>

@@ -8,6 +8,7 @@
 
 #include "backward.h"
 #include "direct.h"
+#include "direct_backward.h"
 #include "forward.h"
 
 using namespace tagrank::cuda;
@@ -53,6 +54,11 @@ template <typename T, int kPadded, int kTiles, typename P>
 void run_direct(const ForwardCall& call) {
   using Pass = Direct<T, Sizes<kPadded, kTiles>, P>;
   run<Pass>(call, kTile * kTiles, Pass::kShared);
+}
+template <typename T, int kPadded, int kTiles>
+void run_direct_backward(const BackwardCall& call) {
+  using Pass = DirectBackward<T, Sizes<kPadded, kTiles>, Activations::kFast>;
+  run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
 }
 template <typename T, int kPadded, int kTiles>
 bool run_directs(const ForwardCall& call, int policy) {
@@ -134,6 +140,13 @@ bool cluster_direct(const ForwardCall* call, bool bfloat16, int tiles, int polic
 
 bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
   CHOOSE(run_backward, (*call), bfloat16, tiles)
+}
+
+bool cluster_direct_backward(const BackwardCall* call, bool bfloat16, int tiles) {
+#ifndef TAGRANK_TILES
+  if (tiles == 4 && padded(call->hidden) == 512) return run_direct_backward<BFloat16, 512, 4>(*call), bfloat16;
+#endif
+  CHOOSE(run_direct_backward, (*call), bfloat16, tiles)
 }
 
 int cluster_blocks(int hidden) { return blocks_for(hidden); }
@@ -230,6 +243,8 @@ int main() {
   for (int policy = 0; policy < 7; ++policy) {
     if (!cluster_direct(&forward, false, 2, policy)) return 1;
   }
-  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
+  const bool done = cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) &&
+                    cluster_direct_backward(&backward, false, 2);
+  return done ? 0 : 1;
 }
 #endif

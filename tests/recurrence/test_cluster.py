@@ -80,7 +80,7 @@ def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
 def host(build: Build) -> ctypes.CDLL:
     library = ctypes.CDLL(str(build("cluster.so", "-shared", "-fPIC")))
     library.cluster_forward.restype = library.cluster_backward.restype = ctypes.c_bool
-    library.cluster_direct.restype = ctypes.c_bool
+    library.cluster_direct.restype = library.cluster_direct_backward.restype = ctypes.c_bool
     return library
 
 
@@ -136,8 +136,10 @@ def reference(problem: Problem) -> dict[str, Tensor]:
     return result
 
 
-def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False, save: bool = True) -> Problem:
-    """The forward pass on the host, and the backward pass if ``save``."""
+def run(
+    host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False, save: bool = True, direct: bool = False
+) -> Problem:
+    """The forward pass on the host, and the backward pass if ``save``: if ``direct``, the one without barriers."""
     gates_x, weight_hh, steps = problem["gates_x"], problem["weight_hh"], problem["steps"]
     dtype, (batch, hidden) = gates_x.dtype, problem["grad_c_n"].shape
     constant, bfloat16 = gates_x.dim() == 2, dtype == torch.bfloat16
@@ -162,7 +164,8 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     again = gates_x if recompute else None
     pointers = (problem["grad_output"], problem["grad_c_n"], weight_hh, states[1], gates, again, cells, d_gates)
     call = BackwardCall(batch, steps, hidden, constant, *map(pointer, (*pointers, d_gates_x, d_c0)))
-    assert host.cluster_backward(ctypes.byref(call), bfloat16, tiles)
+    backward = host.cluster_direct_backward if direct else host.cluster_backward
+    assert backward(ctypes.byref(call), bfloat16, tiles)
     result |= {"d_gates": d_gates, "d_gates_x": d_gates_x, "d_c0": d_c0}
     return {name: value for name, value in result.items() if value is not None}
 
@@ -195,19 +198,20 @@ def errors(result: Problem, expected: Problem) -> dict[str, float]:
     padded=st.sampled_from(sorted(SIZES)),
     short=st.integers(0, 127),
     batch=st.integers(1, 40),
-    steps=st.integers(1, 4),
+    steps=st.integers(1, 6),
     constant=st.booleans(),
     states=st.booleans(),
     recompute=st.booleans(),
+    direct=st.booleans(),
     dtype=st.sampled_from(sorted(TOLERANCE, key=str)),
     data=st.data(),
 )
-def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, dtype, data) -> None:
+def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, direct, dtype, data) -> None:
     tiles = data.draw(st.sampled_from(SIZES[padded]))
     batch = min(batch, 20) if padded > 256 else batch
     problem = make_problem(batch, padded - short, steps, constant, states, dtype)
     expected = reference(problem)
-    found = errors(run(host, problem, tiles, recompute), expected)
+    found = errors(run(host, problem, tiles, recompute, direct=direct), expected)
     assert set(found) == set(expected)
     assert max(found.values()) < TOLERANCE[dtype], found
 

@@ -129,18 +129,28 @@ class Block {
       for (int box = 0; box < 2; ++box) expect(box);
     }
   }
-  // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read.
+  // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read. A warp sleeps while
+  // it waits, unless it spins.
+  template <bool kSpin>
   TAGRANK_DEVICE void await(int box, uint32_t count) const {
 #ifdef TAGRANK_SPIN_LIMIT
     int tries = 0;
 #endif
     for (uint32_t full = 0; !full;) {
       // The acquire is of this block: an acquire of the cluster would also empty the first-level cache of global memory.
-      asm volatile(
-          "{.reg .pred full; mbarrier.try_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
-          : "=r"(full)
-          : "r"(mail(box)), "r"(count & 1)
-          : "memory");
+      if constexpr (kSpin) {
+        asm volatile(
+            "{.reg .pred full; mbarrier.test_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
+            : "=r"(full)
+            : "r"(mail(box)), "r"(count & 1)
+            : "memory");
+      } else {
+        asm volatile(
+            "{.reg .pred full; mbarrier.try_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
+            : "=r"(full)
+            : "r"(mail(box)), "r"(count & 1)
+            : "memory");
+      }
 #ifdef TAGRANK_SPIN_LIMIT
       if (++tries > TAGRANK_SPIN_LIMIT) __trap();
 #endif
@@ -276,6 +286,7 @@ class Block {
   }
   void open_mail(int, int bytes) { mail_bytes_ = bytes; }
   // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
+  template <bool>
   void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
 #ifndef TAGRANK_WITHOUT_BARRIER
     const int64_t expected = (count + 1) * mail_bytes_;

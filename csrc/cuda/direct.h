@@ -28,11 +28,13 @@ enum class Division {
 };
 
 // kWidth: the bytes that a lane sends to a block at once, 4, 8 or 16 (but at most 8 with kQuarters).
-template <Division kDivision_, Activations kActivations_, int kWidth_>
+// kSpin: whether a warp looks for h again and again, instead of sleeping until it is there.
+template <Division kDivision_, Activations kActivations_, int kWidth_, bool kSpin_ = false>
 struct Policy {
   static constexpr Division kDivision = kDivision_;
   static constexpr Activations kActivations = kActivations_;
   static constexpr int kWidth = kWidth_;
+  static constexpr bool kSpin = kSpin_;
   static constexpr bool kPairs = kDivision == Division::kPairs;
   static constexpr bool kQuarters = kDivision == Division::kQuarters;
   static constexpr bool kWhole = kDivision == Division::kWhole;
@@ -115,7 +117,7 @@ class Direct {
       const int now = static_cast<int>(t) & 1, next = now ^ 1;
       warps.each([&](int, Warp& warp) {
         prepare_input(warp, t);
-        if (t > 0) block_.await(now, static_cast<uint32_t>(t - 1) / 2);
+        if (t > 0) block_.template await<P::kSpin>(now, static_cast<uint32_t>(t - 1) / 2);
       });
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; tile += kChunk) {

@@ -68,10 +68,8 @@ class DirectBackward {
   static constexpr int kGradientBytes = S::kRows * kRow * 2;
   static constexpr int kGradients = kMailBytes, kSlots = kGradients + 2 * kGradientBytes;
   static constexpr int kSlotBytes = kGroups / 2 * S::kTiles * kLanes * int(sizeof(Float4));
-  static constexpr int shared(int blocks) {
-    const int slots = 2 * blocks * kSlotBytes, staged = kInner * kStagedRow * 2;
-    return kSlots + (slots > staged ? slots : staged);
-  }
+  static constexpr int kSlotsBytes = 2 * kMost * kSlotBytes, kStagedBytes = kInner * kStagedRow * 2;
+  static constexpr int kShared = kSlots + (kSlotsBytes > kStagedBytes ? kSlotsBytes : kStagedBytes);
 
   TAGRANK_DEVICE DirectBackward(const BackwardCall& call, Block& block)
       : call_(call),
@@ -87,6 +85,7 @@ class DirectBackward {
     block_.open_mail(0, block_.blocks() * kSlotBytes);
     warps.each([&](int index, Warp& warp) { begin(index, warp); });
     by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(warps); });
+    if (block_.blocks() < kMost) clear_slots();
     block_.arrive();
     block_.wait();
     for (int64_t t = call_.steps - 1; t >= 0; --t) {
@@ -96,11 +95,9 @@ class DirectBackward {
         if constexpr (!kAhead) load(warp, t);
         find_factors(warp);
         if (kAhead && t > 0) load(warp, t - 1);
-        if (!first) {
-          block_.await(before, static_cast<uint32_t>(call_.steps - 2 - t) / 2);
-          if (index == 0) block_.reopen(before);
-        }
+        if (!first) block_.template await<false>(before, static_cast<uint32_t>(call_.steps - 2 - t) / 2);
         differentiate(index, warp, now, first);
+        if (index == 0 && !first) block_.reopen(before);
       });
       block_.sync();
       warps.each([&](int index, Warp& warp) {
@@ -129,7 +126,7 @@ class DirectBackward {
     });
   }
   // Where a slot begins, in bytes.
-  TAGRANK_DEVICE int slot(int set, int from) const { return kSlots + (set * block_.blocks() + from) * kSlotBytes; }
+  TAGRANK_EVERYWHERE static constexpr int slot(int set, int from) { return kSlots + (set * kMost + from) * kSlotBytes; }
   // Where the sums of a lane are in a slot.
   TAGRANK_DEVICE static int in_slot(int pair, int tile, int lane) {
     return ((pair * S::kTiles + tile) * kLanes + lane) * int(sizeof(Float4));
@@ -178,6 +175,12 @@ class DirectBackward {
         }
       }
     });
+  }
+
+  // All slots are added up, also those of blocks that the cluster does not have.
+  TAGRANK_DEVICE void clear_slots() {
+    block_.sync();
+    block_.share(kSlotsBytes / 16, [&](int i) { block_.write(kSlots + i * 16, Words4{{0, 0, 0, 0}}); });
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
@@ -258,9 +261,7 @@ class DirectBackward {
           const int at = slot(now ^ 1, 0) + in_slot(group / 2, tile, lane) + group % 2 * int(sizeof(Float2));
           Float2 part[kMost];
 #pragma unroll
-          for (int from = 0; from < kMost; ++from) {
-            part[from] = from < block_.blocks() ? block_.template read<Float2>(at + from * kSlotBytes) : Float2{};
-          }
+          for (int from = 0; from < kMost; ++from) part[from] = block_.template read<Float2>(at + from * kSlotBytes);
 #pragma unroll
           for (int apart = 1; apart < kMost; apart *= 2) {
 #pragma unroll

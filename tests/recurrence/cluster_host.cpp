@@ -58,7 +58,7 @@ void run_direct(const ForwardCall& call) {
 template <typename T, int kPadded, int kTiles>
 void run_direct_backward(const BackwardCall& call) {
   using Pass = DirectBackward<T, Sizes<kPadded, kTiles>, Activations::kFast>;
-  run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
+  run<Pass>(call, kTile * kTiles, Pass::kShared);
 }
 template <typename T, int kPadded, int kTiles>
 bool run_directs(const ForwardCall& call, int policy) {

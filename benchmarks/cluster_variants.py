@@ -326,7 +326,8 @@ def row(line: dict[str, Any]) -> str:
     for kind in ("inference", "training"):
         if line.get(kind):
             found = line[kind]
-            text += f"  {kind} {found['us_a_step']:5.2f} us a step, {found['us_fixed']:5.1f} fixed, {found['us']['1']:5.1f} once"
+            text += f"  {kind} {found['us_a_step']:5.2f} us a step, {found['us_fixed']:5.1f} fixed"
+            text += f", {found['us']['1']:5.1f} once"
     return text
 
 

@@ -83,6 +83,7 @@ class Direct {
 
   struct Warp {
     Lanes<Places> at;
+    Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
     Lanes<Words4> weight[P::kFragments][2][kSlices];
     Lanes<float> c[S::kTiles][P::kCells];
     Lanes<Words2> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
@@ -124,7 +125,7 @@ class Direct {
         warps.each([&]([[maybe_unused]] int index, Warp& warp) {
           if (!kAhead && tile > 0) load_input(warp, warp.input, tile);
           if (t > 0 || call_.h0 != nullptr) {
-            product(index, warp, now * kStateBytes, tile);
+            product(warp, tile);
           } else {
             clear(warp);
           }
@@ -132,12 +133,16 @@ class Direct {
         });
         if constexpr (P::kPairs) block_.sync_pair();
         warps.each([&](int index, Warp& warp) {
-          if (tile == 0 && index == 0 && t > 0) block_.reopen(now);
           update(index, warp, tile);
+          if (tile == 0 && index == 0 && t > 0) block_.reopen(now);
           if (t + 1 < call_.steps) send_state(index, warp, next, tile);
         });
       }
-      warps.each([&](int, Warp& warp) { store(warp); });
+      warps.each([&](int, Warp& warp) {
+        // Known before the wait, not only after it.
+        each_lane([&](int lane) { warp.from[lane] += next ? kStateBytes : -kStateBytes; });
+        store(warp);
+      });
     }
     warps.each([&](int index, Warp& warp) { finish(index, warp); });
   }
@@ -165,6 +170,7 @@ class Direct {
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
     each_lane([&](int lane) {
+      warp.from[lane] = (lane / 4 * kRow + inner(index, lane, 0)) * 2;
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
       const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
@@ -266,8 +272,7 @@ class Direct {
     });
   }
 
-  // `state` is where the buffer with h_{t-1} begins in shared memory, in bytes.
-  TAGRANK_DEVICE void product(int index, Warp& warp, int state, int first_tile) {
+  TAGRANK_DEVICE void product(Warp& warp, int first_tile) {
     Lanes<Float4> part[P::kFragments][kChunk][kSums];
 #pragma unroll
     for (int fragment = 0; fragment < P::kFragments; ++fragment) {
@@ -283,8 +288,8 @@ class Direct {
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         Lanes<Words4> eight;
         each_lane([&](int lane) {
-          const int row = (first_tile + chunk) * kTile + lane / 4;
-          eight[lane] = block_.template read<Words4>(state + (row * kRow + inner(index, lane, k)) * 2);
+          const int below = ((first_tile + chunk) * kTile * kRow + k * kSlice) * 2;
+          eight[lane] = block_.template read<Words4>(warp.from[lane] + below);
         });
 #pragma unroll
         for (int fragment = 0; fragment < P::kFragments; ++fragment) {
@@ -330,8 +335,9 @@ class Direct {
     });
   }
 
-  // The sums of a lane's cells in a tile.
-  TAGRANK_DEVICE void gather_sums(int index, Warp& warp, int chunk, int tile, Lanes<Gates> (&sums)[P::kCells]) {
+  // The sums of a lane's cells in a tile; with kPairs, those of this warp.
+  TAGRANK_DEVICE static void gather_sums([[maybe_unused]] int index, Warp& warp, int chunk,
+                                         Lanes<Gates> (&sums)[P::kCells]) {
     if constexpr (P::kQuarters) {
       // Lanes with an even g have i and f of their unit, those with an odd g have g and o, for the batch rows 2q and 2q + 1.
       // The even ones keep row 2q, the odd ones 2q + 1.
@@ -353,8 +359,7 @@ class Direct {
     } else {
       each_lane([&](int lane) {
         if constexpr (P::kPairs) {
-          sums[0][lane] =
-              sums_of(warp, chunk, lane, index % 2 == 1) + block_.template read<Gates>(partial(index, tile, lane));
+          sums[0][lane] = sums_of(warp, chunk, lane, index % 2 == 1);
         } else {
           sums[0][lane] = sums_of(warp, chunk, lane, false);
           sums[P::kCells - 1][lane] = sums_of(warp, chunk, lane, true);
@@ -368,12 +373,13 @@ class Direct {
     for (int chunk = 0; chunk < kChunk; ++chunk) {
       const int tile = first_tile + chunk;
       Lanes<Gates> sums[P::kCells];
-      gather_sums(index, warp, chunk, tile, sums);
+      gather_sums(index, warp, chunk, sums);
       each_lane([&](int lane) {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
-          const Gates input = widen<T>(warp.input[kAhead ? tile : chunk][i], lane);
-          const Gates gates = activate<P::kActivations>(sums[i][lane] + input);
+          Gates pre = sums[i][lane] + widen<T>(warp.input[kAhead ? tile : chunk][i], lane);
+          if constexpr (P::kPairs) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
+          const Gates gates = activate<P::kActivations>(pre);
           warp.h[tile][i][lane] = to_bits(T{}, cell_forward<P::kActivations>(gates, warp.c[tile][i][lane]));
           warp.gates[tile][i][lane] = round_gates<T>(gates);
         }
@@ -390,7 +396,9 @@ class Direct {
       Lanes<uint32_t> word;
       if constexpr (P::kWhole) {
         // A lane has the rows 2q and 2q + 1 of unit g, and gets the units 2q and 2q + 1 of row g.
-        each_lane([&](int lane) { word[lane] = warp.h[tile][0][lane] | static_cast<uint32_t>(warp.h[tile][1][lane]) << 16; });
+        each_lane([&](int lane) {
+          word[lane] = warp.h[tile][0][lane] | static_cast<uint32_t>(warp.h[tile][P::kCells - 1][lane]) << 16;
+        });
         transpose(word);
       } else {
         each_lane([&](int lane) { word[lane] = warp.h[tile][0][lane]; });

@@ -42,7 +42,7 @@ SIZES = (128, 256, 512)
 STEPS = {1: 10, 10: 10, 100: 4, 1000: 1}
 CHECKED = 60
 #: Of the norm of the reference.
-TOLERANCE = 2e-2
+TOLERANCE = 1e-2
 #: A worker that says nothing for so many seconds hangs.
 PATIENCE = 25.0
 

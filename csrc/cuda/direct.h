@@ -8,6 +8,18 @@
 // that every warp of every block has sent its share of h_t. A warp does that only after it has read all that it needs of
 // h_{t-1}. So nobody reads h_{t-1} any more. And no block ends while others write to it: a block needs every h but the last,
 // and the last one is not sent.
+// A step is a chain of latencies, here in clocks of an H100 for one tile, rounded from other people's microbenchmarks:
+//
+//   a mailbox is seen to be full                                            30
+//   the first ld.shared                                                     30
+//   the products, an instruction each 7 clocks in a quarter of the
+//     multiprocessor, after the first 33: H = 128, 256, 512                 80, 240, 450
+//   the exchange of sums: kPairs by shared memory, kQuarters by shuffles    100, 30
+//   activations: 5 kApproximate, 10 kFast, two of them in turn              100, 170
+//   lanes put together 16 bytes: three shuffles, or a transposition and two 80
+//   st.async to another block                                               220
+//
+// That is 570, 700 and 1000 clocks for H = 128, 256 and 512: 0.31, 0.38 and 0.54 us at 1.85 GHz.
 #pragma once
 
 #include "cell.h"

@@ -181,6 +181,14 @@ class Direct {
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
+      constexpr bool kAligned = decltype(aligned)::value;
+      if (kAligned && hidden_ == S::kPadded) {
+        load_weights<kAligned, kAligned>(index, warp);
+      } else {
+        load_weights<kAligned, false>(index, warp);
+      }
+    });
     each_lane([&](int lane) {
       warp.from[lane] = (lane / 4 * kRow + inner(index, lane, 0)) * 2;
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
@@ -199,7 +207,6 @@ class Direct {
       }
     });
     if (kAhead) load_input(warp, warp.next, 0);
-    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(index, warp); });
   }
 
   // The first of the eight hidden states that a lane multiplies in a slice.
@@ -207,7 +214,9 @@ class Direct {
     return (P::kPairs ? index % 2 * kInner : 0) + slice * kSlice + lane % 4 * 8;
   }
 
-  template <bool kAligned>
+  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time. With a condition
+  // at each, the compiler lets most of them wait for the one before.
+  template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(int index, Warp& warp) {
     each_lane([&](int lane) {
       const int u = P::unit(index, lane);
@@ -216,11 +225,15 @@ class Direct {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int64_t at = gate_row(P::gate(lane, fragment, lower), slice_.first + u, hidden_);
+          const uint16_t* row = call_.weight_hh + at * hidden_;
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
             Words4 eight = {{0, 0, 0, 0}};
-            if (u < slice_.count) {
-              eight = load_eight<kAligned>(call_.weight_hh + at * hidden_, inner(index, lane, k), hidden_);
+            const int first = inner(index, lane, k);
+            if constexpr (kFull) {
+              eight = *reinterpret_cast<const Words4*>(row + first);
+            } else if (u < slice_.count) {
+              eight = load_eight<kAligned>(row, first, hidden_);
             }
             warp.weight[fragment][lower][k][lane] = eight;
           }

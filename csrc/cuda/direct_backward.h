@@ -83,9 +83,16 @@ class DirectBackward {
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(kWarps);
     block_.open_mail(0, block_.blocks() * kSlotBytes);
-    warps.each([&](int index, Warp& warp) { begin(index, warp); });
-    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(warps); });
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
+      constexpr bool kAligned = decltype(aligned)::value;
+      if (kAligned && hidden_ == S::kPadded) {
+        load_weights<kAligned, kAligned>(warps);
+      } else {
+        load_weights<kAligned, false>(warps);
+      }
+    });
     if (block_.blocks() < kMost) clear_slots();
+    warps.each([&](int index, Warp& warp) { begin(index, warp); });
     block_.arrive();
     block_.wait();
     for (int64_t t = call_.steps - 1; t >= 0; --t) {
@@ -140,15 +147,20 @@ class DirectBackward {
 
   // Loads U^T in the order of matrix fragments. A column of U is not contiguous in global memory, so U passes through shared
   // memory, its rows (elements of the inner dimension) ordered so that a fragment reads neighbouring rows.
-  template <bool kAligned>
+  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time.
+  template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
     const auto load = [&](int piece) {
       const int row = piece / kPieces, inner = staged_inner(row / kSlice, row % kSlice), u = inner / kGates;
+      const int64_t at = gate_row(inner % kGates, slice_.first + u, hidden_);
+      const uint16_t* from = call_.weight_hh + at * hidden_;
+      const int first = piece % kPieces * 8;
       Words4 eight = {{0, 0, 0, 0}};
-      if (u < slice_.count) {
-        const int64_t at = gate_row(inner % kGates, slice_.first + u, hidden_);
-        eight = load_eight<kAligned>(call_.weight_hh + at * hidden_, piece % kPieces * 8, hidden_);
+      if constexpr (kFull) {
+        eight = *reinterpret_cast<const Words4*>(from + first);
+      } else if (u < slice_.count) {
+        eight = load_eight<kAligned>(from, first, hidden_);
       }
       return eight;
     };

@@ -42,6 +42,54 @@ TAGRANK_DEVICE float hyperbolic_tangent(float x) {
   return select_below(z, 0.390625f, small, copysignf(quotient(1.0f - e, 1.0f + e), x));
 }
 
+// What computes the activations.
+enum class Activations {
+  kExact,        // sigmoid() and hyperbolic_tangent() above
+  kFast,         // an exponential and a reciprocal each, with an absolute error of about 2^-23
+  kApproximate,  // the hardware's hyperbolic tangent, with a relative error of up to 2^-11: enough for bfloat16
+};
+
+#ifdef __CUDACC__
+TAGRANK_DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+TAGRANK_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+TAGRANK_DEVICE float approximate_tangent(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#else
+inline float power_of_two(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+// tanh, rounded to 11 bits: as far off as the hardware may be.
+inline float approximate_tangent(float x) {
+  int exponent;
+  const float fraction = std::frexp(std::tanh(x), &exponent);
+  return std::ldexp(std::round(fraction * 2048.0f) / 2048.0f, exponent);
+}
+#endif
+
+// An infinite power has the reciprocal 0, so that both ends come out right.
+template <Activations kind>
+TAGRANK_DEVICE float sigmoid(float x) {
+  if constexpr (kind == Activations::kExact) return sigmoid(x);
+  if constexpr (kind == Activations::kFast) return reciprocal(1.0f + power_of_two(-1.4426950408889634f * x));
+  return 0.5f * approximate_tangent(0.5f * x) + 0.5f;
+}
+template <Activations kind>
+TAGRANK_DEVICE float hyperbolic_tangent(float x) {
+  if constexpr (kind == Activations::kExact) return hyperbolic_tangent(x);
+  if constexpr (kind == Activations::kFast) return 2.0f * reciprocal(1.0f + power_of_two(-2.8853900817779268f * x)) - 1.0f;
+  return approximate_tangent(x);
+}
+
 struct alignas(16) Gates {
   float i, f, g, o;
 };
@@ -52,10 +100,21 @@ TAGRANK_DEVICE Gates activate(Gates pre) {
   return {sigmoid(pre.i), sigmoid(pre.f), hyperbolic_tangent(pre.g), sigmoid(pre.o)};
 }
 
+template <Activations kind>
+TAGRANK_DEVICE Gates activate(Gates pre) {
+  return {sigmoid<kind>(pre.i), sigmoid<kind>(pre.f), hyperbolic_tangent<kind>(pre.g), sigmoid<kind>(pre.o)};
+}
+
 // Equations (6) and (7): replaces c = c_{t-1} by c_t and returns h_t.
 TAGRANK_DEVICE float cell_forward(Gates gates, float& c) {
   c = gates.f * c + gates.i * gates.g;
   return gates.o * hyperbolic_tangent(c);
+}
+
+template <Activations kind>
+TAGRANK_DEVICE float cell_forward(Gates gates, float& c) {
+  c = gates.f * c + gates.i * gates.g;
+  return gates.o * hyperbolic_tangent<kind>(c);
 }
 
 // The derivative of activate() and cell_forward(): returns the gradients of the pre-activations. `dh` is the gradient of h_t.

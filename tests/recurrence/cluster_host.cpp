@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "backward.h"
+#include "direct.h"
+#include "direct_backward.h"
 #include "forward.h"
 
 using namespace tagrank::cuda;
@@ -47,6 +49,39 @@ void run_backward(const BackwardCall& call) {
   run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
 }
 
+// The forward pass without barriers in its loop, with one of the divisions among warps.
+template <typename T, int kPadded, int kTiles, typename P>
+void run_direct(const ForwardCall& call) {
+  using Pass = Direct<T, Sizes<kPadded, kTiles>, P>;
+  run<Pass>(call, kTile * kTiles, Pass::kShared);
+}
+template <typename T, int kPadded, int kTiles>
+void run_direct_backward(const BackwardCall& call) {
+  using Pass = DirectBackward<T, Sizes<kPadded, kTiles>, Activations::kFast>;
+  run<Pass>(call, kTile * kTiles, Pass::kShared);
+}
+template <typename T, int kPadded, int kTiles>
+bool run_directs(const ForwardCall& call, int policy) {
+  switch (policy) {
+    case 0:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kPairs, Activations::kExact, 16>>(call), true;
+    case 1:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kPairs, Activations::kFast, 4>>(call), true;
+    case 2:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kQuarters, Activations::kFast, 8>>(call), true;
+    case 3:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kQuarters, Activations::kApproximate, 4>>(call), true;
+    case 4:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kFast, 4>>(call), true;
+    case 5:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kApproximate, 8>>(call), true;
+    case 6:
+      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kExact, 16>>(call), true;
+    default:
+      return false;
+  }
+}
+
 // Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
 #define CHOOSE(function, call, bfloat16, tiles)                                                          \
   switch (padded(call.hidden) * 10 + tiles) {                                                            \
@@ -79,8 +114,39 @@ bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
   CHOOSE(run_forward, (*call), bfloat16, tiles)
 }
 
+bool cluster_direct(const ForwardCall* call, bool bfloat16, int tiles, int policy) {
+  const auto with = [&](auto sizes) {
+    using S = decltype(sizes);
+    return bfloat16 ? run_directs<BFloat16, S::kPadded, S::kTiles>(*call, policy)
+                    : run_directs<Float16, S::kPadded, S::kTiles>(*call, policy);
+  };
+#ifdef TAGRANK_TILES
+  return padded(call->hidden) == TAGRANK_PADDED && tiles == TAGRANK_TILES && with(Sizes<TAGRANK_PADDED, TAGRANK_TILES>{});
+#else
+  switch (padded(call->hidden) * 10 + tiles) {
+    case 1281:
+      return with(Sizes<128, 1>{});
+    case 1284:
+      return with(Sizes<128, 4>{});
+    case 2562:
+      return with(Sizes<256, 2>{});
+    case 5121:
+      return with(Sizes<512, 1>{});
+    default:
+      return false;
+  }
+#endif
+}
+
 bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
   CHOOSE(run_backward, (*call), bfloat16, tiles)
+}
+
+bool cluster_direct_backward(const BackwardCall* call, bool bfloat16, int tiles) {
+#ifndef TAGRANK_TILES
+  if (tiles == 4 && padded(call->hidden) == 512) return run_direct_backward<BFloat16, 512, 4>(*call), bfloat16;
+#endif
+  CHOOSE(run_direct_backward, (*call), bfloat16, tiles)
 }
 
 int cluster_blocks(int hidden) { return blocks_for(hidden); }
@@ -178,6 +244,11 @@ int main() {
   backward.cells = cells.data();
   backward.d_gates = d_gates.data();
   backward.d_gates_x = d_gates_x.data();
-  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
+  for (int policy = 0; policy < 7; ++policy) {
+    if (!cluster_direct(&forward, false, 2, policy)) return 1;
+  }
+  const bool done = cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) &&
+                    cluster_direct_backward(&backward, false, 2);
+  return done ? 0 : 1;
 }
 #endif

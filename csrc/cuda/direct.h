@@ -1,0 +1,545 @@
+// The forward pass of one cluster without barriers in its loop: kRows batch rows, all hidden units, all steps.
+//
+// As in forward.h, a block keeps the rows of U for its hidden units in registers, and holds h of all hidden units in two buffers
+// that take turns. Here each warp sends its share of h from its registers to all blocks, its own too, as soon as it has it. The
+// mailboxes of a block, one for each buffer, count the bytes. A warp goes on as soon as its block has all of h.
+//
+// One wait a step is enough. A warp that has received all of h_t overwrites h_{t-1} with h_{t+1}. That it has all of h_t means
+// that every warp of every block has sent its share of h_t. A warp does that only after it has read all that it needs of
+// h_{t-1}. So nobody reads h_{t-1} any more. And no block ends while others write to it: a block needs every h but the last,
+// and the last one is not sent.
+// A step is a chain of latencies, here in clocks of an H100 for one tile, rounded from other people's microbenchmarks:
+//
+//   a mailbox is seen to be full                                            30
+//   the first ld.shared                                                     30
+//   the products, an instruction each 7 clocks in a quarter of the
+//     multiprocessor, after the first 33: H = 128, 256, 512                 80, 240, 450
+//   the exchange of sums: kPairs by shared memory, kQuarters by shuffles    100, 30
+//   activations: 5 kApproximate, 10 kFast, two of them in turn              100, 170
+//   lanes put together 16 bytes: three shuffles, or a transposition and two 80
+//   st.async to another block                                               220
+//
+// That is 570, 700 and 1000 clocks for H = 128, 256 and 512: 0.31, 0.38 and 0.54 us at 1.85 GHz.
+#pragma once
+
+#include "cell.h"
+#include "cluster.h"
+#include "gates.h"
+#include "memory.h"
+#include "plan.h"
+#include "recurrence.h"
+
+namespace tagrank::cuda {
+
+// How the four gates of a block's units are divided among its warps. A matrix fragment has two gates of eight units (kPairs,
+// kWhole) or all gates of four units (kQuarters).
+enum class Division {
+  kPairs,     // as in forward.h: a pair of warps has eight units, and each of the two half of the inner dimension
+  kQuarters,  // a warp has four units, and swaps gates between neighbouring lanes
+  kWhole,     // half as many warps: a warp has eight units and all of the inner dimension
+};
+
+// kWidth: the bytes that a lane sends to a block at once, 4, 8 or 16 (but at most 8 with kQuarters).
+// kSpin: whether a warp looks for h again and again, instead of sleeping until it is there.
+template <Division kDivision_, Activations kActivations_, int kWidth_, bool kSpin_ = false>
+struct Policy {
+  static constexpr Division kDivision = kDivision_;
+  static constexpr Activations kActivations = kActivations_;
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kSpin = kSpin_;
+  static constexpr bool kPairs = kDivision == Division::kPairs;
+  static constexpr bool kQuarters = kDivision == Division::kQuarters;
+  static constexpr bool kWhole = kDivision == Division::kWhole;
+  static constexpr int kWarps = kWhole ? kGroups : 2 * kGroups;
+  static constexpr int kThreads = kWarps * kLanes;
+  static constexpr int kFragments = kQuarters ? 1 : 2;  // of U in a warp, for each 16 elements of the inner dimension
+  static constexpr int kCells = kWhole ? 2 : 1;         // of a lane in each tile
+  static_assert(kWidth == 4 || kWidth == 8 || (kWidth == 16 && !kQuarters), "a lane sends units of its own warp");
+
+  // The hidden unit of a lane's cells, and the batch row of its cell i in a tile.
+  TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {
+    return kQuarters ? warp * 4 + lane / 8 : (kPairs ? warp / 2 : warp) * kGroup + lane / 4;
+  }
+  TAGRANK_EVERYWHERE static constexpr int row(int warp, int lane, int tile, int i) {
+    return kTile * tile + 2 * (lane % 4) + (kWhole ? i : kPairs ? warp % 2 : lane / 4 % 2);
+  }
+  // The gate of the row of a fragment that a lane multiplies: row g, or g + 8 if `lower`. The row is of the lane's unit.
+  TAGRANK_EVERYWHERE static constexpr int gate(int lane, int fragment, int lower) {
+    return 2 * (kQuarters ? lane / 4 % 2 : fragment) + lower;
+  }
+};
+
+template <typename T, typename S, typename P>
+class Direct {
+  static constexpr int kRow = padded_row(S::kPadded);  // the length of a row of h in shared memory
+  static constexpr int kMost = S::kPadded / kUnits;    // at most so many blocks has the cluster
+  // The tiles that a warp multiplies at a time, and the number of independent sums of each gate in each tile. One sum would
+  // leave the tensor cores idle: an instruction waits for the previous one of its sum.
+  static constexpr int kChunk = S::kTiles == 2 || S::kTiles == 4 ? 2 : 1;
+  static constexpr int kInner = P::kPairs ? S::kPadded / 2 : S::kPadded;
+  static constexpr int kSlices = kInner / kSlice;
+  static constexpr int kSums = kChunk == 1 && S::kTiles == 1 ? (P::kPairs ? 2 : 4) : 2;
+  // Whether gates_x is loaded a step before it is used. That takes twice the registers.
+  static constexpr bool kAhead = P::kCells * S::kTiles <= 2;
+  static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
+  static_assert(kSums <= kSlices || kSlices == 2, "every sum has a slice");
+
+  // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
+  // unit does not exist). Running pointers cost two instructions a step each.
+  struct Places {
+    const uint16_t* input;
+    uint16_t *output, *gates;
+    float* cells;
+    int rows;
+  };
+
+  struct Warp {
+    Lanes<Places> at;
+    Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
+    Lanes<Words4> weight[P::kFragments][2][kSlices];
+    Lanes<float> c[S::kTiles][P::kCells];
+    Lanes<Words2> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
+    Lanes<uint16_t> h[S::kTiles][P::kCells];
+    Lanes<Float4> sum[P::kFragments][kChunk];
+    RawGates input[kInputs][P::kCells], next[kInputs][P::kCells];
+  };
+
+ public:
+  // Shared memory, in bytes: the two buffers of h, the mailboxes, and the sums that the two warps of a pair send each other.
+  static constexpr int kStateBytes = S::kRows * kRow * 2;
+  static constexpr int kMail = 2 * kStateBytes, kPartial = kMail + kMailBytes;
+  static constexpr int kShared = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
+
+  TAGRANK_DEVICE Direct(const ForwardCall& call, Block& block)
+      : call_(call),
+        block_(block),
+        hidden_(call.hidden),
+        slice_(slice_of(block.rank(), call.hidden)),
+        first_row_(static_cast<int64_t>(block.cluster()) * S::kRows),
+        rows_(call.batch - first_row_ < S::kRows ? static_cast<int>(call.batch - first_row_) : S::kRows),
+        step_(call.batch * call.hidden) {}
+
+  TAGRANK_DEVICE void run() {
+    Warps<Warp> warps(P::kWarps);
+    block_.open_mail(kMail, block_.blocks() * S::kRows * kUnits * 2);
+    fill_states();
+    block_.arrive();
+    warps.each([&](int index, Warp& warp) { begin(index, warp); });
+    block_.wait();
+    for (int64_t t = 0; t < call_.steps; ++t) {
+      const int now = static_cast<int>(t) & 1, next = now ^ 1;
+      warps.each([&](int, Warp& warp) {
+        prepare_input(warp, t);
+        if (t > 0) block_.template await<P::kSpin>(now, static_cast<uint32_t>(t - 1) / 2);
+      });
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; tile += kChunk) {
+        warps.each([&]([[maybe_unused]] int index, Warp& warp) {
+          if (!kAhead && tile > 0) load_input(warp, warp.input, tile);
+          if (t > 0 || call_.h0 != nullptr) {
+            product(warp, tile);
+          } else {
+            clear(warp);
+          }
+          if constexpr (P::kPairs) send_half(index, warp, tile);
+        });
+        if constexpr (P::kPairs) block_.sync_pair();
+        warps.each([&](int index, Warp& warp) {
+          update(index, warp, tile);
+          if (tile == 0 && index == 0 && t > 0) block_.reopen(now);
+          if (t + 1 < call_.steps) send_state(index, warp, next, tile);
+        });
+      }
+      warps.each([&](int, Warp& warp) {
+        // Known before the wait, not only after it.
+        each_lane([&](int lane) { warp.from[lane] += next ? kStateBytes : -kStateBytes; });
+        store(warp);
+      });
+    }
+    warps.each([&](int index, Warp& warp) { finish(index, warp); });
+  }
+
+ private:
+  // The row of a cell, from that of the lane's first cell on.
+  TAGRANK_EVERYWHERE static constexpr int below(int tile, int i) { return kTile * tile + i; }
+
+  // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
+  // over kPadded hidden units.
+  TAGRANK_DEVICE void fill_states() {
+    constexpr int kPieces = kRow / 8;
+    block_.share(S::kRows * kPieces, [&](int piece) {
+      const int row = piece / kPieces, first = piece % kPieces * 8;
+      Words4 h = {{0, 0, 0, 0}};
+      block_.write(kStateBytes + (row * kRow + first) * 2, h);
+      if (call_.h0 != nullptr && row < rows_) {
+        by_alignment(call_.h0, hidden_, [&](auto aligned) {
+          h = load_eight<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
+        });
+      }
+      block_.write((row * kRow + first) * 2, h);
+    });
+  }
+
+  TAGRANK_DEVICE void begin(int index, Warp& warp) {
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
+      constexpr bool kAligned = decltype(aligned)::value;
+      if (kAligned && hidden_ == S::kPadded) {
+        load_weights<kAligned, kAligned>(index, warp);
+      } else {
+        load_weights<kAligned, false>(index, warp);
+      }
+    });
+    each_lane([&](int lane) {
+      warp.from[lane] = (lane / 4 * kRow + inner(index, lane, 0)) * 2;
+      const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
+      const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
+      const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
+      warp.at[lane] = {call_.gates_x + at_gates, call_.output + at,
+                       call_.gates == nullptr ? nullptr : call_.gates + at_gates,
+                       call_.cells == nullptr ? nullptr : call_.cells + at, u < slice_.count ? rows_ - r : 0};
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < P::kCells; ++i) {
+          const bool there = call_.c0 != nullptr && below(tile, i) < warp.at[lane].rows;
+          warp.c[tile][i][lane] = there ? to_float(T{}, call_.c0[at + below(tile, i) * hidden_]) : 0.0f;
+        }
+      }
+    });
+    if (kAhead) load_input(warp, warp.next, 0);
+  }
+
+  // The first of the eight hidden states that a lane multiplies in a slice.
+  TAGRANK_DEVICE static int inner(int index, int lane, int slice) {
+    return (P::kPairs ? index % 2 * kInner : 0) + slice * kSlice + lane % 4 * 8;
+  }
+
+  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time. With a condition
+  // at each, the compiler lets most of them wait for the one before.
+  template <bool kAligned, bool kFull>
+  TAGRANK_DEVICE void load_weights(int index, Warp& warp) {
+    each_lane([&](int lane) {
+      const int u = P::unit(index, lane);
+#pragma unroll
+      for (int fragment = 0; fragment < P::kFragments; ++fragment) {
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+          const int64_t at = gate_row(P::gate(lane, fragment, lower), slice_.first + u, hidden_);
+          const uint16_t* row = call_.weight_hh + at * hidden_;
+#pragma unroll
+          for (int k = 0; k < kSlices; ++k) {
+            Words4 eight = {{0, 0, 0, 0}};
+            const int first = inner(index, lane, k);
+            if constexpr (kFull) {
+              eight = *reinterpret_cast<const Words4*>(row + first);
+            } else if (u < slice_.count) {
+              eight = load_eight<kAligned>(row, first, hidden_);
+            }
+            warp.weight[fragment][lower][k][lane] = eight;
+          }
+        }
+      }
+    });
+  }
+
+  // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
+  TAGRANK_DEVICE void load_input(const Warp& warp, RawGates (&input)[kInputs][P::kCells], int first_tile) {
+    each_lane([&](int lane) {
+      const Places& at = warp.at[lane];
+#pragma unroll
+      for (int chunk = 0; chunk < kInputs; ++chunk) {
+#pragma unroll
+        for (int i = 0; i < P::kCells; ++i) {
+          const int row = below(first_tile + chunk, i);
+          load_gates(input[chunk][i], lane, at.input + row * kGates * hidden_, hidden_, row < at.rows);
+        }
+      }
+    });
+  }
+
+  // Before the wait for h: takes over the gates_x that were loaded a step ago, and issues the loads for the next step. If
+  // registers do not suffice for that, it issues the loads of the first tiles of this step.
+  TAGRANK_DEVICE void prepare_input(Warp& warp, int64_t t) {
+    if constexpr (kAhead) {
+      if (call_.constant && t > 0) return;
+      each_lane([&](int lane) {
+#pragma unroll
+        for (int chunk = 0; chunk < kInputs; ++chunk) {
+#pragma unroll
+          for (int i = 0; i < P::kCells; ++i) {
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) {
+              warp.input[chunk][i][gate][lane] = warp.next[chunk][i][gate][lane];
+            }
+          }
+        }
+      });
+      if (call_.constant || t + 1 == call_.steps) return;
+      next_input(warp);
+      load_input(warp, warp.next, 0);
+    } else {
+      if (!call_.constant && t > 0) next_input(warp);
+      load_input(warp, warp.input, 0);
+    }
+  }
+
+  TAGRANK_DEVICE void next_input(Warp& warp) {
+    each_lane([&](int lane) { warp.at[lane].input += kGates * step_; });
+  }
+
+  TAGRANK_DEVICE void clear(Warp& warp) {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int fragment = 0; fragment < P::kFragments; ++fragment) {
+#pragma unroll
+        for (int chunk = 0; chunk < kChunk; ++chunk) warp.sum[fragment][chunk][lane] = Float4{};
+      }
+    });
+  }
+
+  TAGRANK_DEVICE void product(Warp& warp, int first_tile) {
+    Lanes<Float4> part[P::kFragments][kChunk][kSums];
+#pragma unroll
+    for (int fragment = 0; fragment < P::kFragments; ++fragment) {
+#pragma unroll
+      for (int chunk = 0; chunk < kChunk; ++chunk) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) each_lane([&](int lane) { part[fragment][chunk][i][lane] = Float4{}; });
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSlices; ++k) {
+#pragma unroll
+      for (int chunk = 0; chunk < kChunk; ++chunk) {
+        Lanes<Words4> eight;
+        each_lane([&](int lane) {
+          const int below = ((first_tile + chunk) * kTile * kRow + k * kSlice) * 2;
+          eight[lane] = block_.template read<Words4>(warp.from[lane] + below);
+        });
+#pragma unroll
+        for (int fragment = 0; fragment < P::kFragments; ++fragment) {
+          multiply<T>(part[fragment][chunk][k % kSums], warp.weight[fragment][0][k], warp.weight[fragment][1][k], eight);
+        }
+      }
+    }
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int fragment = 0; fragment < P::kFragments; ++fragment) {
+#pragma unroll
+        for (int chunk = 0; chunk < kChunk; ++chunk) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const auto at = [&](int sum) { return part[fragment][chunk][sum][lane].at[i]; };
+            float total = at(0) + at(1);
+            if constexpr (kSums == 4) total += at(2) + at(3);
+            warp.sum[fragment][chunk][lane].at[i] = total;
+          }
+        }
+      }
+    });
+  }
+
+  // A warp's sums for batch row 2q (or, if `second`, 2q + 1) of a tile.
+  TAGRANK_DEVICE static Gates sums_of(const Warp& warp, int chunk, int lane, bool second) {
+    const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[P::kFragments - 1][chunk][lane];
+    return second ? Gates{if_.at[1], if_.at[3], go.at[1], go.at[3]} : Gates{if_.at[0], if_.at[2], go.at[0], go.at[2]};
+  }
+
+  // kPairs: where a lane finds the other warp's sums, in bytes.
+  TAGRANK_DEVICE static int partial(int index, int tile, int lane) {
+    return kPartial + ((index * S::kTiles + tile) * kLanes + lane) * int(sizeof(Gates));
+  }
+
+  // kPairs: gives the other warp of the pair the sums of the batch rows that it updates.
+  TAGRANK_DEVICE void send_half(int index, Warp& warp, int first_tile) {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int chunk = 0; chunk < kChunk; ++chunk) {
+        block_.write(partial(index ^ 1, first_tile + chunk, lane), sums_of(warp, chunk, lane, index % 2 == 0));
+      }
+    });
+  }
+
+  // The sums of a lane's cells in a tile; with kPairs, those of this warp.
+  TAGRANK_DEVICE static void gather_sums([[maybe_unused]] int index, Warp& warp, int chunk,
+                                         Lanes<Gates> (&sums)[P::kCells]) {
+    if constexpr (P::kQuarters) {
+      // Lanes with an even g have i and f of their unit, those with an odd g have g and o, for the batch rows 2q and 2q + 1.
+      // The even ones keep row 2q, the odd ones 2q + 1.
+      Lanes<float> first, second;
+      each_lane([&](int lane) {
+        const Float4& two = warp.sum[0][chunk][lane];
+        const bool odd = lane / 4 % 2;
+        first[lane] = odd ? two.at[0] : two.at[1];
+        second[lane] = odd ? two.at[2] : two.at[3];
+      });
+      swap_lanes(first, 4);
+      swap_lanes(second, 4);
+      each_lane([&](int lane) {
+        const Float4& two = warp.sum[0][chunk][lane];
+        const float x = first[lane], y = second[lane];
+        const bool odd = lane / 4 % 2;
+        sums[0][lane] = {odd ? x : two.at[0], odd ? y : two.at[2], odd ? two.at[1] : x, odd ? two.at[3] : y};
+      });
+    } else {
+      each_lane([&](int lane) {
+        if constexpr (P::kPairs) {
+          sums[0][lane] = sums_of(warp, chunk, lane, index % 2 == 1);
+        } else {
+          sums[0][lane] = sums_of(warp, chunk, lane, false);
+          sums[P::kCells - 1][lane] = sums_of(warp, chunk, lane, true);
+        }
+      });
+    }
+  }
+
+  TAGRANK_DEVICE void update(int index, Warp& warp, int first_tile) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunk; ++chunk) {
+      const int tile = first_tile + chunk;
+      Lanes<Gates> sums[P::kCells];
+      gather_sums(index, warp, chunk, sums);
+      each_lane([&](int lane) {
+#pragma unroll
+        for (int i = 0; i < P::kCells; ++i) {
+          Gates pre = sums[i][lane] + widen<T>(warp.input[kAhead ? tile : chunk][i], lane);
+          if constexpr (P::kPairs) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
+          const Gates gates = activate<P::kActivations>(pre);
+          warp.h[tile][i][lane] = to_bits(T{}, cell_forward<P::kActivations>(gates, warp.c[tile][i][lane]));
+          warp.gates[tile][i][lane] = round_gates<T>(gates);
+        }
+      });
+    }
+  }
+
+  // Sends this warp's share of h_t in some tiles to all blocks. Lanes first put together kWidth bytes: neighbouring units of a
+  // row. Lanes that then have the same bytes send them to different blocks.
+  TAGRANK_DEVICE void send_state(int index, const Warp& warp, int next, int first_tile) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunk; ++chunk) {
+      const int tile = first_tile + chunk;
+      Lanes<uint32_t> word;
+      if constexpr (P::kWhole) {
+        // A lane has the rows 2q and 2q + 1 of unit g, and gets the units 2q and 2q + 1 of row g.
+        each_lane([&](int lane) {
+          word[lane] = warp.h[tile][0][lane] | static_cast<uint32_t>(warp.h[tile][P::kCells - 1][lane]) << 16;
+        });
+        transpose(word);
+      } else {
+        each_lane([&](int lane) { word[lane] = warp.h[tile][0][lane]; });
+        Lanes<uint32_t> other = word;
+        swap_lanes(other, kNeighbour);
+        each_lane([&](int lane) {
+          const bool second = lane & kNeighbour;
+          word[lane] = second ? other[lane] | word[lane] << 16 : word[lane] | other[lane] << 16;
+        });
+      }
+      if constexpr (P::kWidth == 4) {
+        send_pieces(index, word, next, tile);
+      } else {
+        const Lanes<Words2> two = join<Words2>(word, kSecond);
+        if constexpr (P::kWidth == 8) {
+          send_pieces(index, two, next, tile);
+        } else {
+          Lanes<uint32_t> low, high;
+          each_lane([&](int lane) {
+            low[lane] = two[lane].word[0];
+            high[lane] = two[lane].word[1];
+          });
+          const Lanes<Words2> lows = join<Words2>(low, 2 * kSecond), highs = join<Words2>(high, 2 * kSecond);
+          Lanes<Words4> four;
+          each_lane([&](int lane) {
+            four[lane] = {{lows[lane].word[0], highs[lane].word[0], lows[lane].word[1], highs[lane].word[1]}};
+          });
+          send_pieces(index, four, next, tile);
+        }
+      }
+    }
+  }
+
+  // The lane mask of the neighbouring unit; and of the neighbouring pair of units.
+  static constexpr int kNeighbour = P::kQuarters ? 8 : 4;
+  static constexpr int kSecond = P::kWhole ? 1 : 2 * kNeighbour;
+  // The number of lanes that have the same kWidth bytes.
+  static constexpr int kSame = P::kWhole ? P::kWidth / 4 : P::kWidth / 2;
+
+  // The words of a lane and of lane ^ mask, that of the lower lane first.
+  template <typename Words>
+  TAGRANK_DEVICE static Lanes<Words> join(const Lanes<uint32_t>& word, int mask) {
+    Lanes<uint32_t> other = word;
+    swap_lanes(other, mask);
+    Lanes<Words> joined;
+    each_lane([&](int lane) {
+      const bool second = lane & mask;
+      joined[lane] = {{second ? other[lane] : word[lane], second ? word[lane] : other[lane]}};
+    });
+    return joined;
+  }
+
+  template <typename Words>
+  TAGRANK_DEVICE void send_pieces(int index, const Lanes<Words>& words, int next, int tile) {
+    each_lane([&](int lane) {
+      // The piece is kWidth / 2 units of one row; `member` counts the lanes that have it.
+      const int place = P::kWhole ? lane % 4 : P::kQuarters ? lane / 8 : lane / 4;
+      const int member = place % kSame;
+      const int first = P::unit(index, 0) + (P::kWhole ? 2 : 1) * (place - member);
+      const int row = P::kWhole ? kTile * tile + lane / 4 : P::row(index, lane, tile, 0);
+      const int at = next * kStateBytes + (row * kRow + slice_.first + first) * 2;
+#pragma unroll
+      for (int i = 0; i < (kMost + kSame - 1) / kSame; ++i) {
+        // Each block begins with a different one.
+        const int away = i * kSame + member, to = block_.rank() + away;
+        if (away < block_.blocks()) {
+          block_.send(to < block_.blocks() ? to : to - block_.blocks(), at, words[lane], next);
+        }
+      }
+    });
+  }
+
+  // function(lane, tile, i, row) for each cell of a warp that exists.
+  template <typename Function>
+  TAGRANK_DEVICE static void each_cell(const Warp& warp, const Function& function) {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < P::kCells; ++i) {
+          if (below(tile, i) < warp.at[lane].rows) function(lane, tile, i, below(tile, i));
+        }
+      }
+    });
+  }
+
+  // Stores the results of a step, and goes on to the places of the next one.
+  TAGRANK_DEVICE void store(Warp& warp) {
+    each_cell(warp, [&](int lane, int tile, int i, int row) {
+      const Places& at = warp.at[lane];
+      at.output[row * hidden_] = warp.h[tile][i][lane];
+      if (call_.gates != nullptr) store_gates(at.gates + row * kGates * hidden_, hidden_, warp.gates[tile][i][lane]);
+      if (call_.cells != nullptr) at.cells[row * hidden_] = warp.c[tile][i][lane];
+    });
+    each_lane([&](int lane) {
+      Places& at = warp.at[lane];
+      at.output += step_;
+      if (call_.gates != nullptr) at.gates += kGates * step_;
+      if (call_.cells != nullptr) at.cells += step_;
+    });
+  }
+
+  TAGRANK_DEVICE void finish(int index, Warp& warp) {
+    each_cell(warp, [&](int lane, int tile, int i, int row) {
+      const int64_t at = (first_row_ + P::row(index, lane, 0, 0) + row) * hidden_ + slice_.first + P::unit(index, lane);
+      call_.c_n[at] = to_bits(T{}, warp.c[tile][i][lane]);
+    });
+  }
+
+  const ForwardCall& call_;
+  Block& block_;
+  const int hidden_;
+  const Slice slice_;
+  const int64_t first_row_;
+  const int rows_;      // that exist
+  const int64_t step_;  // the numbers of one step in `output`
+};
+
+}  // namespace tagrank::cuda

@@ -1,4 +1,4 @@
-#include "direct_backward.h"
+#include "backward.h"
 
 #include <iterator>
 
@@ -8,20 +8,17 @@ namespace tagrank::cuda {
 namespace {
 
 template <typename T, typename S>
-using Pass = DirectBackward<T, S, Activations::kFast>;
-
-template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_constant__ BackwardCall call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
-  Pass<T, S>(call, block).run();
+  Backward<T, S>(call, block).run();
 }
 
 struct BackwardKernels {
   using Call = BackwardCall;
   template <typename T, typename S>
   static Kernel<Call> kernel() {
-    return {&backward_kernel<T, S>, S::kRows, kThreads, Pass<T, S>::kShared};
+    return {&backward_kernel<T, S>, S::kRows, kThreads, Backward<T, S>::kShared};
   }
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {

@@ -63,25 +63,9 @@ class Block {
     asm volatile("bar.sync %0, 64;" : : "r"(1 + static_cast<int>(threadIdx.x) / 64) : "memory");
   }
 
-  // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait(). arrive()
-  // also waits for writes to global memory, so these are better issued after it.
+  // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait().
   TAGRANK_DEVICE void arrive() const { asm volatile("barrier.cluster.arrive.release;" : : : "memory"); }
   TAGRANK_DEVICE void wait() const { asm volatile("barrier.cluster.wait.acquire;" : : : "memory"); }
-
-  // Writes to the shared memory of block `rank`, at the offset that `mine` has in this block's shared memory.
-  TAGRANK_DEVICE void put(int rank, const void* mine, const Words4& value) const {
-    asm volatile("st.shared::cluster.v4.b32 [%0], {%1,%2,%3,%4};"
-                 :
-                 : "r"(address_in(rank, mine)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
-                   "r"(value.word[3])
-                 : "memory");
-  }
-  TAGRANK_DEVICE void put(int rank, const void* mine, const Float2& value) const {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};"
-                 :
-                 : "r"(address_in(rank, mine)), "f"(value.at[0]), "f"(value.at[1])
-                 : "memory");
-  }
 
   // The V, of 8 or 16 bytes, at a multiple of its size in this block's shared memory; and its replacement.
   template <typename V>
@@ -129,31 +113,15 @@ class Block {
       for (int box = 0; box < 2; ++box) expect(box);
     }
   }
-  // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read. A warp sleeps while
-  // it waits, unless it spins.
-  template <bool kSpin>
+  // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read.
+  // The acquire is of this block: an acquire of the cluster would also empty the first-level cache of global memory.
   TAGRANK_DEVICE void await(int box, uint32_t count) const {
-#ifdef TAGRANK_SPIN_LIMIT
-    int tries = 0;
-#endif
     for (uint32_t full = 0; !full;) {
-      // The acquire is of this block: an acquire of the cluster would also empty the first-level cache of global memory.
-      if constexpr (kSpin) {
-        asm volatile(
-            "{.reg .pred full; mbarrier.test_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
-            : "=r"(full)
-            : "r"(mail(box)), "r"(count & 1)
-            : "memory");
-      } else {
-        asm volatile(
-            "{.reg .pred full; mbarrier.try_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
-            : "=r"(full)
-            : "r"(mail(box)), "r"(count & 1)
-            : "memory");
-      }
-#ifdef TAGRANK_SPIN_LIMIT
-      if (++tries > TAGRANK_SPIN_LIMIT) __trap();
-#endif
+      asm volatile(
+          "{.reg .pred full; mbarrier.try_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
+          : "=r"(full)
+          : "r"(mail(box)), "r"(count & 1)
+          : "memory");
     }
   }
   // Lets a mailbox become full once more. To be called in one warp, after its await() and before its next send().
@@ -167,23 +135,11 @@ class Block {
                  : "r"(map(rank, base_ + at)), "r"(value), "r"(map(rank, mail(box)))
                  : "memory");
   }
-  TAGRANK_DEVICE void send(int rank, int at, const Words2& value, int box) const {
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
-                 :
-                 : "r"(map(rank, base_ + at)), "r"(value.word[0]), "r"(value.word[1]), "r"(map(rank, mail(box)))
-                 : "memory");
-  }
   TAGRANK_DEVICE void send(int rank, int at, const Words4& value, int box) const {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
                  :
                  : "r"(map(rank, base_ + at)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
                    "r"(value.word[3]), "r"(map(rank, mail(box)))
-                 : "memory");
-  }
-  TAGRANK_DEVICE void send(int rank, int at, const Float2& value, int box) const {
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];"
-                 :
-                 : "r"(map(rank, base_ + at)), "f"(value.at[0]), "f"(value.at[1]), "r"(map(rank, mail(box)))
                  : "memory");
   }
 
@@ -199,9 +155,6 @@ class Block {
     uint32_t address;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(mine), "r"(rank));
     return address;
-  }
-  TAGRANK_DEVICE static uint32_t address_in(int rank, const void* mine) {
-    return map(rank, static_cast<uint32_t>(__cvta_generic_to_shared(mine)));
   }
 
   unsigned char* shared_;
@@ -273,10 +226,6 @@ class Block {
 #endif
   }
   template <typename V>
-  void put(int rank, const void* mine, const V& value) const {
-    std::memcpy(shared_[rank] + (static_cast<const unsigned char*>(mine) - shared()), &value, sizeof value);
-  }
-  template <typename V>
   V read(int at) const {
     return *reinterpret_cast<const V*>(shared() + at);
   }
@@ -286,7 +235,6 @@ class Block {
   }
   void open_mail(int, int bytes) { mail_bytes_ = bytes; }
   // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
-  template <bool>
   void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
 #ifndef TAGRANK_WITHOUT_BARRIER
     const int64_t expected = (count + 1) * mail_bytes_;

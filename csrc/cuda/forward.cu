@@ -1,37 +1,24 @@
-#include "direct.h"
+#include "forward.h"
 
 #include <iterator>
-#include <type_traits>
 
 #include "launch.cuh"
 
 namespace tagrank::cuda {
 namespace {
 
-// If H is small, every warp can read all of h, and warps need not exchange sums.
-constexpr Division division_for(int padded, int tiles) {
-  if (padded == 128) return Division::kQuarters;
-  return padded == 256 && tiles <= 2 ? Division::kWhole : Division::kPairs;
-}
-// The hardware's tanh suffices for bfloat16 only.
 template <typename T, typename S>
-using Chosen = Policy<division_for(S::kPadded, S::kTiles),
-                      std::is_same_v<T, BFloat16> ? Activations::kApproximate : Activations::kFast,
-                      S::kPadded == 128 ? 8 : 16>;
-
-template <typename T, typename S>
-__global__ void __launch_bounds__(Chosen<T, S>::kThreads, 1) forward_kernel(const __grid_constant__ ForwardCall call) {
+__global__ void __launch_bounds__(ForwardLayout<S>::kThreads, 1) forward_kernel(const __grid_constant__ ForwardCall call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
-  Direct<T, S, Chosen<T, S>>(call, block).run();
+  Forward<T, S>(call, block).run();
 }
 
 struct ForwardKernels {
   using Call = ForwardCall;
   template <typename T, typename S>
   static Kernel<Call> kernel() {
-    using Policy = Chosen<T, S>;
-    return {&forward_kernel<T, S>, S::kRows, Policy::kThreads, Direct<T, S, Policy>::kShared};
+    return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S>::kThreads, Forward<T, S>::kShared};
   }
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {

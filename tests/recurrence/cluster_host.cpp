@@ -7,8 +7,6 @@
 #include <vector>
 
 #include "backward.h"
-#include "direct.h"
-#include "direct_backward.h"
 #include "forward.h"
 
 using namespace tagrank::cuda;
@@ -46,40 +44,7 @@ void run_forward(const ForwardCall& call) {
 template <typename T, int kPadded, int kTiles>
 void run_backward(const BackwardCall& call) {
   using Pass = Backward<T, Sizes<kPadded, kTiles>>;
-  run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
-}
-
-// The forward pass without barriers in its loop, with one of the divisions among warps.
-template <typename T, int kPadded, int kTiles, typename P>
-void run_direct(const ForwardCall& call) {
-  using Pass = Direct<T, Sizes<kPadded, kTiles>, P>;
   run<Pass>(call, kTile * kTiles, Pass::kShared);
-}
-template <typename T, int kPadded, int kTiles>
-void run_direct_backward(const BackwardCall& call) {
-  using Pass = DirectBackward<T, Sizes<kPadded, kTiles>, Activations::kFast>;
-  run<Pass>(call, kTile * kTiles, Pass::kShared);
-}
-template <typename T, int kPadded, int kTiles>
-bool run_directs(const ForwardCall& call, int policy) {
-  switch (policy) {
-    case 0:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kPairs, Activations::kExact, 16>>(call), true;
-    case 1:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kPairs, Activations::kFast, 4>>(call), true;
-    case 2:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kQuarters, Activations::kFast, 8>>(call), true;
-    case 3:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kQuarters, Activations::kApproximate, 4>>(call), true;
-    case 4:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kFast, 4>>(call), true;
-    case 5:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kApproximate, 8>>(call), true;
-    case 6:
-      return run_direct<T, kPadded, kTiles, Policy<Division::kWhole, Activations::kExact, 16>>(call), true;
-    default:
-      return false;
-  }
 }
 
 // Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
@@ -105,6 +70,37 @@ bool run_directs(const ForwardCall& call, int policy) {
     bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \
     return true;
 
+// The part of cluster_coverage() that belongs to the forward pass.
+template <int kPadded>
+void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) {
+  using Layout = ForwardLayout<Sizes<kPadded, 1>>;
+  for (int block = 0; block < blocks_for(hidden); ++block) {
+    const Slice slice = slice_of(block, hidden);
+    for (int warp = 0; warp < Layout::kWarps; ++warp) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int u = Layout::unit(warp, lane);
+        if (u >= slice.count) continue;
+        for (int gate = 0; gate < kGates; ++gate) {
+          for (int step = 0; step < Layout::kSlices; ++step) {
+            for (int i = 0; i < 8; ++i) {
+              const int inner = Layout::inner(warp, lane, step) + i;
+              if (inner < hidden) ++weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
+            }
+          }
+        }
+        for (int first = 0; first < batch; first += kTile * tiles) {
+          for (int tile = 0; tile < tiles; ++tile) {
+            for (int i = 0; i < Layout::kCells; ++i) {
+              const int row = first + Layout::row(warp, lane, tile, i);
+              if (row < batch) ++updated[row * hidden + slice.first + u];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -114,39 +110,8 @@ bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
   CHOOSE(run_forward, (*call), bfloat16, tiles)
 }
 
-bool cluster_direct(const ForwardCall* call, bool bfloat16, int tiles, int policy) {
-  const auto with = [&](auto sizes) {
-    using S = decltype(sizes);
-    return bfloat16 ? run_directs<BFloat16, S::kPadded, S::kTiles>(*call, policy)
-                    : run_directs<Float16, S::kPadded, S::kTiles>(*call, policy);
-  };
-#ifdef TAGRANK_TILES
-  return padded(call->hidden) == TAGRANK_PADDED && tiles == TAGRANK_TILES && with(Sizes<TAGRANK_PADDED, TAGRANK_TILES>{});
-#else
-  switch (padded(call->hidden) * 10 + tiles) {
-    case 1281:
-      return with(Sizes<128, 1>{});
-    case 1284:
-      return with(Sizes<128, 4>{});
-    case 2562:
-      return with(Sizes<256, 2>{});
-    case 5121:
-      return with(Sizes<512, 1>{});
-    default:
-      return false;
-  }
-#endif
-}
-
 bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
   CHOOSE(run_backward, (*call), bfloat16, tiles)
-}
-
-bool cluster_direct_backward(const BackwardCall* call, bool bfloat16, int tiles) {
-#ifndef TAGRANK_TILES
-  if (tiles == 4 && padded(call->hidden) == 512) return run_direct_backward<BFloat16, 512, 4>(*call), bfloat16;
-#endif
-  CHOOSE(run_direct_backward, (*call), bfloat16, tiles)
 }
 
 int cluster_blocks(int hidden) { return blocks_for(hidden); }
@@ -154,31 +119,24 @@ int cluster_padded(int hidden) { return padded(hidden); }
 
 // The shared memory of a block of the largest kernels, in bytes.
 int cluster_forward_bytes() { return Forward<Float16, Sizes<512, 8>>::kShared; }
-int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::shared(kMaxBlocks); }
+int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::kShared; }
 
 // Counts how often each element is covered: the elements of U [4H, H] in the product of each pass, the states [B, H] that the
 // forward pass updates and the backward pass differentiates, and the elements of dh [H] that each block puts.
 void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int* backward_weight, int* updated,
                       int* differentiated, int* put) {
   const int size = padded(hidden), blocks = blocks_for(hidden), stripes = size / kWarps / 16;
+  const auto cover = size == 128   ? cover_forward<128>
+                     : size == 256 ? cover_forward<256>
+                     : size == 384 ? cover_forward<384>
+                                   : cover_forward<512>;
+  cover(batch, hidden, tiles, forward_weight, updated);
   for (int block = 0; block < blocks; ++block) {
     const Slice slice = slice_of(block, hidden);
     for (int warp = 0; warp < kWarps; ++warp) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const int u = unit_of(warp, lane);
-        for (int gate = 0; u < slice.count && gate < kGates; ++gate) {
-          for (int step = 0; step < size / 2 / kSlice; ++step) {
-            for (int i = 0; i < 8; ++i) {
-              const int inner = inner_of(warp, lane, step, size) + i;
-              if (inner < hidden) ++forward_weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
-            }
-          }
-        }
         for (int first = 0; first < batch; first += kTile * tiles) {
-          for (int tile = 0; u < slice.count && tile < tiles; ++tile) {
-            const int row = first + forward_row(warp, lane, tile);
-            if (row < batch) ++updated[row * hidden + slice.first + u];
-          }
           for (int i = 0; u < slice.count && i < (tiles + 1) / 2; ++i) {
             for (int which = 0; which < 2 && tile_of(warp, i) < tiles; ++which) {
               const int row = first + backward_row(warp, lane, i, which);
@@ -244,11 +202,6 @@ int main() {
   backward.cells = cells.data();
   backward.d_gates = d_gates.data();
   backward.d_gates_x = d_gates_x.data();
-  for (int policy = 0; policy < 7; ++policy) {
-    if (!cluster_direct(&forward, false, 2, policy)) return 1;
-  }
-  const bool done = cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) &&
-                    cluster_direct_backward(&backward, false, 2);
-  return done ? 0 : 1;
+  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
 }
 #endif

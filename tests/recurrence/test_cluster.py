@@ -223,7 +223,7 @@ def test_both_passes(host, padded, short, batch, steps, constant, states, recomp
 
 @pytest.mark.parametrize(("tiles", "others"), [(1, 1), (8, 4)])
 def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int) -> None:
-    """And the rows of a cluster do not change the numbers. Only with one tile each number is made of two sums."""
+    """And the rows of a cluster do not change the numbers. Only with one tile each number is made of more sums."""
     problem = make_problem(70, 96, 3, True, True, torch.float16)
     result = run(host, problem, tiles, save=False)
     trained = run(host, problem, others)

@@ -9,9 +9,9 @@
 // U is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, and a mailbox for each set counts
 // the bytes. All that does not depend on dh is computed before the wait for it.
 //
-// A set of slots may be filled with the parts of step t once nobody reads the parts of step t + 2 in it. A block that sends parts
-// of step t has received those of step t + 1 from all others. They sent these after all of their warps had read the parts
-// of step t + 2: a barrier of the block comes between.
+// A set of slots may be filled with the parts of step t once nobody reads the parts of step t + 2 in it. A block that sends
+// parts of step t has received those of step t + 1 from all others. They sent these after all of their warps had read the
+// parts of step t + 2: a barrier of the block comes between.
 // d_gates need two buffers, too. A warp that has received all parts of step t + 1 does not know whether other warps of its
 // block still multiply d_gates of step t + 1. It knows from the barrier that they do not multiply those of step t + 2.
 #pragma once
@@ -59,7 +59,7 @@ class Backward {
     Lanes<uint16_t> grad_output[kTilesOfWarp][2];
     Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
     Lanes<Derivative> derivative[kTilesOfWarp][2];
-    Lanes<float> dh[kTilesOfWarp][2];  // what does not come from step t + 1: of the output and, at the last step, of h_n
+    Lanes<float> dh[kTilesOfWarp][2];  // what comes from the output
   };
 
  public:
@@ -101,7 +101,7 @@ class Backward {
       const bool first = t + 1 == call_.steps;
       warps.each([&](int index, Warp& warp) {
         if constexpr (!kAhead) load(index, warp, t);
-        derive(warp, first);
+        derive(warp);
         if (kAhead && t > 0) load(index, warp, t - 1);
         if (!first) block_.await(before, static_cast<uint32_t>(call_.steps - 2 - t) / 2);
         differentiate(index, warp, now, first);
@@ -214,11 +214,7 @@ class Backward {
     });
     each_number(warp, [&](int lane, int i, int which, int row, bool there) {
       const int64_t at = place(index, lane, row);
-      const auto number = [&](const uint16_t* array) {
-        return there && array != nullptr ? to_float(T{}, array[at]) : 0.0f;
-      };
-      warp.dc[i][lane].at[which] = number(call_.grad_c_n);
-      warp.dh[i][which][lane] = number(call_.grad_h_n);
+      warp.dc[i][lane].at[which] = there && call_.grad_c_n != nullptr ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
       warp.c_prev[i][which][lane] = there ? call_.cells[last * step_ + at] : 0.0f;
       warp.d_input[i][which][lane] = Gates{};
     });
@@ -259,14 +255,13 @@ class Backward {
   }
 
   // All that does not depend on the gradients of the step after.
-  TAGRANK_DEVICE void derive(Warp& warp, bool first) {
+  TAGRANK_DEVICE void derive(Warp& warp) {
     each_number(warp, [&](int lane, int i, int which, int, bool) {
       Gates gates = widen<T>(warp.gates[i][which], lane);
       if (call_.gates_x != nullptr) gates = activate<kActivations>(gates + widen<T>(warp.input[i][which], lane));
       const float c_prev = warp.c_prev[i][which][lane];
       warp.derivative[i][which][lane] = derive_cell<kActivations>(gates, c_prev, warp.c[i][which][lane]);
-      const float grad_h_n = first ? warp.dh[i][which][lane] : 0.0f;
-      warp.dh[i][which][lane] = to_float(T{}, warp.grad_output[i][which][lane]) + grad_h_n;
+      warp.dh[i][which][lane] = to_float(T{}, warp.grad_output[i][which][lane]);
     });
   }
 
@@ -293,6 +288,12 @@ class Backward {
             }
           }
           dh = part[0];
+        } else if (call_.grad_h_n != nullptr) {
+#pragma unroll
+          for (int which = 0; which < 2; ++which) {
+            const int row = below(i, which);
+            if (row < warp.at[lane].rows) dh.at[which] = to_float(T{}, call_.grad_h_n[place(index, lane, row)]);
+          }
         }
 #pragma unroll
         for (int which = 0; which < 2; ++which) {

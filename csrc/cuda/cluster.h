@@ -221,7 +221,7 @@ class Block {
     ++arrivals_;
   }
   void wait() const {
-#ifndef TAGRANK_WITHOUT_BARRIER
+#ifndef TAGRANK_WITHOUT_WAITS
     meeting_.wait(arrivals_);
 #endif
   }
@@ -236,7 +236,7 @@ class Block {
   void open_mail(int, int bytes) { mail_bytes_ = bytes; }
   // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
   void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
-#ifndef TAGRANK_WITHOUT_BARRIER
+#ifndef TAGRANK_WITHOUT_WAITS
     const int64_t expected = (count + 1) * mail_bytes_;
     int64_t received;
     while ((received = meeting_.mail(rank_, box).load(std::memory_order_acquire)) < expected) std::this_thread::yield();

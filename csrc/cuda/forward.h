@@ -1,7 +1,7 @@
 // The forward pass of one cluster: kRows batch rows, all hidden units, all steps.
 //
-// A block computes the four gates of its own hidden units, and keeps the rows of U for them in registers, as the left operand of
-// U h^T. h of all hidden units is in shared memory, in two buffers that take turns. Each warp sends its share of h from its
+// A block computes the four gates of its own hidden units. It keeps the rows of U for them in registers, as the left operand
+// of U h^T. h of all hidden units is in shared memory, in two buffers that take turns. Each warp sends its share of h from its
 // registers to all blocks, its own too, as soon as it has it. The mailboxes of a block, one for each buffer, count the bytes. A
 // warp goes on as soon as its block has all of h.
 //
@@ -18,11 +18,12 @@
 //     multiprocessor, after the first 33: H = 128, 256, 512                 80, 240, 450
 //   the exchange of sums between two warps: H = 512                         100
 //   activations: the hyperbolic tangent of the hardware, twice in turn      100
-//   a transposition, with which lanes have neighbouring units               30
+//   lanes put together neighbouring units: 16 bytes by a transposition
+//     and two shuffles or, H = 512, 4 bytes by one shuffle                  80, 30
 //   st.async to another block                                               220
 //
-// That is 490, 650 and 960 clocks for H = 128, 256 and 512: 0.26, 0.35 and 0.52 us at 1.85 GHz. Measured were 0.54, 0.65 and
-// 1.2 us (B = 16, without what training saves).
+// That is 540, 700 and 960 clocks for H = 128, 256 and 512: 0.29, 0.38 and 0.52 us at 1.85 GHz. Measured were 0.54, 0.65 and
+// 1.2 us (B = 16, inference).
 #pragma once
 
 #include "cell.h"
@@ -48,10 +49,10 @@ class Forward {
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
   static constexpr bool kAhead = P::kCells * S::kTiles <= 2;
-  // Whether the addend stays in registers. Otherwise it is loaded again at each step, from the first-level cache.
-  static constexpr bool kHeld = S::kTiles <= 4;
+  // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
+  static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
-  static_assert(kSums <= kSlices || kSlices == 2, "every sum has a slice");
+  static_assert(kSums <= kSlices, "every sum has a slice");
 
   // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
   // unit does not exist). Running pointers cost two instructions a step each.
@@ -71,7 +72,7 @@ class Forward {
     Lanes<uint16_t> h[S::kTiles][P::kCells];
     Lanes<Float4> sum[kFragments][kChunk];
     // gates_x as it was loaded: of the next step if kAhead, else of the tiles that are multiplied.
-    RawGates loaded[kInputs][P::kCells], loaded_addend[kInputs][P::kCells];
+    RawGates loaded[kInputs][P::kCells];
     Lanes<Gates> input[kInputs][P::kCells];      // if kAhead: gates_x of this step and the addend
     Lanes<Words2> addend[S::kTiles][P::kCells];  // if kHeld
   };
@@ -166,9 +167,9 @@ class Forward {
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
       const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
-      const uint16_t* addend =
-          call_.addend == nullptr ? nullptr : call_.addend + row * call_.addend_stride + slice_.first + u;
-      warp.at[lane] = {call_.gates_x + at_gates, addend, call_.output + at,
+      warp.at[lane] = {call_.gates_x + at_gates,
+                       call_.addend == nullptr ? nullptr : call_.addend + row * call_.addend_stride + slice_.first + u,
+                       call_.output + at,
                        call_.gates == nullptr ? nullptr : call_.gates + at_gates,
                        call_.cells == nullptr ? nullptr : call_.cells + at, u < slice_.count ? rows_ - r : 0};
 #pragma unroll
@@ -178,9 +179,9 @@ class Forward {
           const bool there = call_.c0 != nullptr && below(tile, i) < warp.at[lane].rows;
           warp.c[tile][i][lane] = there ? to_float(T{}, call_.c0[at + below(tile, i) * hidden_]) : 0.0f;
           if constexpr (kHeld) {
-            RawGates addend;
-            load_addend(addend, warp.at[lane], lane, below(tile, i));
-            warp.addend[tile][i][lane] = pack(addend, lane);
+            RawGates raw;
+            load_addend(raw, warp.at[lane], lane, below(tile, i));
+            warp.addend[tile][i][lane] = pack(raw, lane);
           }
         }
       }
@@ -188,8 +189,8 @@ class Forward {
     if (kAhead) load_input(warp, 0);
   }
 
-  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time. With a condition
-  // at each, the compiler lets most of them wait for the one before.
+  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time. With a
+  // condition at each, the compiler lets most of them wait for the one before.
   template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(int index, Warp& warp) {
     each_lane([&](int lane) {
@@ -216,8 +217,7 @@ class Forward {
     });
   }
 
-  // Issues the loads of gates_x, and of the addend if it is not held. They are on their way while the warp waits for the other
-  // blocks or multiplies.
+  // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
   TAGRANK_DEVICE void load_input(Warp& warp, int first_tile) {
     each_lane([&](int lane) {
       const Places& at = warp.at[lane];
@@ -227,22 +227,24 @@ class Forward {
         for (int i = 0; i < P::kCells; ++i) {
           const int row = below(first_tile + chunk, i);
           load_gates(warp.loaded[chunk][i], lane, at.input + row * kGates * hidden_, hidden_, row < at.rows);
-          if constexpr (!kHeld) load_addend(warp.loaded_addend[chunk][i], at, lane, row);
         }
       }
     });
   }
+  // The addend of one cell.
   TAGRANK_DEVICE void load_addend(RawGates& addend, const Places& at, int lane, int row) const {
     load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden_, call_.addend != nullptr && row < at.rows);
   }
 
   // gates_x, as it was loaded, and the addend.
-  TAGRANK_DEVICE static Gates input_of(const Warp& warp, int tile, int chunk, int i, int lane) {
+  TAGRANK_DEVICE Gates input_of(const Warp& warp, int tile, int chunk, int i, int lane) const {
     const Gates gates_x = widen<T>(warp.loaded[chunk][i], lane);
     if constexpr (kHeld) {
       return gates_x + widen<T>(warp.addend[tile][i][lane]);
     } else {
-      return gates_x + widen<T>(warp.loaded_addend[chunk][i], lane);
+      RawGates raw;
+      load_addend(raw, warp.at[lane], lane, below(tile, i));
+      return gates_x + widen<T>(raw, lane);
     }
   }
 
@@ -324,7 +326,7 @@ class Forward {
 
   // A warp's sums for batch row 2q (or, if `second`, 2q + 1) of a tile.
   TAGRANK_DEVICE static Gates sums_of(const Warp& warp, int chunk, int lane, bool second) {
-    const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[kFragments - 1][chunk][lane];
+    const Float4 &if_ = warp.sum[0][chunk][lane], &go = warp.sum[1][chunk][lane];
     return second ? Gates{if_.at[1], if_.at[3], go.at[1], go.at[3]} : Gates{if_.at[0], if_.at[2], go.at[0], go.at[2]};
   }
 

@@ -51,7 +51,7 @@ TAGRANK_EVERYWHERE int gate_row(int gate, int unit, int hidden) { return gate * 
 // Forward: how the gates of a block's units are divided among its warps. A warp has all four gates of eight units.
 enum class Division {
   kWhole,  // a warp has all of the inner dimension, too: no warp waits for another one of its block
-  kPairs,  // two warps have the same units, each half of the inner dimension. They exchange sums, and each updates half the rows.
+  kPairs,  // two warps have the same units, each half of the inner dimension: they exchange sums, each updates half the rows
 };
 // If H is large, U does not fit in the registers of as few warps as kWhole has.
 TAGRANK_EVERYWHERE constexpr Division division_for(int padded) { return padded <= 256 ? Division::kWhole : Division::kPairs; }
@@ -89,8 +89,8 @@ TAGRANK_EVERYWHERE constexpr int tile_of(int warp, int i) { return 2 * i + warp 
 TAGRANK_EVERYWHERE constexpr int backward_row(int warp, int lane, int i, int which) {
   return kTile * tile_of(warp, i) + 2 * (lane % 4) + which;
 }
-// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds one slice at
-// a time, in the order in which fragments read it: position `at` of the slice holds this element of the inner dimension.
+// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds its slices in
+// the order in which fragments read them: position `at` of a slice holds this element of the inner dimension.
 TAGRANK_EVERYWHERE constexpr int staged_inner(int slice, int at) {
   return slice * kSlice + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
 }

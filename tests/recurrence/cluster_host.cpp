@@ -1,5 +1,5 @@
-// Runs the schedules of csrc/cuda on the host, for test_cluster.py. Each block of a cluster is a thread, and the barriers
-// between blocks are real. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles only this size, which is quick.
+// Runs the schedules of csrc/cuda on the host, for test_cluster.py. Each block of a cluster is a thread, and really waits for
+// the others. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles only this size, which is quick.
 
 #include <algorithm>
 #include <cstdint>
@@ -41,10 +41,11 @@ void run_forward(const ForwardCall& call) {
   using Pass = Forward<T, Sizes<kPadded, kTiles>>;
   run<Pass>(call, kTile * kTiles, Pass::kShared);
 }
+// The backward pass has at most four tiles.
 template <typename T, int kPadded, int kTiles>
 void run_backward(const BackwardCall& call) {
-  using Pass = Backward<T, Sizes<kPadded, kTiles>>;
-  run<Pass>(call, kTile * kTiles, Pass::kShared);
+  using S = Sizes<kPadded, kTiles < 4 ? kTiles : 4>;
+  run<Backward<T, S>>(call, S::kRows, Backward<T, S>::kShared);
 }
 
 // Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
@@ -61,9 +62,12 @@ void run_backward(const BackwardCall& call) {
   CASE(function, call, bfloat16, 128, 1)                                                                 \
   CASE(function, call, bfloat16, 128, 2)                                                                 \
   CASE(function, call, bfloat16, 128, 4)                                                                 \
+  CASE(function, call, bfloat16, 128, 8)                                                                 \
   CASE(function, call, bfloat16, 256, 2)                                                                 \
   CASE(function, call, bfloat16, 384, 1)                                                                 \
-  CASE(function, call, bfloat16, 512, 2)
+  CASE(function, call, bfloat16, 384, 8)                                                                 \
+  CASE(function, call, bfloat16, 512, 2)                                                                 \
+  CASE(function, call, bfloat16, 512, 4)
 #endif
 #define CASE(function, call, bfloat16, padded, tiles)                                                    \
   case padded * 10 + tiles:                                                                              \
@@ -106,7 +110,6 @@ void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) 
 extern "C" {
 
 bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
-  if (tiles == 8 && padded(call->hidden) == 128) return run_forward<Float16, 128, 8>(*call), !bfloat16;
   CHOOSE(run_forward, (*call), bfloat16, tiles)
 }
 
@@ -170,9 +173,10 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
 #ifdef TAGRANK_MAIN
 // Runs both passes on a small problem, for the thread sanitizer.
 int main() {
-  const int batch = 9, hidden = 100, steps = 4;
+  const int batch = 9, hidden = TAGRANK_PADDED - 28, steps = 4, tiles = TAGRANK_TILES;
   std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
-  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size()), h_n(batch * hidden), c_n(batch * hidden);
+  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size());
+  std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
   std::vector<float> cells(output.size());
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
   ForwardCall forward{};
@@ -202,6 +206,6 @@ int main() {
   backward.cells = cells.data();
   backward.d_gates = d_gates.data();
   backward.d_gates_x = d_gates_x.data();
-  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
+  return cluster_forward(&forward, false, tiles) && cluster_backward(&backward, false, tiles) ? 0 : 1;
 }
 #endif

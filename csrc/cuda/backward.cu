@@ -16,10 +16,9 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_cons
 
 struct BackwardKernels {
   using Call = BackwardCall;
-  // The shared memory suffices for the largest H of this size, so that one Kernel serves every H of the size.
   template <typename T, typename S>
   static Kernel<Call> kernel() {
-    return {&backward_kernel<T, S>, S::kRows, Backward<T, S>::shared(blocks_for(S::kPadded))};
+    return {&backward_kernel<T, S>, S::kRows, kThreads, Backward<T, S>::kShared};
   }
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {

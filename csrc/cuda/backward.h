@@ -1,12 +1,19 @@
 // The backward pass of one cluster: kRows batch rows, all hidden units, all steps from the last to the first.
 //
 // A block computes the gates' gradients d_gates of its own hidden units. dh_{t-1} = d_gates U is a sum over all gates, and so
-// over all blocks. Each block multiplies its d_gates with its slice of U and so has one part of dh of every hidden unit. It
-// writes each part, in float32, into a slot of the block that has the unit. A block adds up its slots in a fixed order. This
-// moves half the bytes of an exchange of d_gates, and needs the same slice of U as the forward pass.
+// over all blocks. Each block multiplies its d_gates with its slice of U and so has one part of dh of every hidden unit. Each
+// warp sends its parts, in float32, from its registers to the blocks that have the units, its own too. A block has a slot for
+// the parts of each block, and adds up the slots in a fixed order. This moves half the bytes of an exchange of d_gates, and
+// needs the same slice of U as the forward pass.
 //
-// U is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, like the two buffers of h in the
-// forward pass.
+// U is kept in registers as the left operand of U^T d_gates^T. Two sets of slots take turns, and a mailbox for each set counts
+// the bytes. All that does not depend on dh is computed before the wait for it.
+//
+// A set of slots may be filled with the parts of step t once nobody reads the parts of step t + 2 in it. A block that sends
+// parts of step t has received those of step t + 1 from all others. They sent these after all of their warps had read the
+// parts of step t + 2: a barrier of the block comes between.
+// d_gates need two buffers, too. A warp that has received all parts of step t + 1 does not know whether other warps of its
+// block still multiply d_gates of step t + 1. It knows from the barrier that they do not multiply those of step t + 2.
 #pragma once
 
 #include "cell.h"
@@ -20,36 +27,50 @@ namespace tagrank::cuda {
 
 template <typename T, typename S>
 class Backward {
+  static constexpr Activations kActivations = activations_for<T>();
   static constexpr int kInner = kGates * kUnits;             // the inner dimension: the block's gates
   static constexpr int kRow = padded_row(kInner);            // the length of a row of d_gates in shared memory
   static constexpr int kSlices = kInner / kSlice;            // of the inner dimension
   static constexpr int kStripes = S::kPadded / kWarps / 16;  // a warp's stripes of 16 hidden units
   static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;   // every second tile
+  static constexpr int kSums = kStripes == 1 ? 4 : kStripes == 2 ? 2 : 1;  // independent sums of each product
+  static constexpr int kMost = S::kPadded / kUnits;          // at most so many blocks has the cluster
+  // Whether a step's inputs are loaded a step before they are used. That takes registers.
+  static constexpr bool kAhead = S::kPadded < 512 || S::kTiles <= 2;
   // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
   static constexpr int kStagedRow = S::kPadded + 8;
   static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
 
+  // Where the first cell of a lane is in the arrays, and how many batch rows exist from that cell's on (none if the unit does
+  // not exist). The first four are at the step that is loaded, d_gates at the step that is computed.
+  struct Places {
+    const uint16_t *gates, *gates_x, *grad_output;
+    const float* cells;
+    uint16_t* d_gates;
+    int rows;
+  };
+
   struct Warp {
+    Lanes<Places> at;
     Lanes<Words4> weight[kStripes][2][kSlices];  // of the hidden units g and g + 8 of a stripe
-    Lanes<Float2> dc[kTilesOfWarp];             // of the batch rows 2q and 2q + 1
-    Lanes<Gates> d_input[kTilesOfWarp][2];      // the sum of d_gates over time
-    RawGates gates[kTilesOfWarp][2];
+    Lanes<Float2> dc[kTilesOfWarp];              // of the batch rows 2q and 2q + 1
+    Lanes<Gates> d_input[kTilesOfWarp][2];       // the sum of d_gates over time
+    RawGates gates[kTilesOfWarp][2], input[kTilesOfWarp][2];
     Lanes<uint16_t> grad_output[kTilesOfWarp][2];
     Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
-    Lanes<Words2> d_gates[kTilesOfWarp][2];  // to be stored once the other blocks have their parts
+    Lanes<Derivative> derivative[kTilesOfWarp][2];
+    Lanes<float> dh[kTilesOfWarp][2];  // what comes from the output
   };
 
  public:
-  // The numbers of a slot: one block's part of this block's dh, in the order of matrix fragments. Each set has a slot for every
-  // block of the cluster.
-  static constexpr int kSlot = kGroups * S::kTiles * kLanes;
+  // Shared memory, in bytes: the mailboxes, two buffers of d_gates, and two sets of slots. A slot is one block's part of this
+  // block's dh, in the order of matrix fragments: for each pair of groups, a tile's sums of each lane. U passes through the
+  // memory of the slots before they are used.
   static constexpr int kGradientBytes = S::kRows * kRow * 2;
-  static constexpr int kStagedBytes = kSlice * kStagedRow * 2;
-  // Shared memory, in bytes: d_gates, and the slots. U passes through the memory of the slots before they are used.
-  static constexpr int shared(int blocks) {
-    const int slots = 2 * blocks * kSlot * int(sizeof(Float2));
-    return kGradientBytes + (slots > kStagedBytes ? slots : kStagedBytes);
-  }
+  static constexpr int kGradients = kMailBytes, kSlots = kGradients + 2 * kGradientBytes;
+  static constexpr int kSlotBytes = kGroups / 2 * S::kTiles * kLanes * int(sizeof(Float4));
+  static constexpr int kSlotsBytes = 2 * kMost * kSlotBytes, kStagedBytes = kInner * kStagedRow * 2;
+  static constexpr int kShared = kSlots + (kSlotsBytes > kStagedBytes ? kSlotsBytes : kStagedBytes);
 
   TAGRANK_DEVICE Backward(const BackwardCall& call, Block& block)
       : call_(call),
@@ -57,216 +78,294 @@ class Backward {
         hidden_(call.hidden),
         slice_(slice_of(block.rank(), call.hidden)),
         first_row_(static_cast<int64_t>(block.cluster()) * S::kRows),
-        gradients_(reinterpret_cast<uint16_t*>(block.shared())),
-        staged_(reinterpret_cast<uint16_t*>(block.shared() + kGradientBytes)),
-        slots_(reinterpret_cast<Float2*>(block.shared() + kGradientBytes)) {}
+        rows_(call.batch - first_row_ < S::kRows ? static_cast<int>(call.batch - first_row_) : S::kRows),
+        step_(call.batch * call.hidden) {}
 
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(kWarps);
-    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) { load_weights<aligned>(warps); });
+    block_.open_mail(0, block_.blocks() * kSlotBytes);
+    by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
+      constexpr bool kAligned = decltype(aligned)::value;
+      if (kAligned && hidden_ == S::kPadded) {
+        load_weights<kAligned, kAligned>(warps);
+      } else {
+        load_weights<kAligned, false>(warps);
+      }
+    });
+    if (block_.blocks() < kMost) clear_slots();
     warps.each([&](int index, Warp& warp) { begin(index, warp); });
     block_.arrive();
+    block_.wait();
     for (int64_t t = call_.steps - 1; t >= 0; --t) {
-      warps.each([&](int index, Warp& warp) { load(index, warp, t); });
-      block_.wait();
-      warps.each([&](int index, Warp& warp) { differentiate(index, warp, t); });
+      const int now = static_cast<int>(t) & 1, before = now ^ 1;
+      const bool first = t + 1 == call_.steps;
+      warps.each([&](int index, Warp& warp) {
+        if constexpr (!kAhead) load(index, warp, t);
+        derive(warp);
+        if (kAhead && t > 0) load(index, warp, t - 1);
+        if (!first) block_.await(before, static_cast<uint32_t>(call_.steps - 2 - t) / 2);
+        differentiate(index, warp, now, first);
+        if (index == 0 && !first) block_.reopen(before);
+      });
       block_.sync();
-      if (t > 0) {
-        warps.each([&](int index, Warp& warp) { put_parts(index, warp, t); });
-        block_.arrive();
-      }
-      warps.each([&](int index, Warp& warp) { store(index, warp, t); });
+      warps.each([&](int index, Warp& warp) {
+        if (t > 0) send_parts(index, warp, now);
+        store(index, warp, now);
+      });
     }
+    warps.each([&](int index, Warp& warp) { finish(index, warp); });
   }
 
  private:
-  TAGRANK_DEVICE bool exists(int u, int row) const {
-    return u < slice_.count && row < S::kRows && first_row_ + row < call_.batch;
-  }
-  // The gates of unit u of this block in a row of an array [rows, 4H].
-  template <typename Bits>
-  TAGRANK_DEVICE Bits* gates_at(Bits* array, int64_t row, int u) const {
-    return array + row * kGates * hidden_ + slice_.first + u;
-  }
-  // function(lane, i, which, u, row) for each number that a lane of the warp has: it belongs to unit u and batch row `row`,
-  // which is row 2q + which of tile i of the warp.
+  // The row of a number, from that of the lane's first number on: row 2q + which of tile i of the warp.
+  TAGRANK_EVERYWHERE static constexpr int below(int i, int which) { return 2 * kTile * i + which; }
+
+  // function(lane, i, which, row, there) for each number that a lane of the warp has. `there` says whether it exists.
   template <typename Function>
-  TAGRANK_DEVICE static void each_number(int index, const Function& function) {
+  TAGRANK_DEVICE static void each_number(const Warp& warp, const Function& function) {
     each_lane([&](int lane) {
 #pragma unroll
       for (int i = 0; i < kTilesOfWarp; ++i) {
 #pragma unroll
         for (int which = 0; which < 2; ++which) {
-          function(lane, i, which, unit_of(index, lane), backward_row(index, lane, i, which));
+          function(lane, i, which, below(i, which), below(i, which) < warp.at[lane].rows);
         }
       }
     });
   }
-  TAGRANK_DEVICE Float2* slot(int64_t t, int from) const { return slots_ + ((t & 1) * block_.blocks() + from) * kSlot; }
+  // Where a slot begins, in bytes.
+  TAGRANK_EVERYWHERE static constexpr int slot(int set, int from) { return kSlots + (set * kMost + from) * kSlotBytes; }
+  // Where the sums of a lane are in a slot.
+  TAGRANK_DEVICE static int in_slot(int pair, int tile, int lane) {
+    return ((pair * S::kTiles + tile) * kLanes + lane) * int(sizeof(Float4));
+  }
+
+  // Where d_gates of a number are in a buffer, in bytes.
+  TAGRANK_DEVICE static int gradient(int index, int lane, int i, int which, int buffer) {
+    const int at = backward_row(index, lane, i, which) * kRow + kGates * unit_of(index, lane);
+    return kGradients + buffer * kGradientBytes + at * 2;
+  }
 
   // Loads U^T in the order of matrix fragments. A column of U is not contiguous in global memory, so U passes through shared
-  // memory, 32 rows (elements of the inner dimension) at a time, ordered so that a fragment reads neighbouring rows.
-  template <bool kAligned>
+  // memory, its rows (elements of the inner dimension) ordered so that a fragment reads neighbouring rows.
+  // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time.
+  template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
-#pragma unroll
-    for (int k = 0; k < kSlices; ++k) {
-      const auto load = [&](int piece) {
-        const int inner = staged_inner(k, piece / kPieces), u = inner / kGates;
-        Words4 eight = {{0, 0, 0, 0}};
-        if (u < slice_.count) {
-          const int64_t row = gate_row(inner % kGates, slice_.first + u, hidden_);
-          eight = load_eight<kAligned>(call_.weight_hh + row * hidden_, piece % kPieces * 8, hidden_);
-        }
-        return eight;
-      };
-      const auto store = [&](int piece, const Words4& eight) {
-        *reinterpret_cast<Words4*>(staged_ + piece / kPieces * kStagedRow + piece % kPieces * 8) = eight;
-      };
-      block_.template copy<kSlice * kPieces>(load, store);
-      block_.sync();
-      warps.each([&](int index, Warp& warp) {
-#pragma unroll
-        for (int stripe = 0; stripe < kStripes; ++stripe) {
-#pragma unroll
-          for (int lower = 0; lower < 2; ++lower) {
-            Lanes<const uint16_t*> from;
-            each_lane([&](int lane) {
-              from[lane] = staged_ + lane * kStagedRow + group_of(index, stripe, kStripes, lower) * kGroup;
-            });
-            load_transposed(warp.weight[stripe][lower][k], from);
-          }
-        }
-      });
-      block_.sync();
-    }
-  }
-
-  TAGRANK_DEVICE void begin(int index, Warp& warp) {
-    const int64_t last = (call_.steps - 1) * call_.batch * hidden_;
-    each_number(index, [&](int lane, int i, int which, int u, int row) {
-      const bool there = exists(u, row);
-      const int64_t at = (first_row_ + row) * hidden_ + slice_.first + u;
-      warp.dc[i][lane].at[which] = there && call_.grad_c_n != nullptr ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
-      warp.c_prev[i][which][lane] = there ? call_.cells[last + at] : 0.0f;
-      warp.d_input[i][which][lane] = Gates{};
-    });
-  }
-
-  // Issues the loads of step t from global memory, while the other blocks' parts are on their way.
-  TAGRANK_DEVICE void load(int index, Warp& warp, int64_t t) {
-    each_number(index, [&](int lane, int i, int which, int u, int row) {
-      const bool there = exists(u, row);
-      const int64_t at_row = t * call_.batch + first_row_ + row;
-      const int64_t at = at_row * hidden_ + slice_.first + u;
-      load_gates(warp.gates[i][which], lane, gates_at(call_.gates, at_row, u), hidden_, there);
-      const int* strides = call_.grad_output_strides;
-      const uint16_t* grad = call_.grad_output + t * strides[0] + first_row_ * strides[1];
-      grad += row * strides[1] + (slice_.first + u) * strides[2];
-      warp.grad_output[i][which][lane] = there && call_.grad_output != nullptr ? *grad : uint16_t{0};
-      float c_prev = 0.0f;
-      if (there && t > 0) {
-        c_prev = call_.cells[at - call_.batch * hidden_];
-      } else if (there && call_.c0 != nullptr) {
-        c_prev = to_float(T{}, call_.c0[at]);
+    const auto load = [&](int piece) {
+      const int row = piece / kPieces, inner = staged_inner(row / kSlice, row % kSlice), u = inner / kGates;
+      const int64_t at = gate_row(inner % kGates, slice_.first + u, hidden_);
+      const uint16_t* from = call_.weight_hh + at * hidden_;
+      const int first = piece % kPieces * 8;
+      Words4 eight = {{0, 0, 0, 0}};
+      if constexpr (kFull) {
+        eight = *reinterpret_cast<const Words4*>(from + first);
+      } else if (u < slice_.count) {
+        eight = load_eight<kAligned>(from, first, hidden_);
       }
-      warp.c[i][which][lane] = warp.c_prev[i][which][lane];
-      warp.c_prev[i][which][lane] = c_prev;
-    });
-  }
-
-  // Adds up the parts of dh and computes d_gates of step t.
-  TAGRANK_DEVICE void differentiate(int index, Warp& warp, int64_t t) {
-    each_lane([&](int lane) {
-      const int u = unit_of(index, lane);
-#pragma unroll
-      for (int i = 0; i < kTilesOfWarp; ++i) {
-        if (tile_of(index, i) >= S::kTiles) continue;
-        Float2 dh = {};
-        if (t + 1 < call_.steps) {
-          const int at = (index / 2 * S::kTiles + tile_of(index, i)) * kLanes + lane;
-          for (int from = 0; from < block_.blocks(); ++from) {
-            const Float2 part = slot(t + 1, from)[at];
-            dh.at[0] += part.at[0];
-            dh.at[1] += part.at[1];
-          }
-        }
-#pragma unroll
-        for (int which = 0; which < 2; ++which) {
-          const int r = backward_row(index, lane, i, which);
-          Gates gates = gates_of(warp, lane, i, which, exists(u, r), t, r, u);
-          dh.at[which] += to_float(T{}, warp.grad_output[i][which][lane]);
-          if (t + 1 == call_.steps && call_.grad_h_n != nullptr && exists(u, r)) {
-            dh.at[which] += to_float(T{}, call_.grad_h_n[(first_row_ + r) * hidden_ + slice_.first + u]);
-          }
-          const Gates d = cell_backward(gates, warp.c_prev[i][which][lane], warp.c[i][which][lane], dh.at[which],
-                                        warp.dc[i][lane].at[which]);
-          warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
-          const Words2 rounded = round_gates<T>(d);
-          warp.d_gates[i][which][lane] = rounded;
-          *reinterpret_cast<Words2*>(gradients_ + r * kRow + kGates * u) = rounded;
-        }
-      }
-    });
-  }
-
-  // The gates of step t: as they were saved, or computed again from the recurrent products and gates_x.
-  TAGRANK_DEVICE Gates gates_of(const Warp& warp, int lane, int i, int which, bool there, int64_t t, int row, int u) {
-    const Gates gates = widen<T>(warp.gates[i][which], lane);
-    if (call_.gates_x == nullptr) return gates;
-    const int64_t at = (call_.constant ? 0 : t * call_.batch) + first_row_ + row;
-    RawGates input;
-    load_gates(input, lane, gates_at(call_.gates_x, at, u), hidden_, there);
-    return activate(gates + widen<T>(input, lane));
-  }
-
-  // Multiplies U^T with d_gates. Each group of hidden units of the product goes to the block that has the group.
-  TAGRANK_DEVICE void put_parts(int index, Warp& warp, int64_t t) {
-#pragma unroll 1
-    for (int tile = 0; tile < S::kTiles; ++tile) {
-      Lanes<Float4> sum[kStripes];
-#pragma unroll
-      for (int stripe = 0; stripe < kStripes; ++stripe) each_lane([&](int lane) { sum[stripe][lane] = Float4{}; });
-#pragma unroll
-      for (int k = 0; k < kSlices; ++k) {
-        Lanes<Words4> eight;
-        each_lane([&](int lane) {
-          const uint16_t* from = gradients_ + (tile * kTile + lane / 4) * kRow + k * kSlice + lane % 4 * 8;
-          eight[lane] = *reinterpret_cast<const Words4*>(from);
-        });
-#pragma unroll
-        for (int stripe = 0; stripe < kStripes; ++stripe) {
-          multiply<T>(sum[stripe], warp.weight[stripe][0][k], warp.weight[stripe][1][k], eight);
-        }
-      }
+      return eight;
+    };
+    uint16_t* const staged = reinterpret_cast<uint16_t*>(block_.shared() + kSlots);
+    const auto store = [&](int piece, const Words4& eight) {
+      *reinterpret_cast<Words4*>(staged + piece / kPieces * kStagedRow + piece % kPieces * 8) = eight;
+    };
+    block_.template copy<kInner * kPieces>(load, store);
+    block_.sync();
+    warps.each([&](int index, Warp& warp) {
 #pragma unroll
       for (int stripe = 0; stripe < kStripes; ++stripe) {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
-          const int group = group_of(index, stripe, kStripes, lower);
-          const int to = group / kGroups;
-          if (to >= block_.blocks()) continue;
-          const Float2* mine = slot(t, block_.rank()) + (group % kGroups * S::kTiles + tile) * kLanes;
-          each_lane([&](int lane) {
-            const Float4& four = sum[stripe][lane];
-            block_.put(to, mine + lane, Float2{{four.at[2 * lower], four.at[2 * lower + 1]}});
-          });
+#pragma unroll
+          for (int k = 0; k < kSlices; ++k) {
+            Lanes<const uint16_t*> from;
+            each_lane([&](int lane) {
+              const int column = group_of(index, stripe, kStripes, lower) * kGroup;
+              from[lane] = staged + (k * kSlice + lane) * kStagedRow + column;
+            });
+            load_transposed(warp.weight[stripe][lower][k], from);
+          }
         }
+      }
+    });
+  }
+
+  // All slots are added up, also those of blocks that the cluster does not have.
+  TAGRANK_DEVICE void clear_slots() {
+    block_.sync();
+    block_.share(kSlotsBytes / 16, [&](int i) { block_.write(kSlots + i * 16, Words4{{0, 0, 0, 0}}); });
+  }
+
+  TAGRANK_DEVICE void begin(int index, Warp& warp) {
+    const int64_t last = call_.steps - 1;
+    each_lane([&](int lane) {
+      const int u = unit_of(index, lane), r = backward_row(index, lane, 0, 0);
+      const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u + last * step_;
+      const int64_t input = row * kGates * hidden_ + slice_.first + u, gates = input + last * kGates * step_;
+      const uint16_t* gates_x = call_.gates_x;
+      if (gates_x != nullptr) gates_x += call_.constant ? input : gates;
+      const uint16_t* grad_output = call_.grad_output;
+      if (grad_output != nullptr) {
+        const int* strides = call_.grad_output_strides;
+        grad_output += last * strides[0] + row * strides[1] + (slice_.first + u) * strides[2];
+      }
+      warp.at[lane] = {call_.gates + gates, gates_x, grad_output, call_.cells + at, call_.d_gates + gates,
+                       u < slice_.count ? rows_ - r : 0};
+    });
+    each_number(warp, [&](int lane, int i, int which, int row, bool there) {
+      const int64_t at = place(index, lane, row);
+      warp.dc[i][lane].at[which] = there && call_.grad_c_n != nullptr ? to_float(T{}, call_.grad_c_n[at]) : 0.0f;
+      warp.c_prev[i][which][lane] = there ? call_.cells[last * step_ + at] : 0.0f;
+      warp.d_input[i][which][lane] = Gates{};
+    });
+    if constexpr (kAhead) load(index, warp, last);
+  }
+  // The place of a number in an array [B, H].
+  TAGRANK_DEVICE int64_t place(int index, int lane, int row) const {
+    return (first_row_ + backward_row(index, lane, 0, 0) + row) * hidden_ + slice_.first + unit_of(index, lane);
+  }
+
+  // Issues the loads of step t from global memory, and goes on to the places of step t - 1.
+  TAGRANK_DEVICE void load(int index, Warp& warp, int64_t t) {
+    each_lane([&](int lane) { warp.at[lane].cells -= t > 0 ? step_ : 0; });
+    each_number(warp, [&](int lane, int i, int which, int row, bool there) {
+      const Places& at = warp.at[lane];
+      load_gates(warp.gates[i][which], lane, at.gates + row * kGates * hidden_, hidden_, there);
+      if (call_.gates_x != nullptr) {
+        load_gates(warp.input[i][which], lane, at.gates_x + row * kGates * hidden_, hidden_, there);
+      }
+      warp.grad_output[i][which][lane] =
+          there && call_.grad_output != nullptr ? at.grad_output[row * int64_t{call_.grad_output_strides[1]}] : uint16_t{0};
+      float c_prev = 0.0f;
+      if (t > 0) {
+        if (there) c_prev = at.cells[row * hidden_];
+      } else if (there && call_.c0 != nullptr) {
+        c_prev = to_float(T{}, call_.c0[place(index, lane, row)]);
+      }
+      warp.c[i][which][lane] = warp.c_prev[i][which][lane];
+      warp.c_prev[i][which][lane] = c_prev;
+    });
+    if (t == 0) return;
+    each_lane([&](int lane) {
+      Places& at = warp.at[lane];
+      at.gates -= kGates * step_;
+      if (call_.gates_x != nullptr && !call_.constant) at.gates_x -= kGates * step_;
+      if (call_.grad_output != nullptr) at.grad_output -= call_.grad_output_strides[0];
+    });
+  }
+
+  // All that does not depend on the gradients of the step after.
+  TAGRANK_DEVICE void derive(Warp& warp) {
+    each_number(warp, [&](int lane, int i, int which, int, bool) {
+      Gates gates = widen<T>(warp.gates[i][which], lane);
+      if (call_.gates_x != nullptr) gates = activate<kActivations>(gates + widen<T>(warp.input[i][which], lane));
+      const float c_prev = warp.c_prev[i][which][lane];
+      warp.derivative[i][which][lane] = derive_cell<kActivations>(gates, c_prev, warp.c[i][which][lane]);
+      warp.dh[i][which][lane] = to_float(T{}, warp.grad_output[i][which][lane]);
+    });
+  }
+
+  // Adds up the parts of dh, in a fixed order, and computes d_gates of step t.
+  TAGRANK_DEVICE void differentiate(int index, Warp& warp, int now, bool first) {
+    each_lane([&](int lane) {
+      const int group = index / 2;
+#pragma unroll
+      for (int i = 0; i < kTilesOfWarp; ++i) {
+        const int tile = tile_of(index, i);
+        if (tile >= S::kTiles) continue;
+        Float2 dh = {};
+        if (!first) {
+          const int at = slot(now ^ 1, 0) + in_slot(group / 2, tile, lane) + group % 2 * int(sizeof(Float2));
+          Float2 part[kMost];
+#pragma unroll
+          for (int from = 0; from < kMost; ++from) part[from] = block_.template read<Float2>(at + from * kSlotBytes);
+#pragma unroll
+          for (int apart = 1; apart < kMost; apart *= 2) {
+#pragma unroll
+            for (int from = 0; from + apart < kMost; from += 2 * apart) {
+              part[from].at[0] += part[from + apart].at[0];
+              part[from].at[1] += part[from + apart].at[1];
+            }
+          }
+          dh = part[0];
+        } else if (call_.grad_h_n != nullptr) {
+#pragma unroll
+          for (int which = 0; which < 2; ++which) {
+            const int row = below(i, which);
+            if (row < warp.at[lane].rows) dh.at[which] = to_float(T{}, call_.grad_h_n[place(index, lane, row)]);
+          }
+        }
+#pragma unroll
+        for (int which = 0; which < 2; ++which) {
+          const float dh_here = dh.at[which] + warp.dh[i][which][lane];
+          const Gates d = cell_backward(warp.derivative[i][which][lane], dh_here, warp.dc[i][lane].at[which]);
+          block_.write(gradient(index, lane, i, which, now), round_gates<T>(d));
+          if (call_.d_gates_x != nullptr) warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
+        }
+      }
+    });
+  }
+
+  // Multiplies U^T with d_gates. Each group of hidden units of the product goes to the block that has the group.
+  TAGRANK_DEVICE void send_parts(int index, Warp& warp, int now) {
+#pragma unroll 1
+    for (int tile = 0; tile < S::kTiles; ++tile) {
+      Lanes<Float4> sum[kStripes][kSums];
+#pragma unroll
+      for (int stripe = 0; stripe < kStripes; ++stripe) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) each_lane([&](int lane) { sum[stripe][i][lane] = Float4{}; });
+      }
+#pragma unroll
+      for (int k = 0; k < kSlices; ++k) {
+        Lanes<Words4> eight;
+        each_lane([&](int lane) {
+          const int at = (tile * kTile + lane / 4) * kRow + k * kSlice + lane % 4 * 8;
+          eight[lane] = block_.template read<Words4>(kGradients + now * kGradientBytes + at * 2);
+        });
+#pragma unroll
+        for (int stripe = 0; stripe < kStripes; ++stripe) {
+          multiply<T>(sum[stripe][k % kSums], warp.weight[stripe][0][k], warp.weight[stripe][1][k], eight);
+        }
+      }
+#pragma unroll
+      for (int stripe = 0; stripe < kStripes; ++stripe) {
+        const int group = group_of(index, stripe, kStripes, 0), to = group / kGroups;
+        if (to >= block_.blocks()) continue;
+        each_lane([&](int lane) {
+          Words4 words;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const auto at = [&](int part) { return sum[stripe][part][lane].at[i]; };
+            float total = at(0);
+            if constexpr (kSums > 1) total += at(1);
+            if constexpr (kSums > 2) total += at(2) + at(3);
+            memcpy(&words.word[i], &total, sizeof total);
+          }
+          block_.send(to, slot(now, block_.rank()) + in_slot(group % kGroups / 2, tile, lane), words, now);
+        });
       }
     }
   }
 
-  TAGRANK_DEVICE void store(int index, Warp& warp, int64_t t) {
-    each_number(index, [&](int lane, int i, int which, int u, int row) {
-      if (!exists(u, row)) return;
-      const int64_t at_row = t * call_.batch + first_row_ + row;
-      store_gates(gates_at(call_.d_gates, at_row, u), hidden_, warp.d_gates[i][which][lane]);
-      if (t > 0) return;
-      if (call_.d_c0 != nullptr) {
-        call_.d_c0[at_row * hidden_ + slice_.first + u] = to_bits(T{}, warp.dc[i][lane].at[which]);
-      }
+  // Stores d_gates of a step, once the other blocks have their parts, and goes on to the place of the step before.
+  TAGRANK_DEVICE void store(int index, Warp& warp, int now) {
+    each_number(warp, [&](int lane, int i, int which, int row, bool there) {
+      if (!there) return;
+      const Words2 d_gates = block_.template read<Words2>(gradient(index, lane, i, which, now));
+      store_gates(warp.at[lane].d_gates + row * kGates * hidden_, hidden_, d_gates);
+    });
+    each_lane([&](int lane) { warp.at[lane].d_gates -= kGates * step_; });
+  }
+
+  TAGRANK_DEVICE void finish(int index, Warp& warp) {
+    each_number(warp, [&](int lane, int i, int which, int row, bool there) {
+      if (!there) return;
+      const int64_t at = place(index, lane, row);
+      if (call_.d_c0 != nullptr) call_.d_c0[at] = to_bits(T{}, warp.dc[i][lane].at[which]);
       if (call_.d_gates_x != nullptr) {
-        store_gates(gates_at(call_.d_gates_x, at_row, u), hidden_, round_gates<T>(warp.d_input[i][which][lane]));
+        const int64_t gates = at + (first_row_ + backward_row(index, lane, 0, 0) + row) * (kGates - 1) * hidden_;
+        store_gates(call_.d_gates_x + gates, hidden_, round_gates<T>(warp.d_input[i][which][lane]));
       }
     });
   }
@@ -276,9 +375,8 @@ class Backward {
   const int hidden_;
   const Slice slice_;
   const int64_t first_row_;
-  uint16_t* const gradients_;
-  uint16_t* const staged_;
-  Float2* const slots_;
+  const int rows_;      // that exist
+  const int64_t step_;  // the numbers of one step in `cells`
 };
 
 }  // namespace tagrank::cuda

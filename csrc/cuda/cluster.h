@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "plan.h"
 #include "target.h"
@@ -11,12 +12,14 @@
 
 #ifndef __CUDACC__
 #include <atomic>
-#include <cstring>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 #endif
 
 namespace tagrank::cuda {
+
+constexpr int kMailBytes = 16;  // of shared memory, for the mailboxes of a block
 
 #ifdef __CUDACC__
 
@@ -25,6 +28,9 @@ class Block {
   TAGRANK_DEVICE explicit Block(unsigned char* shared) : shared_(shared) {
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank_));
     asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks_));
+    // The shuffle makes the compiler keep the address in a register. It would compute it again before each use, from a
+    // special register that takes some 20 clocks to read.
+    base_ = __shfl_sync(0xffffffff, static_cast<uint32_t>(__cvta_generic_to_shared(shared)), 0);
   }
   TAGRANK_DEVICE int rank() const { return rank_; }      // in the cluster
   TAGRANK_DEVICE int blocks() const { return blocks_; }  // of the cluster
@@ -57,37 +63,104 @@ class Block {
     asm volatile("bar.sync %0, 64;" : : "r"(1 + static_cast<int>(threadIdx.x) / 64) : "memory");
   }
 
-  // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait(). arrive()
-  // also waits for writes to global memory, so these are better issued after it.
+  // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait().
   TAGRANK_DEVICE void arrive() const { asm volatile("barrier.cluster.arrive.release;" : : : "memory"); }
   TAGRANK_DEVICE void wait() const { asm volatile("barrier.cluster.wait.acquire;" : : : "memory"); }
 
-  // Writes to the shared memory of block `rank`, at the offset that `mine` has in this block's shared memory.
-  TAGRANK_DEVICE void put(int rank, const void* mine, const Words4& value) const {
-    asm volatile("st.shared::cluster.v4.b32 [%0], {%1,%2,%3,%4};"
+  // The V, of 8 or 16 bytes, at a multiple of its size in this block's shared memory; and its replacement.
+  template <typename V>
+  TAGRANK_DEVICE V read(int at) const {
+    static_assert(sizeof(V) == 8 || sizeof(V) == 16, "one load");
+    uint32_t word[sizeof(V) / 4];
+    if constexpr (sizeof(V) == 16) {
+      asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+                   : "r"(base_ + at)
+                   : "memory");
+    } else {
+      asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "r"(base_ + at) : "memory");
+    }
+    V value;
+    memcpy(&value, word, sizeof value);
+    return value;
+  }
+  template <typename V>
+  TAGRANK_DEVICE void write(int at, const V& value) const {
+    static_assert(sizeof(V) == 8 || sizeof(V) == 16, "one store");
+    uint32_t word[sizeof(V) / 4];
+    memcpy(word, &value, sizeof value);
+    if constexpr (sizeof(V) == 16) {
+      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};"
+                   :
+                   : "r"(base_ + at), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3])
+                   : "memory");
+    } else {
+      asm volatile("st.shared.v2.b32 [%0], {%1,%2};" : : "r"(base_ + at), "r"(word[0]), "r"(word[1]) : "memory");
+    }
+  }
+
+  // Two mailboxes, 0 and 1, that count the bytes that all blocks send to this one. A mailbox is full when it has received
+  // `bytes` bytes, and then begins again. They take kMailBytes of shared memory, from `at` on, a multiple of 8.
+  // Before the first send(), the cluster must meet: arrive() and wait().
+  TAGRANK_DEVICE void open_mail(int at, int bytes) {
+    mail_ = at;
+    mail_bytes_ = bytes;
+    if (threadIdx.x == 0) {
+      for (int box = 0; box < 2; ++box) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(mail(box)) : "memory");
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+      for (int box = 0; box < 2; ++box) expect(box);
+    }
+  }
+  // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read.
+  // The acquire is of this block: an acquire of the cluster would also empty the first-level cache of global memory.
+  TAGRANK_DEVICE void await(int box, uint32_t count) const {
+    for (uint32_t full = 0; !full;) {
+      asm volatile(
+          "{.reg .pred full; mbarrier.try_wait.parity.shared::cta.b64 full, [%1], %2; selp.u32 %0, 1, 0, full;}"
+          : "=r"(full)
+          : "r"(mail(box)), "r"(count & 1)
+          : "memory");
+    }
+  }
+  // Lets a mailbox become full once more. To be called in one warp, after its await() and before its next send().
+  TAGRANK_DEVICE void reopen(int box) const {
+    if (threadIdx.x % kLanes == 0) expect(box);
+  }
+  // Writes to the shared memory of block `rank`, from `at` on, and counts the bytes in a mailbox of that block.
+  TAGRANK_DEVICE void send(int rank, int at, uint32_t value, int box) const {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
                  :
-                 : "r"(address_in(rank, mine)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
-                   "r"(value.word[3])
+                 : "r"(map(rank, base_ + at)), "r"(value), "r"(map(rank, mail(box)))
                  : "memory");
   }
-  TAGRANK_DEVICE void put(int rank, const void* mine, const Float2& value) const {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};"
+  TAGRANK_DEVICE void send(int rank, int at, const Words4& value, int box) const {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
                  :
-                 : "r"(address_in(rank, mine)), "f"(value.at[0]), "f"(value.at[1])
+                 : "r"(map(rank, base_ + at)), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]),
+                   "r"(value.word[3]), "r"(map(rank, mail(box)))
                  : "memory");
   }
 
  private:
-  TAGRANK_DEVICE static uint32_t address_in(int rank, const void* mine) {
+  TAGRANK_DEVICE void expect(int box) const {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :
+                 : "r"(mail(box)), "r"(mail_bytes_)
+                 : "memory");
+  }
+  TAGRANK_DEVICE uint32_t mail(int box) const { return base_ + mail_ + 8 * box; }
+  TAGRANK_DEVICE static uint32_t map(int rank, uint32_t mine) {
     uint32_t address;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(address)
-        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(mine), "r"(rank));
     return address;
   }
 
   unsigned char* shared_;
   int rank_, blocks_;
+  uint32_t base_;
+  int mail_, mail_bytes_;
 };
 
 // The state that each warp of the block keeps in registers.
@@ -108,18 +181,21 @@ class Warps {
 
 #else
 
-// The barrier of a cluster. Each block waits with the number of times that it has arrived.
+// The barrier of a cluster, and its mailboxes. Each block waits with the number of times that it has arrived.
 class Meeting {
  public:
-  explicit Meeting(int blocks) : blocks_(blocks) {}
+  explicit Meeting(int blocks) : blocks_(blocks), mail_(2 * blocks) {}
   void arrive() { arrived_.fetch_add(1, std::memory_order_release); }
   void wait(int times) const {
     while (arrived_.load(std::memory_order_acquire) < times * blocks_) std::this_thread::yield();
   }
+  // The bytes that a mailbox has received since the start.
+  std::atomic<int64_t>& mail(int rank, int box) { return mail_[2 * rank + box]; }
 
  private:
   const int blocks_;
   std::atomic<int> arrived_{0};
+  std::vector<std::atomic<int64_t>> mail_;
 };
 
 class Block {
@@ -145,13 +221,33 @@ class Block {
     ++arrivals_;
   }
   void wait() const {
-#ifndef TAGRANK_WITHOUT_BARRIER
+#ifndef TAGRANK_WITHOUT_WAITS
     meeting_.wait(arrivals_);
 #endif
   }
   template <typename V>
-  void put(int rank, const void* mine, const V& value) const {
-    std::memcpy(shared_[rank] + (static_cast<const unsigned char*>(mine) - shared()), &value, sizeof value);
+  V read(int at) const {
+    return *reinterpret_cast<const V*>(shared() + at);
+  }
+  template <typename V>
+  void write(int at, const V& value) const {
+    *reinterpret_cast<V*>(shared() + at) = value;
+  }
+  void open_mail(int, int bytes) { mail_bytes_ = bytes; }
+  // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
+  void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
+#ifndef TAGRANK_WITHOUT_WAITS
+    const int64_t expected = (count + 1) * mail_bytes_;
+    int64_t received;
+    while ((received = meeting_.mail(rank_, box).load(std::memory_order_acquire)) < expected) std::this_thread::yield();
+    if (received > expected) std::abort();
+#endif
+  }
+  void reopen(int) const {}
+  template <typename V>
+  void send(int rank, int at, const V& value, int box) const {
+    std::memcpy(shared_[rank] + at, &value, sizeof value);
+    meeting_.mail(rank, box).fetch_add(sizeof value, std::memory_order_acq_rel);
   }
 
  private:
@@ -159,6 +255,7 @@ class Block {
   const std::vector<unsigned char*>& shared_;
   Meeting& meeting_;
   int arrivals_ = 0;
+  int64_t mail_bytes_ = 0;
 };
 
 template <typename State>

@@ -8,7 +8,7 @@ namespace tagrank::cuda {
 namespace {
 
 template <typename T, typename S>
-__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_constant__ ForwardCall call) {
+__global__ void __launch_bounds__(ForwardLayout<S>::kThreads, 1) forward_kernel(const __grid_constant__ ForwardCall call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
   Forward<T, S>(call, block).run();
@@ -18,7 +18,7 @@ struct ForwardKernels {
   using Call = ForwardCall;
   template <typename T, typename S>
   static Kernel<Call> kernel() {
-    return {&forward_kernel<T, S>, S::kRows, Forward<T, S>::kShared};
+    return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S>::kThreads, Forward<T, S>::kShared};
   }
   template <typename T, int kPadded>
   static Kernels<Call> kernels() {

@@ -27,6 +27,18 @@ TAGRANK_DEVICE Gates widen(const RawGates& raw, int lane) {
 }
 
 template <typename T>
+TAGRANK_DEVICE Gates widen(const Words2& gates) {
+  return {to_float(T{}, half(gates.word[0], 0)), to_float(T{}, half(gates.word[0], 1)), to_float(T{}, half(gates.word[1], 0)),
+          to_float(T{}, half(gates.word[1], 1))};
+}
+
+// The same numbers in half of the registers.
+TAGRANK_DEVICE Words2 pack(const RawGates& raw, int lane) {
+  const auto two = [&](int gate) { return raw[gate][lane] | static_cast<uint32_t>(raw[gate + 1][lane]) << 16; };
+  return {{two(0), two(2)}};
+}
+
+template <typename T>
 TAGRANK_DEVICE Words2 round_gates(const Gates& gates) {
   return {{halves<T>(gates.i, gates.f), halves<T>(gates.g, gates.o)}};
 }

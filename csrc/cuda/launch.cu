@@ -33,12 +33,12 @@ class OnDevice {
 // A launch of clusters of `blocks` blocks each.
 class Configuration {
  public:
-  Configuration(int shared, int64_t clusters, int blocks, void* stream) {
+  Configuration(int threads, int shared, int64_t clusters, int blocks, void* stream) {
     cluster_.id = cudaLaunchAttributeClusterDimension;
     cluster_.val.clusterDim.x = blocks;
     cluster_.val.clusterDim.y = cluster_.val.clusterDim.z = 1;
     config_.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
-    config_.blockDim = dim3(kThreads);
+    config_.blockDim = dim3(static_cast<unsigned>(threads));
     config_.dynamicSmemBytes = static_cast<std::size_t>(shared);
     config_.stream = static_cast<cudaStream_t>(stream);
     config_.attrs = &cluster_;
@@ -58,7 +58,7 @@ template <typename Call>
 cudaError_t count_active(const Kernel<Call>& kernel, int blocks, int& clusters) {
   TAGRANK_TRY(cudaFuncSetAttribute(kernel.entry, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared));
   TAGRANK_TRY(cudaFuncSetAttribute(kernel.entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  const Configuration configuration(kernel.shared, 1, blocks, nullptr);
+  const Configuration configuration(kernel.threads, kernel.shared, 1, blocks, nullptr);
   return cudaOccupancyMaxActiveClusters(&clusters, kernel.entry, configuration.get());
 }
 
@@ -119,7 +119,7 @@ cudaError_t run(Kernels<Call> (*kernels_for)(int hidden, bool bfloat16), const C
     if (needed <= clusters) break;
   }
   if (chosen.entry == nullptr) return cudaErrorInvalidClusterSize;
-  const Configuration configuration(chosen.shared, needed, blocks, to.stream);
+  const Configuration configuration(chosen.threads, chosen.shared, needed, blocks, to.stream);
   return cudaLaunchKernelEx(configuration.get(), chosen.entry, call);
 }
 

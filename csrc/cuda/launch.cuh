@@ -15,8 +15,9 @@ namespace tagrank::cuda {
 template <typename Call>
 struct Kernel {
   void (*entry)(Call);
-  int rows;    // batch rows of a cluster
-  int shared;  // bytes of shared memory of a block
+  int rows;     // batch rows of a cluster
+  int threads;  // of a block
+  int shared;   // bytes of shared memory of a block
 };
 
 // The kernels that serve one H in one dtype, the one with the fewest rows first.

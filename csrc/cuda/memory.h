@@ -36,17 +36,4 @@ TAGRANK_DEVICE Words4 load_eight(const uint16_t* row, int first, int length) {
   return eight;
 }
 
-// Stores the numbers [first, first + 8) of a row, except those beyond its end.
-template <bool kAligned>
-TAGRANK_DEVICE void store_eight(uint16_t* row, int first, int length, const Words4& eight) {
-  if constexpr (kAligned) {
-    if (first < length) *reinterpret_cast<Words4*>(row + first) = eight;
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (first + i < length) row[first + i] = half(eight.word[i / 2], i % 2);
-    }
-  }
-}
-
 }  // namespace tagrank::cuda

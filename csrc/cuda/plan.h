@@ -9,9 +9,9 @@ namespace tagrank::cuda {
 
 constexpr int kGates = 4;               // i, f, g, o
 constexpr int kGroup = 8;               // hidden units of a group: a matrix fragment has a row g in 0..7 for each
-constexpr int kGroups = 4;              // groups of a block; two warps work on each
+constexpr int kGroups = 4;              // groups of a block; one or two warps work on each
 constexpr int kUnits = kGroup * kGroups;  // hidden units of a block, each with all four gates
-constexpr int kWarps = 2 * kGroups;
+constexpr int kWarps = 2 * kGroups;     // of a block of the backward pass
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTile = 8;                // batch rows in one matrix instruction
 constexpr int kSlice = 32;              // elements of the inner dimension that two matrix instructions multiply
@@ -48,29 +48,49 @@ TAGRANK_EVERYWHERE Slice slice_of(int block, int hidden) {
 // The row of U (and of its gradient) for one gate of one hidden unit.
 TAGRANK_EVERYWHERE int gate_row(int gate, int unit, int hidden) { return gate * hidden + unit; }
 
-// Both passes: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.
+// Forward: how the gates of a block's units are divided among its warps. A warp has all four gates of eight units.
+enum class Division {
+  kWhole,  // a warp has all of the inner dimension, too: no warp waits for another one of its block
+  kPairs,  // two warps have the same units, each half of the inner dimension: they exchange sums, each updates half the rows
+};
+// If H is large, U does not fit in the registers of as few warps as kWhole has.
+TAGRANK_EVERYWHERE constexpr Division division_for(int padded) { return padded <= 256 ? Division::kWhole : Division::kPairs; }
+
+template <typename S>
+struct ForwardLayout {
+  static constexpr bool kPairs = division_for(S::kPadded) == Division::kPairs;
+  static constexpr int kWarps = kPairs ? 2 * kGroups : kGroups;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kCells = kPairs ? 1 : 2;  // of a lane in each tile
+  static constexpr int kInner = kPairs ? S::kPadded / 2 : S::kPadded;  // what a warp has of the inner dimension
+  static constexpr int kSlices = kInner / kSlice;
+
+  // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group.
+  TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {
+    return (kPairs ? warp / 2 : warp) * kGroup + lane / 4;
+  }
+  // The batch row of a lane's cell i in a tile. With q = lane % 4, the product leaves sums of the rows 2q and 2q + 1 in a lane.
+  // In a pair, the even warp updates row 2q, the odd warp row 2q + 1.
+  TAGRANK_EVERYWHERE static constexpr int row(int warp, int lane, int tile, int i) {
+    return kTile * tile + 2 * (lane % 4) + (kPairs ? warp % 2 : i);
+  }
+  // The first of the eight hidden states that a lane multiplies in a slice.
+  TAGRANK_EVERYWHERE static constexpr int inner(int warp, int lane, int slice) {
+    return (kPairs ? warp % 2 * kInner : 0) + slice * kSlice + lane % 4 * 8;
+  }
+};
+
+// Backward: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.
 TAGRANK_EVERYWHERE constexpr int unit_of(int warp, int lane) { return warp / 2 * kGroup + lane / 4; }
-
-// Forward. Each of the two warps of a group multiplies one half of the inner dimension, in slices of kSlice. A lane
-// multiplies eight consecutive hidden states of a slice; this is the first of them.
-TAGRANK_EVERYWHERE constexpr int inner_of(int warp, int lane, int slice, int padded) {
-  return warp % 2 * (padded / 2) + slice * kSlice + lane % 4 * 8;
-}
-// The batch row that a lane updates in a tile. With q = lane % 4, the product leaves sums of rows 2q and 2q + 1 in the lanes
-// of both warps of a group: the even warp updates row 2q, the odd warp row 2q + 1.
-TAGRANK_EVERYWHERE constexpr int forward_row(int warp, int lane, int tile) {
-  return kTile * tile + 2 * (lane % 4) + warp % 2;
-}
-
-// Backward. The even warp of a group has the even tiles, the odd warp the odd tiles; a lane has rows 2q and 2q + 1 of each.
+// The even warp of a group has the even tiles, the odd warp the odd tiles; a lane has rows 2q and 2q + 1 of each.
 // Tile i of a warp:
 TAGRANK_EVERYWHERE constexpr int tile_of(int warp, int i) { return 2 * i + warp % 2; }
 // Row 2q + which of tile i of a warp:
 TAGRANK_EVERYWHERE constexpr int backward_row(int warp, int lane, int i, int which) {
   return kTile * tile_of(warp, i) + 2 * (lane % 4) + which;
 }
-// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds one slice at
-// a time, in the order in which fragments read it: position `at` of the slice holds this element of the inner dimension.
+// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds its slices in
+// the order in which fragments read them: position `at` of a slice holds this element of the inner dimension.
 TAGRANK_EVERYWHERE constexpr int staged_inner(int slice, int at) {
   return slice * kSlice + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
 }

@@ -63,6 +63,17 @@ TAGRANK_DEVICE void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_
                : "memory");
 }
 
+// Transposes an 8 x 8 matrix: a lane gives the elements [g][2q] and [g][2q+1] and gets [2q][g] and [2q+1][g].
+TAGRANK_DEVICE void transpose(Lanes<uint32_t>& matrix) {
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(matrix.value));
+}
+
+// Each lane gets the value of lane ^ mask.
+template <typename V>
+TAGRANK_DEVICE void swap_lanes(Lanes<V>& values, int mask) {
+  values.value = __shfl_xor_sync(0xffffffff, values.value, mask);
+}
+
 #else
 
 template <typename V>
@@ -104,6 +115,21 @@ inline void load_transposed(Lanes<Words4>& to, const Lanes<const uint16_t*>& row
       to[lane].word[p] = row[8 * p + 2 * q][g] | static_cast<uint32_t>(row[8 * p + 2 * q + 1][g]) << 16;
     }
   }
+}
+
+inline void transpose(Lanes<uint32_t>& matrix) {
+  const Lanes<uint32_t> before = matrix;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int g = lane / 4, q = lane % 4;
+    const auto element = [&](int row) { return half(before[4 * row + g / 2], g % 2); };
+    matrix[lane] = element(2 * q) | static_cast<uint32_t>(element(2 * q + 1)) << 16;
+  }
+}
+
+template <typename V>
+void swap_lanes(Lanes<V>& values, int mask) {
+  const Lanes<V> before = values;
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = before[lane ^ mask];
 }
 
 #endif

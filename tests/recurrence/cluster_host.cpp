@@ -1,5 +1,5 @@
-// Runs the schedules of csrc/cuda on the host, for test_cluster.py. Each block of a cluster is a thread, and the barriers
-// between blocks are real. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles only this size, which is quick.
+// Runs the schedules of csrc/cuda on the host, for test_cluster.py. Each block of a cluster is a thread, and really waits for
+// the others. Built without CUDA. -DTAGRANK_PADDED=128 -DTAGRANK_TILES=2 compiles only this size, which is quick.
 
 #include <algorithm>
 #include <cstdint>
@@ -41,10 +41,11 @@ void run_forward(const ForwardCall& call) {
   using Pass = Forward<T, Sizes<kPadded, kTiles>>;
   run<Pass>(call, kTile * kTiles, Pass::kShared);
 }
+// The backward pass has at most four tiles.
 template <typename T, int kPadded, int kTiles>
 void run_backward(const BackwardCall& call) {
-  using Pass = Backward<T, Sizes<kPadded, kTiles>>;
-  run<Pass>(call, kTile * kTiles, Pass::shared(blocks_for(call.hidden)));
+  using S = Sizes<kPadded, kTiles < 4 ? kTiles : 4>;
+  run<Backward<T, S>>(call, S::kRows, Backward<T, S>::kShared);
 }
 
 // Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
@@ -61,21 +62,54 @@ void run_backward(const BackwardCall& call) {
   CASE(function, call, bfloat16, 128, 1)                                                                 \
   CASE(function, call, bfloat16, 128, 2)                                                                 \
   CASE(function, call, bfloat16, 128, 4)                                                                 \
+  CASE(function, call, bfloat16, 128, 8)                                                                 \
   CASE(function, call, bfloat16, 256, 2)                                                                 \
   CASE(function, call, bfloat16, 384, 1)                                                                 \
-  CASE(function, call, bfloat16, 512, 2)
+  CASE(function, call, bfloat16, 384, 8)                                                                 \
+  CASE(function, call, bfloat16, 512, 2)                                                                 \
+  CASE(function, call, bfloat16, 512, 4)
 #endif
 #define CASE(function, call, bfloat16, padded, tiles)                                                    \
   case padded * 10 + tiles:                                                                              \
     bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \
     return true;
 
+// The part of cluster_coverage() that belongs to the forward pass.
+template <int kPadded>
+void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) {
+  using Layout = ForwardLayout<Sizes<kPadded, 1>>;
+  for (int block = 0; block < blocks_for(hidden); ++block) {
+    const Slice slice = slice_of(block, hidden);
+    for (int warp = 0; warp < Layout::kWarps; ++warp) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int u = Layout::unit(warp, lane);
+        if (u >= slice.count) continue;
+        for (int gate = 0; gate < kGates; ++gate) {
+          for (int step = 0; step < Layout::kSlices; ++step) {
+            for (int i = 0; i < 8; ++i) {
+              const int inner = Layout::inner(warp, lane, step) + i;
+              if (inner < hidden) ++weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
+            }
+          }
+        }
+        for (int first = 0; first < batch; first += kTile * tiles) {
+          for (int tile = 0; tile < tiles; ++tile) {
+            for (int i = 0; i < Layout::kCells; ++i) {
+              const int row = first + Layout::row(warp, lane, tile, i);
+              if (row < batch) ++updated[row * hidden + slice.first + u];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
 
 bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
-  if (tiles == 8 && padded(call->hidden) == 128) return run_forward<Float16, 128, 8>(*call), !bfloat16;
   CHOOSE(run_forward, (*call), bfloat16, tiles)
 }
 
@@ -88,31 +122,24 @@ int cluster_padded(int hidden) { return padded(hidden); }
 
 // The shared memory of a block of the largest kernels, in bytes.
 int cluster_forward_bytes() { return Forward<Float16, Sizes<512, 8>>::kShared; }
-int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::shared(kMaxBlocks); }
+int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::kShared; }
 
 // Counts how often each element is covered: the elements of U [4H, H] in the product of each pass, the states [B, H] that the
 // forward pass updates and the backward pass differentiates, and the elements of dh [H] that each block puts.
 void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int* backward_weight, int* updated,
                       int* differentiated, int* put) {
   const int size = padded(hidden), blocks = blocks_for(hidden), stripes = size / kWarps / 16;
+  const auto cover = size == 128   ? cover_forward<128>
+                     : size == 256 ? cover_forward<256>
+                     : size == 384 ? cover_forward<384>
+                                   : cover_forward<512>;
+  cover(batch, hidden, tiles, forward_weight, updated);
   for (int block = 0; block < blocks; ++block) {
     const Slice slice = slice_of(block, hidden);
     for (int warp = 0; warp < kWarps; ++warp) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const int u = unit_of(warp, lane);
-        for (int gate = 0; u < slice.count && gate < kGates; ++gate) {
-          for (int step = 0; step < size / 2 / kSlice; ++step) {
-            for (int i = 0; i < 8; ++i) {
-              const int inner = inner_of(warp, lane, step, size) + i;
-              if (inner < hidden) ++forward_weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
-            }
-          }
-        }
         for (int first = 0; first < batch; first += kTile * tiles) {
-          for (int tile = 0; u < slice.count && tile < tiles; ++tile) {
-            const int row = first + forward_row(warp, lane, tile);
-            if (row < batch) ++updated[row * hidden + slice.first + u];
-          }
           for (int i = 0; u < slice.count && i < (tiles + 1) / 2; ++i) {
             for (int which = 0; which < 2 && tile_of(warp, i) < tiles; ++which) {
               const int row = first + backward_row(warp, lane, i, which);
@@ -146,9 +173,10 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
 #ifdef TAGRANK_MAIN
 // Runs both passes on a small problem, for the thread sanitizer.
 int main() {
-  const int batch = 9, hidden = 100, steps = 4;
+  const int batch = 9, hidden = TAGRANK_PADDED - 28, steps = 4, tiles = TAGRANK_TILES;
   std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
-  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size()), h_n(batch * hidden), c_n(batch * hidden);
+  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size());
+  std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
   std::vector<float> cells(output.size());
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
   ForwardCall forward{};
@@ -178,6 +206,6 @@ int main() {
   backward.cells = cells.data();
   backward.d_gates = d_gates.data();
   backward.d_gates_x = d_gates_x.data();
-  return cluster_forward(&forward, false, 2) && cluster_backward(&backward, false, 2) ? 0 : 1;
+  return cluster_forward(&forward, false, tiles) && cluster_backward(&backward, false, tiles) ? 0 : 1;
 }
 #endif

@@ -493,12 +493,12 @@ def test_states_may_be_reset_in_place_between_steps(any_backend: str, device_of:
         for states in (ours, theirs):
             for state in states:
                 state[1] = 0
-    for ours, theirs in zip(
+    for a, b in zip(
         torch.autograd.grad(sum(s.square().sum() for s in ours), list(cell.parameters())),
         torch.autograd.grad(sum(s.square().sum() for s in theirs), list(reference.parameters())),
         strict=True,
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.skipif(not FUSED["native"].by_library(), reason="the library is not built")

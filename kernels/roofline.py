@@ -100,11 +100,7 @@ class Step:
             "special functions": self.special / limits.special / used,
             "distributed shared memory": self.distributed / limits.distributed / used,
         }
-        waiting = (
-            self.barriers * limits.barrier
-            + self.launches * limits.launch
-            + self.messages * limits.message
-        )
+        waiting = self.barriers * limits.barrier + self.launches * limits.launch + self.messages * limits.message
         longest = max(times, key=times.__getitem__)
         least = times[longest] + waiting
         if times[longest] >= waiting:

@@ -26,7 +26,7 @@ class Limits:
         distributed: bytes per second that the blocks of a cluster write into each other's shared memory.
         barrier: seconds that a barrier among some dozens of blocks takes.
         launch: seconds that the launch of a kernel in a CUDA graph takes.
-        cluster_barrier: seconds that a barrier of a cluster takes, including the way to another block's shared memory.
+        message: seconds from a store into another block's shared memory until that block has seen it.
     """
 
     multiprocessors: int
@@ -38,11 +38,11 @@ class Limits:
     distributed: float
     barrier: float
     launch: float
-    cluster_barrier: float
+    message: float
 
 
 #: At 1.755 GHz. In a clock, a multiprocessor moves 128 bytes of shared memory and computes 16 special functions. In a
-#: microsecond, it writes 20 KB to other multiprocessors.
+#: microsecond, it writes 20 KB to other multiprocessors. A message takes 250 clocks.
 H100 = Limits(
     multiprocessors=132,
     flops=990e12,
@@ -53,7 +53,7 @@ H100 = Limits(
     distributed=132 * 20e9,
     barrier=1.0e-6,
     launch=1.3e-6,
-    cluster_barrier=0.25e-6,
+    message=0.14e-6,
 )
 
 
@@ -71,7 +71,7 @@ class Step:
         launches: launches, 0 or 1.
         programs: the number of programs that share the work.
         distributed: bytes that the blocks of a cluster write into each other's shared memory.
-        cluster_barriers: barriers of a cluster, 0 or 1.
+        messages: messages between the blocks of a cluster that the step waits for one after another, 0 or 1.
     """
 
     flops: int
@@ -83,13 +83,13 @@ class Step:
     launches: int
     programs: int
     distributed: int = 0
-    cluster_barriers: int = 0
+    messages: int = 0
 
     def floor(self, limits: Limits) -> tuple[float, str]:
         """The least time of the step in seconds, and what bounds it.
 
-        Transfers and arithmetic may all overlap, so only the longest of them counts. Waiting for a barrier or a launch
-        overlaps with nothing. Programs use one multiprocessor each.
+        Transfers and arithmetic may all overlap, so only the longest of them counts. Waiting for a barrier, a launch or
+        a message overlaps with nothing. Programs use one multiprocessor each.
         """
         used = min(self.programs / limits.multiprocessors, 1.0)
         times = {
@@ -100,16 +100,12 @@ class Step:
             "special functions": self.special / limits.special / used,
             "distributed shared memory": self.distributed / limits.distributed / used,
         }
-        waiting = (
-            self.barriers * limits.barrier
-            + self.launches * limits.launch
-            + self.cluster_barriers * limits.cluster_barrier
-        )
+        waiting = self.barriers * limits.barrier + self.launches * limits.launch + self.messages * limits.message
         longest = max(times, key=times.__getitem__)
         least = times[longest] + waiting
         if times[longest] >= waiting:
             return least, longest
-        return least, "launch" if self.launches else "barrier"
+        return least, "launch" if self.launches else "barrier" if self.barriers else "message"
 
 
 def triton_step(kernel: Kernel, variant: Variant, batch: int, hidden: int, *, training: bool = True) -> Step:
@@ -146,10 +142,13 @@ def cluster_step(kernel: Kernel, batch: int, hidden: int, limits: Limits, *, tra
     rows = next((rows for rows in sizes if ceil_div(batch, rows) <= at_once), sizes[-1])
     clusters = ceil_div(batch, rows)
     depth = ceil_div(hidden, 128) * 128
-    memory, special = _cell_work(kernel, batch * hidden, training)
+    memory, _ = _cell_work(kernel, batch * hidden, training)
+    # In bfloat16, each sigmoid and each tangent is one special function.
+    special = (5 if kernel == "forward" else 1) * batch * hidden
     if kernel == "forward":
-        # Each of eight warps reads half of h; pairs of warps exchange half of their sums.
-        shared = clusters * blocks * rows * (8 * depth + 2 * 128 * 4)
+        # Each of four warps reads h. For large H, each of eight reads half of it, and pairs of warps exchange half of
+        # their sums.
+        shared = clusters * blocks * rows * (8 * depth + (2 * 128 * 4 if depth > 256 else 0))
         distributed = clusters * blocks * (blocks - 1) * rows * 32 * 2
     else:
         # Each of eight warps reads the gradients of the block's gates; then the parts of dh of all blocks are added up.
@@ -166,7 +165,7 @@ def cluster_step(kernel: Kernel, batch: int, hidden: int, limits: Limits, *, tra
         launches=0,
         programs=clusters * blocks,
         distributed=distributed,
-        cluster_barriers=int(blocks > 1),
+        messages=int(blocks > 1),
     )
 
 

@@ -48,7 +48,7 @@ def test_counts_of_a_cluster() -> None:
     No number of rows lets all clusters fit at once, so each cluster takes the most rows: 64 in forward, 32 in backward.
     """
     one = cluster_step("forward", 40, 200, UNITS)
-    assert (one.programs, one.cluster_barriers, one.barriers, one.launches) == (7, 1, 0, 0)
+    assert (one.programs, one.messages, one.barriers, one.launches) == (7, 1, 0, 0)
     # Each of the seven blocks sends h, 32 units of 64 rows in 16 bit, to the six others.
     assert one.distributed == 7 * 6 * 64 * 32 * 2
     assert one.flops == 8 * 64 * 256 * 224
@@ -58,9 +58,9 @@ def test_counts_of_a_cluster() -> None:
     assert back.distributed == 2 * 7 * 6 * 32 * 32 * 4
     assert (one.memory, back.memory) == (14 * 40 * 200, 22 * 40 * 200)
     seconds, bound = one.floor(Limits(4, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 5.0, 7.0, 3.0))
-    assert (seconds, bound) == (pytest.approx(3.0, rel=1e-2), "barrier")
+    assert (seconds, bound) == (pytest.approx(3.0, rel=1e-2), "message")
 
 
 def test_a_single_block_waits_for_no_other() -> None:
     single = cluster_step("forward", 1, 32, H100)
-    assert (single.programs, single.distributed, single.cluster_barriers) == (1, 0, 0)
+    assert (single.programs, single.distributed, single.messages) == (1, 0, 0)

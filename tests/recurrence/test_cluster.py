@@ -300,8 +300,8 @@ def test_compiled_kernels_keep_to_registers() -> None:
     assert len([name for name, *_ in found if "backward_kernel" in name]) == 2 * 4 * 3
     for name, registers, stack, local in found:
         padded = int(re.search(r"SizesILi(\d+)E", name)[1])
-        # U takes at least this many: a thread's share of 128 x `padded` numbers of 16 bits. A forward pass for H up to 256
-        # has 128 threads, others have 256.
+        # U takes at least this many: a thread's share of 128 x `padded` numbers of 16 bits. A block has 128 threads in
+        # a forward pass for H up to 256, otherwise 256.
         share = padded // 2 if "forward_kernel" in name and padded <= 256 else padded // 4
         assert share < int(registers) <= 255, name
         assert (stack, local) == ("0", "0"), name

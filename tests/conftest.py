@@ -120,6 +120,15 @@ def any_backend(request: pytest.FixtureRequest) -> str:
     return _available(request.param)
 
 
+@pytest.fixture(scope="module")
+def exact_float32() -> Iterator[None]:
+    """float32 products on GPUs are as exact as float32, where PyTorch's default for LSTMs allows TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.fixture(scope="session")
 def device_of() -> Callable[[str], str]:
     """The type of device on which the tests run a backend."""

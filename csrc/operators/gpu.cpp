@@ -208,10 +208,9 @@ Tensor weight_gradient(const BackwardPass& pass, const Tensor& d_gates) {
                           : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, hidden});
   }
   const int64_t rows = (steps - 1) * batch;
-  const Tensor gradient =
-      product_over_rows(matrix(d_gates, rows, 4 * hidden, batch), matrix(*pass.output, rows, hidden));
-  if (h0.has_value()) add_product_over_rows(gradient, matrix(d_gates, batch, 4 * hidden), *h0);
-  return gradient;
+  const Tensor later = matrix(d_gates, rows, 4 * hidden, batch), states = matrix(*pass.output, rows, hidden);
+  return h0.has_value() ? product_over_rows(later, states, matrix(d_gates, batch, 4 * hidden), *h0)
+                        : product_over_rows(later, states);
 }
 
 }  // namespace

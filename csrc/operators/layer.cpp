@@ -100,9 +100,8 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
   const bool recompute = save_cells && !save_gates;
   const Gates gates = input_gates(context, input, weight_ih, bias_ih, bias_hh, sizes, kind.cpu() || recompute);
   const Tensor output = empty({steps, batch, hidden}, kind);
-  // A cell returns h_n only, which then is the output.
-  const Tensor h_n = steps == 1 && state_dimensions == 2 ? view(output, {batch, hidden}, {hidden, 1})
-                                                         : new_state(sizes, kind, state_dimensions);
+  const Tensor h_n = state_dimensions == 3 ? new_state(sizes, kind, 3)
+                                           : view(output, {batch, hidden}, {hidden, 1}, (steps - 1) * batch * hidden);
   const Tensor c_n = new_state(sizes, kind, state_dimensions);
   MaybeTensor saved, cells;
   if (save_gates) saved = empty({steps, batch, 4 * hidden}, kind);

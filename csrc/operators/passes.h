@@ -24,7 +24,7 @@ struct ForwardPass {
   Tensor weight_hh;      // [4H, H]
   MaybeTensor h0, c0;    // [B, H], in any number of dimensions; zeros if missing
   Tensor output;         // [T, B, H]
-  Tensor h_n, c_n;       // [B, H], in any number of dimensions. h_n may share the memory of output if T is 1
+  Tensor h_n, c_n;       // [B, H], in any number of dimensions. h_n may be the last step of output
   MaybeTensor gates;     // [T, B, 4H]: the activated gates, if they are to be saved
   MaybeTensor cells;     // [T, B, H], likewise
 };

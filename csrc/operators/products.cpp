@@ -65,8 +65,8 @@ void small_linear(const Tensor& out, const Tensor& x, const Tensor& weight, cons
   cpu::linear(call);
 }
 
-// In float16, cuBLAS rounds parts of a sum over so many rows to float16, and then adds those up.
-constexpr int64_t kManyRows = 8192;
+// In 16 bit, cuBLAS may round parts of a sum over so many rows to 16 bit before it adds those up.
+constexpr int64_t kManyRows = 2048;
 
 }  // namespace
 
@@ -106,14 +106,37 @@ void product_into(const Tensor& out, const Tensor& a, const Tensor& b) {
   STABLE_TORCH_ERROR_CODE_CHECK(functions_for(kind_of(a)).mm_out(out.get(), a.get(), b.get()));
 }
 
-Tensor product_over_rows(const Tensor& a, const Tensor& b) {
-  const Kind kind = kind_of(a);
-  const Tensor left = transposed(a);
-  if (kind.cpu() || kind.dtype != ScalarType::Half || a.size(0) < kManyRows) return product(left, b);
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(left), torch::stable::detail::from(b),
+namespace {
+
+// a^T b in float32, by the one operator of torch that has it.
+Tensor exact_product_over_rows(const Tensor& a, const Tensor& b) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(transposed(a)), torch::stable::detail::from(b),
                                     torch::stable::detail::from(ScalarType::Float)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::to(torch::stable::detail::to<Tensor>(stack[0]), kind.dtype);
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+bool is_long(const Kind& kind, int64_t rows) {
+  return !kind.cpu() && (kind.dtype == ScalarType::Half || kind.dtype == ScalarType::BFloat16) && rows >= kManyRows;
+}
+
+}  // namespace
+
+Tensor product_over_rows(const Tensor& a, const Tensor& b) {
+  const Kind kind = kind_of(a);
+  if (is_long(kind, a.size(0))) return torch::stable::to(exact_product_over_rows(a, b), kind.dtype);
+  return product(transposed(a), b);
+}
+
+Tensor product_over_rows(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& d) {
+  const Kind kind = kind_of(a);
+  if (is_long(kind, a.size(0) + c.size(0))) {
+    return torch::stable::to(add(exact_product_over_rows(a, b), exact_product_over_rows(c, d)), kind.dtype);
+  }
+  const Tensor sum = product(transposed(a), b), left = transposed(c);
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      functions_for(kind).addmm_out(sum.get(), sum.get(), left.get(), d.get(), /*beta=*/1, /*alpha=*/1));
+  return sum;
 }
 
 Tensor add(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, /*alpha=*/-1); }
@@ -122,12 +145,6 @@ Tensor sum_of_rows(const Tensor& a) {
   if (a.dim() == 2 && a.size(0) == 1 && a.is_contiguous()) return view(a, {a.size(1)}, {1});
   const int64_t over[] = {0};
   return torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(over, 1));
-}
-
-void add_product_over_rows(const Tensor& to, const Tensor& a, const Tensor& b) {
-  const Tensor left = transposed(a);
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      functions_for(kind_of(a)).addmm_out(to.get(), to.get(), left.get(), b.get(), /*beta=*/1, /*alpha=*/1));
 }
 
 }  // namespace tagrank

@@ -13,13 +13,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, co
 Tensor product(const Tensor& a, const Tensor& b);
 // out = a b.
 void product_into(const Tensor& out, const Tensor& a, const Tensor& b);
-// a^T b, a sum over the rows of both, of which there may be many. Its error does not grow with their number.
+// a^T b, or the sum of two such products: sums over the rows of both factors, of which there may be many. In 16 bit, long sums on
+// GPUs are kept in float32 and rounded once.
 Tensor product_over_rows(const Tensor& a, const Tensor& b);
+Tensor product_over_rows(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& d);
 // a + b, of shapes that torch broadcasts.
 Tensor add(const Tensor& a, const Tensor& b);
 // The sum over the first dimension. The sum of a single row of a matrix is that row, not a copy.
 Tensor sum_of_rows(const Tensor& a);
-// to += a^T b.
-void add_product_over_rows(const Tensor& to, const Tensor& a, const Tensor& b);
 
 }  // namespace tagrank

@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(60), pytest.mark.usefixtures(
 #: each factor's mantissa, as float16 does, but may cut the others off where float16 rounds. At H = 100 and T = 20 an
 #: H100 had 0.0026.
 FLOAT32_TOLERANCE = {"tf32x3": 1e-6, "tf32": 5e-3}
+#: Of dU in float32, a product by cuBLAS in whatever order it chooses.
+FLOAT32_SUM_TOLERANCE = 3e-6
 #: Of dU in float16, whose product over all steps and rows is summed in float32 and rounded once.
 LONG_SUM_TOLERANCE = 1e-3
 GPU_BACKENDS = [backend for backend in FUSED.values() if backend.device == "cuda"]
@@ -96,6 +98,11 @@ def allowed(dtype: torch.dtype, hidden: int, precision: str = "tf32x3") -> float
     return FLOAT32_TOLERANCE[precision] if dtype == torch.float32 else tolerance(dtype, hidden)
 
 
+def of_weight(dtype: torch.dtype, right: float) -> float:
+    """The same for dU."""
+    return max(right, FLOAT32_SUM_TOLERANCE) if dtype == torch.float32 else right
+
+
 def entries() -> list[object]:
     """Each entry of the table in each of its dtypes."""
     return [
@@ -129,7 +136,8 @@ def test_every_entry(kernel: Kernel, rule: Rule, dtype: torch.dtype, precision: 
         with FUSED["triton"].forced(**{kernel: variant}), trace() as kernels:
             got = results(*lstm_recurrence(*inputs, steps=steps, backend="triton"), inputs)
         assert f"triton.{kernel}.{variant.name}" in kernels
-        assert_matches_the_oracle(got, inputs, steps, allowed(dtype, hidden, precision))
+        right = allowed(dtype, hidden, precision)
+        assert_matches_the_oracle(got, inputs, steps, right, weight_hh=of_weight(dtype, right))
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recomputed"])
@@ -141,7 +149,8 @@ def test_auto(batch: int, steps: int, hidden: int, dtype: torch.dtype, recompute
         got = results(*lstm_recurrence(*inputs, steps=steps, recompute=recompute), inputs)
     assert [kernel.split(".")[1] for kernel in kernels] == ["forward", "backward"]
     assert {kernel.split(".")[0] for kernel in kernels} <= {backend.name for backend in GPU_BACKENDS}
-    assert_matches_the_oracle(got, inputs, steps, allowed(dtype, hidden))
+    right = allowed(dtype, hidden)
+    assert_matches_the_oracle(got, inputs, steps, right, weight_hh=of_weight(dtype, right))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -169,7 +178,8 @@ def test_float32_by_name(kernels: Kernels, batch: int, steps: int, hidden: int, 
             output = lstm_recurrence(*inputs, steps=steps, backend=kernels.backend.name, recompute=recompute)
             got = results(*output, inputs)
         assert ran == kernels.traced()
-        assert_matches_the_oracle(got, inputs, steps, FLOAT32_TOLERANCE[precision])
+        right = FLOAT32_TOLERANCE[precision]
+        assert_matches_the_oracle(got, inputs, steps, right, weight_hh=of_weight(torch.float32, right))
 
 
 def test_tf32_makes_a_difference() -> None:
@@ -196,8 +206,8 @@ def test_cluster(hidden: int, dtype: torch.dtype, constant: bool) -> None:
             got = results(*lstm_recurrence(*inputs, steps=7, backend="cluster"), inputs)
         assert kernels == CLUSTER.traced()
         right = allowed(dtype, hidden)
-        of_weight = LONG_SUM_TOLERANCE if dtype == torch.float16 and hidden >= 100 else right
-        assert_matches_the_oracle(got, inputs, 7, right, weight_hh=of_weight)
+        long_sum = LONG_SUM_TOLERANCE if dtype == torch.float16 and hidden >= 100 else right
+        assert_matches_the_oracle(got, inputs, 7, right, weight_hh=long_sum)
 
 
 def test_cluster_takes_rows_that_begin_anywhere() -> None:
@@ -210,9 +220,10 @@ def test_cluster_takes_rows_that_begin_anywhere() -> None:
         moved.append(memory[1:].view_as(tensor).copy_(tensor.detach()).requires_grad_())
         assert moved[-1].data_ptr() % 16
     got = results(*lstm_recurrence(*moved, steps=3, backend="cluster"), moved)
-    # dU is a product of cuBLAS, which takes another kernel for operands aligned otherwise: the sums have another order.
+    # These two are products of cuBLAS, which takes another kernel for operands aligned otherwise: the sums have another
+    # order.
     differences = {n: (a - b).norm() / b.norm() for n, a, b in zip(RESULTS, got, expected, strict=True)}
-    assert differences.pop("weight_hh") <= TOLERANCE[torch.float16]
+    assert max(differences.pop(name) for name in ("weight_hh", "h0")) <= TOLERANCE[torch.float16]
     assert not any(differences.values()), differences
 
 
@@ -237,7 +248,10 @@ def test_cluster_says_what_it_cannot_take() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("input_size", [0, 24])
 def test_layer_under_autocast(input_size: int, layers: int) -> None:
-    """The results and gradients are those of nn.LSTM under autocast, in the same dtypes, and one call does all."""
+    """The results and gradients are those of nn.LSTM under autocast, and one call does all.
+
+    The dtype is autocast's. cuDNN's LSTM computes in float16 under any autocast.
+    """
     torch.manual_seed(0)
     lstm = nn.LSTM(input_size + 40, 64, layers, device="cuda")
     module = ContextLSTM(40, 64, input_size=input_size, num_layers=layers, device="cuda")
@@ -247,7 +261,7 @@ def test_layer_under_autocast(input_size: int, layers: int) -> None:
         output, _ = module(context, 7, input if input_size else None)
         expected, _ = lstm(torch.cat([input, context.expand(7, -1, -1)], -1))
     assert len(kernels) == layers
-    assert output.dtype == expected.dtype
+    assert output.dtype == torch.bfloat16
     for a, b in zip(
         torch.autograd.grad(output.float().square().sum(), list(module.parameters())),
         torch.autograd.grad(expected.float().square().sum(), list(lstm.parameters())),

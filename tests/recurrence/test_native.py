@@ -170,7 +170,7 @@ def test_calls_from_several_threads_at_once() -> None:
 def test_without_concurrent_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(20, 40, 6, True, torch.float32)
     expected = run(args, 6, "native")
-    monkeypatch.setattr(native, "concurrent", False)
+    monkeypatch.setattr(native, "fixed_launch", [0])
     for a, b in zip(run(args, 6, "native"), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -274,17 +274,6 @@ def test_saves_what_is_requested(dtype: torch.dtype) -> None:
             assert cells.shape == ((4, 3, 20) if save_cells else (0,))
             assert torch.equal(output, everything[0])
             assert torch.equal(c_n, everything[1])
-
-
-def test_saves_nothing_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = []
-    monkeypatch.setattr(native, "launch", lambda call, real=native.launch: saved.append(call[-2:]) or real(call))
-    leaves = [arg.requires_grad_() for arg in arguments(2, 8, 3, True, torch.float32)]
-    lstm_recurrence(*leaves, steps=3, backend="native")
-    lstm_recurrence(*leaves, steps=3, backend="native", recompute=True)
-    with torch.no_grad():
-        lstm_recurrence(*leaves, steps=3, backend="native")
-    assert saved == [(True, True), (False, True), (False, False)]
 
 
 @pytest.mark.parametrize("constant", [False, True])

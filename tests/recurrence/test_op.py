@@ -19,6 +19,8 @@ from tagrank.recurrence import fused, trace
 from tagrank.recurrence.backends import FUSED
 from tagrank.recurrence.dtypes import autocasts
 
+pytestmark = pytest.mark.usefixtures("exact_float32")
+
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 NAMES = ("gates_x", "weight_hh", "h0", "c0")
 

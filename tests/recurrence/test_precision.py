@@ -87,7 +87,10 @@ def test_the_setting_for_matmul_does_not_matter(matmul: str, allowed: bool) -> N
 @pytest.mark.parametrize("allowed", [True, False])
 def test_kernels_are_launched_with_it(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
-    assert _options(Variant("step", 16, 16, 16, 4), 64)["PRECISION"] == ("tf32" if allowed else "tf32x3")
+    variant = Variant("step", 16, 16, 16, 4)
+    assert _options(variant, 64, torch.float32)["PRECISION"] == ("tf32" if allowed else "tf32x3")
+    # Kernels of other dtypes are compiled once, whatever the setting is.
+    assert _options(variant, 64, torch.float16)["PRECISION"] == "tf32x3"
 
 
 def test_inside_what_is_compiled() -> None:

@@ -22,6 +22,15 @@ def dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
+def newest_capability() -> tuple[int, int] | None:
+    """The highest compute capability of the GPUs here, or ``None`` if there is none."""
+    return max((torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())), default=None)
+
+
+# What torch.compiler.assume_constant_result does, which would import all of torch's compiler.
+newest_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def elsewhere(device: torch.device) -> bool:
     """Whether this is a GPU that is not the current device, on which kernels are launched."""
     return device.type == "cuda" and torch._C._cuda_getDevice() != device.index

@@ -25,7 +25,7 @@ from tagrank.recurrence.backends.base import (
     Outputs,
 )
 from tagrank.recurrence.backends.compiled import Compiled
-from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, newest_capability
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
 from tagrank.recurrence.precision import float32_precision
@@ -63,8 +63,8 @@ class Triton(Compiled):
             return "only NVIDIA GPUs are supported, and this PyTorch is built for AMD's"
         if not torch.cuda.is_available():
             return "no NVIDIA GPU (TRITON_INTERPRET=1, set before triton is imported, runs its kernels on CPUs, slowly)"
-        newest = max((torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())), default=OLDEST)
-        if newest < OLDEST:
+        newest = newest_capability()
+        if newest is not None and newest < OLDEST:
             return f"it needs compute capability {dotted(OLDEST)}, and the GPU has {dotted(newest)}"
         return None
 

@@ -53,7 +53,7 @@ TESTS = (
     "tests/nn/test_nn.py",
     "tests/nn/test_cuda_graphs.py",
 )
-PROCESSES = 8
+PROCESSES = 14
 #: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.
 PYTEST = ("-o", "addopts=--import-mode=importlib")
 #: The kernels of each backend for GPUs by name: the backend, and what makes a context in which it runs no others.

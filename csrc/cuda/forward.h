@@ -49,7 +49,7 @@ class Forward {
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
   static constexpr bool kAhead = P::kCells * S::kTiles <= 2;
-  // Whether the addend stays in registers. Otherwise it is loaded again after each product, from the first-level cache.
+  // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
   static_assert(kSums <= kSlices, "every sum has a slice");
@@ -66,14 +66,13 @@ class Forward {
   struct Warp {
     Lanes<Places> at;
     Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
-    Lanes<Words4> weight[kFragments][2][kSlices];  // upper and lower half of a fragment: two gates of unit g
+    Lanes<Words4> weight[kFragments][2][kSlices];
     Lanes<float> c[S::kTiles][P::kCells];
     Lanes<Words2> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
     Lanes<uint16_t> h[S::kTiles][P::kCells];
     Lanes<Float4> sum[kFragments][kChunk];
     // gates_x as it was loaded: of the next step if kAhead, else of the tiles that are multiplied.
     RawGates loaded[kInputs][P::kCells];
-    RawGates loaded_addend[kInputs][P::kCells];  // unless kHeld
     Lanes<Gates> input[kInputs][P::kCells];      // if kAhead: gates_x of this step and the addend
     Lanes<Words2> addend[S::kTiles][P::kCells];  // if kHeld
   };
@@ -115,7 +114,6 @@ class Forward {
           } else {
             clear(warp);
           }
-          if constexpr (!kHeld) load_addends(warp, tile);
           if constexpr (P::kPairs) send_half(index, warp, tile);
         });
         if constexpr (P::kPairs) block_.sync_pair();
@@ -238,25 +236,15 @@ class Forward {
     load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden_, call_.addend != nullptr && row < at.rows);
   }
 
-  TAGRANK_DEVICE void load_addends(Warp& warp, int first_tile) const {
-    each_lane([&](int lane) {
-#pragma unroll
-      for (int chunk = 0; chunk < kInputs; ++chunk) {
-#pragma unroll
-        for (int i = 0; i < P::kCells; ++i) {
-          load_addend(warp.loaded_addend[chunk][i], warp.at[lane], lane, below(first_tile + chunk, i));
-        }
-      }
-    });
-  }
-
   // gates_x, as it was loaded, and the addend.
-  TAGRANK_DEVICE static Gates input_of(const Warp& warp, [[maybe_unused]] int tile, int chunk, int i, int lane) {
+  TAGRANK_DEVICE Gates input_of(const Warp& warp, int tile, int chunk, int i, int lane) const {
     const Gates gates_x = widen<T>(warp.loaded[chunk][i], lane);
     if constexpr (kHeld) {
       return gates_x + widen<T>(warp.addend[tile][i][lane]);
     } else {
-      return gates_x + widen<T>(warp.loaded_addend[chunk][i], lane);
+      RawGates raw;
+      load_addend(raw, warp.at[lane], lane, below(tile, i));
+      return gates_x + widen<T>(raw, lane);
     }
   }
 

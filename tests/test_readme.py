@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPU_KERNELS = ("triton", "triton grouped", "cluster")
 COLUMNS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag")
 
 
@@ -84,6 +85,29 @@ def test_growth() -> None:
     for row in result("growth.json")["rows"]:
         exponents = " ".join(f"{e:.2f}" for e in row["exponents"])
         assert f"| {row['axis']} | {row['mode']} | {row['sizes'][0]} to {row['sizes'][-1]} | {exponents} |" in page
+
+
+def test_gpu() -> None:
+    """The tables of the GPU page, from the runs that it names."""
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    names = ("nn.LSTM (cuDNN)", "eager loop, CUDA graph", *(f"tagrank {n}, CUDA graph" for n in GPU_KERNELS))
+    cases: dict[tuple[int, int, str], dict[str, float]] = {}
+    for row in result("gpu-9.0-292029f.json")["benchmark"]["rows"]:
+        if row["T"] == 20 and row["name"] in names:
+            assert row["right"]
+            cases.setdefault((row["B"], row["H"], row["mode"]), {})[row["name"]] = row["ms"]
+    assert len(cases) == 16
+    for (batch, hidden, mode), times in cases.items():
+        cells = " | ".join(f"{times[name]:.2f}" if name in times else "" for name in names)
+        assert f"| {batch} | {hidden} | {mode} | {cells} |".replace("|  |", "| |").replace("|  |", "| |") in page
+    steps = {
+        (row["variant"], row["H"]): row["inference"]["step"]
+        for row in result("cluster-steps-9.0.json")["rows"]
+        if row["B"] == 16 and "inference" in row
+    }
+    for hidden, (before, after) in {128: ("1.40", "0.54"), 256: ("1.52", "0.66"), 512: ("1.76", "1.16")}.items():
+        after_name = "whole-approximate-16" if hidden < 512 else "pairs-approximate-4"
+        assert (f"{steps['forward', hidden]:.2f}", f"{steps[after_name, hidden]:.2f}") == (before, after)
 
 
 def test_quality() -> None:

@@ -31,6 +31,12 @@ struct Gates {
   MaybeTensor addend;  // see ForwardPass
 };
 
+// The input of a single step may have no dimension for the steps.
+MaybeTensor with_steps(const MaybeTensor& input, int64_t steps) {
+  if (!input.has_value() || input->dim() != 2 || steps != 1) return input;
+  return view(*input, {1, input->size(0), input->size(1)}, {0, input->stride(0), input->stride(1)});
+}
+
 // Whether the context is its share of the gates itself.
 bool context_is_ready(const MaybeTensor& context, const MaybeTensor& input, const MaybeTensor& weight_ih) {
   if (!weight_ih.has_value()) return true;
@@ -69,13 +75,14 @@ Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const Ma
 
 }  // namespace
 
-std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor& input, const MaybeTensor& h0,
+std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor& given_input, const MaybeTensor& h0,
                                   const MaybeTensor& c0, const MaybeTensor& weight_ih, const Tensor& weight_hh_,
                                   const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, int64_t steps, int64_t state_dimensions,
                                   bool save_gates, bool save_cells, Launch launch) {
   STD_TORCH_CHECK(weight_hh_.dim() == 2 && weight_hh_.size(1) > 0 && weight_hh_.size(0) == 4 * weight_hh_.size(1),
                   "tagrank: weight_hh: expected shape [4H, H] with H >= 1; got ", describe_shape(weight_hh_));
   STD_TORCH_CHECK(steps > 0, "tagrank: steps: expected at least 1; got ", steps);
+  const MaybeTensor input = with_steps(given_input, steps);
   const bool one_input = weight_ih.has_value() || context.has_value() != input.has_value();
   STD_TORCH_CHECK((context.has_value() || input.has_value()) && one_input,
                   "tagrank: expected a context or an input, and not both without weight_ih");
@@ -119,7 +126,7 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
 }
 
 std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTensor& grad_h_n, const MaybeTensor& grad_c_n,
-                                   const MaybeTensor& context, const MaybeTensor& input, const MaybeTensor& h0,
+                                   const MaybeTensor& context, const MaybeTensor& given_input, const MaybeTensor& h0,
                                    const MaybeTensor& c0, const MaybeTensor& weight_ih, const Tensor& weight_hh_,
                                    const MaybeTensor& output, const Tensor& saved, const Tensor& cells, bool constant,
                                    bool summed, bool recompute, int64_t wanted, Launch launch) {
@@ -127,6 +134,7 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
   const Kind kind = kind_of(weight_hh_);
   const Sizes sizes{cells.size(0), cells.size(1), cells.size(2)};
   const auto [steps, batch, hidden] = sizes;
+  const MaybeTensor input = with_steps(given_input, steps);
   expect("weight_hh", weight_hh_, kind, {4 * hidden, hidden});
   expect("cells", cells, with_dtype(kind, cell_dtype(kind.dtype)), {steps, batch, hidden});
   expect("grad_output", grad_output, kind, {steps, batch, hidden});
@@ -175,10 +183,12 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
     results.push_back(ready ? *sums : product(*sums, columns(*weight_ih, inputs, weight_ih->size(1) - inputs)));
   }
   if (wanted & kInput) {
-    results.push_back(weight_ih.has_value()
-                          ? view(product(*rows, columns(*weight_ih, 0, inputs)), {steps, batch, inputs},
-                                 {batch * inputs, inputs, 1})
-                          : *gradients.gates);
+    const bool as_matrix = given_input.has_value() && given_input->dim() == 2;
+    const auto gradient = [&] {
+      const Tensor of_rows = product(*rows, columns(*weight_ih, 0, inputs));
+      return as_matrix ? of_rows : view(of_rows, {steps, batch, inputs}, {batch * inputs, inputs, 1});
+    };
+    results.push_back(weight_ih.has_value() ? gradient() : *gradients.gates);
   }
   if (wanted & kWeightIh) {
     const bool both = inputs > 0 && weight_ih->size(1) > inputs;

@@ -14,7 +14,7 @@ namespace tagrank {
 // Some of this may be ready. Without weight_ih, the context [B, 4H] or the input [T, B, 4H] is its share of the gates itself. With
 // a weight_ih that has only the input's columns, the context [B, 4H] is.
 //
-//   context [B, C], input [T, B, I], weight_ih [4H, I + C], weight_hh [4H, H], bias_ih and bias_hh [4H], h0 and c0 [B, H]
+//   context [B, C], input [T, B, I] (or [B, I] if T is 1), weight_ih [4H, I + C], weight_hh [4H, H], bias_ih and bias_hh [4H], h0 and c0 [B, H]
 //   state_dimensions   3 for h_n and c_n as [1, B, H]; 2 for [B, H], with h_n the last step of the output and not a copy, for
 //                      callers that return one of the two or copy it themselves. h0 and c0 may have either
 //   save_gates, save_cells   what backward will read. With cells and no gates, it computes the gates again

@@ -35,8 +35,9 @@ const Functions& functions_for(const Kind& kind) {
   return on_cuda;
 }
 
-// Below so many multiplications, the product takes less time than calling a library.
-constexpr int64_t kFew = 65536;
+// Up to so many multiplications, csrc/cpu takes less time than calling a library. Of one row it reads each weight once, which is
+// all that there is to do; for more rows the library reads it less often.
+constexpr int64_t kFew = 1 << 16, kFewOfOneRow = 1 << 18;
 
 bool is_row(const MaybeTensor& bias, int64_t outputs) {
   return !bias.has_value() || (bias->is_contiguous() && bias->numel() == outputs);
@@ -44,7 +45,7 @@ bool is_row(const MaybeTensor& bias, int64_t outputs) {
 
 // Whether csrc/cpu computes the product.
 bool is_small(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
-  return x.is_cpu() && x.numel() * weight.size(0) <= kFew && x.is_contiguous() &&
+  return x.is_cpu() && x.numel() * weight.size(0) <= (x.size(0) == 1 ? kFewOfOneRow : kFew) && x.is_contiguous() &&
          (weight.stride(1) == 1 || weight.size(1) <= 1) && is_row(bias, weight.size(0)) &&
          is_row(other_bias, weight.size(0));
 }

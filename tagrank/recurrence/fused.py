@@ -66,7 +66,7 @@ def layers(
     Args:
         settings: see there.
         context: ``[B, C]``, which stays the same at each step.
-        input: ``[T, B, I]``; it, or the context, may be missing.
+        input: ``[T, B, I]``, or ``[B, I]`` for a single step; it, or the context, may be missing.
         h0, c0: as ``settings.state_dimensions`` says, or ``None`` for zeros.
         parameters: ``weight_ih [4H, I + C]``, ``weight_hh [4H, H]``, ``bias_ih`` and ``bias_hh`` ``[4H]`` (or ``None``)
             of each layer. If ``weight_ih`` is ``None``, the context ``[B, 4H]`` or the input ``[T, B, 4H]`` is its
@@ -123,7 +123,7 @@ def _layer_forward(settings: Settings, train: bool, tensors: Tensors) -> list[Te
     addend = "none"
     if weight_ih is not None and not (train and recompute):
         both = context is not None and input is not None
-        ready = both and weight_ih.shape[1] == x.shape[2]
+        ready = both and weight_ih.shape[1] == x.shape[-1]
         addend = "none" if ready and settings.steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
     save_gates = train and not recompute
     backend = settings.backend

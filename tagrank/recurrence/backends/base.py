@@ -122,6 +122,24 @@ class BackwardCall(NamedTuple):
     c0_wanted: bool
 
 
+class Choices(dict[tuple[object, ...], str]):
+    """The backends that ``auto`` chose, by what decides: to choose takes as long as to launch a kernel.
+
+    A backend that changes, and whoever adds one, empties it.
+    """
+
+    #: So many kinds of calls are remembered; a program whose batches have all sizes must not fill the memory.
+    MOST = 4096
+
+    def remember(self, key: tuple[object, ...], name: str) -> None:
+        if len(self) >= self.MOST:
+            self.clear()
+        self[key] = name
+
+
+CHOSEN = Choices()
+
+
 class Backend(ABC):
     """An implementation of the recurrence that has its own backward pass.
 
@@ -139,6 +157,14 @@ class Backend(ABC):
 
     #: What :meth:`launch` returns for every call, if it is always the same.
     fixed_launch: ClassVar[list[int] | None] = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        CHOSEN.clear()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        CHOSEN.clear()
 
     @abstractmethod
     def unavailable(self) -> str | None:
@@ -215,21 +241,3 @@ class Backend(ABC):
         A value makes a context inside which the backend runs this kernel only, and ``unsupported`` answers for it.
         """
         return {self.name: nullcontext}
-
-
-class Choices(dict[tuple[object, ...], str]):
-    """The backends that ``auto`` chose, by what decides: to choose takes as long as to launch a kernel.
-
-    Whoever changes what a backend supports empties it.
-    """
-
-    #: So many kinds of calls are remembered; a program whose batches have all sizes must not fill the memory.
-    MOST = 4096
-
-    def remember(self, key: tuple[object, ...], name: str) -> None:
-        if len(self) >= self.MOST:
-            self.clear()
-        self[key] = name
-
-
-CHOSEN = Choices()

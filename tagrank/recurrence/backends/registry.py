@@ -75,9 +75,8 @@ def choose(backend: str, gates_x: GatesLike) -> str:
         RuntimeError: the named backend cannot run here, or not on these tensors.
     """
     transformed = _transformed()
-    # Other devices need no memory of choices: there is one backend. Sizes may be symbols while torch.compile traces.
-    remembers = gates_x.device.type == "cuda" and transformed is None and not torch.compiler.is_compiling()
-    if not remembers:
+    # Sizes may be symbols while torch.compile traces.
+    if transformed is not None or torch.compiler.is_compiling():
         return _choose(backend, gates_x, transformed)
     key = (backend, gates_x.device, gates_x.dtype, gates_x.shape[-2], gates_x.shape[-1])
     name = CHOSEN.get(key)

@@ -16,7 +16,6 @@ from torch import Tensor
 from tagrank.kernels.variants import alignment
 from tagrank.recurrence import library
 from tagrank.recurrence.backends.base import (
-    CHOSEN,
     BackwardCall,
     BackwardInputs,
     ForwardCall,
@@ -130,12 +129,10 @@ class Triton(Compiled):
         before = self._forced
         given: dict[Kernel, Variant | Name | None] = {"forward": forward, "backward": backward}
         self._forced = before | {kernel: variant for kernel, variant in given.items() if variant is not None}
-        CHOSEN.clear()
         try:
             yield
         finally:
             self._forced = before
-            CHOSEN.clear()
 
     def by_library(self) -> bool:
         return self._has_library and not self.interpreted()

@@ -18,8 +18,8 @@ from tagrank.kernels.variants import (
 from tagrank.kernels.verified import VERIFIED, Entry
 
 #: Which backend serves both passes of a call: what one has saved, it reads itself. The first line that serves the call
-#: decides. The reasons compare GPU times of an H100: ``benchmarks/results/cluster-steps-9.0.json`` has those of the cluster
-#: kernels, ``gpu-9.0-292029f.json`` those of the others.
+#: decides. The reasons compare GPU times of an H100, from ``benchmarks/results/``: ``cluster-steps-9.0.json`` has those of
+#: the cluster kernels, ``gpu-9.0-292029f.json`` those of the others.
 BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         HALF,

@@ -3,7 +3,9 @@
 ``test_op.py`` has what every backend must do. Here are tiles, launches, and what only Triton has.
 """
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -381,6 +383,32 @@ for case in cases((9, 0)):
     assert _compile(variant, without).asm["cubin"] != expected, case
     print(case.kernel, variant.name)
 """
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_the_driver_gets_the_parameters_in_the_kernels_order(kernel: str) -> None:
+    """csrc/operators/gpu.cpp passes each argument of the Python function that is no constant, pointers first."""
+    root = Path(__file__).parents[2]
+    source = (root / "csrc" / "operators" / "gpu.cpp").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"void {kernel}_by_triton\(.*?\n}}\n", source, re.DOTALL)
+    passed = re.findall(r"parameters\.(add|add_number)\((.*?)\);", body)
+    tree = ast.parse((root / "kernels" / f"{kernel}.py").read_text(encoding="utf-8"))
+    (function,) = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == f"lstm_{kernel}"]
+    names = [argument.arg for argument in function.args.args if argument.annotation is None]
+    assert len(passed) == len(names)
+    for (method, value), name in zip(passed, names, strict=True):
+        is_number = name in ("t0", "steps", "length", "batch", "hidden_over_align", "cell_slots") or "stride" in name
+        assert (method == "add_number") == is_number, name
+        same = {
+            "gates": "saved",
+            "d_gates_x": "gradients.gates_sum",
+            "d_c0": "gradients.c0",
+            "t0": "0",
+            "steps": "count",
+        }
+        same |= {"length": "steps", "hidden_over_align": "hidden / ", "cell_slots": "slots"}
+        same |= {"step_stride_over_unit": "stride(0)", "row_stride_over_unit": "stride(1)"}
+        assert value.removeprefix("pass.") == name or same.get(name, name) in value, (name, value)
 
 
 @pytest.mark.timeout(600)

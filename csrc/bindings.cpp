@@ -17,7 +17,8 @@ std::string cpu_capability() { return name(tagrank::cpu::capability()); }
 STABLE_TORCH_LIBRARY(tagrank, m) {
   m.def(
       "layer_forward(Tensor? context, Tensor? input, Tensor? h0, Tensor? c0, Tensor? weight_ih, Tensor weight_hh, "
-      "Tensor? bias_ih, Tensor? bias_hh, int steps, int state_dimensions, bool save_gates, bool save_cells, int[] launch) -> Tensor[]");
+      "Tensor? bias_ih, Tensor? bias_hh, int steps, int state_dimensions, bool save_gates, bool save_cells, int[] launch) "
+      "-> Tensor[]");
   m.def(
       "layer_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? context, Tensor? input, "
       "Tensor? h0, Tensor? c0, Tensor? weight_ih, Tensor weight_hh, Tensor? output, Tensor saved, Tensor cells, "

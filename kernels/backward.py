@@ -64,7 +64,8 @@ def lstm_backward(
     hidden = hidden_over_align * ALIGN
     dtype = d_gates.dtype.element_ty
     accumulate = cells.dtype.element_ty
-    rows = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    first_row = tl.program_id(0) * BLOCK_B
+    rows = first_row + tl.arange(0, BLOCK_B)
     units = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask = (rows < batch)[:, None] & (units < hidden)[None, :]
     row_offsets = rows.to(tl.int64)[:, None] * hidden
@@ -76,7 +77,7 @@ def lstm_backward(
     end = t0 + steps
     unit: tl.constexpr = ALIGN if GRAD_STRIDE == 1 else 1
     step_stride = step_stride_over_unit.to(tl.int64) * unit
-    at_grad = rows.to(tl.int64)[:, None] * (row_stride_over_unit * unit) + (units * GRAD_STRIDE)[None, :]
+    row_stride = row_stride_over_unit * unit
 
     sum_i = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
     sum_f = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
@@ -119,11 +120,11 @@ def lstm_backward(
             i, f, g, o = activate(i + x_i, f + x_f, g + x_g, o + x_o)
             # gates and d_gates may be the same array: no thread may store d_gates[t] before all have loaded gates[t].
             tl.debug_barrier()
-        d_output = tl.zeros([BLOCK_B, BLOCK_H], accumulate)
         if grad_output is not None:
-            d_output = tl.load(grad_output + t * step_stride + at_grad, mask=mask, other=0.0).to(accumulate)
-        if grad_h_n is not None:
-            d_output += tl.load(grad_h_n + at_state, mask=mask & (t + 1 == length), other=0.0)
+            # Loaded early and added late. Converted before the product, it would take registers meanwhile.
+            at_tile = grad_output + t * step_stride + first_row.to(tl.int64) * row_stride
+            in_tile = tl.arange(0, BLOCK_B)[:, None] * row_stride + units[None, :] * GRAD_STRIDE
+            d_output = tl.load(at_tile + in_tile, mask=mask, other=0.0)
         if t > 0:
             c_prev = tl.load(cells + (t - 1) * state_size + at_state, mask=mask, other=0.0)
         elif c0 is None:
@@ -164,7 +165,12 @@ def lstm_backward(
                     dh = tl.dot(d, u, dh, input_precision=PRECISION, out_dtype=accumulate)
 
         i, f, g, o = i.to(accumulate), f.to(accumulate), g.to(accumulate), o.to(accumulate)
-        d_i, d_f, d_g, d_o, dc = cell_backward(i, f, g, o, c_prev, c, dh + d_output, dc)
+        if grad_output is not None:
+            dh += d_output
+        if grad_h_n is not None:  # noqa: SIM102, as the compiler decides this and the GPU what follows
+            if t + 1 == length:
+                dh += tl.load(grad_h_n + at_state, mask=mask, other=0.0)
+        d_i, d_f, d_g, d_o, dc = cell_backward(i, f, g, o, c_prev, c, dh, dc)
         store_gates(d_gates + t * (4 * state_size) + at_gates, d_i, d_f, d_g, d_o, hidden, mask)
         c = c_prev
         if VARIANT == "resident":

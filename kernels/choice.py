@@ -18,8 +18,8 @@ from tagrank.kernels.variants import (
 from tagrank.kernels.verified import VERIFIED, Entry
 
 #: Which backend serves both passes of a call: what one has saved, it reads itself. The first line that serves the call
-#: decides. The reasons compare GPU times of an H100, from ``benchmarks/results/``: ``cluster-steps-9.0.json`` has those of
-#: the cluster kernels, ``gpu-9.0-292029f.json`` those of the others.
+#: decides. The reasons compare GPU times of an H100, from ``benchmarks/results/``: ``cluster-steps-9.0.json`` has those
+#: of the cluster kernels, ``gpu-9.0-292029f.json`` those of the others.
 BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         HALF,
@@ -136,14 +136,6 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         _grouped_single(16, 8, 32, "few rows: the smallest tiles use the most multiprocessors", shared=4 * 1024),
         _grouped_single(16, 16, 32, "slices of 8 units would be too many programs", shared=4 * 1024, max_hidden=768),
         _grouped_single(32, 16, 32, "tiles of 16 rows would be too many programs", shared=8 * 1024, max_hidden=512),
-        _grouped_single(
-            32,
-            8,
-            32,
-            "slices of 16 units would not fit the shared memory; on 8.0 it spills",
-            shared=8 * 1024,
-            oldest=(9, 0),
-        ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),

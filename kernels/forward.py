@@ -22,7 +22,15 @@ import triton.language as tl
 
 from tagrank.kernels.arithmetic import cell_forward
 from tagrank.kernels.barrier import arrive, wait
-from tagrank.kernels.tiles import load_addend, load_gates, load_interleaved, load_transposed, split_gates, store_gates
+from tagrank.kernels.tiles import (
+    load_addend,
+    load_gates,
+    load_interleaved,
+    load_interleaved_row,
+    load_transposed,
+    split_gates,
+    store_gates,
+)
 
 
 @triton.jit(
@@ -72,6 +80,9 @@ def lstm_forward(
     state_size = batch.to(tl.int64) * hidden
     k = tl.arange(0, BLOCK_K)
     counter = counters + tl.program_id(0)
+    # The sums of a product begin with a row. In the narrowest tiles that takes registers during the product, and the row
+    # is added afterwards, as rows are.
+    row_first: tl.constexpr = ADDEND == "row" and VARIANT != "resident" and BLOCK_H > 8
     first_product: tl.constexpr = 1 if h0 is None else 0  # the first time step whose h_{t-1} is not zero
 
     if t0 > 0:
@@ -113,6 +124,9 @@ def lstm_forward(
             a_o = tl.dot(h, u_o, zeros, input_precision=PRECISION, out_dtype=accumulate)
         else:
             a = tl.zeros([BLOCK_B, 4 * BLOCK_H], accumulate)
+            if row_first:
+                # The product is added to it.
+                a += load_interleaved_row(addend, first_unit, hidden, BLOCK_H)[None, :]
             if t >= first_product:
                 h_prev = output + (t - 1) * state_size
                 if h0 is not None and t == 0:
@@ -133,10 +147,10 @@ def lstm_forward(
                         a = tl.dot(h, u, a, input_precision=PRECISION, out_dtype=accumulate)
             a_i, a_f, a_g, a_o = split_gates(a, BLOCK_B, BLOCK_H)
 
-        a_i, a_f, a_g, a_o = a_i + x_i, a_f + x_f, a_g + x_g, a_o + x_o
-        if ADDEND != "none":
+        if ADDEND != "none" and not row_first:
             b_i, b_f, b_g, b_o = load_addend(addend, at_gates, units, hidden, mask, ADDEND)
             a_i, a_f, a_g, a_o = a_i + b_i, a_f + b_f, a_g + b_g, a_o + b_o
+        a_i, a_f, a_g, a_o = a_i + x_i, a_f + x_f, a_g + x_g, a_o + x_o
         i, f, g, o, c, h_t = cell_forward(a_i, a_f, a_g, a_o, c)
         h_t = h_t.to(dtype)
         tl.store(output + t * state_size + at_state, h_t, mask=mask)
@@ -149,8 +163,11 @@ def lstm_forward(
             tl.store(cells + (t % cell_slots) * state_size + at_state, c, mask=mask)
         if SAVE_GATES:
             store_gates(gates + t * (4 * state_size) + at_gates, i, f, g, o, hidden, mask)
-        if h_n is not None:
-            tl.store(h_n + at_state, h_t, mask=mask & (t + 1 == length))
 
     if t0 + steps == length:
         tl.store(c_n + at_state, c.to(dtype), mask=mask)
+        if h_n is not None:
+            # Stored in the loop, h_n would take registers in every step. The barrier is for what other threads stored.
+            tl.debug_barrier()
+            h_last = tl.load(output + (length - 1) * state_size + at_state, mask=mask)
+            tl.store(h_n + at_state, h_last, mask=mask)

@@ -79,6 +79,14 @@ def load_interleaved(weight_hh, first, k, hidden, BLOCK_H: tl.constexpr):
 
 
 @triton.jit
+def load_interleaved_row(row, first, hidden, BLOCK_H: tl.constexpr):
+    """The elements of a row of gates, ``[4H]``, in the order of the columns of :func:`load_interleaved`."""
+    column = tl.arange(0, 4 * BLOCK_H)
+    unit = first + column // 4
+    return tl.load(row + (column % 4) * hidden + unit, mask=unit < hidden, other=0.0)
+
+
+@triton.jit
 def split_gates(a, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
     """The ``[BLOCK_B, BLOCK_H]`` tiles of i, f, g and o from a tile with the columns of :func:`load_interleaved`."""
     i_g, f_o = tl.split(tl.reshape(a, [BLOCK_B, BLOCK_H, 2, 2]))

@@ -63,7 +63,8 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads) {
   const Tensor d_gates_x = pass.summed ? empty({batch, 4 * hidden}, kind) : empty({steps, batch, 4 * hidden}, kind);
   (pass.summed ? gradients.gates_sum : gradients.gates) = d_gates_x;
   if (pass.weight_wanted) {
-    gradients.weight_hh = batch > 0 ? empty({4 * hidden, hidden}, kind) : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, hidden});
+    gradients.weight_hh = batch > 0 ? empty({4 * hidden, hidden}, kind)
+                                    : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, hidden});
   }
   if (pass.h0_wanted) gradients.h0 = empty({batch, hidden}, kind);
   if (pass.c0_wanted) gradients.c0 = empty({batch, hidden}, kind);

@@ -56,10 +56,10 @@ void launch(void* function, int64_t tiles, int64_t slices, int64_t threads, int6
             void** parameters) {
   const auto as = [](int64_t number) { return static_cast<unsigned>(number); };
   const Driver& driver = loaded();
-  check(cooperative ? driver.launch_cooperative_kernel(function, as(tiles), as(slices), 1, as(threads), 1, 1, as(shared), stream,
-                                                       parameters)
-                    : driver.launch_kernel(function, as(tiles), as(slices), 1, as(threads), 1, 1, as(shared), stream, parameters,
-                                           nullptr));
+  const unsigned x = as(tiles), y = as(slices), per_program = as(threads), bytes = as(shared);
+  check(cooperative
+            ? driver.launch_cooperative_kernel(function, x, y, 1, per_program, 1, 1, bytes, stream, parameters)
+            : driver.launch_kernel(function, x, y, 1, per_program, 1, 1, bytes, stream, parameters, nullptr));
 }
 
 bool capturing(void* stream) {

@@ -52,7 +52,8 @@ Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const Ma
   // `bias` is [4H], or [B, 4H] if there is one step.
   const auto of_input = [&](const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
     const Tensor rows = matrix(made_contiguous(*input), sizes.steps * sizes.batch, input->size(2));
-    return view(linear(rows, weight, bias, other_bias), {sizes.steps, sizes.batch, outputs}, {sizes.batch * outputs, outputs, 1});
+    const Tensor gates = linear(rows, weight, bias, other_bias);
+    return view(gates, {sizes.steps, sizes.batch, outputs}, {sizes.batch * outputs, outputs, 1});
   };
   if (context_is_ready(context, input, weight_ih)) {
     if (sizes.steps == 1) return {of_input(*weight_ih, context, std::nullopt), std::nullopt};
@@ -77,8 +78,8 @@ Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const Ma
 
 std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor& given_input, const MaybeTensor& h0,
                                   const MaybeTensor& c0, const MaybeTensor& weight_ih, const Tensor& weight_hh_,
-                                  const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, int64_t steps, int64_t state_dimensions,
-                                  bool save_gates, bool save_cells, Launch launch) {
+                                  const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, int64_t steps,
+                                  int64_t state_dimensions, bool save_gates, bool save_cells, Launch launch) {
   STD_TORCH_CHECK(weight_hh_.dim() == 2 && weight_hh_.size(1) > 0 && weight_hh_.size(0) == 4 * weight_hh_.size(1),
                   "tagrank: weight_hh: expected shape [4H, H] with H >= 1; got ", describe_shape(weight_hh_));
   STD_TORCH_CHECK(steps > 0, "tagrank: steps: expected at least 1; got ", steps);
@@ -91,7 +92,9 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
   if (input.has_value()) expect("input", *input, kind, {steps, -1, weight_ih.has_value() ? -1 : 4 * hidden});
   if (weight_ih.has_value()) expect("weight_ih", *weight_ih, kind, {4 * hidden, -1});
   const bool ready = context_is_ready(context, input, weight_ih);
-  if (context.has_value()) expect("context", *context, kind, {input.has_value() ? input->size(1) : -1, ready ? 4 * hidden : -1});
+  if (context.has_value()) {
+    expect("context", *context, kind, {input.has_value() ? input->size(1) : -1, ready ? 4 * hidden : -1});
+  }
   const int64_t batch = context.has_value() ? context->size(0) : input->size(1);
   if (weight_ih.has_value()) {
     const int64_t of_context = context.has_value() && !ready ? context->size(1) : 0;
@@ -113,9 +116,18 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
   MaybeTensor saved, cells;
   if (save_gates) saved = empty({steps, batch, 4 * hidden}, kind);
   if (save_cells) cells = empty({steps, batch, hidden}, with_dtype(kind, cell_dtype(kind.dtype)));
-  const ForwardPass pass{sizes,          !input.has_value(), gates.gates_x, gates.addend ? made_contiguous(gates.addend) : gates.addend,
-                         weight_hh,      made_contiguous(h0),     made_contiguous(c0), output,
-                         h_n,            c_n,                saved,          cells};
+  const ForwardPass pass{sizes,
+                         /*constant=*/!input.has_value(),
+                         gates.gates_x,
+                         made_contiguous(gates.addend),
+                         weight_hh,
+                         made_contiguous(h0),
+                         made_contiguous(c0),
+                         output,
+                         h_n,
+                         c_n,
+                         saved,
+                         cells};
   kind.cpu() ? cpu_forward(pass, launch) : gpu_forward(pass, launch);
   std::vector<Tensor> results{output, h_n, c_n};
   if (save_cells) {
@@ -134,8 +146,9 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
   const Kind kind = kind_of(weight_hh_);
   const Sizes sizes{cells.size(0), cells.size(1), cells.size(2)};
   const auto [steps, batch, hidden] = sizes;
+  const int64_t outputs = 4 * hidden, all_rows = steps * batch;
   const MaybeTensor input = with_steps(given_input, steps);
-  expect("weight_hh", weight_hh_, kind, {4 * hidden, hidden});
+  expect("weight_hh", weight_hh_, kind, {outputs, hidden});
   expect("cells", cells, with_dtype(kind, cell_dtype(kind.dtype)), {steps, batch, hidden});
   expect("grad_output", grad_output, kind, {steps, batch, hidden});
   expect_state("grad_h_n", grad_h_n, kind, sizes);
@@ -150,6 +163,16 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
     expect("saved", saved, kind, {batch, 4 * hidden});
   } else {
     expect("saved", saved, kind, {steps, batch, 4 * hidden});
+  }
+
+  if (weight_ih.has_value()) {
+    STD_TORCH_CHECK(constant ? context.has_value() : input.has_value(), "tagrank: ", constant ? "context" : "input",
+                    ": expected a tensor beside weight_ih; got none");
+    expect("input", input, kind, {steps, batch, -1});
+    const bool ready = context_is_ready(context, input, weight_ih);
+    expect("context", context, kind, {batch, ready ? outputs : -1});
+    const int64_t of_context = context.has_value() && !ready ? context->size(1) : 0;
+    expect("weight_ih", *weight_ih, kind, {outputs, of_context + (input.has_value() ? input->size(2) : 0)});
   }
 
   BackwardPass pass{sizes,
@@ -170,7 +193,6 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
                     (wanted & kC0) != 0 && c0.has_value()};
   const Gradients gradients = kind.cpu() ? cpu_backward(pass, launch) : gpu_backward(pass, launch);
 
-  const int64_t outputs = 4 * hidden, all_rows = steps * batch;
   // The gradients of the gates over all rows that the input has, and their sum over time, which is the context's.
   MaybeTensor rows, sums = gradients.gates_sum;
   if (!constant) rows = matrix(*gradients.gates, all_rows, outputs);

@@ -35,8 +35,8 @@ const Functions& functions_for(const Kind& kind) {
   return on_cuda;
 }
 
-// Up to so many multiplications, csrc/cpu takes less time than calling a library. Of one row it reads each weight once, which is
-// all that there is to do; for more rows the library reads it less often.
+// Up to so many multiplications, csrc/cpu takes less time than calling a library. Of one row it reads each weight once, which
+// is all that there is to do; for more rows the library reads it less often.
 constexpr int64_t kFew = 1 << 16, kFewOfOneRow = 1 << 18;
 
 bool is_row(const MaybeTensor& bias, int64_t outputs) {

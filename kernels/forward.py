@@ -80,8 +80,8 @@ def lstm_forward(
     state_size = batch.to(tl.int64) * hidden
     k = tl.arange(0, BLOCK_K)
     counter = counters + tl.program_id(0)
-    # The sums of a product begin with a row. In the narrowest tiles that takes registers during the product, and the row
-    # is added afterwards, as rows are.
+    # The sums of a product begin with a row. In the narrowest tiles that takes registers during the product: there the
+    # row is added afterwards, as rows are.
     row_first: tl.constexpr = ADDEND == "row" and VARIANT != "resident" and BLOCK_H > 8
     first_product: tl.constexpr = 1 if h0 is None else 0  # the first time step whose h_{t-1} is not zero
 

@@ -85,7 +85,7 @@ def load_model(folder: Path) -> SavedModel:
         raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
     for name in (CONFIG, VOCABULARY, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: not a model: {name} is missing")
+            raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")
     config = read_json(folder / CONFIG)
     try:
         if config["format"] != FORMAT:

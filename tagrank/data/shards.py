@@ -5,8 +5,6 @@ the shards that count. Each file appears as a whole: first the shard is written,
 at any moment; it loses only the entries that were not yet in a shard. The next writer deletes what it left behind.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
-from tagrank.data.files import reason, write_atomically
+from tagrank.data.files import leftovers, lock_folder, reason, write_atomically
 from tagrank.errors import InputError
 
 INDEX = "index.json"
@@ -54,7 +52,7 @@ class ShardWriter(ABC):
         self._shards: list[int] = []
         self._waiting = 0
         self._closed = False
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
             self._done = self._resume()
         except BaseException:
@@ -126,9 +124,8 @@ class ShardWriter(ABC):
             shards, done = self._read()
             self._shards = list(shards)
         shard = rf"{self.prefix}-\d{{5,}}\.safetensors"
-        temporary = re.compile(rf"\.({re.escape(INDEX)}|{shard})\.[0-9a-f]+\.tmp")
         present = {entry.name for entry in self.folder.iterdir()}
-        stale = {name for name in present if temporary.fullmatch(name)}
+        stale = {path.name for path in leftovers(self.folder, rf"{re.escape(INDEX)}|{shard}")}
         if INDEX in present:
             listed = {shard_name(self.prefix, number) for number in range(len(self._shards))}
             stale |= {name for name in present - listed if re.fullmatch(shard, name)}
@@ -163,23 +160,3 @@ def some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor of the folder. Other writers are kept out until it is closed or the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder}: {reason(error)}") from error
-    try:
-        # Some network file systems cannot lock a folder. There the user must not start two writers.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{folder}: another process is writing to it") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

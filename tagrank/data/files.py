@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -81,12 +82,25 @@ def read_json(path: Path, keep: Container[str] | None = None) -> Any:
         raise InputError(f"{path}: {error}") from error
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def reason(error: OSError) -> str:
     """The operating system's message for an error, in lower case and without the path."""
     return (error.strerror or str(error)).lower()
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file so that a reader finds either the old content or the new content, whatever interrupts the writer.
 
     The content is written to a temporary file ``.NAME.<random>.tmp`` in the same folder and flushed to the disk. Then

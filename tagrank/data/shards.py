@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from tagrank.data.files import leftovers, lock_folder, reason, write_atomically
 from tagrank.errors import InputError
@@ -25,6 +25,13 @@ Writer = TypeVar("Writer", bound="ShardWriter")
 def shard_name(prefix: str, number: int) -> str:
     """The file name of a shard."""
     return f"{prefix}-{number:05d}.safetensors"
+
+
+class Entry(NamedTuple):
+    """What the index says of a shard: how many entries it has, and a digest; None if an earlier version wrote it."""
+
+    size: int
+    digest: str | None
 
 
 class ShardWriter(ABC):
@@ -49,7 +56,7 @@ class ShardWriter(ABC):
     def __init__(self, folder: str | Path, per_shard: int) -> None:
         self.folder = Path(folder)
         self._per_shard = per_shard
-        self._shards: list[int] = []
+        self._shards: list[Entry] = []
         self._waiting = 0
         self._closed = False
         self._lock = lock_folder(self.folder)
@@ -85,20 +92,20 @@ class ShardWriter(ABC):
         self.close()
 
     @abstractmethod
-    def _read(self) -> tuple[Sequence[int], set[str]]:
-        """How many entries each shard has, and all their names, from a folder that has an index.
+    def _read(self) -> tuple[Sequence[Entry], set[str]]:
+        """The shards, and the names of all entries, from a folder that has an index.
 
         Raises:
             InputError: the folder is damaged, or holds entries that must not be mixed with this writer's.
         """
 
     @abstractmethod
-    def _index(self, shards: Sequence[int]) -> Mapping[str, Any]:
-        """The index of shards with this many entries each, as JSON."""
+    def _index(self, shards: Sequence[Entry]) -> Mapping[str, Any]:
+        """The index of these shards, as JSON."""
 
     @abstractmethod
-    def _shard(self, count: int) -> bytes:
-        """The content of a shard of the first ``count`` entries that wait."""
+    def _shard(self, count: int) -> tuple[bytes, str]:
+        """The content of a shard of the first ``count`` entries that wait, and its digest."""
 
     @abstractmethod
     def _forget(self, count: int) -> None:
@@ -139,14 +146,15 @@ class ShardWriter(ABC):
 
     def _flush(self, count: int) -> None:
         """Write the first ``count`` entries as a shard, then the index. When either fails, the entries still wait."""
-        shards = [*self._shards, count]
-        self._write(shard_name(self.prefix, len(self._shards)), [self._shard(count)])
+        content, digest = self._shard(count)
+        shards = [*self._shards, Entry(count, digest)]
+        self._write(shard_name(self.prefix, len(self._shards)), [content])
         self._write_index(shards)
         self._shards = shards
         self._forget(count)
         self._waiting -= count
 
-    def _write_index(self, shards: Sequence[int]) -> None:
+    def _write_index(self, shards: Sequence[Entry]) -> None:
         self._write(INDEX, [json.dumps(self._index(shards), ensure_ascii=False).encode(), b"\n"])
 
     def _write(self, name: str, chunks: Sequence[bytes]) -> None:

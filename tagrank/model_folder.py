@@ -1,8 +1,10 @@
 """The folder of a trained model: ``model.safetensors``, ``config.json`` and ``vocabulary.json``.
 
-Nothing in it is unpickled.
+``config.json`` has the SHA-256 of the other two under ``files``; configurations of earlier versions have not. Nothing
+in the folder is unpickled.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.files import read_json, reason, sha256, write_atomically
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
@@ -66,10 +68,15 @@ def save_model(folder: Path, model: SavedModel) -> None:
         "backbone_trained": model.backbone is not None,
         "training": model.training,
     }
+    files = {
+        WEIGHTS: save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}),
+        VOCABULARY: model.vocabulary.encoded(),
+    }
+    config["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, [save({k: t.detach().cpu().contiguous() for k, t in tensors.items()})])
-        model.vocabulary.save(folder / VOCABULARY)
+        for name, content in files.items():
+            write_atomically(folder / name, [content])
         write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
     except OSError as error:
         raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
@@ -85,7 +92,7 @@ def load_model(folder: Path) -> SavedModel:
         raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
     for name in (CONFIG, VOCABULARY, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: not a model: {name} is missing")
+            raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")
     config = read_json(folder / CONFIG)
     try:
         if config["format"] != FORMAT:
@@ -104,7 +111,24 @@ def load_model(folder: Path) -> SavedModel:
         raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     _load_weights(folder / WEIGHTS, _modules(ranker, backbone))
+    if "files" in config:
+        _check_files(folder, config["files"])
     return SavedModel(ranker, vocabulary, spec, backbone, training)
+
+
+def _check_files(folder: Path, digests: Any) -> None:
+    """Compare the digests in the configuration with those of the files."""
+    if not isinstance(digests, dict) or digests.keys() != {WEIGHTS, VOCABULARY}:
+        raise InputError(
+            f"{folder / CONFIG}: files: expected digests of {WEIGHTS} and {VOCABULARY}, got {digests!r:.60}"
+        )
+    for name, expected in digests.items():
+        try:
+            got = sha256(folder / name)
+        except OSError as error:
+            raise InputError(f"{folder / name}: {reason(error)}") from error
+        if got != expected:
+            raise InputError(f"{folder / name}: damaged, or of another model: its digest is not the one in {CONFIG}")
 
 
 def _modules(ranker: Ranker, backbone: Backbone | None) -> dict[str, nn.Module]:

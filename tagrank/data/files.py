@@ -1,8 +1,11 @@
 """Shared by the readers and writers of tagrank's files: strict JSON, and files that appear whole or not at all."""
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -79,12 +82,25 @@ def read_json(path: Path, keep: Container[str] | None = None) -> Any:
         raise InputError(f"{path}: {error}") from error
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def reason(error: OSError) -> str:
     """The operating system's message for an error, in lower case and without the path."""
     return (error.strerror or str(error)).lower()
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file so that a reader finds either the old content or the new content, whatever interrupts the writer.
 
     The content is written to a temporary file ``.NAME.<random>.tmp`` in the same folder and flushed to the disk. Then
@@ -95,7 +111,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         OSError: the file cannot be written; its ``filename`` is ``path``.
     """
     given, path = path, Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             file.writelines(chunks)
@@ -108,8 +124,60 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         if isinstance(error, OSError) and str(error.filename) in ("None", str(temporary)):
             raise OSError(error.errno, error.strerror, str(given)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that what was made, renamed or deleted in it stays so after a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def temporary_path(path: Path) -> Path:
+    """An unused path ``.NAME.<random>.tmp`` beside ``path``, for what is to be renamed to ``path``, or deleted."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def leftovers(folder: Path, name: str) -> list[Path]:
+    """What killed processes left in a folder: the entries that have a name from :func:`temporary_path`.
+
+    Args:
+        folder: the folder.
+        name: a regular expression of the names of the files that they were to become.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    temporary = re.compile(rf"\.(?:{name})\.[0-9a-f]+\.tmp")
+    return sorted(entry for entry in folder.iterdir() if temporary.fullmatch(entry.name))
+
+
+def lock_folder(folder: Path) -> int:
+    """Make a folder if it does not exist, and lock it.
+
+    Returns:
+        A descriptor of the folder. Other processes that lock it are refused until the descriptor is closed or the
+        process ends.
+
+    Raises:
+        InputError: another process has locked the folder, or it cannot be made or opened.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{folder}: {reason(error)}") from error
+    try:
+        # Some network file systems cannot lock a folder. There the user must not start two writers.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{folder}: another process is writing to it") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -5,8 +5,6 @@ the shards that count. Each file appears as a whole: first the shard is written,
 at any moment; it loses only the entries that were not yet in a shard. The next writer deletes what it left behind.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from tagrank.data.files import reason, write_atomically
+from tagrank.data.files import leftovers, lock_folder, reason, write_atomically
 from tagrank.errors import InputError
 
 INDEX = "index.json"
@@ -27,6 +25,13 @@ Writer = TypeVar("Writer", bound="ShardWriter")
 def shard_name(prefix: str, number: int) -> str:
     """The file name of a shard."""
     return f"{prefix}-{number:05d}.safetensors"
+
+
+class Entry(NamedTuple):
+    """What the index says of a shard: how many entries it has, and a digest; None if an earlier version wrote it."""
+
+    size: int
+    digest: str | None
 
 
 class ShardWriter(ABC):
@@ -51,10 +56,10 @@ class ShardWriter(ABC):
     def __init__(self, folder: str | Path, per_shard: int) -> None:
         self.folder = Path(folder)
         self._per_shard = per_shard
-        self._shards: list[int] = []
+        self._shards: list[Entry] = []
         self._waiting = 0
         self._closed = False
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
             self._done = self._resume()
         except BaseException:
@@ -87,20 +92,20 @@ class ShardWriter(ABC):
         self.close()
 
     @abstractmethod
-    def _read(self) -> tuple[Sequence[int], set[str]]:
-        """How many entries each shard has, and all their names, from a folder that has an index.
+    def _read(self) -> tuple[Sequence[Entry], set[str]]:
+        """The shards, and the names of all entries, from a folder that has an index.
 
         Raises:
             InputError: the folder is damaged, or holds entries that must not be mixed with this writer's.
         """
 
     @abstractmethod
-    def _index(self, shards: Sequence[int]) -> Mapping[str, Any]:
-        """The index of shards with this many entries each, as JSON."""
+    def _index(self, shards: Sequence[Entry]) -> Mapping[str, Any]:
+        """The index of these shards, as JSON."""
 
     @abstractmethod
-    def _shard(self, count: int) -> bytes:
-        """The content of a shard of the first ``count`` entries that wait."""
+    def _shard(self, count: int) -> tuple[bytes, str]:
+        """The content of a shard of the first ``count`` entries that wait, and its digest."""
 
     @abstractmethod
     def _forget(self, count: int) -> None:
@@ -126,9 +131,8 @@ class ShardWriter(ABC):
             shards, done = self._read()
             self._shards = list(shards)
         shard = rf"{self.prefix}-\d{{5,}}\.safetensors"
-        temporary = re.compile(rf"\.({re.escape(INDEX)}|{shard})\.[0-9a-f]+\.tmp")
         present = {entry.name for entry in self.folder.iterdir()}
-        stale = {name for name in present if temporary.fullmatch(name)}
+        stale = {path.name for path in leftovers(self.folder, rf"{re.escape(INDEX)}|{shard}")}
         if INDEX in present:
             listed = {shard_name(self.prefix, number) for number in range(len(self._shards))}
             stale |= {name for name in present - listed if re.fullmatch(shard, name)}
@@ -142,14 +146,15 @@ class ShardWriter(ABC):
 
     def _flush(self, count: int) -> None:
         """Write the first ``count`` entries as a shard, then the index. When either fails, the entries still wait."""
-        shards = [*self._shards, count]
-        self._write(shard_name(self.prefix, len(self._shards)), [self._shard(count)])
+        content, digest = self._shard(count)
+        shards = [*self._shards, Entry(count, digest)]
+        self._write(shard_name(self.prefix, len(self._shards)), [content])
         self._write_index(shards)
         self._shards = shards
         self._forget(count)
         self._waiting -= count
 
-    def _write_index(self, shards: Sequence[int]) -> None:
+    def _write_index(self, shards: Sequence[Entry]) -> None:
         self._write(INDEX, [json.dumps(self._index(shards), ensure_ascii=False).encode(), b"\n"])
 
     def _write(self, name: str, chunks: Sequence[bytes]) -> None:
@@ -163,23 +168,3 @@ def some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor of the folder. Other writers are kept out until it is closed or the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder}: {reason(error)}") from error
-    try:
-        # Some network file systems cannot lock a folder. There the user must not start two writers.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{folder}: another process is writing to it") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -84,8 +84,11 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary to a JSON file, ``{"tags": [...]}``, atomically."""
-        text = json.dumps({"tags": self.tags}, ensure_ascii=False, indent=0)
-        write_atomically(Path(path), [text.encode(), b"\n"])
+        write_atomically(Path(path), [self.encoded()])
+
+    def encoded(self) -> bytes:
+        """The content of the file that :meth:`save` writes."""
+        return json.dumps({"tags": self.tags}, ensure_ascii=False, indent=0).encode() + b"\n"
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":

@@ -2,18 +2,25 @@
 
 A store is a folder that :mod:`tagrank.data.shards` describes, with these files::
 
-    index.json                      {"spec": {...}, "dimension": D, "shards": [{"file": ..., "rows": n}, ...]}
-    features-00000.safetensors      "features", float16 [n, D]; in its metadata "images", the n names in a JSON list
+    index.json                      {"spec": {...}, "dimension": D,
+                                     "shards": [{"file": ..., "rows": n, "sha256": DIGEST}, ...]}
+    features-00000.safetensors      "features", float16 [n, D]; "crc32", int64 [n], the checksum of each row;
+                                    in its metadata "images", the n names in a JSON list
     ...
+
+The digest is of the names and the checksums. It is compared when the store is opened, and the checksum of a row when
+the row is read. Hence no row is read that nobody asked for. Shards that an earlier version wrote have neither.
 
 A writer that is killed loses at most ``rows_per_shard`` rows. The names of the images are in the shards and not in the
 index, because the index is written again with each shard: with the names of a million images it would be large.
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tagrank.data.files import is_utf8, parse_json, read_json, reason
-from tagrank.data.shards import INDEX, ShardWriter, shard_name, some
+from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
 PREFIX = "features"
@@ -40,14 +47,19 @@ class Features:
     """
 
     def __init__(
-        self, path: Path, names: Sequence[str], blocks: Sequence[Tensor], dimension: int, spec: dict[str, str] | None
+        self,
+        path: Path,
+        names: Sequence[str],
+        blocks: Sequence["Block"],
+        dimension: int,
+        spec: dict[str, str] | None,
     ) -> None:
         self.path = path
         self.names = tuple(names)
         self.dimension = dimension
         self.spec = spec
         self._blocks = blocks
-        self._starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
+        self._starts = torch.tensor([0, *(len(block.features) for block in blocks)]).cumsum(0)
         self._row = {name: row for row, name in enumerate(self.names)}
         if len(self._row) < len(self.names):
             twice = next(name for row, name in enumerate(self.names) if self._row[name] != row)
@@ -63,7 +75,7 @@ class Features:
             float32 ``[N, D]``, on the CPU, in the order of ``names``.
 
         Raises:
-            InputError: an image is not there, or its vector has NaN or infinite elements.
+            InputError: an image is not there, or its vector is damaged or has NaN or infinite elements.
         """
         absent = [name for name in names if name not in self._row]
         if absent:
@@ -76,7 +88,7 @@ class Features:
             torch.searchsorted(self._starts, rows[order], right=True) - 1, return_counts=True
         )
         for number, here in zip(block_of.tolist(), order.split(counts.tolist()), strict=True):
-            output[here] = self._blocks[number][rows[here] - self._starts[number]].float()
+            output[here] = self._blocks[number].rows(rows[here] - self._starts[number]).float()
         finite = output.isfinite().all(dim=1)
         if not finite.all():
             broken = [names[row] for row in torch.nonzero(~finite).flatten().tolist()]
@@ -88,6 +100,36 @@ class Features:
 
     def __contains__(self, name: object) -> bool:
         return name in self._row
+
+
+@dataclass(frozen=True)
+class Block:
+    """The vectors of a shard.
+
+    Attributes:
+        path: the shard, for error messages.
+        features: ``[n, D]``.
+        checksums: int64 ``[n]``, the CRC-32 of each row; None if the file has none.
+    """
+
+    path: Path
+    features: Tensor
+    checksums: Tensor | None = None
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """The rows with these numbers.
+
+        Raises:
+            InputError: a row is not what was written.
+        """
+        if self.checksums is not None:
+            data, right = self.features.numpy(), self.checksums[numbers].tolist()
+            for number, checksum in zip(numbers.tolist(), right, strict=True):
+                if zlib.crc32(data[number]) != checksum:
+                    raise InputError(
+                        f"{self.path}: damaged: row {number} has another checksum than when it was written"
+                    )
+        return self.features[numbers]
 
 
 def open_features(path: str | Path) -> Features:
@@ -108,8 +150,8 @@ def open_features(path: str | Path) -> Features:
     spec, dimension, shards = _read_index(path)
     names: list[str] = []
     blocks = []
-    for number, rows in enumerate(shards):
-        images, block = _open_shard(path / shard_name(PREFIX, number), rows, dimension)
+    for number, entry in enumerate(shards):
+        images, block = _open_shard(path / shard_name(PREFIX, number), entry, dimension)
         names.extend(images)
         blocks.append(block)
     return Features(path, names, blocks, dimension, spec)
@@ -182,7 +224,7 @@ class FeatureWriter(ShardWriter):
         self._rows.append(rows)
         self._added(names)
 
-    def _read(self) -> tuple[list[int], set[str]]:
+    def _read(self) -> tuple[list[Entry], set[str]]:
         spec, dimension, shards = _read_index(self.folder)
         if (spec, dimension) != (self._spec, self.dimension):
             raise InputError(
@@ -190,29 +232,39 @@ class FeatureWriter(ShardWriter):
                 f"cannot add features of {_describe(self._spec, self.dimension)}; use another folder"
             )
         done: set[str] = set()
-        for number, rows in enumerate(shards):
-            done.update(_open_shard(self.folder / shard_name(PREFIX, number), rows, dimension)[0])
+        for number, entry in enumerate(shards):
+            done.update(_open_shard(self.folder / shard_name(PREFIX, number), entry, dimension)[0])
         return shards, done
 
-    def _index(self, shards: Sequence[int]) -> dict[str, Any]:
-        entries = [{"file": shard_name(PREFIX, number), "rows": rows} for number, rows in enumerate(shards)]
+    def _index(self, shards: Sequence[Entry]) -> dict[str, Any]:
+        entries = [
+            {"file": shard_name(PREFIX, number), "rows": rows} | ({} if digest is None else {"sha256": digest})
+            for number, (rows, digest) in enumerate(shards)
+        ]
         return {"spec": self._spec, "dimension": self.dimension, "shards": entries}
 
-    def _shard(self, count: int) -> bytes:
+    def _shard(self, count: int) -> tuple[bytes, str]:
         from safetensors.torch import save
 
         if len(self._rows) > 1:
             self._rows = [torch.cat(self._rows)]
         names = json.dumps(self._names[:count], ensure_ascii=False)
-        return save({"features": self._rows[0][:count].contiguous()}, metadata={"images": names})
+        features = self._rows[0][:count].contiguous()
+        checksums = torch.tensor([zlib.crc32(row) for row in features.numpy()])
+        content = save({"features": features, "crc32": checksums}, metadata={"images": names})
+        return content, _digest(names, checksums)
 
     def _forget(self, count: int) -> None:
         self._names = self._names[count:]
         self._rows = [self._rows[0][count:]]
 
 
-def _read_index(folder: Path) -> tuple[dict[str, str], int, list[int]]:
-    """The spec, the dimension, and how many rows each shard has."""
+def _digest(names: str, checksums: Tensor) -> str:
+    return hashlib.sha256(names.encode(errors="surrogatepass") + checksums.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def _read_index(folder: Path) -> tuple[dict[str, str], int, list[Entry]]:
+    """The spec, the dimension, and the shards."""
     path = folder / INDEX
     index = read_json(path)
     if not isinstance(index, dict) or index.keys() != {"spec", "dimension", "shards"}:
@@ -227,30 +279,36 @@ def _read_index(folder: Path) -> tuple[dict[str, str], int, list[int]]:
     return spec, dimension, [_read_shard_entry(path, number, shard) for number, shard in enumerate(shards)]
 
 
-def _read_shard_entry(path: Path, number: int, shard: Any) -> int:
+def _read_shard_entry(path: Path, number: int, shard: Any) -> Entry:
     expected = shard_name(PREFIX, number)
-    if not isinstance(shard, dict) or shard.keys() != {"file", "rows"} or shard["file"] != expected:
+    if not isinstance(shard, dict) or shard.keys() - {"sha256"} != {"file", "rows"} or shard["file"] != expected:
         raise InputError(
             f"{path}: shards[{number}]: expected file {expected!r} and its number of rows, got {shard!r:.60}"
         )
     rows = shard["rows"]
     if type(rows) is not int or rows < 1:
         raise InputError(f"{path}: shards[{number}].rows: expected a whole number above 0, got {rows!r:.60}")
-    return rows
+    digest = shard.get("sha256")
+    if "sha256" in shard and not isinstance(digest, str):
+        raise InputError(f"{path}: shards[{number}].sha256: expected a digest, got {digest!r:.60}")
+    return Entry(rows, digest)
 
 
-def _open_shard(path: Path, rows: int, dimension: int) -> tuple[list[str], Tensor]:
+def _open_shard(path: Path, entry: Entry, dimension: int) -> tuple[list[str], Block]:
     """The images of a shard, and their features: a view of the mapped file, of which only pages in use are read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             features: Tensor = file.get_tensor("features")
-            images = parse_json((file.metadata() or {}).get("images", "null"))
+            text = (file.metadata() or {}).get("images", "null")
+            images = parse_json(text)
+            checksums = None if entry.digest is None else file.get_tensor("crc32")
     except OSError as error:
         raise InputError(f"{path}: missing or unreadable shard ({reason(error)})") from error
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path}: damaged shard ({error})") from error
+    rows = entry.size
     if features.shape != (rows, dimension) or features.dtype != torch.float16:
         raise InputError(
             f"{path}: features: expected float16 [{rows}, {dimension}] according to the index, "
@@ -258,7 +316,12 @@ def _open_shard(path: Path, rows: int, dimension: int) -> tuple[list[str], Tenso
         )
     if not isinstance(images, list) or len(images) != rows or not all(isinstance(image, str) for image in images):
         raise InputError(f"{path}: images: expected the names of {rows} images, got {images!r:.60}")
-    return images, features
+    if checksums is not None:
+        if checksums.shape != (rows,) or checksums.dtype != torch.int64:
+            raise InputError(f"{path}: crc32: expected int64 [{rows}], got {checksums.dtype} {list(checksums.shape)}")
+        if _digest(text, checksums) != entry.digest:
+            raise InputError(f"{path}: damaged: its digest is not the one in {INDEX}")
+    return images, Block(path, features, checksums)
 
 
 def _open_npz(path: Path) -> Features:
@@ -284,7 +347,7 @@ def _open_npz(path: Path) -> Features:
             f"{path}: features: expected floating point [{len(images)}, D], got {features.dtype} {list(features.shape)}"
         )
     block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
-    return Features(path, images.tolist(), [block], features.shape[1], None)
+    return Features(path, images.tolist(), [Block(path, block)], features.shape[1], None)
 
 
 def _describe(spec: dict[str, str], dimension: int) -> str:

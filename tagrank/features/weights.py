@@ -1,6 +1,5 @@
 """Loads weights from a local file into a network; also understands the names in older torchvision files."""
 
-import hashlib
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tagrank.data.files import reason
+from tagrank.data.files import reason, sha256
 from tagrank.errors import InputError
 
 # Auxiliary classifiers, which are used only in training.
@@ -34,7 +33,7 @@ def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -
         InputError: the file is missing, damaged, not a state dict, of another network, or has NaN or infinite values.
     """
     try:
-        digest = _sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}; expected a file with weights of {name}") from error
     try:
@@ -78,14 +77,6 @@ def check_finite(network: nn.Module, what: str) -> None:
     for key, value in network.state_dict().items():
         if not value.isfinite().all():
             raise InputError(f"{what}: expected finite values, got NaN or infinity in {key}")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _outline(state: Any) -> str:

@@ -2,13 +2,19 @@
 
 An index is a folder that :mod:`tagrank.data.shards` describes, with these files::
 
-    index.json                   {"format": 1, "model": DIGEST, "tags": [...], "positions": S, "shards": [n, n, ...]}
+    index.json                   {"format": 1, "model": DIGEST, "tags": [...], "positions": S, "shards": [n, n, ...],
+                                  "digests": [DIGEST, DIGEST, ...]}
     photos-00000.safetensors     n photographs:
                                    "log_p"    float16 [S, V, n]   log p_t(v), contiguous for one position t and tag v
                                    "gains"    float16 [n, V]      expected gain of each tag, scaled to length 1
                                    "names"    uint8 [...]         the names in UTF-8, one after the other
                                    "offsets"  int64 [n + 1]       where each name begins, and where the last name ends
+                                   "sums"     int64 [S V + 1]     the CRC-32 of each log_p_t(v), and of gains
+                                   "name_sums" int64 [n]          the CRC-32 of each name
     ...
+
+The digest of a shard is of its ``sums``. It is compared when the index is opened; a CRC-32 is compared when what it
+belongs to is read. Shards that an earlier version wrote have none of the three.
 
 A writer that is killed loses at most ``photos_per_shard`` photographs.
 """
@@ -16,6 +22,8 @@ A writer that is killed loses at most ``photos_per_shard`` photographs.
 import hashlib
 import json
 import os
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -30,7 +38,7 @@ from torch import Tensor
 from tagrank.annotator import Annotator
 from tagrank.data.files import read_json
 from tagrank.data.mapped import map_tensors, will_need
-from tagrank.data.shards import INDEX, ShardWriter, shard_name
+from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name
 from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
 
@@ -51,12 +59,14 @@ class Contents:
         tags: the model's tags, in the order of its vocabulary.
         positions: ``S`` of the model.
         shards: how many photographs each shard has.
+        digests: the digest of each shard; None if an earlier version wrote it.
     """
 
     model: str
     tags: tuple[str, ...]
     positions: int
     shards: tuple[int, ...] = ()
+    digests: tuple[str | None, ...] = ()
 
 
 def digest(annotator: Annotator) -> str:
@@ -134,19 +144,24 @@ class IndexWriter(ShardWriter):
         self._parts.append((list(names), *photo_tables(probabilities)))
         self._added(names)
 
-    def _read(self) -> tuple[Sequence[int], set[str]]:
+    def _read(self) -> tuple[Sequence[Entry], set[str]]:
         there = read_contents(self.folder)
-        if replace(there, shards=()) != self._contents:
+        if replace(there, shards=(), digests=()) != self._contents:
             raise InputError(f"{self.folder}: is the index of another model; use another folder")
         names: set[str] = set()
         for number, count in enumerate(there.shards):
             names.update(Shard(self.folder, number, count, there).names())
-        return there.shards, names
+        return [Entry(*entry) for entry in zip(there.shards, there.digests, strict=True)], names
 
-    def _index(self, shards: Sequence[int]) -> dict[str, Any]:
-        return {"format": FORMAT, **vars(self._contents), "shards": shards}
+    def _index(self, shards: Sequence[Entry]) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            **vars(self._contents),
+            "shards": [entry.size for entry in shards],
+            "digests": [entry.digest for entry in shards],
+        }
 
-    def _shard(self, count: int) -> bytes:
+    def _shard(self, count: int) -> tuple[bytes, str]:
         from safetensors.numpy import save
 
         names = [name for part, _, _ in self._parts for name in part]
@@ -154,14 +169,21 @@ class IndexWriter(ShardWriter):
         gains = np.concatenate([part for _, _, part in self._parts])
         self._parts = [(names, log_p, gains)]
         encoded = [os.fsencode(name) for name in names[:count]]
-        return save(
+        by_column = np.ascontiguousarray(log_p[:count].transpose(1, 2, 0))
+        sums = np.array(
+            [zlib.crc32(c.data) for table in by_column for c in table] + [zlib.crc32(gains[:count].copy().data)]
+        )
+        content = save(
             {
-                "log_p": np.ascontiguousarray(log_p[:count].transpose(1, 2, 0)),
+                "log_p": by_column,
                 "gains": gains[:count].copy(),
                 "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
                 "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+                "sums": sums.astype(np.int64),
+                "name_sums": np.array([zlib.crc32(name) for name in encoded], dtype=np.int64),
             }
         )
+        return content, _digest(sums)
 
     def _forget(self, count: int) -> None:
         ((names, log_p, gains),) = self._parts
@@ -169,11 +191,9 @@ class IndexWriter(ShardWriter):
 
 
 class Shard:
-    """A memory-mapped part of an index: only what is used is read.
+    """A memory-mapped part of an index: only what is used is read, and what is read is checked.
 
-    Attributes:
-        log_p: float16 ``[S, V, n]``.
-        gains: float16 ``[n, V]``.
+    Each method raises an InputError if what it reads is damaged.
 
     Raises:
         InputError: the file is missing or damaged, or does not fit the index.
@@ -181,32 +201,69 @@ class Shard:
 
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
         tags = len(contents.tags)
-        tensors = map_tensors(
-            folder / shard_name(PREFIX, number),
-            {
-                "log_p": (torch.float16, [contents.positions, tags, count]),
-                "gains": (torch.float16, [count, tags]),
-                "names": (torch.uint8, [None]),
-                "offsets": (torch.int64, [count + 1]),
-            },
-        )
-        self.log_p, self.gains = tensors["log_p"], tensors["gains"]
+        self._path = folder / shard_name(PREFIX, number)
+        expected: dict[str, tuple[torch.dtype, list[int | None]]] = {
+            "log_p": (torch.float16, [contents.positions, tags, count]),
+            "gains": (torch.float16, [count, tags]),
+            "names": (torch.uint8, [None]),
+            "offsets": (torch.int64, [count + 1]),
+        }
+        digest = contents.digests[number] if contents.digests else None
+        if digest is not None:
+            expected |= {"sums": (torch.int64, [contents.positions * tags + 1]), "name_sums": (torch.int64, [count])}
+        tensors = map_tensors(self._path, expected)
+        self._log_p, self._gains = tensors["log_p"], tensors["gains"]
         self._names, self._offsets = tensors["names"], tensors["offsets"]
+        self._sums, self._name_sums = tensors.get("sums"), tensors.get("name_sums")
+        if self._sums is not None and _digest(self._sums.numpy()) != digest:
+            raise self._damaged(f"its digest is not the one in {INDEX}")
+        self._sound: set[tuple[int, int]] = set()
+        self._gains_sound = False
+
+    def log_p(self, position: int, tag: int) -> Tensor:
+        """``log p_t(v)`` of each photograph, float16 ``[n]``."""
+        column = self._log_p[position, tag]
+        if (position, tag) not in self._sound:
+            if not self._is(column, position * self._log_p.shape[1] + tag):
+                raise self._damaged("log_p has another checksum than when it was written")
+            if not (column <= 0).all():  # NaN too
+                raise self._damaged("log_p: expected log probabilities, got NaN or a number above 0")
+            self._sound.add((position, tag))
+        return column
+
+    def gains(self) -> Tensor:
+        """The expected gains of all photographs, float16 ``[n, V]``."""
+        if not self._gains_sound:
+            if not self._is(self._gains, -1):
+                raise self._damaged("gains have another checksum than when they were written")
+            # Their length is 1, up to rounding; 0 if the model expects no tags.
+            if not ((self._gains >= 0) & (self._gains <= 1.01)).all():  # NaN too
+                raise self._damaged("gains: expected numbers from 0 to 1")
+            self._gains_sound = True
+        return self._gains
 
     def name(self, row: int) -> str:
         """The name of the photograph with this row number in the shard."""
         start, end = self._offsets[row : row + 2].tolist()
-        return os.fsdecode(self._names[start:end].numpy().tobytes())
+        if not 0 <= start <= end <= len(self._names):
+            raise self._damaged("offsets: expected places in the names, in ascending order")
+        encoded = self._names[start:end].numpy().tobytes()
+        if self._name_sums is not None and zlib.crc32(encoded) != self._name_sums[row]:
+            raise self._damaged("a name has another checksum than when it was written")
+        return os.fsdecode(encoded)
 
     def names(self) -> list[str]:
         """The names of all photographs."""
-        text, ends = self._names.numpy().tobytes(), self._offsets.tolist()
-        return [os.fsdecode(text[a:b]) for a, b in pairwise(ends)]
+        text, ends = self._names.numpy().tobytes(), self._all_offsets().tolist()
+        encoded = [text[a:b] for a, b in pairwise(ends)]
+        if self._name_sums is not None and [zlib.crc32(name) for name in encoded] != self._name_sums.tolist():
+            raise self._damaged("a name has another checksum than when it was written")
+        return [os.fsdecode(name) for name in encoded]
 
     def row(self, name: str) -> int | None:
         """The row number of a photograph in the shard, or None if it is not there."""
         wanted = np.frombuffer(os.fsencode(name), dtype=np.uint8)
-        offsets = self._offsets.numpy()
+        offsets = self._all_offsets()
         rows = np.flatnonzero(np.diff(offsets) == len(wanted))
         letters = self._names.numpy()[offsets[rows, None] + np.arange(len(wanted))]
         found = rows[(letters == wanted).all(axis=1)]
@@ -215,16 +272,33 @@ class Shard:
     def fetch(self, positions: Sequence[int], tags: Sequence[int]) -> None:
         """Have the columns ``log_p[positions[i], tags[i]]`` fetched from disk, without waiting for them."""
         for position, tag in zip(positions, tags, strict=True):
-            will_need(self.log_p[position, tag])
+            will_need(self._log_p[position, tag])
 
     def fetch_gains(self) -> None:
         """Have ``gains`` fetched from disk, without waiting for them."""
-        will_need(self.gains)
+        will_need(self._gains)
 
     def fetch_names(self) -> None:
         """Have the names fetched from disk, without waiting for them."""
         will_need(self._names)
         will_need(self._offsets)
+
+    def _is(self, tensor: Tensor, number: int) -> bool:
+        """Whether a tensor has the checksum with this number; True if the shard has no checksums."""
+        return self._sums is None or zlib.crc32(tensor.numpy().data) == self._sums[number]
+
+    def _all_offsets(self) -> NDArray[np.int64]:
+        offsets: NDArray[np.int64] = self._offsets.numpy()
+        if offsets[0] != 0 or offsets[-1] != len(self._names) or (offsets[1:] < offsets[:-1]).any():
+            raise self._damaged("offsets: expected places in the names, in ascending order")
+        return offsets
+
+    def _damaged(self, how: str) -> InputError:
+        return InputError(f"{self._path}: damaged: {how}")
+
+
+def _digest(sums: NDArray[np.int64]) -> str:
+    return hashlib.sha256(sums.astype("<i8").tobytes()).hexdigest()
 
 
 def read_contents(folder: Path) -> Contents:
@@ -238,7 +312,7 @@ def read_contents(folder: Path) -> Contents:
         raise InputError(f"{folder}: expected an index of photographs, but {INDEX} is not there")
     record: Any = read_json(path)
     fields = {"format", "model", "tags", "positions", "shards"}
-    if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() != fields:
+    if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() - {"digests"} != fields:
         raise InputError(f"{path}: expected an index of format {FORMAT}, got {record!r:.60}")
     tags, positions, shards = record["tags"], record["positions"], record["shards"]
     whole = [positions, *shards] if isinstance(shards, list) else [None]
@@ -247,4 +321,14 @@ def read_contents(folder: Path) -> Contents:
         raise InputError(
             f"{path}: expected tags, and positive numbers of positions and photographs; got {record!r:.60}"
         )
-    return Contents(record["model"], tuple(tags), positions, tuple(shards))
+    if len(set(tags)) < len(tags):
+        ((twice, _),) = Counter[str](tags).most_common(1)
+        raise InputError(f"{path}: tags: expected each tag once, got {twice!r:.60} twice")
+    digests = record.get("digests", [None] * len(shards))
+    if (
+        not isinstance(digests, list)
+        or len(digests) != len(shards)
+        or not all(isinstance(d, str | None) for d in digests)
+    ):
+        raise InputError(f"{path}: digests: expected one for each of {len(shards)} shards, got {digests!r:.60}")
+    return Contents(record["model"], tuple(tags), positions, tuple(shards), tuple(digests))

@@ -121,8 +121,8 @@ def evaluate_retrieval(annotator: Annotator, images: LabelledImages, seed: int =
         some = queries[start : start + CHUNK]
         similarity = list_similarity(some, references)
         for name, scores in (
-            ("tags, in order", np.stack([in_order(log_p, query) for query in some])),
-            ("tags, in any order", np.stack([in_any_order(log_p, query) for query in some])),
+            ("tags, in order", np.stack([in_order([log_p[t, tag] for t, tag in enumerate(query)]) for query in some])),
+            ("tags, in any order", np.stack([in_any_order(log_p[: len(query), query]) for query in some])),
             ("tags, by chance", rng.random(similarity.shape)),
         ):
             found[name].append(retrieval_ndcg(scores, similarity))

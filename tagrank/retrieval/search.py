@@ -94,8 +94,8 @@ class PhotoIndex:
         for shard in self._shards:
             shard.fetch(*zip(*columns, strict=True))
         if ordered:
-            return np.exp(self._over_shards(lambda shard: in_order(shard.log_p, numbers)))
-        return self._over_shards(lambda shard: in_any_order(shard.log_p, numbers))
+            return np.exp(self._over_shards(lambda shard: in_order([shard.log_p(t, tag) for t, tag in columns])))
+        return self._over_shards(lambda shard: in_any_order(_square(shard, numbers)))
 
     def similar(self, gains: Tensor, top_k: int = 20) -> list[Match]:
         """Find the photographs whose lists are expected to be most similar to another photograph's list.
@@ -110,7 +110,7 @@ class PhotoIndex:
         query = gains.float()
         for shard in self._shards:
             shard.fetch_gains()
-        found = self._best(self._over_shards(lambda shard: (shard.gains.float() @ query).double().numpy()), top_k)
+        found = self._best(self._over_shards(lambda shard: (shard.gains().float() @ query).double().numpy()), top_k)
         # Rounding to float16 makes lengths differ from 1 and scores exceed 1. They are clipped after the sort: before,
         # clipping would make ties.
         return [match._replace(score=min(match.score, 1.0)) for match in found]
@@ -125,7 +125,7 @@ class PhotoIndex:
         if place is None:
             raise InputError(f"{self.folder}: no photograph {name!r} in this index")
         number, row = place
-        return self._shards[number].gains[row]
+        return self._shards[number].gains()[row]
 
     def gains_of(self, annotator: Annotator, features: Tensor) -> Tensor:
         """The expected gains ``[V]`` of a photograph that need not be in the index, scaled to length 1.
@@ -187,23 +187,28 @@ class PhotoIndex:
         return [Match(self._shards[n].name(row), rank, score) for rank, (n, row, score) in enumerate(found, 1)]
 
 
-def in_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
-    """Log probabilities ``[n]`` that lists start with ``tags`` in this order, from ``log_p`` ``[S, V, n]``."""
-    total = log_p[0, tags[0]].double()
-    for t, tag in enumerate(tags[1:], 1):
-        total += log_p[t, tag]
+def _square(shard: Shard, tags: Sequence[int]) -> Tensor:
+    """``log_p`` of ``k`` tags at the first ``k`` positions, ``[k, k, n]``."""
+    return torch.stack([torch.stack([shard.log_p(t, tag) for tag in tags]) for t in range(len(tags))])
+
+
+def in_order(columns: Sequence[Tensor]) -> Scores:
+    """Log probabilities ``[n]`` that lists start with tags in this order, from ``log_p_t`` ``[n]`` of each tag."""
+    total = columns[0].double()
+    for column in columns[1:]:
+        total += column
     return total.numpy()
 
 
-def in_any_order(log_p: Tensor, tags: Sequence[int]) -> Scores:
-    """Probabilities ``[n]`` that lists start with ``tags`` in any order, from ``log_p`` ``[S, V, n]``.
+def in_any_order(log_p: Tensor) -> Scores:
+    """Probabilities ``[n]`` that lists start with ``k`` tags in any order, from ``log_p`` ``[k, k, n]`` of these tags.
 
     This sum over all orders is the permanent of the ``k x k`` table of tags and positions. It is built up from subsets
     ``C`` of the tags. Lists start with the tags of ``C``, in any order, with the probability
     ``P(C) = sum over tags c in C of P(C without c) p_|C|(c)``. That takes ``k 2^(k-1)`` products instead of ``k k!``.
     """
-    k = len(tags)
-    p = log_p[:k, list(tags)].double().exp().numpy()  # [k, k, n]
+    k = len(log_p)
+    p = log_p.double().exp().numpy()
     starts: dict[tuple[int, ...], Scores] = {(): np.ones(p.shape[2])}
     for size in range(1, k + 1):
         starts = {

@@ -10,11 +10,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -22,7 +20,11 @@ from tagrank.data.files import reason
 from tagrank.errors import InputError
 from tagrank.progress import progress_bar
 from tagrank.training.batches import EpochSampler, ListDataset
+from tagrank.training.checkpoints import CheckpointFiles, read_checkpoint
 from tagrank.training.module import METRICS, MONITOR, RankerModule
+from tagrank.training.run_folder import BEST, LAST
+
+_OTHER = "not a checkpoint of this run; start anew with --overwrite"
 
 
 def fit(
@@ -50,31 +52,30 @@ def fit(
         InputError: a checkpoint is damaged, or cannot be written.
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
-    last = folder / "last.ckpt"
+    last = folder / LAST
     resume = resume and last.is_file()
     if not finished:
-        if resume:
-            _load(last)  # to report damage in our words: Lightning's do not name the file
         try:
             with _quiet(), _interruptible():
                 _run(_trainer(module, folder, progress), module, train, val, last if resume else None)
         except OSError as error:
             # Only checkpoints are files: images and lists are in memory. fsspec does not name the file.
             raise InputError(f"{folder}: a checkpoint cannot be written: {reason(error)}") from error
-    module.load_state_dict(_load(folder / "best.ckpt")["state_dict"])
+    _load_best(module, folder / BEST)
 
 
 def _trainer(module: RankerModule, folder: Path, progress: str | None) -> L.Trainer:
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     callbacks: list[Callback] = [
-        _Checkpoint(folder, "best", monitor=MONITOR, mode="max", **options),
-        _Checkpoint(folder, "last", **options),
-        EarlyStopping(MONITOR, mode="max", patience=module.preset.patience, check_on_train_epoch_end=True),
+        _Checkpoint(folder, Path(BEST).stem, monitor=MONITOR, mode="max", **options),
+        _Checkpoint(folder, Path(LAST).stem, **options),
+        _Stopping(MONITOR, mode="max", patience=module.preset.patience, check_on_train_epoch_end=True),
     ]
     return L.Trainer(
         max_epochs=module.preset.epochs,
         callbacks=[*callbacks, _Progress(progress)] if progress else callbacks,
         default_root_dir=folder,
+        plugins=CheckpointFiles(),
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -90,6 +91,7 @@ def _run(
     # A backbone normalises by the variance of a batch, and a last batch of one image has none.
     drop_last = module.backbone is not None and len(train) % batch_size == 1
     sampler = EpochSampler(train, module.seed)
+    module.started = False
     try:
         trainer.fit(
             module,
@@ -102,14 +104,17 @@ def _run(
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from None
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if checkpoint is None or module.started or isinstance(error, InputError):
+            raise
+        raise InputError(f"{checkpoint}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
 
 
-def _load(checkpoint: Path) -> dict[str, Any]:
+def _load_best(module: RankerModule, checkpoint: Path) -> None:
     try:
-        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{checkpoint}: not a checkpoint, or a damaged one; start anew with --overwrite") from error
-    return state
+        module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"{checkpoint}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -117,6 +122,21 @@ class _Checkpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+
+class _Stopping(EarlyStopping):
+    """Early stopping that also ends a run that is resumed from the checkpoint of its last epoch.
+
+    Lightning forgets that a run had ended early, and would train further epochs.
+    """
+
+    @property
+    def state_key(self) -> str:
+        # Checkpoints of earlier versions have the state under the name of the base class.
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def on_fit_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped_epoch > 0
 
 
 class _Progress(Callback):

@@ -45,6 +45,11 @@ class RankerModule(L.LightningModule):
         self.references = references
         self.seed = seed
         self.history: list[dict[str, float]] = []
+        self.started = False
+        """Whether training has begun, from the beginning or from a checkpoint that was restored."""
+
+    def on_train_start(self) -> None:
+        self.started = True
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         torch.manual_seed(mix(self.seed, self.global_step))

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tagrank.annotator import Annotator
+from tagrank.data.files import reason
 from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.labelled import LabelledImages, load_labelled
-from tagrank.features.seen import digests, write_seen
+from tagrank.features.seen import Digests, digests, write_seen
+from tagrank.ranker.presets import Preset
 from tagrank.training import run_folder
 from tagrank.training.fit import fit_ranker
 from tagrank.training.splits import split
@@ -46,8 +49,8 @@ def train(
 
     Raises:
         TypeError: a keyword is not known.
-        InputError: a file or an option is not what it should be, or something in ``out`` has the name of one of our
-            files and is not ours.
+        InputError: a file or an option is not what it should be, another process is training in ``out``, or something
+            in ``out`` has the name of one of our files and is not ours.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     options = replace(options or TrainOptions(), **keywords)
@@ -61,10 +64,25 @@ def train(
         "data": _digest(parts, options),
     }
     out = Path(out)
-    if options.resume:
-        folder = run_folder.resume(out, settings)
-    else:
-        folder = run_folder.begin(out, settings, overwrite=options.overwrite)
+    with run_folder.open_run(out, settings, resume=options.resume, overwrite=options.overwrite) as folder:
+        annotator, *seen = _fit(parts, options, preset, settings, folder)
+        try:
+            run_folder.replace_model(out, folder)
+            write_seen(out, *seen)
+        except OSError as error:
+            raise InputError(f"{out}: the model cannot be written: {reason(error)}") from error
+        annotator.save(out)
+    return annotator
+
+
+def _fit(
+    parts: tuple[Manifest, Manifest],
+    options: TrainOptions,
+    preset: Preset,
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> tuple[Annotator, Digests, Digests]:
+    """The model, trained in the folder of its run, and the digests of the images that it has seen."""
     backbone = _backbone(options)
     images, val_images = _load(parts, options, backbone, folder)
     spec = _spec(images, options.backbone)
@@ -85,11 +103,7 @@ def train(
         progress="training" if options.progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings)
-    seen = digests(images, trained), digests(val_images, trained)
-    run_folder.replace_model(out, folder)
-    write_seen(out, *seen)
-    annotator.save(out)
-    return annotator
+    return annotator, digests(images, trained), digests(val_images, trained)
 
 
 def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions) -> str:

@@ -1,64 +1,107 @@
-"""The state of a run, in folders inside the model's folder.
+"""The state of a run, in folders inside the model's folder. Only this module changes these folders.
 
 ``training`` is the run that the model comes from. A run that is to replace an existing model is in ``training.new``
 until it is finished. Each has ``settings.json`` from its first moment on, checkpoints, features that were computed for
 it, and ``history.json`` once it is finished.
+
+A process that trains locks the model's folder. It may be killed at any moment:
+
+- A file is written beside its place, flushed to the disk and renamed, so that it is old or new and never half.
+- A folder is made beside its place, with its settings in it, and renamed.
+- A folder that goes is renamed first and deleted then.
+
+What a killed process leaves under temporary names is deleted by the next process that locks the folder.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tagrank.data.files import read_json, reason, write_atomically
+from tagrank.data.files import (
+    leftovers,
+    lock_folder,
+    read_json,
+    reason,
+    sync_folder,
+    temporary_path,
+    write_atomically,
+)
 from tagrank.errors import InputError
+from tagrank.features.seen import SEEN
 from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"
 HISTORY = "history.json"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-def begin(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> Path:
-    """Make the folder of a new run, which contains only the run's settings.
+@contextmanager
+def open_run(
+    out: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+) -> Iterator[Path]:
+    """The folder of a run, while other processes are kept out of the model's folder.
 
     Args:
         out: the model's folder.
-        settings: for ``settings.json``.
-        overwrite: whether the new run may replace a model or an unfinished run.
+        settings: of the run. A new run has them in ``settings.json``, a run to resume must have begun with them.
+        resume: whether to continue the run that began with these settings.
+        overwrite: whether a new run may replace a model or an unfinished run.
 
     Raises:
-        InputError: there is a model or an unfinished run and ``overwrite`` is false, something in ``out`` has the name
-            of one of our files and is not ours, or the folder cannot be made.
+        InputError: another process is training in ``out``; something in ``out`` has the name of one of our files and is
+            not ours; the folder cannot be made; no run to resume began with these settings; or there is a model or an
+            unfinished run, and neither ``resume`` nor ``overwrite``.
     """
+    if resume and not out.is_dir():
+        raise InputError(f"{out}: nothing to resume: {out / TRAINING / SETTINGS} is missing")
+    lock = lock_folder(out)
     try:
-        # A run with nothing but its settings did not get far: nothing is lost with it.
-        runs = [folder for folder in _runs(out) if os.listdir(folder) != [SETTINGS]]
-        if not overwrite and (runs or (out / CONFIG).exists()):
-            raise InputError(
-                f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with "
-                "--overwrite, or choose another folder"
-            )
-        run = out / (NEW if out / TRAINING in runs else TRAINING)
-        for folder in {run, out / NEW}:
-            if folder.exists():
-                shutil.rmtree(folder)
-        run.mkdir(parents=True)
-        write_atomically(run / SETTINGS, [json.dumps(settings, indent=2).encode(), b"\n"])
-    except OSError as error:
-        raise InputError(f"{out}: cannot be used: {reason(error)}") from error
+        try:
+            run = _resume(out, settings) if resume else _begin(out, settings, overwrite)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be used: {reason(error)}") from error
+        yield run
+    finally:
+        os.close(lock)
+
+
+def _begin(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
+    """Make the folder of a new run, which contains only the run's settings."""
+    found = _runs(out)
+    _clean(out, found)
+    # A run with nothing but its settings did not get far: nothing is lost with it.
+    runs = [folder for folder in found if os.listdir(folder) != [SETTINGS]]
+    model = (out / CONFIG).exists()
+    if not overwrite and (runs or model):
+        raise InputError(
+            f"{out}: there is a model or an unfinished run already; go on with --resume, replace it with "
+            "--overwrite, or choose another folder"
+        )
+    run = out / (NEW if model or out / TRAINING in runs else TRAINING)
+    made = temporary_path(run)
+    made.mkdir()
+    write_atomically(made / SETTINGS, [json.dumps(settings, indent=2).encode(), b"\n"])
+    if found and not model:
+        # Without a configuration and without a run, nobody could tell whose files these are.
+        for name in (WEIGHTS, VOCABULARY, SEEN):
+            (out / name).unlink(missing_ok=True)
+    for folder in sorted({run, out / NEW}):
+        _discard(folder)
+    _move(made, run)
     return run
 
 
-def resume(out: Path, settings: Mapping[str, Any]) -> Path:
-    """Find the folder of the run that began with these settings.
-
-    Raises:
-        InputError: no run did, or something in ``out`` has the name of one of our files and is not ours.
-    """
+def _resume(out: Path, settings: Mapping[str, Any]) -> Path:
+    """Find the folder of the run that began with these settings."""
     runs = _runs(out)
+    _clean(out, runs)
     if not runs:
         raise InputError(f"{out}: nothing to resume: {out / TRAINING / SETTINGS} is missing")
     for folder, before in runs.items():
@@ -73,12 +116,57 @@ def replace_model(out: Path, run: Path) -> None:
     """Let a finished run take the place of the run before it, and remove the old model's configuration.
 
     The configuration goes first, because a model's folder with a configuration is complete and from one run.
+
+    Raises:
+        OSError: the folder cannot be changed.
     """
     (out / CONFIG).unlink(missing_ok=True)
+    sync_folder(out)
     if run.name == NEW:
-        if (out / TRAINING).exists():
-            shutil.rmtree(out / TRAINING)
-        run.rename(out / TRAINING)
+        _discard(out / TRAINING)
+        _move(run, out / TRAINING)
+
+
+def _move(folder: Path, to: Path) -> None:
+    """Rename a folder, for good when this returns. ``to`` does not exist."""
+    folder.rename(to)
+    sync_folder(to.parent)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder if it exists. It vanishes at once; its files are deleted then."""
+    if folder.exists() or folder.is_symlink():
+        gone = temporary_path(folder)
+        _move(folder, gone)
+        _delete(gone)
+
+
+def _delete(path: Path) -> None:
+    """Delete what has a temporary name. If that fails, it does no harm, and the next process tries again."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _clean(out: Path, runs: Iterable[Path]) -> None:
+    """Delete what killed processes left under temporary names."""
+    for folder, names in [
+        (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, SEEN)),
+        *((run, (SETTINGS, HISTORY, BEST, LAST)) for run in runs),
+    ]:
+        for path in leftovers(folder, "|".join(map(re.escape, names))):
+            _delete(path)
+
+
+def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
+    """Write a checkpoint of a run. The one before it stays until the new one is on the disk.
+
+    Raises:
+        OSError: the file cannot be written; the one before it is unchanged.
+    """
+    write_atomically(path, [content])
 
 
 def has_run(folder: str | Path) -> bool:
@@ -92,8 +180,16 @@ def is_finished(run: Path) -> bool:
 
 
 def write_history(run: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Write the metrics of each epoch of a run, which is then finished."""
-    write_atomically(run / HISTORY, [json.dumps(history, indent=1, allow_nan=False).encode(), b"\n"])
+    """Write the metrics of each epoch of a run, which is then finished.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = run / HISTORY
+    try:
+        write_atomically(path, [json.dumps(history, indent=1, allow_nan=False).encode(), b"\n"])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
@@ -106,9 +202,14 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     history: list[dict[str, float]] = read_json(path)
-    if not isinstance(history, list) or not history or not all(map(_is_epoch, history)):
+    if not is_history(history):
         raise InputError(f"{path}: expected the metrics of each epoch, got {history!r:.60}")
     return history
+
+
+def is_history(value: object) -> bool:
+    """Whether a value is the metrics of each epoch of a run."""
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_epoch, value))
 
 
 def _is_epoch(metrics: object) -> bool:

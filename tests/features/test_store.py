@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def test_the_index_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """The index is written again with each shard. If it had all names, a million images would take gigabytes."""
     names = [f"{row:0200d}.jpg" for row in range(600)]
     store(tmp_path, names, torch.zeros(600, 1), rows_per_shard=100)
-    assert (tmp_path / "index.json").stat().st_size < 6 * 100
+    assert (tmp_path / "index.json").stat().st_size < 6 * 200
     assert open_features(tmp_path).names == tuple(names)
 
 
@@ -278,6 +279,43 @@ def test_truncated_index(tmp_path: Path) -> None:
             opening()
 
 
+def written_before(folder: Path) -> None:
+    """Leave out the digests, which stores of earlier versions did not have."""
+    index = json.loads((folder / "index.json").read_text())
+    for shard in index["shards"]:
+        del shard["sha256"]
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("tensor", ["features", "crc32"])
+def test_a_flipped_bit(tmp_path: Path, tensor: str) -> None:
+    """Other rows of the store can be read. Names and checksums are compared when the store is opened."""
+    folder = small_store(tmp_path)
+    data = bytearray((folder / SHARD).read_bytes())
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    data[start + json.loads(data[8:start])[tensor]["data_offsets"][0]] ^= 1
+    (folder / SHARD).write_bytes(data)
+    if tensor == "crc32":
+        with pytest.raises(InputError, match=rf"{SHARD}: damaged: its digest is not the one in index\.json$"):
+            open_features(folder)
+        return
+    features = open_features(folder)
+    first, *others = features.names
+    features.rows(others)
+    with pytest.raises(InputError, match=rf"{SHARD}: damaged: row 0 has another checksum than when it was written$"):
+        features.rows([first])
+
+
+def test_a_name_that_changed(tmp_path: Path) -> None:
+    folder = small_store(tmp_path)
+    data = (folder / SHARD).read_bytes()
+    name = open_features(folder).names[0].encode()
+    assert data.count(b'\\"' + name + b'\\"') == 1
+    (folder / SHARD).write_bytes(data.replace(b'\\"' + name + b'\\"', b'\\"' + b"z" * len(name) + b'\\"'))
+    with pytest.raises(InputError, match=rf"{SHARD}: damaged: its digest is not the one in index\.json$"):
+        open_features(folder)
+
+
 def test_damaged_shard(tmp_path: Path) -> None:
     folder = small_store(tmp_path)
     shard = folder / SHARD
@@ -287,6 +325,10 @@ def test_damaged_shard(tmp_path: Path) -> None:
         for opening in (lambda: open_features(folder), lambda: FeatureWriter(folder, SPEC, 2)):
             with pytest.raises(InputError, match=rf"{SHARD}: damaged shard"):
                 opening()
+    save_file({"features": torch.zeros(3, 2).half()}, shard)
+    with pytest.raises(InputError, match="damaged shard"):
+        open_features(folder)
+    written_before(folder)
     save_file({"other": torch.zeros(3, 2).half()}, shard)
     with pytest.raises(InputError, match="damaged shard"):
         open_features(folder)
@@ -311,6 +353,7 @@ def test_damaged_shard(tmp_path: Path) -> None:
 
 def test_broken_rows_are_named(tmp_path: Path) -> None:
     folder = small_store(tmp_path)
+    written_before(folder)
     rows = torch.tensor([[0.0, 1.0], [float("nan"), 2.0], [3.0, float("inf")]]).half()
     save_file({"features": rows}, folder / SHARD, metadata={"images": '["a", "b", "c"]'})
     features = open_features(folder)

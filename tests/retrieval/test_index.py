@@ -3,13 +3,16 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import struct
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tagrank import TagRanker
@@ -51,10 +54,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     row = 0
     for number, count in enumerate(contents.shards):
         shard = Shard(tmp_path / "index", number, count, contents)
-        assert shard.log_p.is_contiguous()
+        columns = [[shard.log_p(t, tag) for tag in range(len(contents.tags))] for t in range(contents.positions)]
+        assert all(column.is_contiguous() for table in columns for column in table)
         # float16 has 11 significant bits.
         expected = p[row : row + count, :, :-1].log().permute(1, 2, 0)
-        np.testing.assert_allclose(shard.log_p.double(), expected, rtol=2**-11)
+        np.testing.assert_allclose(
+            torch.stack([torch.stack(table) for table in columns]).double(), expected, rtol=2**-11
+        )
         row += count
 
 
@@ -185,3 +191,109 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
         writer.add(names, tables(3))
     assert open_index(tmp_path).names() == names
     assert Shard(tmp_path, 0, 3, Contents("", VOCABULARY.tags, 4)).name(1) == names[1]
+
+
+def flip(path: Path, tensor: str, byte: int = 0, bit: int = 0) -> None:
+    """Change one bit of a tensor in a file."""
+    data = bytearray(path.read_bytes())
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    data[start + json.loads(data[8:start])[tensor]["data_offsets"][0] + byte] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("tensor", ["log_p", "gains", "names", "offsets", "sums", "name_sums"])
+def test_a_flipped_bit_is_noticed_where_it_is_read(tmp_path: Path, tensor: str) -> None:
+    fill(tmp_path / "index", 3)
+    path = tmp_path / "index" / "photos-00000.safetensors"
+    content = path.read_bytes()
+    dog = VOCABULARY.tags[0]
+
+    def use() -> None:
+        index = open_index(tmp_path / "index")
+        for tag in VOCABULARY.tags:
+            index.search([tag])
+            index.search([dog, tag] if tag != dog else [dog], ordered=False)
+        index.similar(index.gains("1.jpg"))
+        index.names()
+
+    use()
+    for byte, bit in ((0, 0), (1, 3), (4, 7)):
+        flip(path, tensor, byte, bit)
+        with pytest.raises(InputError, match=r"photos-00000\.safetensors: damaged: "):
+            use()
+        path.write_bytes(content)
+
+
+def written_before(folder: Path) -> None:
+    """Leave out what indexes of earlier versions did not have."""
+    for path in folder.glob("photos-*"):
+        save_file({k: t for k, t in load_file(path).items() if k not in ("sums", "name_sums")}, path)
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "digests"}))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "reason"),
+    [
+        ("log_p", float("nan"), "log_p: expected log probabilities, got NaN or a number above 0"),
+        ("log_p", 8.0, "log_p: expected log probabilities, got NaN or a number above 0"),
+        ("gains", float("nan"), "gains: expected numbers from 0 to 1"),
+        ("gains", 1.5, "gains: expected numbers from 0 to 1"),
+        ("gains", -0.5, "gains: expected numbers from 0 to 1"),
+        ("offsets", 10**6, "offsets: expected places in the names, in ascending order"),
+        ("offsets", -7, "offsets: expected places in the names, in ascending order"),
+    ],
+)
+def test_impossible_numbers_without_checksums(tmp_path: Path, tensor: str, value: float, reason: str) -> None:
+    folder = tmp_path / "index"
+    fill(folder, 3)
+    written_before(folder)
+    assert len(open_index(folder).search([VOCABULARY.tags[0]])) == 3
+    path = folder / "photos-00000.safetensors"
+    tensors = load_file(path)
+    tensors[tensor].flatten()[1] = value
+    if tensor == "log_p":
+        tensors[tensor][:] = value
+    save_file(tensors, path)
+    index = open_index(folder)
+
+    def use_it() -> None:
+        if tensor == "log_p":
+            index.search([VOCABULARY.tags[0]])
+        else:
+            index.similar(index.gains("0.jpg"))
+
+    with pytest.raises(InputError, match=rf"photos-00000\.safetensors: damaged: {reason}$"):
+        use_it()
+    if tensor == "offsets":
+        for use in (index.names, lambda: index.search([VOCABULARY.tags[0]]), lambda: "1.jpg" in index):
+            with pytest.raises(InputError, match=reason):
+                use()
+
+
+def test_a_tag_that_is_there_twice(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["tags"][1] = index["tags"][0]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: tags: expected each tag once, got '.*' twice$"):
+        open_index(tmp_path)
+
+
+def test_a_shard_of_another_index(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 3)
+    with IndexWriter(tmp_path / "b", make()) as writer:
+        writer.add([f"{i}.jpg" for i in range(3)], tables(3, seed=5))
+    shutil.copy(tmp_path / "b" / "photos-00000.safetensors", tmp_path / "a")
+    with pytest.raises(InputError, match=r"damaged: its digest is not the one in index\.json$"):
+        open_index(tmp_path / "a")
+
+
+def test_an_index_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    written_before(tmp_path)
+    with IndexWriter(tmp_path, make()) as writer:
+        writer.add(["new.jpg"], tables(1))
+    assert open_index(tmp_path).names() == ["0.jpg", "1.jpg", "2.jpg", "new.jpg"]
+    digests = json.loads((tmp_path / "index.json").read_text())["digests"]
+    assert [digest is None for digest in digests] == [True, False]

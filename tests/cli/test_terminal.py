@@ -40,7 +40,10 @@ def test_an_error_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_half_a_surrogate_pair_in_an_error() -> None:
-    code = "import tagrank.__main__, sys; sys.stderr.reconfigure(errors='tagrank'); print('\\ud800 \\udce9', file=sys.stderr)"
+    code = (
+        "import tagrank.__main__, sys; sys.stderr.reconfigure(errors='tagrank'); "
+        "print('\\ud800 \\udce9', file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stderr == b"\\ud800 \xe9\n"
 

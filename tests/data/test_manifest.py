@@ -295,7 +295,7 @@ def test_a_long_line_takes_linear_time(tmp_path: Path, case: str) -> None:
     (tmp_path / "m.jsonl").write_text(text)
     start = time.process_time()
     if case in ("double", "key"):
-        with pytest.raises(InputError, match="'t39999'.* twice"):
+        with pytest.raises(InputError, match=r"'t39999'.* twice"):
             read_manifest(tmp_path / "m.jsonl")
     else:
         (example,) = read_manifest(tmp_path / "m.jsonl").examples
@@ -309,8 +309,8 @@ def test_lists_are_merged_by_exact_scores() -> None:
     for _ in range(200):
         names = [f"t{i}" for i in range(rng.randint(1, 12))]
         lists = [rng.sample(names, rng.randint(1, len(names))) for _ in range(rng.randint(1, 9))]
-        scores = {
-            t: sum((Fraction(1, 1 + at.index(t)) for at in lists if t in at), Fraction())
-            for t in {t for at in lists for t in at}
-        }
+        scores: defaultdict[str, Fraction] = defaultdict(Fraction)
+        for tags in lists:
+            for position, tag in enumerate(tags, 1):
+                scores[tag] += Fraction(1, position)
         assert merge_lists(lists) == tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))

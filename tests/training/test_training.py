@@ -466,3 +466,15 @@ def test_a_configuration_with_wrong_types_or_sizes(model: Path, option: str, val
     with pytest.raises(InputError, match=reason) as caught:
         Annotator.load(model)
     assert str(model) in str(caught.value)
+
+
+def test_weights_so_large_that_no_probability_is_left(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    del config["files"]
+    (model / "config.json").write_text(json.dumps(config))
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: torch.full_like(t, 3e38) for name, t in tensors.items()}, model / "model.safetensors")
+    annotator = Annotator.load(model)
+    for use in (annotator.probabilities, annotator.rank):
+        with pytest.raises(InputError, match="the model gives no probabilities for these features"):
+            use(torch.ones(2, annotator.ranker.feature_size))

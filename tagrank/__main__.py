@@ -1,6 +1,7 @@
 """``tagrank`` and ``python -m tagrank``."""
 
 import atexit
+import codecs
 import contextlib
 import io
 import os
@@ -10,9 +11,32 @@ import sys
 def main() -> None:
     """Run the command line, or name the package that it lacks."""
     try:
-        _main()
+        try:
+            _main()
+        finally:
+            # What could not be written must be an error here: later, Python would only say that it ignored it.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        # Without this, Python would try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        print(f"tagrank: the output cannot be written: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of file names as they were read (``surrogateescape``), all else that has no encoding as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeEncodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error("tagrank", _escape)
 
 
 def _main() -> None:
@@ -31,7 +55,7 @@ def _main() -> None:
     # File names are bytes, which need not be UTF-8. They must be written as the bytes that were read.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors="tagrank")
     app()
 
 

@@ -100,9 +100,13 @@ class Annotator:
         The ranker computes them on its own device, one batch at a time.
 
         Raises:
-            InputError: the features do not have the size that the model takes.
+            InputError: the features do not have the size that the model takes, or are so large, or the weights are,
+                that no probabilities are left.
         """
-        return torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
+        p = torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
+        if not p.isfinite().all():
+            raise InputError("the model gives no probabilities for these features: its weights, or they, are too large")
+        return p
 
     def _batches(self, features: Tensor, batch_size: int) -> Iterator[Tensor]:
         if features.dim() != 2 or features.shape[1] != self.ranker.feature_size:
@@ -143,11 +147,16 @@ class Annotator:
         if len(features) == 0:
             return []
         options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
-        return [
-            ranking
-            for batch in self._batches(features, batch_size)
-            for ranking in decode_model(self.ranker, batch, decoder, output=output, **options)
-        ]
+        try:
+            return [
+                ranking
+                for batch in self._batches(features, batch_size)
+                for ranking in decode_model(self.ranker, batch, decoder, output=output, **options)
+            ]
+        except ValueError:
+            if not self.ranker.feedback:
+                self.probabilities(features, batch_size)  # raises an InputError if they are what is wrong
+            raise
 
     def rank_options(self, lists: ListOptions) -> dict[str, Any]:
         """The keyword arguments of :meth:`rank` for options: names and files become tags of this model.

@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tagrank.data.files import read_json, reason, sha256, write_atomically
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.ranker.config import check_positive
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
 FORMAT = 1
+MAX_LENGTH = 100_000
+"""The longest list of a model that is loaded."""
+MAX_SIZE = 2**31 - 1
+"""The largest side of a tensor of a model that is loaded."""
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
 
 
@@ -97,6 +103,11 @@ def load_model(folder: Path) -> SavedModel:
     try:
         if config["format"] != FORMAT:
             raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
+        if not isinstance(config["ranker"], dict):
+            raise ValueError(f"ranker: expected options by name, got {config['ranker']!r:.60}")
+        if not isinstance(config["backbone_trained"], bool):
+            raise ValueError(f"backbone_trained: expected true or false, got {config['backbone_trained']!r:.60}")
+        _check_sizes(folder, config["ranker"])
         ranker = build_ranker(config["ranker"])
         spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
         named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
@@ -114,6 +125,49 @@ def load_model(folder: Path) -> SavedModel:
     if "files" in config:
         _check_files(folder, config["files"])
     return SavedModel(ranker, vocabulary, spec, backbone, training)
+
+
+def _check_sizes(folder: Path, options: dict[str, Any]) -> None:
+    """Compare the configuration of a ranker with the header of its weights, before memory is taken for them.
+
+    Raises:
+        ValueError: the configuration is of no ranker.
+        TypeError: an option is not known.
+        InputError: the weights do not fit, or cannot be read.
+    """
+    path = folder / WEIGHTS
+    shapes = {name: shape for name, shape in _header(path).items() if name.startswith("ranker.")}
+    members = options.get("members", 1)
+    check_positive(members=members)
+    if "backend" in options:
+        raise ValueError("backend: is no option of a model; it depends on the machine")
+    if members > len(shapes):
+        raise InputError(f"{path}: does not fit {CONFIG}: {members} members, but {len(shapes)} tensors")
+    check_positive(max_length=options.get("max_length", 1))
+    if options.get("max_length", 1) > MAX_LENGTH:
+        raise ValueError(f"max_length: expected at most {MAX_LENGTH}, got {options['max_length']}")
+    for name in ("feature_size", "num_tags", "embedding_size", "hidden_size"):
+        size = options.get(name, 1)
+        check_positive(**{name: size})
+        if size > MAX_SIZE:
+            raise ValueError(f"{name}: expected at most {MAX_SIZE}, got {size}")
+    with torch.device("meta"):
+        state = build_ranker(options).state_dict()
+    for name, tensor in state.items():
+        got = shapes.get(f"ranker.{name}")
+        if got != list(tensor.shape):
+            raise InputError(f"{path}: does not fit {CONFIG}: {name}: expected {list(tensor.shape)}, got {got}")
+
+
+def _header(path: Path) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file, by name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file: {error}") from error
 
 
 def _check_files(folder: Path, digests: Any) -> None:

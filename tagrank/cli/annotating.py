@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
 from tagrank.options import ListOptions
 
@@ -48,7 +49,7 @@ def annotate(
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
             failed = True
-            typer.echo(f"tagrank: {tags}", err=True)
+            complain(tags)
         else:
             write(path, tags)
     if failed:
@@ -58,7 +59,9 @@ def annotate(
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
     """A function that writes one photograph's tags to stdout, and flushes."""
     if format is Format.text:
-        return lambda path, tags: print(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}", flush=True)
+        return lambda path, tags: print(
+            shown(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}"), flush=True
+        )
     if format is Format.jsonl:
         return lambda path, tags: print(
             json.dumps({"image": str(path), "tags": [_rounded(t) for t in tags]}), flush=True

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from tagrank.cli.expansion import expand
+from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
 from tagrank.errors import InputError
 from tagrank.options import MAX_SEED, SEED, WEIGHTS
@@ -76,17 +77,17 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"tagrank: {error}", err=True)
+        complain(error)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        typer.echo("tagrank: interrupted", err=True)
+        complain("interrupted")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         # The reader of our output has stopped reading. Without this, Python would raise again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        typer.echo(f"tagrank: {f'{error.filename}: {reason(error)}' if error.filename else error}", err=True)
+        complain(f"{error.filename}: {reason(error)}" if error.filename else error)
         raise typer.Exit(2) from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_target, command
+from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
@@ -90,7 +91,7 @@ def report(
     _warn(judged)
     root = data.images or manifest.parent
     if not any((root / example.image).is_file() for example in judged.images.examples):
-        typer.echo(f"tagrank: no photograph is in {root}, so none is shown (--images)", err=True)
+        complain(f"no photograph is in {root}, so none is shown (--images)")
     options = judged.annotator.rank_options(lists)
     ours = judge(judged.annotator, judged.images, **options)
     failed: dict[Path, InputError] = {}
@@ -109,7 +110,7 @@ def report(
     )
     typer.echo(out)
     for error in failed.values():
-        typer.echo(f"tagrank: {error}", err=True)
+        complain(error)
     if failed:
         raise typer.Exit(1)
 
@@ -124,4 +125,4 @@ def _warn(judged: "JudgedModel") -> None:
     """Say on stderr how many of the images the model has seen, if it has seen any."""
     if seen := judged.seen():
         what = f"{seen} of the {len(judged.images)} images that it is judged by"
-        typer.echo(f"tagrank: {judged.folder}: was trained or validated on {what}", err=True)
+        complain(f"{judged.folder}: was trained or validated on {what}")

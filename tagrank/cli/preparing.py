@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import command
+from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
 from tagrank.options import option
 
@@ -91,7 +92,7 @@ class WriteOptions:
             nonlocal faults
             faults += 1
             if faults <= SHOWN:
-                typer.echo(f"tagrank: {error}", err=True)
+                complain(error)
 
         try:
             counts = write_records(
@@ -103,7 +104,7 @@ class WriteOptions:
             )
         finally:
             if faults > SHOWN:
-                typer.echo(f"tagrank: and {faults - SHOWN} more", err=True)
+                complain(f"and {faults - SHOWN} more")
         typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
         for kind, count in counts.skipped.most_common():
             typer.echo(f"left out: {count}, {kind}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
 from tagrank.options import split_tags
 
@@ -144,7 +145,7 @@ def _computed_features(
 
     for path, row in extract_features(annotator.backbone(weights), [Path(name) for name in names]):
         if isinstance(row, InputError):
-            typer.echo(f"tagrank: {row}", err=True)
+            complain(row)
         else:
             yield str(path), row
 
@@ -181,5 +182,5 @@ def _write(matches: "Sequence[Match]", format: Format) -> None:
         if format is Format.jsonl:
             print(json.dumps(record))
         elif format is Format.text:
-            print(f"{record['rank']}. {record['image']} ({record['score']:.3g})")
+            print(shown(f"{record['rank']}. {record['image']} ({record['score']:.3g})"))
     sys.stdout.flush()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tagrank.cli.app import ManifestFile, SeedOption, WeightsOption, command
+from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
 from tagrank.training.train_options import TrainOptions
 
@@ -52,7 +53,7 @@ def features(
     def report(path: Path, error: InputError) -> None:
         nonlocal failed
         failed += 1
-        typer.echo(f"tagrank: {error}", err=True)
+        complain(error)
 
     images = named_images(paths)
     computed = write_features(load_backbone(backbone, weights), images, out, on_error=report)
@@ -76,7 +77,7 @@ def train(
     except KeyboardInterrupt:
         if not has_run(out):
             raise
-        typer.echo("tagrank: interrupted; the same command with --resume goes on where this one stopped", err=True)
+        complain("interrupted; the same command with --resume goes on where this one stopped")
         raise typer.Exit(130) from None
     best = max(read_history(out), key=lambda epoch: epoch["val_ndcg@5"])
     typer.echo(f"{out}: validation NDCG@5 {best['val_ndcg@5']:.4f} after epoch {best['epoch']}")

@@ -4,14 +4,19 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Container, Iterable
+from collections.abc import Container, Hashable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tagrank.errors import InputError
+
+Item = TypeVar("Item", bound=Hashable)
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def is_utf8(name: str) -> bool:
@@ -36,7 +41,7 @@ def parse_json(text: str, keep: Container[str] | None = None) -> Any:
         return dict(pairs) if keep is None else {key: value for key, value in pairs if key in keep}
 
     try:
-        return json.loads(text, object_pairs_hook=kept, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=kept, parse_constant=_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno} " if error.lineno > 1 else ""
         raise ValueError(f"not valid JSON: {error.msg} at {line}column {error.colno}") from None
@@ -46,9 +51,25 @@ def parse_json(text: str, keep: Container[str] | None = None) -> Any:
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} appears twice in one object")
+        twice = first_repeated(key for key, _ in pairs)
+        raise ValueError(f"the key {twice!r:.60} appears twice in one object")
+
+
+def first_repeated(items: Iterable[Item]) -> Item:
+    """The first item that is equal to an earlier one. There must be one."""
+    seen: set[Item] = set()
+    for item in items:
+        if item in seen:
+            return item
+        seen.add(item)
+    raise ValueError("items: expected a repeated one")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"expected finite numbers, got {digits:.30}")
+    return number
 
 
 def _constant(name: str) -> NoReturn:
@@ -73,13 +94,20 @@ def read_json(path: Path, keep: Container[str] | None = None) -> Any:
     """Decode a JSON file. ``keep`` is as for :func:`parse_json`.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, or is not JSON.
+        InputError: the file cannot be read, is not UTF-8, or is not JSON; or, without ``keep``, a text has half a
+            surrogate pair.
     """
     text = read_text(path)
     try:
-        return parse_json(text, keep)
+        value = parse_json(text, keep)
+        if keep is None and _SURROGATE.search(text):
+            # Two halves that belong together are one character by now.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: expected text in Unicode, got half a surrogate pair") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    return value
 
 
 def sha256(path: Path) -> str:
@@ -98,6 +126,11 @@ def sha256(path: Path) -> str:
 def reason(error: OSError) -> str:
     """The operating system's message for an error, in lower case and without the path."""
     return (error.strerror or str(error)).lower()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, cut to 200 characters; the error's type if it has no message."""
+    return f"{(str(error).splitlines() or [''])[0] or type(error).__name__:.200}"
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:

@@ -17,12 +17,13 @@ import posixpath
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tagrank.data.files import parse_json, reason, write_atomically
+from tagrank.data.files import first_repeated, parse_json, reason, write_atomically
 from tagrank.errors import InputError
 
 FIELDS = ("image", "tags", "lists", "split")
@@ -158,14 +159,29 @@ def merge_lists(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
     without the tag counts as 0. The highest score comes first, ties are in alphabetical order. Scores are compared
     exactly. In floating point, rounding would break ties by the order of the lists.
     """
-    # Exact scores: each 1/p as an integer numerator over the common denominator of all positions. Dividing by the
-    # number of lists would not change the order.
-    denominator = math.lcm(*range(1, 1 + max((len(tags) for tags in lists), default=0)))
-    scores: defaultdict[str, int] = defaultdict(int)
+    positions: defaultdict[str, list[int]] = defaultdict(list)
     for tags in lists:
         for position, tag in enumerate(tags, 1):
-            scores[tag] += denominator // position
-    return tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))
+            positions[tag].append(position)
+    # Sums in floating point are off by less than this. Tags whose sums are further apart are in their right order.
+    margin = 1e-15 * (2 + len(lists))
+    scores = {tag: math.fsum(1 / p for p in at) for tag, at in positions.items()}
+    order = sorted(scores, key=lambda tag: (-scores[tag], tag))
+    merged: list[str] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or scores[order[end - 1]] - scores[order[end]] > margin:
+            merged += _sort_exactly(order[start:end], positions)
+            start = end
+    return tuple(merged)
+
+
+def _sort_exactly(tags: list[str], positions: Mapping[str, Sequence[int]]) -> list[str]:
+    """Tags by their exact scores, for the few whose scores are too close to be told apart in floating point."""
+    if len({tuple(sorted(positions[tag])) for tag in tags}) == 1:
+        return sorted(tags)
+    exact = {tag: sum(Fraction(1, p) for p in positions[tag]) for tag in tags}
+    return sorted(tags, key=lambda tag: (-exact[tag], tag))
 
 
 def _read_line(where: str, line: bytes) -> Example:
@@ -234,7 +250,8 @@ def _example(record: Any) -> Example:
     if "tags" in record:
         tags = _tags("tags", record["tags"])
         lists = lists or (tags,)
-        unlisted = [tag for tag in tags if not any(tag in others for others in lists)]
+        listed = {tag for others in lists for tag in others}
+        unlisted = [tag for tag in tags if tag not in listed]
         if unlisted:
             raise ValueError(f"tags: expected each tag on at least one of the lists, {unlisted[0]!r:.60} is on none")
     elif lists:
@@ -261,7 +278,7 @@ def _tags(name: str, value: Any) -> tuple[str, ...]:
     # Many images have the same tags: interning keeps one string per tag in memory.
     tags = tuple(sys.intern(_text(f"{name}[{index}]", tag)) for index, tag in enumerate(value))
     if len(set(tags)) < len(tags):
-        twice = next(tag for tag in tags if tags.count(tag) > 1)
+        twice = first_repeated(tags)
         raise ValueError(f"{name}: expected each tag once, got {twice!r:.60} twice")
     return tags
 

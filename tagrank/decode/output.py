@@ -137,7 +137,8 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
     """
     record = read_json(Path(path))
     if isinstance(record, dict) and all(
-        isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) for tags in record.values()
+        name.strip() and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+        for name, tags in record.items()
     ):
         return record
     raise InputError(f'{path}: expected names with lists of tags, {{"person": ["man", "woman"]}}; got {record!r:.60}')

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tagrank.data.files import first_line
 from tagrank.errors import InputError
 from tagrank.features.small_cnn import SmallCNN
-from tagrank.features.weights import check_finite, first_line, load_weights
+from tagrank.features.weights import check_finite, load_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image

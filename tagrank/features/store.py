@@ -28,11 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagrank.data.files import is_utf8, parse_json, read_json, reason
+from tagrank.data.files import first_line, is_utf8, parse_json, read_json, reason
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
 PREFIX = "features"
+MAX_INFLATION = 50
+"""How many times as large as its file the content of an ``.npz`` may be, beyond 64 MB."""
 
 
 class Features:
@@ -316,6 +318,9 @@ def _open_shard(path: Path, entry: Entry, dimension: int) -> tuple[list[str], Bl
         )
     if not isinstance(images, list) or len(images) != rows or not all(isinstance(image, str) for image in images):
         raise InputError(f"{path}: images: expected the names of {rows} images, got {images!r:.60}")
+    foreign = [image for image in images if not is_utf8(image)]
+    if foreign:
+        raise InputError(f"{path}: images: expected names in UTF-8, got {some(foreign)}")
     if checksums is not None:
         if checksums.shape != (rows,) or checksums.dtype != torch.int64:
             raise InputError(f"{path}: crc32: expected int64 [{rows}], got {checksums.dtype} {list(checksums.shape)}")
@@ -330,24 +335,42 @@ def _open_npz(path: Path) -> Features:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: expected a feature store or an .npz file, got a single array")
         with archive:
+            _check_size(path)
             missing = [key for key in ("images", "features") if key not in archive]
             if missing:
                 raise InputError(f"{path}: expected arrays 'images' and 'features', got {some(list(archive))}")
             images, features = archive["images"], archive["features"]
+        if not isinstance(images, np.ndarray) or not isinstance(features, np.ndarray):
+            raise ValueError("'images' or 'features' is no array")
+        names = images.tolist()
     except InputError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a feature store, and not a readable .npz file ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of exceptions on a damaged file
+        raise InputError(f"{path}: not a feature store, and not a readable .npz file ({first_line(error)})") from error
     if images.ndim != 1 or images.dtype.kind != "U":
         raise InputError(f"{path}: images: expected a vector of names, got {images.dtype} {list(images.shape)}")
-    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != len(images):
+    foreign = [name for name in names if not is_utf8(name)]
+    if foreign:
+        raise InputError(f"{path}: images: expected names in Unicode, got {some(foreign)}")
+    if features.ndim != 2 or features.dtype.kind != "f" or features.dtype.itemsize > 8 or len(features) != len(images):
         raise InputError(
             f"{path}: features: expected floating point [{len(images)}, D], got {features.dtype} {list(features.shape)}"
         )
     block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
-    return Features(path, images.tolist(), [Block(path, block)], features.shape[1], None)
+    return Features(path, names, [Block(path, block)], features.shape[1], None)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that is far larger than its file, and would fill the memory. Features hardly compress."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    limit = MAX_INFLATION * path.stat().st_size + (64 << 20)
+    if size > limit:
+        raise InputError(
+            f"{path}: expected arrays of at most {limit >> 20} MB in a file of this size, got {size >> 20} MB"
+        )
 
 
 def _describe(spec: dict[str, str], dimension: int) -> str:

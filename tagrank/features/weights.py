@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tagrank.data.files import reason, sha256
+from tagrank.data.files import first_line, reason, sha256
 from tagrank.errors import InputError
 
 # Auxiliary classifiers, which are used only in training.
@@ -46,7 +46,7 @@ def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -
     except Exception as error:
         # zip, pickle, torch and safetensors raise many kinds of exceptions on a damaged file.
         raise InputError(f"{path}: damaged, or has other things than weights ({first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path}: expected a state dict (names with tensors), got {_outline(state)}")
     _load_state(name, network, state, path, removed)
     check_finite(network, f"{path}: weights of {name}")
@@ -61,7 +61,7 @@ def _load_state(name: str, network: nn.Module, state: dict[str, Tensor], path: P
     state._metadata = versions  # type: ignore[attr-defined]
     try:
         keys = network.load_state_dict(state, strict=False)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # odd metadata of a .pth file raises many kinds of exceptions
         lines = [line.strip() for line in str(error).splitlines()]
         raise InputError(f"{path}: not weights of {name}: {lines[min(1, len(lines) - 1)]:.200}") from error
     ignored = (removed, *_AUXILIARY) if removed else _AUXILIARY
@@ -81,8 +81,3 @@ def check_finite(network: nn.Module, what: str) -> None:
 
 def _outline(state: Any) -> str:
     return f"a dict with {', '.join(map(repr, list(state)[:4]))}" if isinstance(state, dict) else type(state).__name__
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, cut to 200 characters; the error's type if it has no message."""
-    return f"{(str(error).splitlines() or [''])[0] or type(error).__name__:.200}"

@@ -43,6 +43,13 @@ class RankerConfig:
     standardise: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("bias", "skip", "signed_root", "standardise"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.60}")
+        for name in ("dropout", "hidden_dropout", "auxiliary"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) and not (name == "hidden_dropout" and value is None):
+                raise ValueError(f"{name}: expected a number, got {value!r:.60}")
         check_positive(embedding_size=self.embedding_size, hidden_size=self.hidden_size)
         if self.activation not in (None, "relu"):
             raise ValueError(f"activation: expected None or 'relu', got {self.activation!r}")

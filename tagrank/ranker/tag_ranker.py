@@ -82,6 +82,8 @@ class TagRanker(nn.Module):
         super().__init__()
         check_positive(feature_size=feature_size, num_tags=num_tags, max_length=max_length)
         config = RankerConfig(**options)
+        if not isinstance(feedback, bool):
+            raise ValueError(f"feedback: expected True or False, got {feedback!r:.60}")
         if conditioning not in ("every_step", "initial"):
             raise ValueError(f"conditioning: expected 'every_step' or 'initial', got {conditioning!r}")
         if config.skip and conditioning == "initial":

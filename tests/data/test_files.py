@@ -75,3 +75,21 @@ def test_parse_json_keeps_only_some_keys() -> None:
     assert parse_json(text, keep={"a"}) == {"a": [{"a": 1}, {}]}
     with pytest.raises(ValueError, match="the key 'b' appears twice in one object"):
         parse_json('{"b": 1, "b": 2}', keep={"a"})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1e999]", "expected finite numbers, got 1e999"),
+        ("[-1e999]", "expected finite numbers, got -1e999"),
+        ('{"a": "\\ud800"}', "expected text in Unicode, got half a surrogate pair"),
+        ('{"\\udc00": 1}', "expected text in Unicode, got half a surrogate pair"),
+    ],
+)
+def test_json_that_python_would_accept(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"a\.json: {reason}$"):
+        read_json(path)
+    path.write_text('["\\ud83d\\ude00", 1e308]')
+    assert read_json(path) == ["\U0001f600", 1e308]

@@ -1,6 +1,8 @@
 import itertools
 import json
 import os
+import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
@@ -279,3 +281,36 @@ def test_refused_examples_can_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected at least one example to write, got none"):
         write_manifest(tmp_path / "m.jsonl", [blank], on_error=lambda *_: None)
     assert len(read_manifest(tmp_path / "m.jsonl")) == 2
+
+
+@pytest.mark.parametrize("case", ["merge", "double", "key", "both"])
+def test_a_long_line_takes_linear_time(tmp_path: Path, case: str) -> None:
+    tags = [f"t{i}" for i in range(40_000)]
+    text = {
+        "merge": json.dumps({"image": "a.jpg", "lists": [tags, tags[::-1], tags[1:]]}),
+        "double": json.dumps({"image": "a.jpg", "tags": [*tags, tags[-1]]}),
+        "key": "{" + ",".join(f'"{tag}":1' for tag in [*tags, tags[-1]]) + "}",
+        "both": json.dumps({"image": "a.jpg", "tags": tags, "lists": [tags]}),
+    }[case]
+    (tmp_path / "m.jsonl").write_text(text)
+    start = time.process_time()
+    if case in ("double", "key"):
+        with pytest.raises(InputError, match=r"'t39999'.* twice"):
+            read_manifest(tmp_path / "m.jsonl")
+    else:
+        (example,) = read_manifest(tmp_path / "m.jsonl").examples
+        assert set(example.tags) == set(tags)
+    assert time.process_time() - start < 5  # quadratic time would be 40 s and more
+
+
+def test_lists_are_merged_by_exact_scores() -> None:
+    """Compared with rational numbers, on lists in which many scores are equal or nearly so."""
+    rng = random.Random(0)
+    for _ in range(200):
+        names = [f"t{i}" for i in range(rng.randint(1, 12))]
+        lists = [rng.sample(names, rng.randint(1, len(names))) for _ in range(rng.randint(1, 9))]
+        scores: defaultdict[str, Fraction] = defaultdict(Fraction)
+        for tags in lists:
+            for position, tag in enumerate(tags, 1):
+                scores[tag] += Fraction(1, position)
+        assert merge_lists(lists) == tuple(sorted(scores, key=lambda tag: (-scores[tag], tag)))

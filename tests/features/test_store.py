@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -437,3 +438,21 @@ def test_a_closed_writer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the writer is closed"):
         writer.add(["c"], torch.ones(1, 2))
     assert open_features(tmp_path).names == ("a", "b")
+
+
+def test_npz_that_numpy_opens_and_torch_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    for images, features, reason in (
+        (["a"], np.ones((1, 2), np.longdouble), "features: expected floating point"),
+        (["\ud800"], np.ones((1, 2)), "images: expected names in Unicode"),
+        (np.frombuffer(b"\xff\xff\xff\x7f", "<U1"), np.ones((1, 2)), "not a readable .npz file"),
+        (["a"], np.zeros((1, 20_000_000)), "expected arrays of at most .* MB in a file of this size, got 152 MB"),
+    ):
+        np.savez_compressed(path, images=images, features=features)
+        with pytest.raises(InputError, match=rf"^{path}: .*{reason}"):
+            open_features(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images", b"no array")
+        archive.writestr("features", b"no array")
+    with pytest.raises(InputError, match="'images' or 'features' is no array"):
+        open_features(path)

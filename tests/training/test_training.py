@@ -441,3 +441,40 @@ def test_one_path_is_no_sequence_of_paths(model: Path) -> None:
     for path in ("a.png", Path("a.png")):
         with pytest.raises(ValueError, match=r"paths: expected a sequence of paths, got 'a\.png'"):
             list(annotator.annotate(path))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("members", 2**63, "does not fit config.json: .* members, but .* tensors"),
+        ("hidden_size", 20_000, "does not fit config.json: "),
+        ("hidden_size", 2**31, "hidden_size: expected at most"),
+        ("hidden_size", 2**100, "hidden_size: expected at most"),
+        ("max_length", 2**40, "max_length: expected at most"),
+        ("hidden_dropout", "", "hidden_dropout: expected a number, got ''"),
+        ("dropout", True, "dropout: expected a number, got True"),
+        ("bias", "no", "bias: expected True or False, got 'no'"),
+        ("feedback", 1, "feedback: expected True or False, got 1"),
+        ("backend", "triton", "backend: is no option of a model"),
+        ("members", "2", "members: expected a positive int, got '2'"),
+    ],
+)
+def test_a_configuration_with_wrong_types_or_sizes(model: Path, option: str, value: Any, reason: str) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["ranker"][option] = value
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=reason) as caught:
+        Annotator.load(model)
+    assert str(model) in str(caught.value)
+
+
+def test_weights_so_large_that_no_probability_is_left(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    del config["files"]
+    (model / "config.json").write_text(json.dumps(config))
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: torch.full_like(t, 3e38) for name, t in tensors.items()}, model / "model.safetensors")
+    annotator = Annotator.load(model)
+    for use in (annotator.probabilities, annotator.rank):
+        with pytest.raises(InputError, match="the model gives no probabilities for these features"):
+            use(torch.ones(2, annotator.ranker.feature_size))

@@ -107,7 +107,7 @@ def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
 
 def _image_set(path: Path) -> Iterator[str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        if len(line.split()) > 1 or "/" in line:
+        if len(line.split()) > 1 or "/" in line or "\0" in line:
             raise InputError(f"{path}, line {number}: expected the number of an image, got {line!r:.60}")
         if line.strip():
             yield line.strip()

@@ -12,7 +12,7 @@ Prints a JSON object for each compilation, one a line. It has
 - ``matrix_instructions``: the kinds of matrix instructions in the PTX.
 
 If the kernel does not compile, ``error`` replaces all results. The exit status is 1 if a kernel does not compile,
-spills, or needs more shared memory than its rule allows.
+spills more than ``MOST_SPILLED`` bytes, or needs more shared memory than its rule allows.
 """
 
 import argparse
@@ -38,6 +38,10 @@ from tagrank.kernels.forward import lstm_forward
 from tagrank.kernels.variants import ALIGNMENT, FULL_GRID, Gpu, Kernel, Rule, ceil_div
 
 CAPABILITIES = ((8, 0), (9, 0))
+
+#: The most bytes that a thread may spill: a dozen registers, written and read a few times a step in the first-level
+#: cache. ptxas leaves out a few registers too many for some flags of tiles that otherwise do not spill.
+MOST_SPILLED = 56
 
 _FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
@@ -235,7 +239,11 @@ def main() -> int:
     with ProcessPoolExecutor() as pool:
         for result in pool.map(report, [case for c in arguments.capabilities for case in cases(c, arguments.quick)]):
             print(json.dumps(result), flush=True)
-            failed |= "error" in result or result["spilled"] > 0 or result["shared_memory"] > result["shared_limit"]
+            failed |= (
+                "error" in result
+                or result["spilled"] > MOST_SPILLED
+                or result["shared_memory"] > result["shared_limit"]
+            )
     return int(failed)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tagrank.kernels.choice import RULES
+from tagrank.kernels.offline import MOST_SPILLED
 from tagrank.kernels.page import HEAD, MODEL, compiled, modelled, modelled_clusters, reasons
 from tagrank.kernels.variants import Gpu
 
@@ -43,7 +44,7 @@ def test_a_figure_for_each_version_if_they_differ() -> None:
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
-def test_the_page_has_each_entry_and_none_spills(capability: tuple[int, int]) -> None:
+def test_the_page_has_each_entry_and_hardly_one_spills(capability: tuple[int, int]) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines() if "|" in line]
     dotted = f"{capability[0]}.{capability[1]}"
     found = {(row[1], row[2], row[3], row[4]): row for row in rows if row[0] == dotted}
@@ -62,7 +63,7 @@ def test_the_page_has_each_entry_and_none_spills(capability: tuple[int, int]) ->
     for row in found.values():
         registers, spilled, shared, blocks = ([int(one) for one in cell.split(" / ")] for cell in row[5:9])
         assert max(registers) <= 255, row
-        assert spilled == [0], row
+        assert max(spilled) <= MOST_SPILLED, row
         assert max(shared) * 1024 <= Gpu(capability, 128).shared_memory, row
         assert min(blocks) >= 1, row
 

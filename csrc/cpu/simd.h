@@ -107,6 +107,16 @@ TAGRANK_INLINE void store(T* to, Vector<compute_t<T>> value, int64_t count) {
   for (int64_t l = 0; l < count; ++l) to[l] = padded[l];
 }
 
+// The value with zeros in all but the first `count` lanes. Lanes beyond the end of a row are multiplied with zeros, and must not
+// hold an infinity or NaN that came from an operand.
+template <typename C>
+TAGRANK_INLINE Vector<C> first_lanes(Vector<C> value, int64_t count) {
+  if (__builtin_expect(count >= kLanes<C>, 1)) return value;
+  C lanes[kLanes<C>] = {};
+  for (int64_t l = 0; l < count; ++l) lanes[l] = value[l];
+  return load(static_cast<const C*>(lanes));
+}
+
 // The value as it is after it was stored as a T and loaded again.
 template <typename T>
 TAGRANK_INLINE Vector<compute_t<T>> rounded(Vector<compute_t<T>> value) {

@@ -112,9 +112,11 @@ TAGRANK_INLINE void store(T* to, Vector<compute_t<T>> value, int64_t count) {
 template <typename C>
 TAGRANK_INLINE Vector<C> first_lanes(Vector<C> value, int64_t count) {
   if (__builtin_expect(count >= kLanes<C>, 1)) return value;
-  C lanes[kLanes<C>] = {};
-  for (int64_t l = 0; l < count; ++l) lanes[l] = value[l];
-  return load(static_cast<const C*>(lanes));
+  using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  typedef Index Lanes __attribute__((vector_size(TAGRANK_VECTOR_BYTES)));
+  Lanes lanes{};
+  TAGRANK_UNROLL for (int64_t l = 0; l < kLanes<C>; ++l) lanes[l] = static_cast<Index>(l);
+  return lanes < static_cast<Index>(count) ? value : Vector<C>{};
 }
 
 // The value as it is after it was stored as a T and loaded again.

@@ -67,7 +67,7 @@ class BackwardInputs(NamedTuple):
     def recompute(self) -> bool:
         """Whether forward saved no gates, so that backward must compute them again from ``gates_x``."""
         # Not by the number of elements: the batch may be empty.
-        return self.gates.dim() == 1
+        return self.gates.shape[0] == 0
 
 
 class ForwardCall(NamedTuple):

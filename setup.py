@@ -21,10 +21,15 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ModuleNotFoundError:
+    found = importlib.metadata.version("setuptools")
+    raise SystemExit(f"tagrank: setuptools {found} is too old to build it: pip install 'setuptools>=77'") from None
 
 LIBRARY = os.path.join("tagrank", "_C.so")
 #: The library runs with this version of torch and every later one.

@@ -2,15 +2,35 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstring>
+#include <new>
+#include <stdexcept>
 #include <string>
 
 #include "cpu/capability.h"
+#include "cpu/workspace.h"
 #include "operators/layer.h"
 #include "operators/machine.h"
 
 namespace {
 
 std::string cpu_capability() { return name(tagrank::cpu::capability()); }
+
+using Boxed = void(StableIValue*, uint64_t, uint64_t);
+
+// The operator, with one error for memory that is missing: Python would get a MemoryError for std::bad_alloc, and none of torch's
+// own operators raises that.
+template <Boxed* boxed>
+void with_memory_errors(StableIValue* stack, uint64_t arguments, uint64_t results) {
+  try {
+    return boxed(stack, arguments, results);
+  } catch (const std::bad_alloc&) {
+  } catch (const std::runtime_error& error) {
+    // What torch says if its own std::bad_alloc came through its C functions.
+    if (std::strncmp(error.what(), "std::bad_alloc", std::strlen("std::bad_alloc")) != 0) throw;
+  }
+  throw std::runtime_error(tagrank::cpu::out_of_memory(0));
+}
 
 }  // namespace
 
@@ -30,8 +50,8 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {
-  m.impl("layer_forward", TORCH_BOX(&tagrank::layer_forward));
-  m.impl("layer_backward", TORCH_BOX(&tagrank::layer_backward));
+  m.impl("layer_forward", &with_memory_errors<TORCH_BOX(&tagrank::layer_forward)>);
+  m.impl("layer_backward", &with_memory_errors<TORCH_BOX(&tagrank::layer_backward)>);
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
   m.impl("multiply_add_rate", TORCH_BOX(&tagrank::multiply_add_rate));
   m.impl("has_clusters", TORCH_BOX(&tagrank::has_clusters));

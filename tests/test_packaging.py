@@ -170,6 +170,18 @@ def test_library_required_without_torch(source: Path) -> None:
     assert "--no-build-isolation" in done.stderr
 
 
+def test_setuptools_that_is_too_old(source: Path) -> None:
+    """Before version 70.1 it has no bdist_wheel. Builds without isolation ignore what pyproject.toml requires."""
+    (source / "sitecustomize.py").write_text("import sys; sys.modules['setuptools.command.bdist_wheel'] = None\n")
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(
+        command, cwd=source, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "is too old to build it: pip install 'setuptools>=77'" in done.stderr
+
+
 @pytest.mark.parametrize("variable", ["TAGRANK_BUILD_EXT", "TAGRANK_BUILD_CUDA"])
 def test_unknown_wish(source: Path, variable: str) -> None:
     done = build(source, "--no-build-isolation", **{variable: "yes"})

@@ -315,7 +315,7 @@ class Backward {
     if (t == 0 && call_.d_c0 != nullptr) store(call_.d_c0 + at, dc * f, count);
     T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
     for (int64_t gate = 0; gate < kWidth; ++gate) {
-      keep(t, gate * blocks_ + p, row, grads[gate]);
+      keep(t, gate * blocks_ + p, row, first_lanes<C>(grads[gate], count));
       if (!call_.constant) {
         store(d_gates_x + gate * H, grads[gate], count);
         continue;

@@ -196,7 +196,7 @@ class Forward {
     store(kept, c, count);
     if (t == call_.steps - 1) store(call_.c_n + at, c, count);
     store(call_.output + t * B * H + at, h, count);
-    keep(t + 1, p, row, h);
+    keep(t + 1, p, row, first_lanes<C>(h, count));
     if (call_.gates != nullptr) {
       T* saved = call_.gates + (t * B + row) * 4 * H + p * L;
       store(saved, i, count);

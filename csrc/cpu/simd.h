@@ -107,6 +107,18 @@ TAGRANK_INLINE void store(T* to, Vector<compute_t<T>> value, int64_t count) {
   for (int64_t l = 0; l < count; ++l) to[l] = padded[l];
 }
 
+// The value with zeros in all but the first `count` lanes. Lanes beyond the end of a row are multiplied with zeros, and must not
+// hold an infinity or NaN that came from an operand.
+template <typename C>
+TAGRANK_INLINE Vector<C> first_lanes(Vector<C> value, int64_t count) {
+  if (__builtin_expect(count >= kLanes<C>, 1)) return value;
+  using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  typedef Index Lanes __attribute__((vector_size(TAGRANK_VECTOR_BYTES)));
+  Lanes lanes{};
+  TAGRANK_UNROLL for (int64_t l = 0; l < kLanes<C>; ++l) lanes[l] = static_cast<Index>(l);
+  return lanes < static_cast<Index>(count) ? value : Vector<C>{};
+}
+
 // The value as it is after it was stored as a T and loaded again.
 template <typename T>
 TAGRANK_INLINE Vector<compute_t<T>> rounded(Vector<compute_t<T>> value) {

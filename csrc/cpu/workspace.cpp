@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -10,8 +12,8 @@
 
 namespace tagrank::cpu {
 
+// The first cache line of a block's memory: there is no block without memory, and nothing else to allocate.
 struct Block {
-  void* memory;
   int64_t bytes;
 };
 
@@ -19,16 +21,19 @@ namespace {
 
 // In bytes: a cache line, a large page, and the largest block that is kept for the next call.
 constexpr int64_t kLine = 64, kLargePage = 2 << 20, kMaxSpare = 64 << 20;
+static_assert(sizeof(Block) <= kLine);
 
 // The block that is kept for the next call, or null.
 std::atomic<Block*> spare{nullptr};
 
 int64_t round_up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-void release(Block* block) {
-  if (block == nullptr) return;
-  std::free(block->memory);
-  delete block;
+Block* new_block(int64_t least) {
+  const int64_t unit = least < kLargePage ? kLine : kLargePage, bytes = round_up(least, unit);
+  void* memory = std::aligned_alloc(static_cast<std::size_t>(unit), static_cast<std::size_t>(bytes));
+  if (memory == nullptr) throw std::runtime_error(out_of_memory(bytes));
+  prefer_large_pages(memory, bytes);
+  return new (memory) Block{bytes};
 }
 
 }  // namespace
@@ -41,20 +46,24 @@ void Workspace::add(void** pointer, int64_t bytes) {
 }
 
 void Workspace::allocate() {
+  const int64_t least = kLine + bytes_;
   block_ = spare.exchange(nullptr);
-  if (block_ == nullptr || block_->bytes < bytes_) {
-    release(block_);
-    const int64_t unit = bytes_ < kLargePage ? kLine : kLargePage, bytes = round_up(bytes_ + 1, unit);
-    block_ = new Block{std::aligned_alloc(static_cast<std::size_t>(unit), static_cast<std::size_t>(bytes)), bytes};
-    if (block_->memory == nullptr) throw std::bad_alloc();
-    prefer_large_pages(block_->memory, bytes);
+  if (block_ != nullptr && block_->bytes < least) {
+    std::free(block_);
+    block_ = nullptr;
   }
-  for (const Part& part : parts_) *part.pointer = static_cast<char*>(block_->memory) + part.offset;
+  if (block_ == nullptr) block_ = new_block(least);
+  for (const Part& part : parts_) *part.pointer = reinterpret_cast<char*>(block_) + kLine + part.offset;
 }
 
 Workspace::~Workspace() {
   if (block_ != nullptr && block_->bytes <= kMaxSpare) block_ = spare.exchange(block_);
-  release(block_);
+  std::free(block_);
+}
+
+std::string out_of_memory(int64_t bytes) {
+  const std::string wanted = bytes == 0 ? "a few" : std::to_string(bytes);
+  return "DefaultCPUAllocator: can't allocate memory: you tried to allocate " + wanted + " bytes.";
 }
 
 void prefer_large_pages(void* memory, int64_t bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace tagrank::cpu {
@@ -21,7 +22,7 @@ class Workspace {
   void add(C*& pointer, int64_t count) {
     add(reinterpret_cast<void**>(&pointer), count * static_cast<int64_t>(sizeof(C)));
   }
-  // Sets all pointers. Throws std::bad_alloc.
+  // Sets all pointers. Throws std::runtime_error with the text of out_of_memory().
   void allocate();
 
  private:
@@ -35,6 +36,10 @@ class Workspace {
   int64_t bytes_ = 0;
   struct Block* block_ = nullptr;
 };
+
+// What an error says if there is no memory: the words of torch's CPU allocator, by which callers recognise that a smaller batch
+// may help. `bytes` is 0 if it is not known how many were wanted.
+std::string out_of_memory(int64_t bytes);
 
 // Requests large pages for an array that was not written yet.
 void prefer_large_pages(void* memory, int64_t bytes);

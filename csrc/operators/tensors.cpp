@@ -1,6 +1,10 @@
 #include "tensors.h"
 
 #include <array>
+#include <cstring>
+#include <stdexcept>
+
+#include "../cpu/workspace.h"
 
 namespace tagrank {
 
@@ -46,8 +50,18 @@ Tensor empty(Shape shape, const Kind& kind) {
     stride *= shape.begin()[d];
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides.data(),
-                                                         kind.dtype_code, kind.device_type, kind.device, &handle));
+  const auto allocate = [&] {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides.data(),
+                                                           kind.dtype_code, kind.device_type, kind.device, &handle));
+  };
+  try {
+    allocate();
+  } catch (const std::runtime_error& error) {
+    // Before version 2.13, torch does not pass its error on. Only memory can be missing here.
+    if (std::strstr(error.what(), "allocate memory") || std::strstr(error.what(), "out of memory")) throw;
+    const auto bytes = stride * static_cast<int64_t>(aoti_torch_dtype_element_size(kind.dtype_code));
+    throw std::runtime_error(kind.cpu() ? cpu::out_of_memory(bytes) : "CUDA out of memory.");
+  }
   return Tensor(handle);
 }
 

@@ -84,7 +84,7 @@ class ContextLSTMCell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(context_size, hidden_size, input_size)
+        context_size, hidden_size, input_size = check_sizes(context_size, hidden_size, input_size)
         self.context_size = context_size
         self.hidden_size = hidden_size
         self.input_size = input_size

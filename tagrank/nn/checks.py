@@ -1,5 +1,6 @@
 """The checks that the layer and its cell share, in the words of nn.LSTM."""
 
+import operator
 from typing import Any
 
 from torch import Tensor
@@ -9,16 +10,15 @@ from tagrank.recurrence.dtypes import autocasts
 State = tuple[Tensor, Tensor]
 
 
-def check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
-    """Check the sizes that a module is built with.
+def check_sizes(context_size: Any, hidden_size: Any, input_size: Any) -> tuple[int, int, int]:
+    """The sizes that a module is built with, as ints.
 
     Raises:
-        TypeError: one is not an int.
+        TypeError: one is no integer.
         ValueError: one is out of range.
     """
-    for name, size in (("context_size", context_size), ("hidden_size", hidden_size), ("input_size", input_size)):
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+    context_size = as_int("context_size", context_size)
+    hidden_size, input_size = as_int("hidden_size", hidden_size), as_int("input_size", input_size)
     if hidden_size <= 0:
         raise ValueError("hidden_size must be greater than zero")
     if context_size < 0 or input_size < 0 or context_size + input_size == 0:
@@ -26,6 +26,21 @@ def check_sizes(context_size: int, hidden_size: int, input_size: int) -> None:
             "context_size and input_size must not be negative, nor both be zero; "
             f"got context_size={context_size}, input_size={input_size}"
         )
+    return context_size, hidden_size, input_size
+
+
+def as_int(name: str, size: Any) -> int:
+    """Any integer, NumPy's too, as an int.
+
+    Raises:
+        TypeError: ``size`` is none, or a bool.
+    """
+    if not isinstance(size, bool | Tensor):
+        try:
+            return operator.index(size)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
 
 
 def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.cell import ContextLSTMCell
-from tagrank.nn.checks import State, check_features, check_sizes, check_state
+from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state
 from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
@@ -74,7 +74,8 @@ class ContextLSTM(nn.Module):
         proj_size: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(context_size, hidden_size, input_size)
+        context_size, hidden_size, input_size = check_sizes(context_size, hidden_size, input_size)
+        num_layers = as_int("num_layers", num_layers)
         if num_layers <= 0:
             raise ValueError("num_layers must be greater than zero")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -326,11 +327,12 @@ class ContextLSTM(nn.Module):
         if input is None:
             if steps is None:
                 raise TypeError("ContextLSTM: steps is required without an input; got None")
-            check_steps(steps)
+            steps = check_steps(steps)
         else:
-            if steps is not None and steps != input.shape[0]:
-                raise ValueError(f"steps: expected {input.shape[0]}, the length of input, or None; got {steps}")
-            steps = input.shape[0]
+            length = check_steps(input.shape[0])
+            if steps is not None and check_steps(steps) != length:
+                raise ValueError(f"steps: expected {length}, the length of input, or None; got {steps}")
+            steps = length
         if steps < 1:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         return steps

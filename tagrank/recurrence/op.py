@@ -1,5 +1,6 @@
 """``lstm_recurrence``: checks its arguments, and runs them on the backend that serves them."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -154,25 +155,38 @@ def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:
             f"gates_x: expected shape [B, 4H] or [T, B, 4H] with 4H = {4 * hidden}, got {list(gates_x.shape)}"
         )
     if gates_x.dim() == 3:
-        if steps is not None and steps != gates_x.shape[0]:
-            raise ValueError(f"steps: expected {gates_x.shape[0]}, the length of gates_x, or None; got {steps}")
-        steps = gates_x.shape[0]
+        length = check_steps(gates_x.shape[0])
+        if steps is not None and check_steps(steps) != length:
+            raise ValueError(f"steps: expected {length}, the length of gates_x, or None; got {steps}")
+        steps = length
     if steps is None:
         raise ValueError("steps: expected a number of steps because gates_x is the same at each step; got None")
-    check_steps(steps)
+    steps = check_steps(steps)
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     return steps
 
 
-def check_steps(steps: Any) -> None:
-    """Check a number of steps, which torch.compile and torch.export may leave symbolic.
+def check_steps(steps: Any) -> int:
+    """A number of steps as an int, or as it is if torch.compile or torch.export left it symbolic.
+
+    In ``torch.jit.trace`` sizes are tensors. The trace then has the number as a constant, which the operator of the
+    recurrence ignores if the gates vary.
 
     Raises:
-        TypeError: it is no int.
+        TypeError: it is no integer.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int | torch.SymInt):
-        raise TypeError(f"steps: expected an int, got {type(steps).__name__}")
+    if isinstance(steps, torch.SymInt):
+        return steps  # type: ignore[return-value]
+    if type(steps) is int:
+        return steps
+    of_tensor = isinstance(steps, Tensor) and (torch._C._get_tracing_state() is None or steps.dtype == torch.bool)
+    if not isinstance(steps, bool) and not of_tensor:
+        try:
+            return operator.index(steps)
+        except TypeError:
+            pass
+    raise TypeError(f"steps: expected an int, got {type(steps).__name__}")
 
 
 def _autocast(tensor: Tensor) -> Tensor:

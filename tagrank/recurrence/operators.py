@@ -40,7 +40,9 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """``output`` and ``c_n`` by a fused backend, differentiable once."""
     inputs = (gates_x, weight_hh, h0, c0)
-    train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    # torch.jit.trace checks a trace under no_grad, and expects the same graph.
+    enabled = torch.is_grad_enabled() or torch._C._get_tracing_state() is not None
+    train = enabled and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     directly = _Recurrence.apply if train else _forward
     forward = torch.ops.tagrank.lstm_forward if observed(inputs) else directly
     output, c_n, _, _ = forward(*inputs, steps, backend, train and not recompute, train)
@@ -62,7 +64,8 @@ def _forward(
         weight_hh.contiguous(),
         None if h0 is None else h0.contiguous(),
         None if c0 is None else c0.contiguous(),
-        steps,
+        # A trace has the length of its example.
+        steps if gates_x.dim() == 2 else gates_x.shape[0],
         save_gates,
         save_cells,
     )
@@ -80,6 +83,7 @@ def _forward_fake(
     save_cells: bool,
 ) -> Outputs:
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
+    steps = steps if gates_x.dim() == 2 else gates_x.shape[0]
     output = gates_x.new_empty(steps, batch, hidden)
     c_n = gates_x.new_empty(batch, hidden)
     gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
@@ -131,24 +135,25 @@ def _backward_fake(*arguments: Any) -> Gradients:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    gates_x, weight_hh, h0, c0, _, backend, _, _ = inputs
+    # Flags decide, and not numbers of elements: the batch may be empty, or its size may depend on data.
+    gates_x, weight_hh, h0, c0, steps, backend, save_gates, ctx.save_cells = inputs
     hidden_states, _, gates, cells = output
     ctx.backend = backend
     ctx.constant = gates_x.dim() == 2
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(gates, cells)
     # Backward of one step reads only the shape of the output: a caller may change h in place before the next step.
-    if len(hidden_states) == 1:
+    if (steps if ctx.constant else gates_x.shape[0]) == 1:
         hidden_states = torch.empty_like(hidden_states)
     # Backward reads gates_x only if the activated gates were not saved.
-    gates_x = gates_x.new_empty(0) if gates.numel() else gates_x
+    gates_x = gates_x.new_empty(0) if save_gates else gates_x
     ctx.save_for_backward(gates_x, weight_hh, h0, c0, hidden_states, gates, cells)
 
 
 def _gradients(ctx: Any, backward: Any, grad_output: Tensor | None, grad_c_n: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
-    _, _, h0, c0, output, _, cells = saved
-    if cells.numel() == 0 and output.numel() > 0:
+    _, _, h0, c0, output, _, _ = saved
+    if not ctx.save_cells:
         raise RuntimeError(
             "lstm_recurrence kept nothing for backward here (a program exported or traced under torch.no_grad() does "
             "not): export it with gradients enabled to train it"

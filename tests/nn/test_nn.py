@@ -4,15 +4,19 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from tagrank import ContextLSTM, ContextLSTMCell
+from tagrank import ContextLSTM, ContextLSTMCell, lstm_recurrence
 from tagrank.recurrence import trace
 from tagrank.recurrence.backends import FUSED
 
@@ -268,6 +272,28 @@ STATE = torch.zeros(1, 2, 5)
 def test_bad_calls(input_size: int, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ContextLSTM(3, 5, input_size=input_size)(**arguments)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.int32(3), np.uint8(3)], ids=lambda n: type(n).__name__)
+def test_any_integer_is_a_size(number: Any) -> None:
+    lstm = ContextLSTM(number, number, input_size=number, num_layers=number)
+    assert all(type(size) is int for size in (lstm.context_size, lstm.hidden_size, lstm.input_size, lstm.num_layers))
+    context, input = torch.randn(2, 3), torch.randn(3, 2, 3)
+    assert torch.equal(lstm(context, number, input)[0], lstm(context, 3, input)[0])
+    without = ContextLSTM(3, 3)
+    assert torch.equal(without(context, number)[0], without(context, 3)[0])
+    gates, weight_hh = torch.randn(2, 12), torch.randn(12, 3)
+    output = lstm_recurrence(gates, weight_hh, steps=number)[0]
+    assert torch.equal(output, lstm_recurrence(gates, weight_hh, steps=3)[0])
+    ContextLSTMCell(number, number, input_size=number)
+
+
+@pytest.mark.parametrize("steps", [True, np.True_, 3.0, np.float64(3), "3", torch.tensor(3)], ids=repr)
+def test_other_numbers_are_no_steps(steps: Any) -> None:
+    with pytest.raises(TypeError, match="steps: expected an int, got"):
+        ContextLSTM(3, 3)(torch.randn(2, 3), steps)
+    with pytest.raises(TypeError, match="steps: expected an int, got"):
+        lstm_recurrence(torch.randn(2, 12), torch.randn(12, 3), steps=steps)
 
 
 def test_packed_sequences_are_refused() -> None:
@@ -542,12 +568,45 @@ def test_is_traced(train: bool) -> None:
     model, context, other = FourSteps(), torch.randn(2, 3), torch.randn(2, 3)
     with warnings.catch_warnings(), torch.set_grad_enabled(train):
         warnings.simplefilter("ignore")  # torch.jit is deprecated
-        # The check of the trace runs without gradients. The recurrence then keeps nothing for backward: another graph.
-        traced = torch.jit.trace(model, (context,), check_trace=not train)
+        traced = torch.jit.trace(model, (context,))
     torch.testing.assert_close(traced(other), model(other))
     if train:
         ours = torch.autograd.grad(traced(other).sum(), traced.parameters())
         torch.testing.assert_close(ours, torch.autograd.grad(model(other).sum(), model.parameters()))
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("case", ["input", "input and steps", "layers", "no context", "cell", "recurrence"])
+def test_gates_that_vary_are_traced(backend: str, case: str) -> None:
+    """In a trace, sizes are tensors. A fused recurrence takes any number of steps, the eager loop that of the trace."""
+    context, input, weight_hh = torch.randn(2, 3), torch.randn(4, 2, 6), torch.randn(20, 5)
+    layer = ContextLSTM(3, 5, input_size=6, backend=backend)
+    layers = ContextLSTM(3, 5, num_layers=2, backend=backend)
+    without_context = ContextLSTM(0, 5, input_size=6, backend=backend)
+    cell = ContextLSTMCell(3, 5, input_size=6, backend=backend)
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([layer, layers, without_context, cell])
+
+        def forward(self, context: Tensor, input: Tensor) -> Any:
+            if case == "recurrence":
+                return lstm_recurrence(F.pad(input, (0, 14)), weight_hh, backend=backend)
+            if case == "layers":
+                return layers(context, 4)[0]
+            if case == "no context":
+                return without_context(input=input)[0]
+            if case == "cell":
+                return cell(cell.context_gates(context), input[0])
+            return layer(context, input.shape[0] if case == "input and steps" else None, input)[0]
+
+    module = Module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and the eager loop is unrolled
+        traced = torch.jit.trace(module, (context, input))
+    longer = torch.randn(7 if backend == "auto" else 4, 2, 6)
+    torch.testing.assert_close(traced(context, longer), module(context, longer))
 
 
 def test_an_exported_program_without_what_backward_needs_says_so() -> None:
@@ -565,3 +624,88 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ContextLSTM(3, 5, backend="eager")(torch.randn(2, 3), 4)
+
+
+#: What an empty gradient's strides may be, for which contiguous() changes nothing.
+EMPTY = [
+    lambda T, H: torch.ones(T, 0, H),
+    lambda T, H: torch.ones(0, H, T).permute(2, 0, 1),
+    lambda T, H: torch.ones(H, T, 0).permute(1, 2, 0),
+    lambda T, H: torch.ones(()).expand(T, 0, H),
+    lambda T, H: torch.empty_strided((T, 0, H), (7, 3, 4)),
+]
+
+
+@pytest.mark.parametrize("grad", EMPTY)
+@pytest.mark.parametrize("observed", [False, True])
+def test_an_empty_batch_of_the_recurrence(
+    any_backend: str, device_of: Callable[[str], str], grad: Callable[[int, int], Tensor], observed: bool
+) -> None:
+    device = device_of(any_backend)
+    weight_hh = torch.randn(20, 5, device=device, requires_grad=True)
+
+    def run(gates_x: Tensor, h0: Tensor | None, c0: Tensor | None, recompute: bool) -> None:
+        output, c_n = lstm_recurrence(gates_x, weight_hh, h0, c0, steps=3, backend=any_backend, recompute=recompute)
+        assert (output.shape, c_n.shape) == ((3, 0, 5), (0, 5))
+        leaves = [t for t in (gates_x, weight_hh, h0, c0) if t is not None]
+        upstream = [grad(3, 5).to(device), torch.ones(5, 0, device=device).t()]
+        gradients = torch.autograd.grad([output, c_n], leaves, upstream)
+        assert [g.shape for g in gradients] == [t.shape for t in leaves]
+        assert gradients[1].count_nonzero() == 0
+
+    for shape in ((0, 20), (3, 0, 20)):
+        for states in (False, True):
+            for recompute in (False, True):
+                gates_x = torch.randn(shape, device=device, requires_grad=True)
+                h0, c0 = (torch.randn(0, 5, device=device, requires_grad=True) if states else None for _ in range(2))
+                with FlopCounterMode(display=False) if observed else nullcontext():
+                    run(gates_x, h0, c0, recompute)
+
+
+@pytest.mark.parametrize("hx", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("context_size", "input_size"), [(4, 0), (4, 3), (0, 3)])
+def test_an_empty_batch_of_the_layer(
+    any_backend: str,
+    device_of: Callable[[str], str],
+    context_size: int,
+    input_size: int,
+    layers: int,
+    batch_first: bool,
+    hx: bool,
+) -> None:
+    device = device_of(any_backend)
+    lstm = ContextLSTM(
+        context_size,
+        5,
+        input_size=input_size,
+        num_layers=layers,
+        batch_first=batch_first,
+        backend=any_backend,
+        device=device,
+    )
+    context = torch.randn(0, context_size, device=device) if context_size else None
+    input = torch.randn((0, 3, input_size) if batch_first else (3, 0, input_size), device=device)
+    state = torch.randn(layers, 0, 5, device=device, requires_grad=True)
+    output, (h_n, c_n) = lstm(context, 3, input if input_size else None, (state, state) if hx else None)
+    assert output.shape == ((0, 3, 5) if batch_first else (3, 0, 5))
+    assert h_n.shape == c_n.shape == (layers, 0, 5)
+    by_step = output.transpose(1, 2) if batch_first else output.permute(1, 2, 0)
+    ((by_step * torch.rand(3, device=device)).sum() + c_n.sum()).backward()
+    for parameter in lstm.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("input_size", [0, 3])
+def test_an_empty_batch_of_the_cell(any_backend: str, device_of: Callable[[str], str], input_size: int) -> None:
+    device = device_of(any_backend)
+    cell = ContextLSTMCell(4, 5, input_size=input_size, backend=any_backend, device=device)
+    gates = cell.context_gates(torch.randn(0, 4, device=device))
+    input = torch.randn(0, input_size, device=device) if input_size else None
+    h, c = cell(gates, input, cell(gates, input))
+    assert h.shape == c.shape == (0, 5)
+    (h.t().sum() + c.sum()).backward()
+    assert cell.weight_hh.grad is not None
+    assert cell.weight_hh.grad.count_nonzero() == 0

@@ -44,7 +44,7 @@ class BackwardInputs(NamedTuple):
     Attributes:
         grad_output: ``[T, B, H]``.
         grad_c_n: ``[B, H]``.
-        gates_x: as forward read it; no elements if ``gates`` has some.
+        gates_x: as forward read it; no elements if forward saved the gates.
         weight_hh, h0, c0: as forward read them.
         output, gates, cells: as forward returned them.
         constant: whether ``gates_x`` was ``[B, 4H]``.
@@ -66,7 +66,8 @@ class BackwardInputs(NamedTuple):
     @property
     def recompute(self) -> bool:
         """Whether forward saved no gates, so that backward must compute them again from ``gates_x``."""
-        return self.gates.numel() == 0
+        # Not by the number of elements: the batch may be empty.
+        return self.gates.shape[0] == 0
 
 
 class ForwardCall(NamedTuple):

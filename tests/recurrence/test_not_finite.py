@@ -1,0 +1,133 @@
+"""Infinities and NaN stay where mathematics puts them: the same as in the eager loop, whatever H and B are."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tagrank import lstm_recurrence
+from tagrank.recurrence.backends import FUSED
+
+NAMES = ("gates_x", "weight_hh", "h0", "c0", "grad_output", "grad_c_n")
+RESULTS = ("output", "c_n", "d_gates_x", "d_weight_hh", "d_h0", "d_c0")
+VALUES = (float("inf"), float("-inf"), float("nan"))
+
+
+def run(tensors: list[Tensor], steps: int, backend: str, recompute: bool = False) -> list[Tensor]:
+    *inputs, grad_output, grad_c_n = tensors
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    results = lstm_recurrence(*leaves, steps=steps, backend=backend, recompute=recompute)
+    return [t.detach() for t in results] + list(torch.autograd.grad(results, leaves, [grad_output, grad_c_n]))
+
+
+def kinds(tensor: Tensor) -> Tensor:
+    """For each element 0 if it is finite, and other numbers for the two infinities and NaN."""
+    return tensor.isposinf() * 1 + tensor.isneginf() * 2 + tensor.isnan() * 4
+
+
+def check(backend: str, batch: int, hidden: int, steps: int, dtype: torch.dtype, seed: int) -> None:
+    """One element of each tensor in turn is not finite. A gradient may also be one row's number, expanded."""
+    generator = torch.Generator().manual_seed(seed)
+    choose = random.Random(seed)
+    constant, recompute = choose.random() < 0.5, choose.random() < 0.5
+    gates = (batch, 4 * hidden) if constant else (steps, batch, 4 * hidden)
+    state, grad = (batch, hidden), (steps, batch, hidden)
+    # Small, so that no gate and no cell is 0 or 1 after it is rounded to bfloat16.
+    shapes = (gates, (4 * hidden, hidden), state, state, grad, state)
+    finite = [(torch.randn(shape, generator=generator) * 0.5).to(dtype) for shape in shapes]
+    finite[1] *= hidden**-0.5
+    for name in (*NAMES, "expanded grad_output"):
+        tensors = [t.clone() for t in finite]
+        value = choose.choice(VALUES)
+        if name == "expanded grad_output":
+            tensors[4] = tensors[4][..., :1].clone()
+            tensors[4][choose.randrange(steps), choose.randrange(batch)] = value
+            tensors[4] = tensors[4].expand(steps, batch, hidden)
+        else:
+            at = tensors[NAMES.index(name)].view(-1)
+            at[choose.randrange(len(at))] = value
+        wide = [t if dtype.itemsize > 2 else t.float() for t in tensors]
+        got, want = run(tensors, steps, backend, recompute), run(wide, steps, "eager")
+        for result, a, b in zip(RESULTS, got, want, strict=True):
+            case = f"{value} in {name}: {result} for B={batch}, H={hidden}, T={steps}, {dtype}, seed {seed}"
+            assert torch.equal(kinds(a), kinds(b)), case
+
+
+def check_native(seed: int, every: int) -> None:
+    """Every H up to 40, each with batches of all sizes up to 70. One of ``every`` cases is tried."""
+    number = seed
+    for hidden in range(1, 41):
+        for batch in (1, 2, 3, 7, 8, 12, 24, 25, 31, 32, 33, 40, 64, 70):
+            for steps in (1, 3):
+                for dtype in (torch.float32, torch.float64, torch.bfloat16):
+                    number += 1
+                    if number % every == 0:
+                        check("native", batch, hidden, steps, dtype, number)
+
+
+CAPABILITIES = ["portable", "avx2", "avx512", "amx"]
+
+
+@pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason=str(FUSED["native"].unavailable()))
+@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_native(capability: str, every: int) -> None:
+    here = torch.ops.tagrank.cpu_capability()
+    if here not in CAPABILITIES[CAPABILITIES.index(capability) :]:
+        pytest.skip(f"this CPU has {here}")
+    code = f"import test_not_finite; test_not_finite.check_native({every // 2}, {every})"
+    environment = {
+        "TAGRANK_CPU_CAPABILITY": capability,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason=str(FUSED["native"].unavailable()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [7, 16, 20, 33])
+def test_a_row_does_not_depend_on_its_batch(hidden: int, dtype: torch.dtype) -> None:
+    """The gates are finite again after one step with an infinite ``h0``, alone and in a batch."""
+    gates_x, weight_hh, h0 = torch.randn(40, 4 * hidden), torch.randn(4 * hidden, hidden), torch.zeros(40, hidden)
+    h0[5, 0] = float("inf")
+    gates_x, weight_hh, h0 = (t.to(dtype) for t in (gates_x, weight_hh, h0))
+    many, _ = lstm_recurrence(gates_x, weight_hh, h0, steps=5, backend="native")
+    one, _ = lstm_recurrence(gates_x[5:6], weight_hh, h0[5:6], steps=5, backend="native")
+    assert many.isfinite().all()
+    torch.testing.assert_close(many[:, 5:6], one)
+
+
+@pytest.mark.skipif(not FUSED["triton"].interpreted(), reason="with a GPU, test_gpu.py does it")
+@pytest.mark.parametrize("hidden", [1, 7, 16, 33])
+def test_triton_in_the_interpreter(hidden: int) -> None:
+    for seed, batch in enumerate((1, 3, 17)):
+        check("triton", batch, hidden, 3, torch.float32, seed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [7, 100, 250])
+@pytest.mark.parametrize("name", ["triton", "cluster"])
+def test_on_a_gpu(name: str, hidden: int, dtype: torch.dtype) -> None:
+    """An infinite ``h0`` in one row leaves the other rows and the later steps finite, as in the eager loop."""
+    backend = FUSED[name]
+    if backend.unavailable() is not None or dtype not in backend.dtypes:
+        pytest.skip(str(backend.unavailable() or f"{name} does not take {dtype}"))
+    shapes = (40, 4 * hidden), (4 * hidden, hidden), (40, hidden)
+    gates_x, weight_hh, h0 = ((torch.randn(shape, device="cuda") * 0.3).to(dtype) for shape in shapes)
+    h0[5, 0] = float("inf")
+    for variant, forced in backend.variants().items():
+        with forced():
+            if backend.unsupported(gates_x) is not None:
+                continue
+            got = lstm_recurrence(gates_x, weight_hh, h0, steps=3, backend=name)
+        want = lstm_recurrence(gates_x.float(), weight_hh.float(), h0.float(), steps=3, backend="eager")
+        for result, a, b in zip(("output", "c_n"), got, want, strict=True):
+            assert torch.equal(kinds(a), kinds(b)), f"{variant}: {result}"

@@ -3,7 +3,8 @@
 import operator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import Proxy
 
 from tagrank.recurrence.dtypes import autocasts
 
@@ -89,3 +90,10 @@ def _check_dtype(tensor: Tensor, name: str, weight: Tensor) -> None:
             f"{name} dtype ({tensor.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert {name}: {name}.to({weight.dtype}), or convert model: model.to({tensor.dtype})"
         )
+
+
+def leaf_of(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+    """A call as one node of the graph that ``torch.fx.symbolic_trace`` records: the module's checks need tensors."""
+    proxy = next(argument for argument in (*arguments, *options.values()) if isinstance(argument, Proxy))
+    tracer: Any = proxy.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, options)

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.cell import ContextLSTMCell
-from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state
+from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state, leaf_of
 from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
@@ -165,6 +166,9 @@ class ContextLSTM(nn.Module):
             TypeError: an argument is missing or not a tensor.
             ValueError, RuntimeError: a shape, dtype or ``steps`` does not fit, in the words of nn.LSTM.
         """
+        types: tuple[type, type] = (type(context), type(input))
+        if Proxy in types:
+            return leaf_of(self, context, steps=steps, input=input, hx=hx)  # type: ignore[no-any-return]
         context, input, batched = self._check_inputs(context, input)
         if input is not None and batched and self.batch_first:
             input = input.transpose(0, 1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tagrank.recurrence.backends import FUSED
 from tagrank.recurrence.backends.base import Backend, BackwardCall, ForwardCall
 from tagrank.recurrence.backends.compiled import BIAS, C0, CONTEXT, H0, INPUT, WEIGHT_HH, WEIGHT_IH, grad_stride
 from tagrank.recurrence.backends.gpu import elsewhere
@@ -245,29 +246,81 @@ def _layer_backward(
     ``kept`` is what the layer kept, ``sources`` whether it had a context and an input, and ``needed`` says for each
     field whether its gradient is needed.
     """
-    weight_ih, weight_hh = tensors.weight_ih, tensors.weight_hh
-    grad_output, grad_h_n, grad_c_n = grads
+    weight_ih = tensors.weight_ih
     output, saved, cells = kept
     constant = not sources[1]
     summed = constant or (sources[0] and settings.steps > 1)
     recompute = settings.recompute and (constant or weight_ih is None)
     wanted = needed[0] * CONTEXT | needed[1] * INPUT | needed[4] * WEIGHT_IH | needed[5] * WEIGHT_HH
     wanted |= (needed[6] or needed[7]) * BIAS | needed[2] * H0 | needed[3] * C0
-    backend = settings.backend
-    launch = backend.fixed_launch
-    if launch is not None:
-        record(f"{backend.name}.backward")
-    else:
-        what = weight_hh.device, weight_hh.dtype, cells.shape[1], cells.shape[2], settings.steps
-        given = grad_stride(grad_output), grad_h_n is not None, grad_c_n is not None
-        flags = constant, summed, recompute, tensors.c0 is not None
-        launch = backend.launch(BackwardCall(*what, *flags, *given, needed[3]))
-    results = torch.ops.tagrank.layer_backward.default(
-        *grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted, launch
-    )
+    arguments = (*grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted)
+    # Compiled autograd traces this function. How to launch a pass, and on which stream, is then found when it runs.
+    compiling = torch.compiler.is_compiling()
+    run: Any = torch.ops.tagrank.layer_backward_on if compiling else _launch_backward
+    results = list(run(*arguments, settings.backend.name))
     results.reverse()
     d_context, d_input, d_weight_ih, d_weight_hh, d_bias, d_h0, d_c0 = (
         results.pop() if wanted & bit else None for bit in _BITS
     )
     d_bias_ih, d_bias_hh = d_bias if needed[6] else None, d_bias if needed[7] else None
     return [d_context, d_input, d_h0, d_c0, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh]
+
+
+def _launch_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    output: Tensor | None,
+    saved: Tensor,
+    cells: Tensor,
+    constant: bool,
+    summed: bool,
+    recompute: bool,
+    wanted: int,
+    backend: str,
+) -> list[Tensor]:
+    """The results of ``tagrank::layer_backward``, launched as the backend says."""
+    fused = FUSED[backend]
+    launch = fused.fixed_launch
+    if launch is not None:
+        record(f"{backend}.backward")
+    else:
+        what = weight_hh.device, weight_hh.dtype, cells.shape[1], cells.shape[2], cells.shape[0]
+        given = grad_stride(grad_output), grad_h_n is not None, grad_c_n is not None
+        flags = constant, summed, recompute, c0 is not None
+        launch = fused.launch(BackwardCall(*what, *flags, *given, bool(wanted & C0)))
+    tensors = grad_output, grad_h_n, grad_c_n, context, input, h0, c0, weight_ih, weight_hh, output, saved, cells
+    results: list[Tensor] = torch.ops.tagrank.layer_backward.default(
+        *tensors, constant, summed, recompute, wanted, launch
+    )
+    return results
+
+
+def _copies(*arguments: Any) -> list[Tensor]:
+    # An operator's results share no memory: a gradient may be a part of another, or of an argument.
+    return [result.clone(memory_format=torch.contiguous_format) for result in _launch_backward(*arguments)]
+
+
+_SCHEMA = (
+    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? context, Tensor? input, Tensor? h0, Tensor? c0, "
+    "Tensor? weight_ih, Tensor weight_hh, Tensor? output, Tensor saved, Tensor cells, bool constant, bool summed, "
+    "bool recompute, int wanted, str backend) -> Tensor[]"
+)
+
+
+@torch.library.custom_op("tagrank::layer_backward_on", _copies, mutates_args=(), schema=_SCHEMA).register_fake
+def _shapes(*arguments: Any) -> list[Tensor]:
+    _, _, _, context, input, h0, c0, weight_ih, weight_hh, _, _, cells, *_, wanted, _ = arguments
+    steps, batch, hidden = cells.shape
+    context_shape = (batch, 4 * hidden) if context is None or weight_ih is None else context.shape
+    input_shape = (steps, batch, 4 * hidden) if input is None or weight_ih is None else input.shape
+    shapes = {CONTEXT: context_shape, INPUT: input_shape, WEIGHT_HH: weight_hh.shape, BIAS: (4 * hidden,)}
+    for bit, tensor in ((WEIGHT_IH, weight_ih), (H0, h0), (C0, c0)):
+        shapes[bit] = () if tensor is None else tensor.shape
+    return [weight_hh.new_empty(shapes[bit]) for bit in _BITS if wanted & bit]

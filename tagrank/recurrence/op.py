@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from tagrank.recurrence.backends import FUSED, choose
 from tagrank.recurrence.backends.eager import lstm_loop
@@ -55,6 +56,11 @@ def lstm_recurrence(
         ValueError: a shape, dtype, device, ``steps`` or the name of the backend is wrong.
         RuntimeError: the named backend cannot run here, or not on these tensors.
     """
+    given: Any = gates_x
+    if type(given) is Proxy:  # torch.fx.symbolic_trace: one node of its graph, because the checks need tensors
+        options = {"steps": steps, "backend": backend, "recompute": recompute}
+        node: Any = given.tracer.create_proxy("call_function", lstm_recurrence, (given, weight_hh, h0, c0), options)
+        return node  # type: ignore[no-any-return]
     steps = _check(gates_x, weight_hh, steps)
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
     if autocasts(gates_x.device.type):

@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -709,3 +712,77 @@ def test_an_empty_batch_of_the_cell(any_backend: str, device_of: Callable[[str],
     (h.t().sum() + c.sum()).backward()
     assert cell.weight_hh.grad is not None
     assert cell.weight_hh.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("context_size", [0, 3])
+@pytest.mark.parametrize("input_size", [0, 4])
+def test_compiled_autograd_takes_backward_into_one_graph(input_size: int, context_size: int, layers: int) -> None:
+    if input_size == context_size == 0:
+        pytest.skip("a layer without anything to read")
+    lstm = ContextLSTM(context_size, 5, input_size=input_size, num_layers=layers)
+    context = torch.randn(2, context_size, requires_grad=True) if context_size else None
+    input = torch.randn(6, 2, input_size, requires_grad=True) if input_size else None
+    state = torch.randn(layers, 2, 5, requires_grad=True)
+    leaves = [t for t in (context, input, state, *lstm.parameters()) if t is not None]
+
+    def loss() -> Tensor:
+        output, (h_n, c_n) = lstm(context, 6, input, (state, state))
+        return output.pow(2).sum() + h_n.sum() + c_n.sum()
+
+    expected = torch.autograd.grad(loss(), leaves)
+    torch._dynamo.reset()
+    compiler = torch.compile(backend="aot_eager", fullgraph=True)
+    result = loss()
+    with trace() as kernels, torch._dynamo.compiled_autograd._enable(compiler):
+        result.backward()
+    assert kernels == ["native.backward"] * layers
+    for leaf, want in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(leaf.grad, want)
+
+
+class Varying(nn.Module):
+    """The layer and the recurrence on what the layer returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = ContextLSTM(3, 5, input_size=2)
+        self.weight = nn.Parameter(torch.randn(20, 5))
+
+    def forward(self, context: Tensor, input: Tensor) -> Tensor:
+        output, (_, c_n) = self.lstm(context, input=input)
+        return lstm_recurrence(output.repeat(1, 1, 4), self.weight, None, c_n[0])[0]
+
+
+def test_symbolic_trace_takes_the_layer_as_a_leaf() -> None:
+    class Indexing(Varying):
+        def forward(self, context: Tensor, input: Tensor) -> Tensor:
+            results = self.lstm(context, input=input)
+            return lstm_recurrence(results[0].repeat(1, 1, 4), self.weight, None, results[1][1][0])[0]
+
+    module, arguments = Indexing(), (torch.randn(2, 3), torch.randn(6, 2, 2))
+    torch.testing.assert_close(torch.fx.symbolic_trace(module)(*arguments), module(*arguments))
+
+
+LOAD = """
+import sys
+{imports}
+assert "triton" not in sys.modules, "triton was imported"
+assert not torch.cuda.is_initialized()
+program = torch.export.load(sys.argv[1])
+program.module()(torch.ones(2, 3), torch.ones(6, 2, 2))
+torch.jit.load(sys.argv[2])(torch.ones(2, 3), torch.ones(6, 2, 2))
+"""
+
+
+def test_saved_programs_load_after_the_import_of_tagrank(tmp_path: Path) -> None:
+    exported, traced = str(tmp_path / "exported.pt2"), str(tmp_path / "traced.pt")
+    arguments = torch.randn(2, 3), torch.randn(6, 2, 2)
+    torch.export.save(torch.export.export(Varying(), arguments), exported)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        torch.jit.trace(Varying(), arguments).save(traced)
+    for imports in ("import tagrank, torch", "import torch, tagrank"):
+        command = [sys.executable, "-W", "ignore", "-c", LOAD.format(imports=imports), exported, traced]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, (imports, done.stderr[-2000:])

@@ -3,8 +3,6 @@
 import sys
 from contextlib import suppress
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,36 +32,17 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    """Register the operators: programs that torch.export, torch.jit or AOTInductor saved name them."""
+    """Register the operators, which programs that torch.export, torch.jit or AOTInductor saved name.
+
+    Not if torch was not imported before: `tagrank --help` must not wait for it.
+    """
     # Whoever uses tagrank meets the same error.
     with suppress(Exception):
         import_module("tagrank.recurrence.operators")
 
 
-class _AfterTorch(MetaPathFinder):
-    """Registers the operators when torch has been imported, for callers that import it after tagrank."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != "torch":
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            run = loader.exec_module
-
-            def exec_module(module: Any) -> None:
-                run(module)
-                _register()
-
-            loader.exec_module = exec_module
-        return spec
-
-
 if "torch" in sys.modules:
     _register()
-else:
-    sys.meta_path.insert(0, _AfterTorch())
 
 
 def __dir__() -> list[str]:

@@ -782,7 +782,7 @@ def test_saved_programs_load_after_the_import_of_tagrank(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         torch.jit.trace(Varying(), arguments).save(traced)
-    for imports in ("import tagrank, torch", "import torch, tagrank"):
+    for imports in ("import torch, tagrank", "import tagrank.recurrence, torch"):
         command = [sys.executable, "-W", "ignore", "-c", LOAD.format(imports=imports), exported, traced]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, (imports, done.stderr[-2000:])

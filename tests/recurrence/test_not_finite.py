@@ -70,7 +70,7 @@ def check_native(seed: int, every: int) -> None:
                         check("native", batch, hidden, steps, dtype, number)
 
 
-#: Without the matrix unit of AMX, which multiplies a float32 number as a sum of bfloat16 numbers: an infinity has no such
+#: Without the matrix unit of AMX. It multiplies a float32 number as a sum of bfloat16 numbers: an infinity has no such
 #: parts, and makes NaN of its row. Batches below 32 rows never use it.
 CAPABILITIES = ["portable", "avx2", "avx512"]
 

@@ -101,9 +101,9 @@ def test_gpu() -> None:
         cells = " | ".join(f"{times[name]:.2f}" if name in times else "" for name in names)
         assert f"| {batch} | {hidden} | {mode} | {cells} |".replace("|  |", "| |").replace("|  |", "| |") in page
     steps = {
-        (row["variant"], row["H"]): row["inference"]["step"]
-        for row in result("cluster-steps-9.0.json")["rows"]
-        if row["B"] == 16 and "inference" in row
+        (row["variant"], row["hidden"]): row["inference"]["us_a_step"]
+        for row in result("cluster-steps-9.0.json")["results"]
+        if row["batch"] == 16 and "inference" in row
     }
     for hidden, (before, after) in {128: ("1.40", "0.54"), 256: ("1.52", "0.66"), 512: ("1.76", "1.16")}.items():
         after_name = "whole-approximate-16" if hidden < 512 else "pairs-approximate-4"

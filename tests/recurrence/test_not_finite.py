@@ -25,8 +25,10 @@ def run(tensors: list[Tensor], steps: int, backend: str, recompute: bool = False
     return [t.detach() for t in results] + list(torch.autograd.grad(results, leaves, [grad_output, grad_c_n]))
 
 
-def kinds(tensor: Tensor) -> Tensor:
-    """For each element 0 if it is finite, and other numbers for the two infinities and NaN."""
+def kinds(tensor: Tensor, coarse: bool = False) -> Tensor:
+    """For each element 0 if it is finite, and other numbers for the two infinities and NaN; one if ``coarse``."""
+    if coarse:
+        return ~tensor.isfinite()
     return tensor.isposinf() * 1 + tensor.isneginf() * 2 + tensor.isnan() * 4
 
 
@@ -55,7 +57,9 @@ def check(backend: str, batch: int, hidden: int, steps: int, dtype: torch.dtype,
         got, want = run(tensors, steps, backend, recompute), run(wide, steps, "eager")
         for result, a, b in zip(RESULTS, got, want, strict=True):
             case = f"{value} in {name}: {result} for B={batch}, H={hidden}, T={steps}, {dtype}, seed {seed}"
-            assert torch.equal(kinds(a), kinds(b)), case
+            # A gate that rounds to 0 or 1 in bfloat16 makes NaN of an infinity that it would only have scaled.
+            coarse = dtype == torch.bfloat16
+            assert torch.equal(kinds(a, coarse), kinds(b, coarse)), case
 
 
 def check_native(seed: int, every: int) -> None:

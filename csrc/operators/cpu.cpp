@@ -52,7 +52,7 @@ void forward(const ForwardPass& pass, const cpu::Threads& threads) {
 }
 
 template <typename T>
-Gradients backward(const BackwardPass& pass, const cpu::Threads& threads) {
+Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const Products& by) {
   static const T zero{};
   const auto [steps, batch, hidden] = pass.sizes;
   const Kind kind = kind_of(pass.weight_hh);
@@ -93,9 +93,9 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads) {
   if (by_torch) {
     const Tensor d_gates = matrix(d_gates_x, batch, 4 * hidden);
     if (gradients.weight_hh.has_value()) {
-      product_into(*gradients.weight_hh, transposed(d_gates), matrix(*pass.h0, batch, hidden));
+      by.product_into(*gradients.weight_hh, transposed(d_gates), matrix(*pass.h0, batch, hidden));
     }
-    if (gradients.h0.has_value()) product_into(*gradients.h0, d_gates, pass.weight_hh);
+    if (gradients.h0.has_value()) by.product_into(*gradients.h0, d_gates, pass.weight_hh);
   }
   return gradients;
 }
@@ -124,15 +124,16 @@ void cpu_forward(const ForwardPass& pass, const Launch& launch) {
 
 Gradients cpu_backward(const BackwardPass& pass, const Launch& launch) {
   const cpu::Threads threads = threads_of(launch);
+  const Products by(kind_of(pass.weight_hh), launch);
   return dispatch(pass.weight_hh, [&](auto zero) {
     using T = decltype(zero);
     // The kernel reads transposed (batch_first) and expanded (the gradient of a sum) memory as it lies.
     if (pass.grad_output.has_value() && pass.grad_output->stride(2) != 0 && pass.grad_output->stride(2) != 1) {
       BackwardPass other = pass;
       other.grad_output = torch::stable::contiguous(*pass.grad_output);
-      return backward<T>(other, threads);
+      return backward<T>(other, threads, by);
     }
-    return backward<T>(pass, threads);
+    return backward<T>(pass, threads, by);
   });
 }
 

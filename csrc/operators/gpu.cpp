@@ -14,11 +14,10 @@ namespace tagrank {
 
 namespace {
 
-// What the numbers of a launch are. All launches have the first two, those of Triton kernels the others too, and after them
-// the places of the kernel's parameters in Parameters.
+// What the other numbers of a launch are. All launches have the first one, those of Triton kernels the others too, and after
+// them the places of the kernel's parameters in Parameters.
 enum Place {
-  kStream,       // a cudaStream_t
-  kIsTriton,     // 0 for the cluster kernels
+  kIsTriton = kGpuNumbers,  // 0 for the cluster kernels
   kFunction,     // a CUfunction
   kTiles,        // programs along the batch
   kSlices,       // programs along the hidden units
@@ -183,16 +182,16 @@ void backward_by_triton(const BackwardPass& pass, const Launch& launch, const Te
 }
 
 // h_{t-1} U^T at all steps, [T, B, 4H]: one product, because all hidden states are known.
-Tensor recurrent_products(const BackwardPass& pass) {
+Tensor recurrent_products(const BackwardPass& pass, const Products& by) {
   const auto [steps, batch, hidden] = pass.sizes;
   const Tensor products = empty({steps, batch, 4 * hidden}, kind_of(pass.weight_hh)), right = transposed(pass.weight_hh);
   if (steps > 1) {
-    product_into(matrix(products, (steps - 1) * batch, 4 * hidden, batch), matrix(*pass.output, (steps - 1) * batch, hidden),
-                 right);
+    by.product_into(matrix(products, (steps - 1) * batch, 4 * hidden, batch),
+                    matrix(*pass.output, (steps - 1) * batch, hidden), right);
   }
   Tensor first = matrix(products, batch, 4 * hidden);
   if (pass.h0.has_value()) {
-    product_into(first, matrix(*pass.h0, batch, hidden), right);
+    by.product_into(first, matrix(*pass.h0, batch, hidden), right);
   } else {
     torch::stable::zero_(first);
   }
@@ -200,17 +199,17 @@ Tensor recurrent_products(const BackwardPass& pass) {
 }
 
 // The gradient of U. h_{t-1} is h0 at the first step and output[t-1] at the others.
-Tensor weight_gradient(const BackwardPass& pass, const Tensor& d_gates) {
+Tensor weight_gradient(const BackwardPass& pass, const Tensor& d_gates, const Products& by) {
   const auto [steps, batch, hidden] = pass.sizes;
   const MaybeTensor h0 = pass.h0.has_value() ? MaybeTensor(matrix(*pass.h0, batch, hidden)) : pass.h0;
   if (steps == 1) {
-    return h0.has_value() ? product_over_rows(matrix(d_gates, batch, 4 * hidden), *h0)
+    return h0.has_value() ? by.product_over_rows(matrix(d_gates, batch, 4 * hidden), *h0)
                           : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, hidden});
   }
   const int64_t rows = (steps - 1) * batch;
   const Tensor later = matrix(d_gates, rows, 4 * hidden, batch), states = matrix(*pass.output, rows, hidden);
-  return h0.has_value() ? product_over_rows(later, states, matrix(d_gates, batch, 4 * hidden), *h0)
-                        : product_over_rows(later, states);
+  return h0.has_value() ? by.product_over_rows(later, states, matrix(d_gates, batch, 4 * hidden), *h0)
+                        : by.product_over_rows(later, states);
 }
 
 }  // namespace
@@ -246,6 +245,7 @@ Gradients gpu_backward(const BackwardPass& original, const Launch& launch) {
   expect_launch(launch);
   const auto [steps, batch, hidden] = original.sizes;
   const Kind kind = kind_of(original.weight_hh);
+  const Products by(kind, launch);
   BackwardPass pass = original;
   // The kernels read a gradient with any strides over steps and rows: transposed for batch_first, expanded for a sum.
   if (pass.grad_output.has_value()) {
@@ -264,7 +264,7 @@ Gradients gpu_backward(const BackwardPass& original, const Launch& launch) {
     return gradients;
   }
   // Nobody else has the products, so that the gradients may overwrite them.
-  const Tensor gates = pass.gates.has_value() ? *pass.gates : recurrent_products(pass);
+  const Tensor gates = pass.gates.has_value() ? *pass.gates : recurrent_products(pass, by);
   const Tensor d_gates = pass.gates.has_value() ? empty({steps, batch, 4 * hidden}, kind) : gates;
   gradients.gates = d_gates;
   if (launch[kIsTriton] != 0) {
@@ -295,8 +295,8 @@ Gradients gpu_backward(const BackwardPass& original, const Launch& launch) {
     without_clusters();
 #endif
   }
-  if (pass.weight_wanted) gradients.weight_hh = weight_gradient(pass, d_gates);
-  if (pass.h0_wanted) gradients.h0 = product(matrix(d_gates, batch, 4 * hidden), pass.weight_hh);
+  if (pass.weight_wanted) gradients.weight_hh = weight_gradient(pass, d_gates, by);
+  if (pass.h0_wanted) gradients.h0 = by.product(matrix(d_gates, batch, 4 * hidden), pass.weight_hh);
   return gradients;
 }
 

@@ -46,13 +46,14 @@ bool context_is_ready(const MaybeTensor& context, const MaybeTensor& input, cons
 // gates_x and the addend, from the products of a layer. With `together`, all is in gates_x: CPUs take no addend, and backward
 // takes none where it computes the gates again.
 Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const MaybeTensor& weight_ih,
-                  const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, const Sizes& sizes, bool together) {
+                  const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, const Sizes& sizes, bool together,
+                  const Products& by) {
   if (!weight_ih.has_value()) return {made_contiguous(context.has_value() ? *context : *input), std::nullopt};
   const int64_t outputs = 4 * sizes.hidden, features = weight_ih->size(1);
   // `bias` is [4H], or [B, 4H] if there is one step.
   const auto of_input = [&](const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
     const Tensor rows = matrix(made_contiguous(*input), sizes.steps * sizes.batch, input->size(2));
-    const Tensor gates = linear(rows, weight, bias, other_bias);
+    const Tensor gates = by.linear(rows, weight, bias, other_bias);
     return view(gates, {sizes.steps, sizes.batch, outputs}, {sizes.batch * outputs, outputs, 1});
   };
   if (context_is_ready(context, input, weight_ih)) {
@@ -62,15 +63,15 @@ Gates input_gates(const MaybeTensor& context, const MaybeTensor& input, const Ma
   }
   if (!context.has_value() || !input.has_value()) {
     const MaybeTensor other = together ? bias_hh : std::nullopt, addend = together ? std::nullopt : bias_hh;
-    if (context.has_value()) return {linear(*context, *weight_ih, bias_ih, other), addend};
+    if (context.has_value()) return {by.linear(*context, *weight_ih, bias_ih, other), addend};
     return {of_input(*weight_ih, bias_ih, other), addend};
   }
   const int64_t inputs = input->size(2);
   const Tensor for_context = columns(*weight_ih, inputs, features - inputs), for_input = columns(*weight_ih, 0, inputs);
   if (!together) {
-    return {of_input(for_input, bias_hh, std::nullopt), linear(*context, for_context, bias_ih, std::nullopt)};
+    return {of_input(for_input, bias_hh, std::nullopt), by.linear(*context, for_context, bias_ih, std::nullopt)};
   }
-  const Tensor constant = linear(*context, for_context, bias_ih, bias_hh);
+  const Tensor constant = by.linear(*context, for_context, bias_ih, bias_hh);
   return {add(of_input(for_input, std::nullopt, std::nullopt), constant), std::nullopt};
 }
 
@@ -108,7 +109,8 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
 
   const Tensor weight_hh = made_contiguous(weight_hh_);
   const bool recompute = save_cells && !save_gates;
-  const Gates gates = input_gates(context, input, weight_ih, bias_ih, bias_hh, sizes, kind.cpu() || recompute);
+  const Gates gates = input_gates(context, input, weight_ih, bias_ih, bias_hh, sizes, kind.cpu() || recompute,
+                                  Products(kind, launch));
   const Tensor output = empty({steps, batch, hidden}, kind);
   const Tensor h_n = state_dimensions == 3 ? new_state(sizes, kind, 3)
                                            : view(output, {batch, hidden}, {hidden, 1}, (steps - 1) * batch * hidden);
@@ -191,6 +193,7 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
                     (wanted & kWeightHh) != 0,
                     (wanted & kH0) != 0 && h0.has_value(),
                     (wanted & kC0) != 0 && c0.has_value()};
+  const Products by(kind, launch);
   const Gradients gradients = kind.cpu() ? cpu_backward(pass, launch) : gpu_backward(pass, launch);
 
   // The gradients of the gates over all rows that the input has, and their sum over time, which is the context's.
@@ -202,25 +205,25 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
   std::vector<Tensor> results;
   if (wanted & kContext) {
     const bool ready = context_is_ready(context, input, weight_ih);
-    results.push_back(ready ? *sums : product(*sums, columns(*weight_ih, inputs, weight_ih->size(1) - inputs)));
+    results.push_back(ready ? *sums : by.product(*sums, columns(*weight_ih, inputs, weight_ih->size(1) - inputs)));
   }
   if (wanted & kInput) {
     const bool as_matrix = given_input.has_value() && given_input->dim() == 2;
     const auto gradient = [&] {
-      const Tensor of_rows = product(*rows, columns(*weight_ih, 0, inputs));
+      const Tensor of_rows = by.product(*rows, columns(*weight_ih, 0, inputs));
       return as_matrix ? of_rows : view(of_rows, {steps, batch, inputs}, {batch * inputs, inputs, 1});
     };
     results.push_back(weight_ih.has_value() ? gradient() : *gradients.gates);
   }
   if (wanted & kWeightIh) {
     const bool both = inputs > 0 && weight_ih->size(1) > inputs;
-    const auto of_input = [&] { return product_over_rows(*rows, matrix(made_contiguous(*input), all_rows, inputs)); };
+    const auto of_input = [&] { return by.product_over_rows(*rows, matrix(made_contiguous(*input), all_rows, inputs)); };
     if (!both) {
-      results.push_back(inputs > 0 ? of_input() : product_over_rows(*sums, *context));
+      results.push_back(inputs > 0 ? of_input() : by.product_over_rows(*sums, *context));
     } else {
       const Tensor gradient = empty({outputs, weight_ih->size(1)}, kind);
-      product_into(columns(gradient, 0, inputs), transposed(*rows), matrix(made_contiguous(*input), all_rows, inputs));
-      product_into(columns(gradient, inputs, context->size(1)), transposed(*sums), *context);
+      by.product_into(columns(gradient, 0, inputs), transposed(*rows), matrix(made_contiguous(*input), all_rows, inputs));
+      by.product_into(columns(gradient, inputs, context->size(1)), transposed(*sums), *context);
       results.push_back(gradient);
     }
   }

@@ -10,6 +10,12 @@ namespace tagrank {
 
 // How and where to run a pass: the numbers that a backend's `launch` in Python returns.
 using Launch = std::vector<int64_t>;
+// What the first numbers of a launch on a GPU are.
+enum GpuLaunch {
+  kStream,  // a cudaStream_t
+  kTf32,    // whether float32 products may be computed in TF32
+  kGpuNumbers
+};
 
 // T steps, B rows, H hidden units.
 struct Sizes {

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "../cpu/recurrence.h"
+#include "cublas.h"
 
 namespace tagrank {
 
@@ -66,12 +67,24 @@ void small_linear(const Tensor& out, const Tensor& x, const Tensor& weight, cons
   cpu::linear(call);
 }
 
-// In 16 bit, cuBLAS may round parts of a sum over so many rows to 16 bit before it adds those up.
+// In 16 bit, torch's products may round parts of a sum over so many rows to 16 bit before they add those up.
 constexpr int64_t kManyRows = 2048;
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) {
+Products::Products(const Kind& kind, const Launch& launch) : cpu_(kind.cpu()), tf32_(false), stream_(nullptr) {
+  if (cpu_) return;
+  STD_TORCH_CHECK(launch.size() >= kGpuNumbers, "tagrank: launch: expected what a backend's launch() returns; got ",
+                  launch.size(), " numbers");
+  stream_ = reinterpret_cast<void*>(launch[kStream]);
+  tf32_ = launch[kTf32] != 0;
+}
+
+bool Products::by_cublas(const Tensor& out, const Tensor& a, const Tensor& b, const MaybeTensor& bias, bool accumulate) const {
+  return !cpu_ && cublas::multiply(out, a, b, bias, accumulate, tf32_, stream_);
+}
+
+Tensor Products::linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) const {
   const Kind kind = kind_of(x);
   const Tensor out = empty({x.size(0), weight.size(0)}, kind);
   if (is_small(x, weight, bias, other_bias)) {
@@ -88,6 +101,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, co
   }
   if (bias.has_value() && other_bias.has_value()) return linear(x, weight, add(*bias, *other_bias), std::nullopt);
   const Tensor right = transposed(weight);
+  if (is_row(bias, weight.size(0)) && by_cublas(out, x, right, bias, /*accumulate=*/false)) return out;
   if (bias.has_value()) {
     STABLE_TORCH_ERROR_CODE_CHECK(
         functions_for(kind).addmm_out(out.get(), bias->get(), x.get(), right.get(), /*beta=*/1, /*alpha=*/1));
@@ -97,13 +111,14 @@ Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, co
   return out;
 }
 
-Tensor product(const Tensor& a, const Tensor& b) {
+Tensor Products::product(const Tensor& a, const Tensor& b) const {
   const Tensor out = empty({a.size(0), b.size(1)}, kind_of(a));
   product_into(out, a, b);
   return out;
 }
 
-void product_into(const Tensor& out, const Tensor& a, const Tensor& b) {
+void Products::product_into(const Tensor& out, const Tensor& a, const Tensor& b) const {
+  if (by_cublas(out, a, b, std::nullopt, /*accumulate=*/false)) return;
   STABLE_TORCH_ERROR_CODE_CHECK(functions_for(kind_of(a)).mm_out(out.get(), a.get(), b.get()));
 }
 
@@ -123,20 +138,20 @@ bool is_long(const Kind& kind, int64_t rows) {
 
 }  // namespace
 
-Tensor product_over_rows(const Tensor& a, const Tensor& b) {
+Tensor Products::product_over_rows(const Tensor& a, const Tensor& b) const {
   const Kind kind = kind_of(a);
+  const Tensor left = transposed(a), out = empty({left.size(0), b.size(1)}, kind);
+  if (by_cublas(out, left, b, std::nullopt, /*accumulate=*/false)) return out;
   if (is_long(kind, a.size(0))) return torch::stable::to(exact_product_over_rows(a, b), kind.dtype);
-  return product(transposed(a), b);
+  product_into(out, left, b);
+  return out;
 }
 
-Tensor product_over_rows(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& d) {
-  const Kind kind = kind_of(a);
-  if (is_long(kind, a.size(0) + c.size(0))) {
-    return torch::stable::to(add(exact_product_over_rows(a, b), exact_product_over_rows(c, d)), kind.dtype);
-  }
-  const Tensor sum = product(transposed(a), b), left = transposed(c);
+Tensor Products::product_over_rows(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& d) const {
+  const Tensor sum = product_over_rows(a, b), left = transposed(c);
+  if (by_cublas(sum, left, d, std::nullopt, /*accumulate=*/true)) return sum;
   STABLE_TORCH_ERROR_CODE_CHECK(
-      functions_for(kind).addmm_out(sum.get(), sum.get(), left.get(), d.get(), /*beta=*/1, /*alpha=*/1));
+      functions_for(kind_of(a)).addmm_out(sum.get(), sum.get(), left.get(), d.get(), /*beta=*/1, /*alpha=*/1));
   return sum;
 }
 

@@ -64,7 +64,7 @@ class Cluster(Compiled):
 
     def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
         record("cluster.forward" if isinstance(call, ForwardCall) else "cluster.backward")
-        return [current_stream(call.device), 0]
+        return [current_stream(call.device), 0, 0]
 
 
 @cache

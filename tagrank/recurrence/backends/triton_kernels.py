@@ -175,7 +175,7 @@ class Triton(Compiled):
             *places,
             *_NULL_PLACES,
         ]
-        before = [1, function, tiles, slices, metadata.num_warps * 32, metadata.shared, variant.cooperative]
+        before = [precision(call.dtype) == "tf32", 1, function, tiles, slices, metadata.num_warps * 32, metadata.shared, variant.cooperative]
         return _Made(variant, tiles, list(map(int, before)), list(map(int, after)))
 
     def forward(

@@ -175,7 +175,9 @@ class Triton(Compiled):
             *places,
             *_NULL_PLACES,
         ]
-        before = [precision(call.dtype) == "tf32", 1, function, tiles, slices, metadata.num_warps * 32, metadata.shared, variant.cooperative]
+        threads = metadata.num_warps * 32
+        tf32 = precision(call.dtype) == "tf32"
+        before = [tf32, 1, function, tiles, slices, threads, metadata.shared, variant.cooperative]
         return _Made(variant, tiles, list(map(int, before)), list(map(int, after)))
 
     def forward(

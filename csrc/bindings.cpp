@@ -46,7 +46,7 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
   m.def("cpu_capability() -> str");
   m.def("multiply_add_rate(float seconds) -> float");
   m.def("has_clusters() -> bool");
-  m.def("active_clusters(int device, int hidden, bool backward) -> int");
+  m.def("active_clusters(int device, int hidden, bool float32, bool backward) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {

@@ -40,6 +40,15 @@ BACKENDS: tuple[BackendRule, ...] = (
         max_batch=256,
         beyond="clusters of more rows do not all run at once",
     ),
+    BackendRule(
+        SINGLE,
+        "cluster",
+        "as in 16 bit; U takes twice the registers",
+        oldest=(9, 0),
+        max_hidden=256,
+        max_batch=256,
+        beyond="clusters of more rows do not all run at once",
+    ),
     BackendRule((*HALF, *SINGLE, *DOUBLE), "triton", "all other calls; RULES has the variant for each pass"),
 )
 
@@ -321,8 +330,13 @@ def backend_for(
     Raises:
         ValueError: no line has this dtype.
     """
-    refusals: dict[Backend, str] = {}
+    dtypes: dict[Backend, list[str]] = {}
     for rule in BACKENDS:
+        dtypes.setdefault(rule.backend, []).extend(rule.dtypes)
+    refusals: dict[Backend, str] = {
+        name: f"it is for {' and '.join(dict.fromkeys(its))}" for name, its in dtypes.items() if dtype not in its
+    }
+    for rule in (line for line in BACKENDS if dtype in line.dtypes):
         refusal = rule.outside(hidden, batch, dtype, gpu.capability)
         if refusal is None and rule.backend == "cluster":
             for kernel in ("forward", "backward"):

@@ -21,7 +21,6 @@ _PASSES = ("forward", "backward")
 VERIFIED: frozenset[Entry] = frozenset(
     [
         # benchmarks/results/gpu-9.0.json: an H100.
-        *product([(9, 0)], _PASSES, ("resident", "grouped", "cluster"), ("float16", "bfloat16")),
-        *product([(9, 0)], _PASSES, ("resident", "grouped"), ("float32",)),
+        *product([(9, 0)], _PASSES, ("resident", "grouped", "cluster"), ("float16", "bfloat16", "float32")),
     ]
 )

@@ -8,30 +8,35 @@ namespace tagrank::cuda {
 namespace {
 
 template <typename T, typename S>
-__global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_constant__ BackwardCall call) {
+__global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_constant__ BackwardCall<Element<T>> call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
   Backward<T, S>(call, block).run();
 }
 
 struct BackwardKernels {
-  using Call = BackwardCall;
   template <typename T, typename S>
-  static Kernel<Call> kernel() {
+  static Kernel<BackwardCall<Element<T>>> kernel() {
     return {&backward_kernel<T, S>, S::kRows, kThreads, Backward<T, S>::kShared};
   }
   template <typename T, int kPadded>
-  static Kernels<Call> kernels() {
-    static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                                       kernel<T, Sizes<kPadded, 4>>()};
+  static Kernels<BackwardCall<Element<T>>> kernels() {
+    static const Kernel<BackwardCall<Element<T>>> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
+                                                           kernel<T, Sizes<kPadded, 4>>()};
     return {all, static_cast<int>(std::size(all))};
   }
 };
 
 }  // namespace
 
-Kernels<BackwardCall> backward_kernels(int hidden, bool bfloat16) { return kernels_of<BackwardKernels>(hidden, bfloat16); }
+template <typename E>
+Kernels<BackwardCall<E>> backward_kernels(int hidden, Numbers numbers) {
+  return kernels_of<BackwardKernels, E>(hidden, numbers);
+}
+template Kernels<BackwardCall<uint16_t>> backward_kernels(int, Numbers);
+template Kernels<BackwardCall<float>> backward_kernels(int, Numbers);
 
-int backward(const BackwardCall& call, const Launch& to) { return run(backward_kernels, call, to); }
+int backward(const BackwardCall<uint16_t>& call, const Launch& to) { return run(backward_kernels<uint16_t>, call, to); }
+int backward(const BackwardCall<float>& call, const Launch& to) { return run(backward_kernels<float>, call, to); }
 
 }  // namespace tagrank::cuda

@@ -27,16 +27,18 @@ namespace tagrank::cuda {
 
 template <typename T, typename S>
 class Backward {
+  using E = Element<T>;
+  static constexpr int kBytes = sizeof(E);
   static constexpr Activations kActivations = activations_for<T>();
   static constexpr int kInner = kGates * kUnits;             // the inner dimension: the block's gates
-  static constexpr int kRow = padded_row(kInner);            // the length of a row of d_gates in shared memory
-  static constexpr int kSlices = kInner / kSlice;            // of the inner dimension
+  static constexpr int kRow = padded_row(kInner, kBytes);    // the length of a row of d_gates in shared memory
+  static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;  // of the inner dimension
   static constexpr int kStripes = S::kPadded / kWarps / 16;  // a warp's stripes of 16 hidden units
   static constexpr int kTilesOfWarp = (S::kTiles + 1) / 2;   // every second tile
-  static constexpr int kSums = kStripes == 1 ? 4 : kStripes == 2 ? 2 : 1;  // independent sums of each product
   static constexpr int kMost = S::kPadded / kUnits;          // at most so many blocks has the cluster
   // Whether a step's inputs are loaded a step before they are used. That takes registers.
-  static constexpr bool kAhead = S::kPadded < 512 || S::kTiles <= 2;
+  static constexpr bool kAhead = S::kTiles <= 2 || (kBytes == 2 && S::kPadded < 512);
+  static constexpr int kSums = kStripes == 1 ? 4 : kStripes == 2 && kAhead ? 2 : 1;  // independent sums of each product
   // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
   static constexpr int kStagedRow = S::kPadded + 8;
   static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
@@ -44,9 +46,9 @@ class Backward {
   // Where the first cell of a lane is in the arrays, and how many batch rows exist from that cell's on (none if the unit does
   // not exist). The first four are at the step that is loaded, d_gates at the step that is computed.
   struct Places {
-    const uint16_t *gates, *gates_x, *grad_output;
+    const E *gates, *gates_x, *grad_output;
     const float* cells;
-    uint16_t* d_gates;
+    E* d_gates;
     int rows;
   };
 
@@ -55,8 +57,8 @@ class Backward {
     Lanes<Words4> weight[kStripes][2][kSlices];  // of the hidden units g and g + 8 of a stripe
     Lanes<Float2> dc[kTilesOfWarp];              // of the batch rows 2q and 2q + 1
     Lanes<Gates> d_input[kTilesOfWarp][2];       // the sum of d_gates over time
-    RawGates gates[kTilesOfWarp][2], input[kTilesOfWarp][2];
-    Lanes<uint16_t> grad_output[kTilesOfWarp][2];
+    RawGates<E> gates[kTilesOfWarp][2], input[kTilesOfWarp][2];
+    Lanes<E> grad_output[kTilesOfWarp][2];
     Lanes<float> c_prev[kTilesOfWarp][2], c[kTilesOfWarp][2];
     Lanes<Derivative> derivative[kTilesOfWarp][2];
     Lanes<float> dh[kTilesOfWarp][2];  // what comes from the output
@@ -64,15 +66,15 @@ class Backward {
 
  public:
   // Shared memory, in bytes: the mailboxes, two buffers of d_gates, and two sets of slots. A slot is one block's part of this
-  // block's dh, in the order of matrix fragments: for each pair of groups, a tile's sums of each lane. U passes through the
-  // memory of the slots before they are used.
-  static constexpr int kGradientBytes = S::kRows * kRow * 2;
+  // block's dh, in the order of matrix fragments: for each pair of groups, a tile's sums of each lane. In 16 bit, U passes
+  // through the memory of the slots before they are used.
+  static constexpr int kGradientBytes = S::kRows * kRow * kBytes;
   static constexpr int kGradients = kMailBytes, kSlots = kGradients + 2 * kGradientBytes;
   static constexpr int kSlotBytes = kGroups / 2 * S::kTiles * kLanes * int(sizeof(Float4));
-  static constexpr int kSlotsBytes = 2 * kMost * kSlotBytes, kStagedBytes = kInner * kStagedRow * 2;
+  static constexpr int kSlotsBytes = 2 * kMost * kSlotBytes, kStagedBytes = kBytes == 2 ? kInner * kStagedRow * 2 : 0;
   static constexpr int kShared = kSlots + (kSlotsBytes > kStagedBytes ? kSlotsBytes : kStagedBytes);
 
-  TAGRANK_DEVICE Backward(const BackwardCall& call, Block& block)
+  TAGRANK_DEVICE Backward(const BackwardCall<E>& call, Block& block)
       : call_(call),
         block_(block),
         hidden_(call.hidden),
@@ -143,25 +145,59 @@ class Backward {
   // Where d_gates of a number are in a buffer, in bytes.
   TAGRANK_DEVICE static int gradient(int index, int lane, int i, int which, int buffer) {
     const int at = backward_row(index, lane, i, which) * kRow + kGates * unit_of(index, lane);
-    return kGradients + buffer * kGradientBytes + at * 2;
+    return kGradients + buffer * kGradientBytes + at * kBytes;
   }
 
-  // Loads U^T in the order of matrix fragments. A column of U is not contiguous in global memory, so U passes through shared
+  // Loads U^T in the order of matrix fragments. In float32 each lane loads its numbers one by one, eight lanes neighbouring ones.
+  // In 16 bit that would be half of each word. A column of U is not contiguous in global memory, so U passes through shared
   // memory, its rows (elements of the inner dimension) ordered so that a fragment reads neighbouring rows.
   // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time.
   template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {
+    if constexpr (kBytes == 4) {
+      warps.each([&](int index, Warp& warp) { load_numbers<kFull>(index, warp); });
+    } else {
+      load_staged<kAligned, kFull>(warps);
+    }
+  }
+
+  template <bool kFull>
+  TAGRANK_DEVICE void load_numbers(int index, Warp& warp) {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int stripe = 0; stripe < kStripes; ++stripe) {
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+          const int column = group_of(index, stripe, kStripes, lower) * kGroup + lane / 4;
+#pragma unroll
+          for (int k = 0; k < kSlices; ++k) {
+            // A slice is all gates of four units, and the lane has those of one unit.
+            const int u = 4 * k + lane % 4;
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) {
+              const bool there = kFull || (u < slice_.count && column < hidden_);
+              const E* from = call_.weight_hh + int64_t{gate_row(gate, slice_.first + u, hidden_)} * hidden_ + column;
+              warp.weight[stripe][lower][k][lane].word[gate] = operand<T>(there ? bits_of(*from) : 0);
+            }
+          }
+        }
+      }
+    });
+  }
+
+  template <bool kAligned, bool kFull>
+  TAGRANK_DEVICE void load_staged(Warps<Warp>& warps) {
     constexpr int kPieces = S::kPadded / 8;
     const auto load = [&](int piece) {
       const int row = piece / kPieces, inner = staged_inner(row / kSlice, row % kSlice), u = inner / kGates;
       const int64_t at = gate_row(inner % kGates, slice_.first + u, hidden_);
-      const uint16_t* from = call_.weight_hh + at * hidden_;
+      const E* from = call_.weight_hh + at * hidden_;
       const int first = piece % kPieces * 8;
       Words4 eight = {{0, 0, 0, 0}};
       if constexpr (kFull) {
         eight = *reinterpret_cast<const Words4*>(from + first);
       } else if (u < slice_.count) {
-        eight = load_eight<kAligned>(from, first, hidden_);
+        eight = load_piece<kAligned>(from, first, hidden_);
       }
       return eight;
     };
@@ -202,9 +238,9 @@ class Backward {
       const int u = unit_of(index, lane), r = backward_row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u + last * step_;
       const int64_t input = row * kGates * hidden_ + slice_.first + u, gates = input + last * kGates * step_;
-      const uint16_t* gates_x = call_.gates_x;
+      const E* gates_x = call_.gates_x;
       if (gates_x != nullptr) gates_x += call_.constant ? input : gates;
-      const uint16_t* grad_output = call_.grad_output;
+      const E* grad_output = call_.grad_output;
       if (grad_output != nullptr) {
         const int* strides = call_.grad_output_strides;
         grad_output += last * strides[0] + row * strides[1] + (slice_.first + u) * strides[2];
@@ -235,7 +271,7 @@ class Backward {
         load_gates(warp.input[i][which], lane, at.gates_x + row * kGates * hidden_, hidden_, there);
       }
       warp.grad_output[i][which][lane] =
-          there && call_.grad_output != nullptr ? at.grad_output[row * int64_t{call_.grad_output_strides[1]}] : uint16_t{0};
+          there && call_.grad_output != nullptr ? at.grad_output[row * int64_t{call_.grad_output_strides[1]}] : E{};
       float c_prev = 0.0f;
       if (t > 0) {
         if (there) c_prev = at.cells[row * hidden_];
@@ -318,14 +354,14 @@ class Backward {
       }
 #pragma unroll
       for (int k = 0; k < kSlices; ++k) {
-        Lanes<Words4> eight;
+        Lanes<Words4> d;
         each_lane([&](int lane) {
-          const int at = (tile * kTile + lane / 4) * kRow + k * kSlice + lane % 4 * 8;
-          eight[lane] = block_.template read<Words4>(kGradients + now * kGradientBytes + at * 2);
+          const int at = (tile * kTile + lane / 4) * kRow + k * kSlice + lane % 4 * (kSlice / 4);
+          d[lane] = operand<T>(block_.template read<Words4>(kGradients + now * kGradientBytes + at * kBytes));
         });
 #pragma unroll
         for (int stripe = 0; stripe < kStripes; ++stripe) {
-          multiply<T>(sum[stripe][k % kSums], warp.weight[stripe][0][k], warp.weight[stripe][1][k], eight);
+          multiply<T>(sum[stripe][k % kSums], warp.weight[stripe][0][k], warp.weight[stripe][1][k], d);
         }
       }
 #pragma unroll
@@ -352,7 +388,7 @@ class Backward {
   TAGRANK_DEVICE void store(int index, Warp& warp, int now) {
     each_number(warp, [&](int lane, int i, int which, int row, bool there) {
       if (!there) return;
-      const Words2 d_gates = block_.template read<Words2>(gradient(index, lane, i, which, now));
+      const auto d_gates = block_.template read<PackedGates<E>>(gradient(index, lane, i, which, now));
       store_gates(warp.at[lane].d_gates + row * kGates * hidden_, hidden_, d_gates);
     });
     each_lane([&](int lane) { warp.at[lane].d_gates -= kGates * step_; });
@@ -370,7 +406,7 @@ class Backward {
     });
   }
 
-  const BackwardCall& call_;
+  const BackwardCall<E>& call_;
   Block& block_;
   const int hidden_;
   const Slice slice_;

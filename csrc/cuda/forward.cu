@@ -8,30 +8,43 @@ namespace tagrank::cuda {
 namespace {
 
 template <typename T, typename S>
-__global__ void __launch_bounds__(ForwardLayout<S>::kThreads, 1) forward_kernel(const __grid_constant__ ForwardCall call) {
+__global__ void __launch_bounds__(ForwardLayout<S, sizeof(Element<T>)>::kThreads, 1)
+    forward_kernel(const __grid_constant__ ForwardCall<Element<T>> call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
   Forward<T, S>(call, block).run();
 }
 
 struct ForwardKernels {
-  using Call = ForwardCall;
   template <typename T, typename S>
-  static Kernel<Call> kernel() {
-    return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S>::kThreads, Forward<T, S>::kShared};
+  static Kernel<ForwardCall<Element<T>>> kernel() {
+    return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S, sizeof(Element<T>)>::kThreads, Forward<T, S>::kShared};
   }
   template <typename T, int kPadded>
-  static Kernels<Call> kernels() {
-    static const Kernel<Call> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                                       kernel<T, Sizes<kPadded, 4>>(), kernel<T, Sizes<kPadded, 8>>()};
-    return {all, static_cast<int>(std::size(all))};
+  static Kernels<ForwardCall<Element<T>>> kernels() {
+    using OneKernel = Kernel<ForwardCall<Element<T>>>;
+    if constexpr (sizeof(Element<T>) == 4) {
+      // With eight tiles, what a lane has of its cells would not fit into registers.
+      static const OneKernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(), kernel<T, Sizes<kPadded, 4>>()};
+      return {all, static_cast<int>(std::size(all))};
+    } else {
+      static const OneKernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(), kernel<T, Sizes<kPadded, 4>>(),
+                                kernel<T, Sizes<kPadded, 8>>()};
+      return {all, static_cast<int>(std::size(all))};
+    }
   }
 };
 
 }  // namespace
 
-Kernels<ForwardCall> forward_kernels(int hidden, bool bfloat16) { return kernels_of<ForwardKernels>(hidden, bfloat16); }
+template <typename E>
+Kernels<ForwardCall<E>> forward_kernels(int hidden, Numbers numbers) {
+  return kernels_of<ForwardKernels, E>(hidden, numbers);
+}
+template Kernels<ForwardCall<uint16_t>> forward_kernels(int, Numbers);
+template Kernels<ForwardCall<float>> forward_kernels(int, Numbers);
 
-int forward(const ForwardCall& call, const Launch& to) { return run(forward_kernels, call, to); }
+int forward(const ForwardCall<uint16_t>& call, const Launch& to) { return run(forward_kernels<uint16_t>, call, to); }
+int forward(const ForwardCall<float>& call, const Launch& to) { return run(forward_kernels<float>, call, to); }
 
 }  // namespace tagrank::cuda

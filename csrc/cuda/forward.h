@@ -37,12 +37,14 @@ namespace tagrank::cuda {
 
 template <typename T, typename S>
 class Forward {
-  using P = ForwardLayout<S>;
-  static constexpr int kRow = padded_row(S::kPadded);  // the length of a row of h in shared memory
+  using E = Element<T>;
+  static constexpr int kBytes = sizeof(E);
+  using P = ForwardLayout<S, kBytes>;
+  static constexpr int kRow = padded_row(S::kPadded, kBytes);  // the length of a row of h in shared memory
   static constexpr int kMost = S::kPadded / kUnits;    // at most so many blocks has the cluster
   // The tiles that a warp multiplies at a time, and the number of independent sums of each gate in each tile. One sum would
   // leave the tensor cores idle: an instruction waits for the previous one of its sum.
-  static constexpr int kChunk = S::kTiles == 2 || S::kTiles == 4 ? 2 : 1;
+  static constexpr int kChunk = S::kTiles == 2 || (S::kTiles == 4 && (kBytes == 2 || P::kPairs)) ? 2 : 1;
   static constexpr int kSlices = P::kSlices;
   static constexpr Activations kActivations = activations_for<T>();
   static constexpr int kSums = S::kTiles == 1 && !P::kPairs ? 4 : 2;
@@ -57,8 +59,8 @@ class Forward {
   // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
   // unit does not exist). Running pointers cost two instructions a step each.
   struct Places {
-    const uint16_t *input, *addend;
-    uint16_t *output, *gates;
+    const E *input, *addend;
+    E *output, *gates;
     float* cells;
     int rows;
   };
@@ -68,22 +70,22 @@ class Forward {
     Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
     Lanes<Words4> weight[kFragments][2][kSlices];
     Lanes<float> c[S::kTiles][P::kCells];
-    Lanes<Words2> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
-    Lanes<uint16_t> h[S::kTiles][P::kCells];
+    Lanes<PackedGates<E>> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
+    Lanes<E> h[S::kTiles][P::kCells];
     Lanes<Float4> sum[kFragments][kChunk];
     // gates_x as it was loaded: of the next step if kAhead, else of the tiles that are multiplied.
-    RawGates loaded[kInputs][P::kCells];
-    Lanes<Gates> input[kInputs][P::kCells];      // if kAhead: gates_x of this step and the addend
-    Lanes<Words2> addend[S::kTiles][P::kCells];  // if kHeld
+    RawGates<E> loaded[kInputs][P::kCells];
+    Lanes<Gates> input[kInputs][P::kCells];              // if kAhead: gates_x of this step and the addend
+    Lanes<PackedGates<E>> addend[S::kTiles][P::kCells];  // if kHeld
   };
 
  public:
   // Shared memory, in bytes: the two buffers of h, the mailboxes, and the sums that the two warps of a pair send each other.
-  static constexpr int kStateBytes = S::kRows * kRow * 2;
+  static constexpr int kStateBytes = S::kRows * kRow * kBytes;
   static constexpr int kMail = 2 * kStateBytes, kPartial = kMail + kMailBytes;
   static constexpr int kShared = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
 
-  TAGRANK_DEVICE Forward(const ForwardCall& call, Block& block)
+  TAGRANK_DEVICE Forward(const ForwardCall<E>& call, Block& block)
       : call_(call),
         block_(block),
         hidden_(call.hidden),
@@ -94,7 +96,7 @@ class Forward {
 
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(P::kWarps);
-    block_.open_mail(kMail, block_.blocks() * S::kRows * kUnits * 2);
+    block_.open_mail(kMail, block_.blocks() * S::kRows * kUnits * kBytes);
     fill_states();
     block_.arrive();
     warps.each([&](int index, Warp& warp) { begin(index, warp); });
@@ -139,17 +141,17 @@ class Forward {
   // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
   // over kPadded hidden units.
   TAGRANK_DEVICE void fill_states() {
-    constexpr int kPieces = kRow / 8;
+    constexpr int kPieces = kRow / kPiece<E>;
     block_.share(S::kRows * kPieces, [&](int piece) {
-      const int row = piece / kPieces, first = piece % kPieces * 8;
+      const int row = piece / kPieces, first = piece % kPieces * kPiece<E>;
       Words4 h = {{0, 0, 0, 0}};
-      block_.write(kStateBytes + (row * kRow + first) * 2, h);
+      block_.write(kStateBytes + (row * kRow + first) * kBytes, h);
       if (call_.h0 != nullptr && row < rows_) {
         by_alignment(call_.h0, hidden_, [&](auto aligned) {
-          h = load_eight<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
+          h = load_piece<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
         });
       }
-      block_.write((row * kRow + first) * 2, h);
+      block_.write((row * kRow + first) * kBytes, operand<T>(h));
     });
   }
 
@@ -163,7 +165,7 @@ class Forward {
       }
     });
     each_lane([&](int lane) {
-      warp.from[lane] = (lane / 4 * kRow + P::inner(index, lane, 0)) * 2;
+      warp.from[lane] = (lane / 4 * kRow + P::inner(index, lane, 0)) * kBytes;
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
       const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
@@ -179,7 +181,7 @@ class Forward {
           const bool there = call_.c0 != nullptr && below(tile, i) < warp.at[lane].rows;
           warp.c[tile][i][lane] = there ? to_float(T{}, call_.c0[at + below(tile, i) * hidden_]) : 0.0f;
           if constexpr (kHeld) {
-            RawGates raw;
+            RawGates<E> raw;
             load_addend(raw, warp.at[lane], lane, below(tile, i));
             warp.addend[tile][i][lane] = pack(raw, lane);
           }
@@ -200,17 +202,17 @@ class Forward {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int64_t at = gate_row(2 * fragment + lower, slice_.first + u, hidden_);
-          const uint16_t* row = call_.weight_hh + at * hidden_;
+          const E* row = call_.weight_hh + at * hidden_;
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
-            Words4 eight = {{0, 0, 0, 0}};
+            Words4 piece = {{0, 0, 0, 0}};
             const int first = P::inner(index, lane, k);
             if constexpr (kFull) {
-              eight = *reinterpret_cast<const Words4*>(row + first);
+              piece = *reinterpret_cast<const Words4*>(row + first);
             } else if (u < slice_.count) {
-              eight = load_eight<kAligned>(row, first, hidden_);
+              piece = load_piece<kAligned>(row, first, hidden_);
             }
-            warp.weight[fragment][lower][k][lane] = eight;
+            warp.weight[fragment][lower][k][lane] = operand<T>(piece);
           }
         }
       }
@@ -232,7 +234,7 @@ class Forward {
     });
   }
   // The addend of one cell.
-  TAGRANK_DEVICE void load_addend(RawGates& addend, const Places& at, int lane, int row) const {
+  TAGRANK_DEVICE void load_addend(RawGates<E>& addend, const Places& at, int lane, int row) const {
     load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden_, call_.addend != nullptr && row < at.rows);
   }
 
@@ -242,7 +244,7 @@ class Forward {
     if constexpr (kHeld) {
       return gates_x + widen<T>(warp.addend[tile][i][lane]);
     } else {
-      RawGates raw;
+      RawGates<E> raw;
       load_addend(raw, warp.at[lane], lane, below(tile, i));
       return gates_x + widen<T>(raw, lane);
     }
@@ -296,14 +298,14 @@ class Forward {
     for (int k = 0; k < kSlices; ++k) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
-        Lanes<Words4> eight;
+        Lanes<Words4> h;
         each_lane([&](int lane) {
-          const int below = ((first_tile + chunk) * kTile * kRow + k * kSlice) * 2;
-          eight[lane] = block_.template read<Words4>(warp.from[lane] + below);
+          const int below = ((first_tile + chunk) * kTile * kRow + k * P::kSlice) * kBytes;
+          h[lane] = block_.template read<Words4>(warp.from[lane] + below);
         });
 #pragma unroll
         for (int fragment = 0; fragment < kFragments; ++fragment) {
-          multiply<T>(part[fragment][chunk][k % kSums], warp.weight[fragment][0][k], warp.weight[fragment][1][k], eight);
+          multiply<T>(part[fragment][chunk][k % kSums], warp.weight[fragment][0][k], warp.weight[fragment][1][k], h);
         }
       }
     }
@@ -363,14 +365,22 @@ class Forward {
     }
   }
 
-  // Sends this warp's share of h_t in some tiles to all blocks. Lanes first put together neighbouring units of a row: two with
-  // kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
+  // Sends this warp's share of h_t in some tiles to all blocks. In 16 bit, lanes first put together neighbouring units of a row:
+  // two with kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
   TAGRANK_DEVICE void send_state(int index, const Warp& warp, int next, int first_tile) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunk; ++chunk) {
       const int tile = first_tile + chunk;
       Lanes<uint32_t> word;
-      if constexpr (P::kPairs) {
+      if constexpr (kBytes == 4) {
+#pragma unroll
+        for (int i = 0; i < P::kCells; ++i) {
+          each_lane([&](int lane) {
+            const int at = state(next, P::row(index, lane, tile, i), P::unit(index, lane));
+            send_piece<1>(0, operand<T>(bits_of(warp.h[tile][i][lane])), at, next);
+          });
+        }
+      } else if constexpr (P::kPairs) {
         each_lane([&](int lane) { word[lane] = warp.h[tile][0][lane]; });
         Lanes<uint32_t> other = word;
         swap_lanes(other, 4);
@@ -378,7 +388,11 @@ class Forward {
           const bool odd = lane / 4 % 2;
           word[lane] = odd ? other[lane] | word[lane] << 16 : word[lane] | other[lane] << 16;
         });
-        send_pieces(index, word, next, tile);
+        each_lane([&](int lane) {
+          const int member = lane / 4 % 2;
+          const int at = state(next, P::row(index, lane, tile, 0), P::unit(index, lane) - member);
+          send_piece<2>(member, word[lane], at, next);
+        });
       } else {
         // A lane has the rows 2q and 2q + 1 of unit g, and gets the units 2q and 2q + 1 of row g.
         each_lane([&](int lane) {
@@ -396,7 +410,10 @@ class Forward {
         each_lane([&](int lane) {
           four[lane] = {{lows[lane].word[0], highs[lane].word[0], lows[lane].word[1], highs[lane].word[1]}};
         });
-        send_pieces(index, four, next, tile);
+        each_lane([&](int lane) {
+          const int at = state(next, kTile * tile + lane / 4, P::unit(index, 0));
+          send_piece<4>(lane % 4, four[lane], at, next);
+        });
       }
     }
   }
@@ -413,25 +430,20 @@ class Forward {
     return joined;
   }
 
-  // Sends a piece of each lane: neighbouring units of one row.
-  template <typename Words>
-  TAGRANK_DEVICE void send_pieces(int index, const Lanes<Words>& words, int next, int tile) {
-    // Two lanes have the same pair of units, four have the same eight units. `member` counts them.
-    constexpr int kSame = P::kPairs ? 2 : 4;
-    each_lane([&](int lane) {
-      const int member = (P::kPairs ? lane / 4 : lane) % kSame;
-      const int first = P::kPairs ? P::unit(index, lane) - member : P::unit(index, 0);
-      const int row = P::kPairs ? P::row(index, lane, tile, 0) : kTile * tile + lane / 4;
-      const int at = next * kStateBytes + (row * kRow + slice_.first + first) * 2;
+  // Where h of a row and one of the block's units is in a buffer, in bytes.
+  TAGRANK_DEVICE int state(int buffer, int row, int unit) const {
+    return buffer * kStateBytes + (row * kRow + slice_.first + unit) * kBytes;
+  }
+
+  // Sends neighbouring units of one row. kSame lanes have the same ones, `member` counts these lanes.
+  template <int kSame, typename Words>
+  TAGRANK_DEVICE void send_piece(int member, const Words& words, int at, int next) {
 #pragma unroll
-      for (int i = 0; i < (kMost + kSame - 1) / kSame; ++i) {
-        // Each block begins with a different one.
-        const int away = i * kSame + member, to = block_.rank() + away;
-        if (away < block_.blocks()) {
-          block_.send(to < block_.blocks() ? to : to - block_.blocks(), at, words[lane], next);
-        }
-      }
-    });
+    for (int i = 0; i < (kMost + kSame - 1) / kSame; ++i) {
+      // Each block begins with a different one.
+      const int away = i * kSame + member, to = block_.rank() + away;
+      if (away < block_.blocks()) block_.send(to < block_.blocks() ? to : to - block_.blocks(), at, words, next);
+    }
   }
 
   // function(lane, tile, i, row) for each cell of a warp that exists.
@@ -472,7 +484,7 @@ class Forward {
     });
   }
 
-  const ForwardCall& call_;
+  const ForwardCall<E>& call_;
   Block& block_;
   const int hidden_;
   const Slice slice_;

@@ -102,11 +102,11 @@ cudaError_t active(const Kernel<Call>& kernel, int blocks, int device, int& clus
 }  // namespace
 
 template <typename Call>
-cudaError_t run(Kernels<Call> (*kernels_for)(int hidden, bool bfloat16), const Call& call, const Launch& to) {
-  if (call.hidden < 1 || call.hidden > kMaxHidden) return cudaErrorInvalidValue;
+cudaError_t run(KernelsFor<Call> kernels_for, const Call& call, const Launch& to) {
+  if (call.hidden < 1 || call.hidden > max_hidden(sizeof *call.weight_hh)) return cudaErrorInvalidValue;
   const OnDevice current(to.device);
   TAGRANK_TRY(current.error());
-  const Kernels<Call> kernels = kernels_for(call.hidden, to.bfloat16);
+  const Kernels<Call> kernels = kernels_for(call.hidden, to.numbers);
   const int blocks = blocks_for(call.hidden);
   Kernel<Call> chosen{};
   int64_t needed = 0;
@@ -123,17 +123,29 @@ cudaError_t run(Kernels<Call> (*kernels_for)(int hidden, bool bfloat16), const C
   return cudaLaunchKernelEx(configuration.get(), chosen.entry, call);
 }
 
-template cudaError_t run(Kernels<ForwardCall> (*)(int, bool), const ForwardCall&, const Launch&);
-template cudaError_t run(Kernels<BackwardCall> (*)(int, bool), const BackwardCall&, const Launch&);
+template cudaError_t run(KernelsFor<ForwardCall<uint16_t>>, const ForwardCall<uint16_t>&, const Launch&);
+template cudaError_t run(KernelsFor<ForwardCall<float>>, const ForwardCall<float>&, const Launch&);
+template cudaError_t run(KernelsFor<BackwardCall<uint16_t>>, const BackwardCall<uint16_t>&, const Launch&);
+template cudaError_t run(KernelsFor<BackwardCall<float>>, const BackwardCall<float>&, const Launch&);
 
-int active_clusters(int device, int hidden, bool backward, int& clusters) {
+namespace {
+
+template <typename E>
+cudaError_t active_of(Numbers numbers, int device, int hidden, bool backward, int& clusters) {
+  if (hidden < 1 || hidden > max_hidden(sizeof(E))) return cudaSuccess;
+  const int blocks = blocks_for(hidden);
+  return backward ? active(*backward_kernels<E>(hidden, numbers).first, blocks, device, clusters)
+                  : active(*forward_kernels<E>(hidden, numbers).first, blocks, device, clusters);
+}
+
+}  // namespace
+
+int active_clusters(int device, int hidden, bool float32, bool backward, int& clusters) {
   clusters = 0;
-  if (hidden < 1 || hidden > kMaxHidden) return cudaSuccess;
   const OnDevice current(device);
   TAGRANK_TRY(current.error());
-  const int blocks = blocks_for(hidden);
-  return backward ? active(*backward_kernels(hidden, /*bfloat16=*/false).first, blocks, device, clusters)
-                  : active(*forward_kernels(hidden, /*bfloat16=*/false).first, blocks, device, clusters);
+  return float32 ? active_of<float>(Numbers::kTf32, device, hidden, backward, clusters)
+                 : active_of<uint16_t>(Numbers::kFloat16, device, hidden, backward, clusters);
 }
 
 const char* describe(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

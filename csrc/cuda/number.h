@@ -1,9 +1,10 @@
-// The 16-bit types, and the vectors that a thread loads or stores at once. 16-bit numbers are held as bits (uint16_t), so that
+// The types of numbers, and the vectors that a thread loads or stores at once. 16-bit numbers are held as bits (uint16_t), so that
 // host and GPU agree on their layout.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "target.h"
 
@@ -14,9 +15,18 @@
 
 namespace tagrank::cuda {
 
-// Tags that say how 16 bits are to be read.
+// Tags for the numbers of a call. The first two say how 16 bits are to be read. The others are float32, and say how products are
+// computed: from numbers that are rounded to TF32, which has 11 significant bits, or from pairs of TF32 numbers whose sums have
+// 22. Three products of these give float32 results.
 struct Float16 {};
 struct BFloat16 {};
+struct Float32 {};
+struct Tf32 : Float32 {};
+struct Tf32x3 : Float32 {};
+
+// How a number lies in memory: uint16_t or float.
+template <typename T>
+using Element = std::conditional_t<std::is_base_of_v<Float32, T>, float, uint16_t>;
 
 struct alignas(16) Words4 {
   uint32_t word[4];
@@ -45,10 +55,8 @@ TAGRANK_DEVICE uint32_t round_halves(BFloat16, float low, float high) {
   return __bfloat16_as_ushort(both.x) | static_cast<uint32_t>(__bfloat16_as_ushort(both.y)) << 16;
 }
 // The instruction that converts two numbers is faster than that for one.
-template <typename T>
-TAGRANK_DEVICE uint16_t to_bits(T, float x) {
-  return static_cast<uint16_t>(round_halves(T{}, x, 0.0f));
-}
+TAGRANK_DEVICE uint16_t to_bits(Float16, float x) { return static_cast<uint16_t>(round_halves(Float16{}, x, 0.0f)); }
+TAGRANK_DEVICE uint16_t to_bits(BFloat16, float x) { return static_cast<uint16_t>(round_halves(BFloat16{}, x, 0.0f)); }
 
 #else
 
@@ -89,6 +97,56 @@ TAGRANK_DEVICE uint16_t half(uint32_t word, int which) { return static_cast<uint
 template <typename T>
 TAGRANK_DEVICE uint32_t halves(float low, float high) {
   return round_halves(T{}, low, high);
+}
+
+TAGRANK_DEVICE float to_float(Float32, float x) { return x; }
+TAGRANK_DEVICE float to_bits(Float32, float x) { return x; }
+
+TAGRANK_DEVICE uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+TAGRANK_DEVICE float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// The bits of a float that a TF32 number has, and half of the last of them.
+constexpr uint32_t kTf32Bits = 0xffffe000, kHalfTf32 = 0x1000;
+
+// A word of the operands of a product, from one of an array: Tf32 rounds it to nearest. Infinities and NaN stay what they are.
+template <typename T>
+TAGRANK_DEVICE uint32_t operand(uint32_t word) {
+  if constexpr (!std::is_same_v<T, Tf32>) return word;
+  const float x = float_of(word);
+  return (x == x ? word + kHalfTf32 : word) & kTf32Bits;
+}
+template <typename T>
+TAGRANK_DEVICE Words4 operand(const Words4& words) {
+  return {{operand<T>(words.word[0]), operand<T>(words.word[1]), operand<T>(words.word[2]), operand<T>(words.word[3])}};
+}
+
+// A float as two TF32 numbers: its first 11 significant bits, and what is left.
+struct Pair {
+  uint32_t big, rest;
+};
+// An infinity leaves nothing: infinity minus infinity is a NaN whose bits are all ones but the sign, and adding to these gives
+// -0. The volatile instruction keeps the compiler from splitting U once for all steps, for which there are no registers.
+TAGRANK_DEVICE Pair split(uint32_t word) {
+  Pair pair;
+#ifdef __CUDACC__
+  asm volatile("and.b32 %0, %1, %2;" : "=r"(pair.big) : "r"(word), "n"(kTf32Bits));
+#else
+  pair.big = word & kTf32Bits;
+#endif
+  const float rest = float_of(word) - float_of(pair.big);
+  pair.rest = bits_of(rest) + kHalfTf32;
+#ifndef __CUDACC__
+  if (rest != rest) pair.rest = 0x80000000;  // other processors make other NaNs
+#endif
+  return pair;
 }
 
 }  // namespace tagrank::cuda

@@ -14,9 +14,13 @@ constexpr int kUnits = kGroup * kGroups;  // hidden units of a block, each with 
 constexpr int kWarps = 2 * kGroups;     // of a block of the backward pass
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTile = 8;                // batch rows in one matrix instruction
-constexpr int kSlice = 32;              // elements of the inner dimension that two matrix instructions multiply
+constexpr int kSliceBytes = 64;         // of the inner dimension that two matrix instructions multiply
 constexpr int kMaxBlocks = 16;          // blocks of a cluster
-constexpr int kMaxHidden = kMaxBlocks * kUnits;
+
+// The numbers of a slice, of `bytes` bytes each.
+TAGRANK_EVERYWHERE constexpr int slice_numbers(int bytes) { return kSliceBytes / bytes; }
+// The largest H. U has to fit in the registers of the blocks, of which there are enough for H = 512 in 16 bit.
+TAGRANK_EVERYWHERE constexpr int max_hidden(int bytes) { return kMaxBlocks * kUnits * 2 / bytes; }
 
 // The sizes that are known when a kernel is compiled: kPadded is H rounded up to a multiple of 128, the hidden units that
 // its products run over; kTiles is the number of batch tiles of a cluster.
@@ -25,9 +29,9 @@ struct Sizes {
   static constexpr int kPadded = kPadded_, kTiles = kTiles_, kRows = kTile * kTiles_;
 };
 
-// The length of a row of n 16-bit numbers in shared memory. The padding avoids bank conflicts when eight lanes read 16 bytes
-// each: four lanes from one row and four from the next.
-TAGRANK_EVERYWHERE constexpr int padded_row(int n) { return (n + 63) / 64 * 64 + 32; }
+// The length of a row of n numbers in shared memory. The padding avoids bank conflicts when eight lanes read 16 bytes each:
+// four lanes from one row and four from the next.
+TAGRANK_EVERYWHERE constexpr int padded_row(int n, int bytes) { return ((n * bytes + 127) / 128 * 128 + 64) / bytes; }
 
 // The number of blocks of a cluster.
 TAGRANK_EVERYWHERE constexpr int blocks_for(int hidden) { return (hidden + kUnits - 1) / kUnits; }
@@ -53,17 +57,20 @@ enum class Division {
   kWhole,  // a warp has all of the inner dimension, too: no warp waits for another one of its block
   kPairs,  // two warps have the same units, each half of the inner dimension: they exchange sums, each updates half the rows
 };
-// If H is large, U does not fit in the registers of as few warps as kWhole has.
-TAGRANK_EVERYWHERE constexpr Division division_for(int padded) { return padded <= 256 ? Division::kWhole : Division::kPairs; }
+// If a row of U is long, U does not fit in the registers of as few warps as kWhole has.
+TAGRANK_EVERYWHERE constexpr Division division_for(int row_bytes) {
+  return row_bytes <= 512 ? Division::kWhole : Division::kPairs;
+}
 
-template <typename S>
+// For numbers of kBytes bytes.
+template <typename S, int kBytes>
 struct ForwardLayout {
-  static constexpr bool kPairs = division_for(S::kPadded) == Division::kPairs;
+  static constexpr bool kPairs = division_for(S::kPadded * kBytes) == Division::kPairs;
   static constexpr int kWarps = kPairs ? 2 * kGroups : kGroups;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kCells = kPairs ? 1 : 2;  // of a lane in each tile
   static constexpr int kInner = kPairs ? S::kPadded / 2 : S::kPadded;  // what a warp has of the inner dimension
-  static constexpr int kSlices = kInner / kSlice;
+  static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;
 
   // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group.
   TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {
@@ -74,9 +81,9 @@ struct ForwardLayout {
   TAGRANK_EVERYWHERE static constexpr int row(int warp, int lane, int tile, int i) {
     return kTile * tile + 2 * (lane % 4) + (kPairs ? warp % 2 : i);
   }
-  // The first of the eight hidden states that a lane multiplies in a slice.
+  // The first of the hidden states, 16 bytes of them, that a lane multiplies in a slice.
   TAGRANK_EVERYWHERE static constexpr int inner(int warp, int lane, int slice) {
-    return (kPairs ? warp % 2 * kInner : 0) + slice * kSlice + lane % 4 * 8;
+    return (kPairs ? warp % 2 * kInner : 0) + slice * kSlice + lane % 4 * (kSlice / 4);
   }
 };
 
@@ -89,10 +96,10 @@ TAGRANK_EVERYWHERE constexpr int tile_of(int warp, int i) { return 2 * i + warp 
 TAGRANK_EVERYWHERE constexpr int backward_row(int warp, int lane, int i, int which) {
   return kTile * tile_of(warp, i) + 2 * (lane % 4) + which;
 }
-// The inner dimension is the gates of a block, the four gates of a unit next to each other. Shared memory holds its slices in
-// the order in which fragments read them: position `at` of a slice holds this element of the inner dimension.
+// The inner dimension is the gates of a block, the four gates of a unit next to each other. In 16 bit, U passes through shared
+// memory, which holds the slices in the order in which fragments read them: position `at` of a slice holds this element.
 TAGRANK_EVERYWHERE constexpr int staged_inner(int slice, int at) {
-  return slice * kSlice + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
+  return slice * slice_numbers(2) + at % 8 / 2 * 8 + at / 8 * 2 + at % 2;
 }
 // The outer dimension is all hidden units of the cluster, in groups that each belong to one block. A stripe of a warp is one
 // fragment: two groups, `lower` = 0 and 1.

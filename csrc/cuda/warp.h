@@ -1,9 +1,10 @@
 // A warp and its matrix instructions. On the host they are computed lane after lane, by the layout that the PTX ISA documents
-// (9.7.14, "Matrix fragments for mma.m16n8k16 with floating point types").
+// (9.7.14, "Matrix fragments for mma.m16n8k16 with floating point types", and the same for mma.m16n8k8 with .tf32).
 //
 // In what follows a lane is (g, q) = (lane / 4, lane % 4). The inner dimension of a product may be in any order that is the
-// same in both operands. Two instructions multiply 32 elements of it. Lane q takes the elements 8q .. 8q+7, because it can
-// load these eight neighbours at once.
+// same in both operands. Two instructions multiply 64 bytes of it: 32 numbers of 16 bits, or 16 of 32. Lane q takes the bytes
+// 16q .. 16q+15, because it can load these neighbours at once. The instruction for 16 elements of 16 bits and that for 8 of 32
+// take the same words from each lane.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,13 @@ TAGRANK_DEVICE void mma(BFloat16, Float4& c, uint32_t a0, uint32_t a1, uint32_t 
       : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-// c += a b, with a [16, 16], b [16, 8] and c [16, 8] spread over the lanes.
+TAGRANK_DEVICE void mma(Tf32, Float4& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+// c += a b, with a [16, 16], b [16, 8] and c [16, 8] spread over the lanes. In TF32 a is [16, 8] and b is [8, 8].
 template <typename T>
 TAGRANK_DEVICE void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Words2>& b) {
   mma(T{}, c.value, a.value.word[0], a.value.word[1], a.value.word[2], a.value.word[3], b.value.word[0],
@@ -88,22 +95,33 @@ void each_lane(const Function& function) {
   for (int lane = 0; lane < kLanes; ++lane) function(lane);
 }
 
+// The numbers of a word: two of 16 bits or one of TF32, whose other bits the instruction does not read.
+template <typename T>
+float number_in(uint32_t word, int which) {
+  if constexpr (sizeof(Element<T>) == 4) {
+    return float_of(word & kTf32Bits);
+  } else {
+    return to_float(T{}, half(word, which));
+  }
+}
+
 template <typename T>
 void mma(Lanes<Float4>& c, const Lanes<Words4>& a, const Lanes<Words2>& b) {
-  float left[16][16], right[16][8];
+  constexpr int kWord = 4 / static_cast<int>(sizeof(Element<T>)), kHalf = 4 * kWord;  // numbers of a word; of half of the inner
+  float left[16][2 * kHalf], right[2 * kHalf][8];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, q = lane % 4;
-    for (int r = 0; r < 4; ++r) {  // a0: (g, 2q), a1: (g+8, 2q), a2: (g, 2q+8), a3: (g+8, 2q+8)
-      for (int e = 0; e < 2; ++e) left[g + 8 * (r % 2)][2 * q + 8 * (r / 2) + e] = to_float(T{}, half(a[lane].word[r], e));
-    }
-    for (int r = 0; r < 2; ++r) {  // b0: (2q, g), b1: (2q+8, g)
-      for (int e = 0; e < 2; ++e) right[2 * q + 8 * r + e][g] = to_float(T{}, half(b[lane].word[r], e));
+    for (int e = 0; e < kWord; ++e) {
+      // 16 bits: a0: (g, 2q), a1: (g+8, 2q), a2: (g, 2q+8), a3: (g+8, 2q+8); TF32: q and q+4 for 2q and 2q+8
+      for (int r = 0; r < 4; ++r) left[g + 8 * (r % 2)][kWord * q + kHalf * (r / 2) + e] = number_in<T>(a[lane].word[r], e);
+      // 16 bits: b0: (2q, g), b1: (2q+8, g)
+      for (int r = 0; r < 2; ++r) right[kWord * q + kHalf * r + e][g] = number_in<T>(b[lane].word[r], e);
     }
   }
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, q = lane % 4;
     for (int r = 0; r < 4; ++r) {  // c0: (g, 2q), c1: (g, 2q+1), c2: (g+8, 2q), c3: (g+8, 2q+1)
-      for (int k = 0; k < 16; ++k) c[lane].at[r] += left[g + 8 * (r / 2)][k] * right[k][2 * q + r % 2];
+      for (int k = 0; k < 2 * kHalf; ++k) c[lane].at[r] += left[g + 8 * (r / 2)][k] * right[k][2 * q + r % 2];
     }
   }
 }
@@ -134,8 +152,8 @@ void swap_lanes(Lanes<V>& values, int mask) {
 
 #endif
 
-// c += a b over 32 elements of the inner dimension. Each lane gives the elements 8q .. 8q+7 of row g of a (`upper`), of row
-// g + 8 of a (`lower`) and of column g of b (`right`).
+// c += a b over 64 bytes of the inner dimension. Each lane gives the bytes 16q .. 16q+15 of row g of a (`upper`), of row g + 8 of
+// a (`lower`) and of column g of b (`right`).
 template <typename T>
 TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const Lanes<Words4>& lower,
                              const Lanes<Words4>& right) {
@@ -150,7 +168,30 @@ TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const
       a[lane] = {{up[0], low[0], up[1], low[1]}};
       b[lane] = {{in[0], in[1]}};
     });
-    mma<T>(c, a, b);
+    if constexpr (std::is_same_v<T, Tf32x3>) {
+      // What is left out is the product of the two rests, 2^-22 of the whole at most.
+      Lanes<Words4> a_big, a_rest;
+      Lanes<Words2> b_big, b_rest;
+      each_lane([&](int lane) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Pair pair = split(a[lane].word[i]);
+          a_big[lane].word[i] = pair.big;
+          a_rest[lane].word[i] = pair.rest;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const Pair pair = split(b[lane].word[i]);
+          b_big[lane].word[i] = pair.big;
+          b_rest[lane].word[i] = pair.rest;
+        }
+      });
+      mma<Tf32>(c, a_rest, b_big);
+      mma<Tf32>(c, a_big, b_rest);
+      mma<Tf32>(c, a_big, b_big);
+    } else {
+      mma<T>(c, a, b);
+    }
   }
 }
 

@@ -36,10 +36,71 @@ void check(int error) {
   STD_TORCH_CHECK(error == 0, "tagrank: the cluster kernels failed: ", cuda::describe(error));
 }
 
-cuda::Launch on_clusters(const Kind& kind, const Launch& launch) {
-  STD_TORCH_CHECK(kind.dtype == ScalarType::Half || kind.dtype == ScalarType::BFloat16,
-                  "tagrank: weight_hh: expected float16 or bfloat16; got ", name_of(kind.dtype));
-  return {kind.device, reinterpret_cast<void*>(launch[kStream]), kind.dtype == ScalarType::BFloat16};
+cuda::Numbers numbers_of(const Kind& kind, const Launch& launch) {
+  switch (kind.dtype) {
+    case ScalarType::Half:
+      return cuda::Numbers::kFloat16;
+    case ScalarType::BFloat16:
+      return cuda::Numbers::kBFloat16;
+    case ScalarType::Float:
+      return launch[kTf32] != 0 ? cuda::Numbers::kTf32 : cuda::Numbers::kTf32x3;
+    default:
+      STD_TORCH_CHECK(false, "tagrank: weight_hh: expected float16, bfloat16 or float32; got ", name_of(kind.dtype));
+  }
+}
+
+// E is how the numbers of weight_hh lie in memory: uint16_t or float.
+template <typename E>
+void forward_on_clusters(const ForwardPass& pass, const cuda::Launch& to) {
+  cuda::ForwardCall<E> call{};
+  call.batch = pass.sizes.batch;
+  call.steps = pass.sizes.steps;
+  call.hidden = static_cast<int>(pass.sizes.hidden);
+  call.constant = pass.constant;
+  call.gates_x = read<E>(pass.gates_x);
+  call.addend = read<E>(pass.addend);
+  call.addend_stride = pass.addend.has_value() && pass.addend->dim() == 2 ? 4 * pass.sizes.hidden : 0;
+  call.weight_hh = read<E>(pass.weight_hh);
+  call.h0 = read<E>(pass.h0);
+  call.c0 = read<E>(pass.c0);
+  call.output = write<E>(pass.output);
+  call.h_n = write<E>(pass.h_n);
+  call.c_n = write<E>(pass.c_n);
+  call.gates = write<E>(pass.gates);
+  call.cells = write<float>(pass.cells);
+  check(cuda::forward(call, to));
+}
+
+template <typename E>
+void backward_on_clusters(const BackwardPass& pass, const cuda::Launch& to, const Tensor& gates, const Tensor& d_gates,
+                          const Gradients& gradients) {
+  cuda::BackwardCall<E> call{};
+  call.batch = pass.sizes.batch;
+  call.steps = pass.sizes.steps;
+  call.hidden = static_cast<int>(pass.sizes.hidden);
+  call.constant = pass.constant;
+  call.grad_output = read<E>(pass.grad_output);
+  for (int64_t d = 0; pass.grad_output.has_value() && d < 3; ++d) {
+    call.grad_output_strides[d] = static_cast<int>(pass.grad_output->stride(d));
+  }
+  call.grad_h_n = read<E>(pass.grad_h_n);
+  call.grad_c_n = read<E>(pass.grad_c_n);
+  call.weight_hh = read<E>(pass.weight_hh);
+  call.c0 = read<E>(pass.c0);
+  call.gates = read<E>(gates);
+  call.gates_x = read<E>(pass.gates_x);
+  call.cells = read<float>(pass.cells);
+  call.d_gates = write<E>(d_gates);
+  call.d_gates_x = write<E>(gradients.gates_sum);
+  call.d_c0 = write<E>(gradients.c0);
+  check(cuda::backward(call, to));
+}
+
+// function(E{}, where to run), where E is how numbers lie in memory.
+template <typename Function>
+void on_clusters(const Kind& kind, const Launch& launch, const Function& function) {
+  const cuda::Launch to{kind.device, reinterpret_cast<void*>(launch[kStream]), numbers_of(kind, launch)};
+  kind.dtype == ScalarType::Float ? function(float{}, to) : function(uint16_t{}, to);
 }
 #else
 [[noreturn]] void without_clusters() {
@@ -219,23 +280,9 @@ void gpu_forward(const ForwardPass& pass, const Launch& launch) {
   if (pass.sizes.batch == 0) return;
   if (launch[kIsTriton] != 0) return forward_by_triton(pass, launch);
 #ifdef TAGRANK_CUDA
-  cuda::ForwardCall call{};
-  call.batch = pass.sizes.batch;
-  call.steps = pass.sizes.steps;
-  call.hidden = static_cast<int>(pass.sizes.hidden);
-  call.constant = pass.constant;
-  call.gates_x = read<uint16_t>(pass.gates_x);
-  call.addend = read<uint16_t>(pass.addend);
-  call.addend_stride = pass.addend.has_value() && pass.addend->dim() == 2 ? 4 * pass.sizes.hidden : 0;
-  call.weight_hh = read<uint16_t>(pass.weight_hh);
-  call.h0 = read<uint16_t>(pass.h0);
-  call.c0 = read<uint16_t>(pass.c0);
-  call.output = write<uint16_t>(pass.output);
-  call.h_n = write<uint16_t>(pass.h_n);
-  call.c_n = write<uint16_t>(pass.c_n);
-  call.gates = write<uint16_t>(pass.gates);
-  call.cells = write<float>(pass.cells);
-  check(cuda::forward(call, on_clusters(kind_of(pass.weight_hh), launch)));
+  on_clusters(kind_of(pass.weight_hh), launch, [&](auto element, const cuda::Launch& to) {
+    forward_on_clusters<decltype(element)>(pass, to);
+  });
 #else
   without_clusters();
 #endif
@@ -271,26 +318,9 @@ Gradients gpu_backward(const BackwardPass& original, const Launch& launch) {
     backward_by_triton(pass, launch, gates, d_gates, gradients);
   } else {
 #ifdef TAGRANK_CUDA
-    cuda::BackwardCall call{};
-    call.batch = batch;
-    call.steps = steps;
-    call.hidden = static_cast<int>(hidden);
-    call.constant = pass.constant;
-    call.grad_output = read<uint16_t>(pass.grad_output);
-    for (int64_t d = 0; pass.grad_output.has_value() && d < 3; ++d) {
-      call.grad_output_strides[d] = static_cast<int>(pass.grad_output->stride(d));
-    }
-    call.grad_h_n = read<uint16_t>(pass.grad_h_n);
-    call.grad_c_n = read<uint16_t>(pass.grad_c_n);
-    call.weight_hh = read<uint16_t>(pass.weight_hh);
-    call.c0 = read<uint16_t>(pass.c0);
-    call.gates = read<uint16_t>(gates);
-    call.gates_x = read<uint16_t>(pass.gates_x);
-    call.cells = read<float>(pass.cells);
-    call.d_gates = write<uint16_t>(d_gates);
-    call.d_gates_x = write<uint16_t>(gradients.gates_sum);
-    call.d_c0 = write<uint16_t>(gradients.c0);
-    check(cuda::backward(call, on_clusters(kind, launch)));
+    on_clusters(kind, launch, [&](auto element, const cuda::Launch& to) {
+      backward_on_clusters<decltype(element)>(pass, to, gates, d_gates, gradients);
+    });
 #else
     without_clusters();
 #endif

@@ -20,15 +20,16 @@ bool has_clusters() {
 #endif
 }
 
-int64_t active_clusters(int64_t device, int64_t hidden, bool backward) {
+int64_t active_clusters(int64_t device, int64_t hidden, bool float32, bool backward) {
 #ifdef TAGRANK_CUDA
   int clusters;
-  const int error = cuda::active_clusters(static_cast<int>(device), static_cast<int>(hidden), backward, clusters);
+  const int on = static_cast<int>(device), units = static_cast<int>(hidden);
+  const int error = cuda::active_clusters(on, units, float32, backward, clusters);
   STD_TORCH_CHECK(error == 0, "tagrank: the cluster kernels failed: ", cuda::describe(error));
   return clusters;
 #else
   STD_TORCH_CHECK(false, "tagrank: this library was built without the cluster kernels; asked for device ", device,
-                  ", H = ", hidden, backward ? ", backward" : ", forward");
+                  ", H = ", hidden, float32 ? ", float32" : ", 16 bit", backward ? ", backward" : ", forward");
 #endif
 }
 

@@ -12,6 +12,6 @@ double multiply_add_rate(double seconds);
 bool has_clusters();
 
 // The number of cuda/recurrence.h. Raises an error if the GPU does, or if the library has no cluster kernels.
-int64_t active_clusters(int64_t device, int64_t hidden, bool backward);
+int64_t active_clusters(int64_t device, int64_t hidden, bool float32, bool backward);
 
 }  // namespace tagrank

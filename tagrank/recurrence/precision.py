@@ -7,8 +7,13 @@ import torch
 Precision = Literal["tf32", "tf32x3"]
 
 
+def precision(dtype: torch.dtype) -> Precision:
+    """:func:`float32_precision` for float32. ``"tf32x3"``, which allows no TF32, for other dtypes."""
+    return float32_precision() if dtype == torch.float32 else "tf32x3"
+
+
 def float32_precision() -> Precision:
-    """The precision of the recurrence's float32 products, by the setting that ``nn.LSTM`` obeys.
+    """The precision of float32 products, in the recurrence and around it, by the setting that ``nn.LSTM`` obeys.
 
     The setting is cuDNN's for RNNs. PyTorch has two interfaces to it, ``torch.backends.cudnn.allow_tf32`` and
     ``torch.backends.cudnn.rnn.fp32_precision``, and this function follows both.

@@ -91,7 +91,10 @@ def test_one_launch_only_if_verified(kernel: Kernel, name: str, dtype: str) -> N
             "triton",
             "it is for B up to 256, as clusters of more rows do not all run at once",
         ),
-        (512, 1, "float32", H100, "triton", "it is for float16 and bfloat16"),
+        (256, 256, "float32", H100, "cluster", None),
+        (256, 257, "float32", H100, "triton", "it is for B up to 256"),
+        (257, 1, "float32", H100, "triton", "it is for H up to 256"),
+        (512, 1, "float64", H100, "triton", "it is for float16 and bfloat16 and float32"),
         (512, 1, "bfloat16", A100, "triton", "it is for compute capability 9.0 and later"),
     ],
 )
@@ -177,7 +180,7 @@ def test_the_reason_is_given(hidden: int, batch: int, dtype: str, gpu: Gpu, vari
 
 
 def test_unknown_dtype() -> None:
-    with pytest.raises(ValueError, match="no backend for GPUs takes this call: it is for float16 and bfloat16; it is"):
+    with pytest.raises(ValueError, match="takes this call: it is for float16 and bfloat16 and float32; it is for"):
         backend_for(64, 1, "int8", H100)
     with pytest.raises(ValueError, match="dtype: expected one of float16, bfloat16, float32, float64; got int8"):
         choose("forward", 64, 1, "int8", H100)

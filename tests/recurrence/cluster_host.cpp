@@ -37,47 +37,70 @@ void run(const Call& call, int rows, int bytes) {
 }
 
 template <typename T, int kPadded, int kTiles>
-void run_forward(const ForwardCall& call) {
+void run_pass(const ForwardCall<Element<T>>& call) {
   using Pass = Forward<T, Sizes<kPadded, kTiles>>;
   run<Pass>(call, kTile * kTiles, Pass::kShared);
 }
 // The backward pass has at most four tiles.
 template <typename T, int kPadded, int kTiles>
-void run_backward(const BackwardCall& call) {
+void run_pass(const BackwardCall<Element<T>>& call) {
   using S = Sizes<kPadded, kTiles < 4 ? kTiles : 4>;
   run<Backward<T, S>>(call, S::kRows, Backward<T, S>::kShared);
 }
 
-// Calls function<T, kPadded, kTiles>(call) and returns true, or returns false if these sizes were not compiled.
-#define CHOOSE(function, call, bfloat16, tiles)                                                          \
-  switch (padded(call.hidden) * 10 + tiles) {                                                            \
-    CASES(function, call, bfloat16)                                                                      \
-    default:                                                                                             \
-      return false;                                                                                      \
-  }
-#ifdef TAGRANK_TILES
-#define CASES(function, call, bfloat16) CASE(function, call, bfloat16, TAGRANK_PADDED, TAGRANK_TILES)
-#else
-#define CASES(function, call, bfloat16)                                                                  \
-  CASE(function, call, bfloat16, 128, 1)                                                                 \
-  CASE(function, call, bfloat16, 128, 2)                                                                 \
-  CASE(function, call, bfloat16, 128, 4)                                                                 \
-  CASE(function, call, bfloat16, 128, 8)                                                                 \
-  CASE(function, call, bfloat16, 256, 2)                                                                 \
-  CASE(function, call, bfloat16, 384, 1)                                                                 \
-  CASE(function, call, bfloat16, 384, 8)                                                                 \
-  CASE(function, call, bfloat16, 512, 2)                                                                 \
-  CASE(function, call, bfloat16, 512, 4)
-#endif
-#define CASE(function, call, bfloat16, padded, tiles)                                                    \
-  case padded * 10 + tiles:                                                                              \
-    bfloat16 ? function<BFloat16, padded, tiles>(call) : function<Float16, padded, tiles>(call);         \
+// Runs a pass with the given tiles and returns true, or returns false if these sizes were not compiled.
+#define CASE(padded, tiles)   \
+  case padded * 10 + tiles:   \
+    run_pass<T, padded, tiles>(call); \
     return true;
+template <typename T, typename Call>
+bool choose(const Call& call, int tiles) {
+  switch (padded(call.hidden) * 10 + tiles) {
+#ifdef TAGRANK_TILES
+    CASE(TAGRANK_PADDED, TAGRANK_TILES)
+#else
+    CASE(128, 1)
+    CASE(128, 2)
+    CASE(128, 4)
+    CASE(128, 8)
+    CASE(256, 2)
+    CASE(256, 8)
+#endif
+  }
+#ifndef TAGRANK_TILES
+  // float32 goes up to 256.
+  if constexpr (sizeof(Element<T>) == 2) {
+    switch (padded(call.hidden) * 10 + tiles) {
+      CASE(384, 1)
+      CASE(384, 8)
+      CASE(512, 2)
+      CASE(512, 4)
+    }
+  }
+#endif
+  return false;
+}
+#undef CASE
 
-// The part of cluster_coverage() that belongs to the forward pass.
-template <int kPadded>
+// The same for a call of any numbers.
+template <template <typename> typename Call>
+bool choose(const void* call, Numbers numbers, int tiles) {
+  switch (numbers) {
+    case Numbers::kFloat16:
+      return choose<Float16>(*static_cast<const Call<uint16_t>*>(call), tiles);
+    case Numbers::kBFloat16:
+      return choose<BFloat16>(*static_cast<const Call<uint16_t>*>(call), tiles);
+    case Numbers::kTf32:
+      return choose<Tf32>(*static_cast<const Call<float>*>(call), tiles);
+    default:
+      return choose<Tf32x3>(*static_cast<const Call<float>*>(call), tiles);
+  }
+}
+
+// The part of cluster_coverage() that belongs to the forward pass, for numbers of kBytes bytes.
+template <int kPadded, int kBytes>
 void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) {
-  using Layout = ForwardLayout<Sizes<kPadded, 1>>;
+  using Layout = ForwardLayout<Sizes<kPadded, 1>, kBytes>;
   for (int block = 0; block < blocks_for(hidden); ++block) {
     const Slice slice = slice_of(block, hidden);
     for (int warp = 0; warp < Layout::kWarps; ++warp) {
@@ -86,7 +109,7 @@ void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) 
         if (u >= slice.count) continue;
         for (int gate = 0; gate < kGates; ++gate) {
           for (int step = 0; step < Layout::kSlices; ++step) {
-            for (int i = 0; i < 8; ++i) {
+            for (int i = 0; i < 16 / kBytes; ++i) {
               const int inner = Layout::inner(warp, lane, step) + i;
               if (inner < hidden) ++weight[gate_row(gate, slice.first + u, hidden) * hidden + inner];
             }
@@ -109,30 +132,31 @@ void cover_forward(int batch, int hidden, int tiles, int* weight, int* updated) 
 
 extern "C" {
 
-bool cluster_forward(const ForwardCall* call, bool bfloat16, int tiles) {
-  CHOOSE(run_forward, (*call), bfloat16, tiles)
-}
-
-bool cluster_backward(const BackwardCall* call, bool bfloat16, int tiles) {
-  CHOOSE(run_backward, (*call), bfloat16, tiles)
-}
+bool cluster_forward(const void* call, Numbers numbers, int tiles) { return choose<ForwardCall>(call, numbers, tiles); }
+bool cluster_backward(const void* call, Numbers numbers, int tiles) { return choose<BackwardCall>(call, numbers, tiles); }
 
 int cluster_blocks(int hidden) { return blocks_for(hidden); }
 int cluster_padded(int hidden) { return padded(hidden); }
 
 // The shared memory of a block of the largest kernels, in bytes.
-int cluster_forward_bytes() { return Forward<Float16, Sizes<512, 8>>::kShared; }
-int cluster_backward_bytes() { return Backward<Float16, Sizes<512, 4>>::kShared; }
+int cluster_forward_bytes() {
+  return std::max(Forward<Float16, Sizes<512, 8>>::kShared, Forward<Tf32, Sizes<256, 8>>::kShared);
+}
+int cluster_backward_bytes() {
+  return std::max(Backward<Float16, Sizes<512, 4>>::kShared, Backward<Tf32, Sizes<256, 4>>::kShared);
+}
 
 // Counts how often each element is covered: the elements of U [4H, H] in the product of each pass, the states [B, H] that the
-// forward pass updates and the backward pass differentiates, and the elements of dh [H] that each block puts.
-void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int* backward_weight, int* updated,
+// forward pass updates and the backward pass differentiates, and the elements of dh [H] that each block puts. Numbers have two
+// bytes, or four if H is at most 256 and `float32`.
+void cluster_coverage(int batch, int hidden, bool float32, int tiles, int* forward_weight, int* backward_weight, int* updated,
                       int* differentiated, int* put) {
   const int size = padded(hidden), blocks = blocks_for(hidden), stripes = size / kWarps / 16;
-  const auto cover = size == 128   ? cover_forward<128>
-                     : size == 256 ? cover_forward<256>
-                     : size == 384 ? cover_forward<384>
-                                   : cover_forward<512>;
+  const auto cover = size == 128   ? (float32 ? cover_forward<128, 4> : cover_forward<128, 2>)
+                     : size == 256 ? (float32 ? cover_forward<256, 4> : cover_forward<256, 2>)
+                     : size == 384 ? cover_forward<384, 2>
+                                   : cover_forward<512, 2>;
+  const int slice_size = slice_numbers(float32 ? 4 : 2);
   cover(batch, hidden, tiles, forward_weight, updated);
   for (int block = 0; block < blocks; ++block) {
     const Slice slice = slice_of(block, hidden);
@@ -156,9 +180,9 @@ void cluster_coverage(int batch, int hidden, int tiles, int* forward_weight, int
             if (state >= hidden) continue;
             const Slice owner = slice_of(group / kGroups, hidden);
             if (owner.first + group % kGroups * kGroup + g == state) ++put[block * hidden + state];
-            for (int step = 0; step < kGates * kUnits / kSlice; ++step) {
-              for (int at = 0; at < kSlice; ++at) {
-                const int inner = staged_inner(step, at), u = inner / kGates;
+            for (int step = 0; step < kGates * kUnits / slice_size; ++step) {
+              for (int at = 0; at < slice_size; ++at) {
+                const int inner = float32 ? step * slice_size + at : staged_inner(step, at), u = inner / kGates;
                 if (u < slice.count) ++backward_weight[gate_row(inner % kGates, slice.first + u, hidden) * hidden + state];
               }
             }
@@ -179,7 +203,7 @@ int main() {
   std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
   std::vector<float> cells(output.size());
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
-  ForwardCall forward{};
+  ForwardCall<uint16_t> forward{};
   forward.batch = batch;
   forward.hidden = hidden;
   forward.steps = steps;
@@ -191,7 +215,7 @@ int main() {
   forward.c_n = c_n.data();
   forward.gates = gates.data();
   forward.cells = cells.data();
-  BackwardCall backward{};
+  BackwardCall<uint16_t> backward{};
   backward.batch = batch;
   backward.hidden = hidden;
   backward.steps = steps;
@@ -206,6 +230,7 @@ int main() {
   backward.cells = cells.data();
   backward.d_gates = d_gates.data();
   backward.d_gates_x = d_gates_x.data();
-  return cluster_forward(&forward, false, tiles) && cluster_backward(&backward, false, tiles) ? 0 : 1;
+  const auto numbers = Numbers::kFloat16;
+  return cluster_forward(&forward, numbers, tiles) && cluster_backward(&backward, numbers, tiles) ? 0 : 1;
 }
 #endif

@@ -33,9 +33,16 @@ ROOT = Path(__file__).parents[2]
 backend = FUSED["cluster"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 #: The tiles of the forward pass in the host's program. The backward pass has at most four.
-SIZES = {128: (1, 2, 4, 8), 256: (2,), 384: (1, 8), 512: (2, 4)}
-#: Of the norm of the reference: h and the gates' gradients are rounded to 16 bit at each step.
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+SIZES = {128: (1, 2, 4, 8), 256: (2, 8), 384: (1, 8), 512: (2, 4)}
+#: The numbers of csrc/cuda/recurrence.h in their order, and the largest error of each relative to the reference's norm.
+#: In 16 bit, h and the gates' gradients are rounded at each step.
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.5e-2, "tf32": 1e-3, "tf32x3": 1e-6}
+#: The first two are dtypes. The others are float32.
+HALF = ("float16", "bfloat16")
+
+
+def dtype_of(numbers: str) -> torch.dtype:
+    return getattr(torch, numbers) if numbers in HALF else torch.float32
 
 
 class ForwardCall(ctypes.Structure):
@@ -108,8 +115,9 @@ Problem = dict[str, Any]
 
 
 def make_problem(
-    batch: int, hidden: int, steps: int, constant: bool, states: bool, dtype: torch.dtype, addend: str = "none"
+    batch: int, hidden: int, steps: int, constant: bool, states: bool, numbers: str, addend: str = "none"
 ) -> Problem:
+    dtype = dtype_of(numbers)
     generator = torch.Generator().manual_seed(batch * hidden + steps)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -125,6 +133,7 @@ def make_problem(
         "grad_h_n": normal(batch, hidden),
         "grad_c_n": normal(batch, hidden),
         "steps": steps,
+        "numbers": numbers,
     }
 
 
@@ -154,7 +163,7 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     """The forward pass on the host, and the backward pass if ``save``."""
     gates_x, weight_hh, steps = problem["gates_x"], problem["weight_hh"], problem["steps"]
     dtype, (_, batch, hidden) = gates_x.dtype, problem["grad_output"].shape
-    constant, bfloat16 = gates_x.dim() == 2, dtype == torch.bfloat16
+    constant, numbers = gates_x.dim() == 2, list(TOLERANCE).index(problem["numbers"])
     output, (h_n, c_n) = nan(steps, batch, hidden, dtype=dtype), nan(2, batch, hidden, dtype=dtype)
     gates = nan(steps, batch, 4 * hidden, dtype=dtype) if save and not recompute else None
     cells = nan(steps, batch, hidden, dtype=torch.float32) if save else None
@@ -162,13 +171,13 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     stride = 0 if addend is None or addend.dim() == 1 else 4 * hidden
     inputs = map(pointer, (gates_x, weight_hh, *states, addend))
     call = ForwardCall(batch, steps, hidden, constant, *inputs, stride, *map(pointer, (output, h_n, c_n, gates, cells)))
-    assert host.cluster_forward(ctypes.byref(call), bfloat16, tiles)
+    assert host.cluster_forward(ctypes.byref(call), numbers, tiles)
     result = {"output": output, "h_n": h_n, "c_n": c_n}
     if not save:
         return result
     if recompute:
         previous = torch.cat([torch.zeros_like(output[:1]) if states[0] is None else states[0][None], output[:-1]])
-        gates = (previous.float() @ weight_hh.float().T).to(dtype)
+        gates = (previous.double() @ weight_hh.double().T).to(dtype)
     d_gates = gates if recompute else torch.full_like(gates, torch.nan)
     d_gates_x = nan(batch, 4 * hidden, dtype=dtype) if constant else None
     d_c0 = None if states[1] is None else nan(batch, hidden, dtype=dtype)
@@ -178,7 +187,7 @@ def run(host: ctypes.CDLL, problem: Problem, tiles: int, recompute: bool = False
     pointers = map(pointer, (*grads, weight_hh, states[1], gates, again, cells, d_gates, d_gates_x, d_c0))
     strides = (ctypes.c_int * 3)(*grad_output.stride())
     call = BackwardCall(batch, steps, hidden, constant, grad_output.data_ptr(), strides, *pointers)
-    assert host.cluster_backward(ctypes.byref(call), bfloat16, tiles)
+    assert host.cluster_backward(ctypes.byref(call), numbers, tiles)
     result |= {"d_gates": d_gates, "d_gates_x": d_gates_x, "d_c0": d_c0}
     return {name: value for name, value in result.items() if value is not None}
 
@@ -200,15 +209,16 @@ def errors(result: Problem, expected: Problem) -> dict[str, float]:
     constant=st.booleans(),
     states=st.booleans(),
     recompute=st.booleans(),
-    dtype=st.sampled_from(sorted(TOLERANCE, key=str)),
+    numbers=st.sampled_from(list(TOLERANCE)),
     data=st.data(),
 )
-def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, dtype, data) -> None:
+def test_both_passes(host, padded, short, batch, steps, constant, states, recompute, numbers, data) -> None:
+    padded = padded if numbers in HALF else min(padded, 256)
     tiles = data.draw(st.sampled_from(SIZES[padded]))
     batch = min(batch, 20) if padded > 256 else batch
     # A backward pass that computes the gates again reads no addend.
     addend = "none" if recompute else data.draw(st.sampled_from(("none", "row", "rows")))
-    problem = make_problem(batch, padded - short, steps, constant, states, dtype, addend)
+    problem = make_problem(batch, padded - short, steps, constant, states, numbers, addend)
     for name in data.draw(st.sets(st.sampled_from(("grad_h_n", "grad_c_n")))):
         problem[name] = None
     match data.draw(st.sampled_from(("contiguous", "transposed", "expanded"))):
@@ -219,23 +229,25 @@ def test_both_passes(host, padded, short, batch, steps, constant, states, recomp
     expected = reference(problem)
     found = errors(run(host, problem, tiles, recompute), expected)
     assert set(found) == set(expected)
-    assert max(found.values()) < TOLERANCE[dtype], found
+    assert max(found.values()) < TOLERANCE[numbers], found
 
 
 @pytest.mark.parametrize(("tiles", "others"), [(1, 1), (8, 4)])
-def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int) -> None:
+@pytest.mark.parametrize("numbers", ["float16", "tf32"])
+def test_inference_saves_nothing(host: ctypes.CDLL, tiles: int, others: int, numbers: str) -> None:
     """And the rows of a cluster do not change the numbers. Only with one tile each number is made of more sums."""
-    problem = make_problem(70, 96, 3, True, True, torch.float16)
+    problem = make_problem(70, 96, 3, True, True, numbers)
     result = run(host, problem, tiles, save=False)
     trained = run(host, problem, others)
     assert torch.equal(result["output"], trained["output"])
     assert torch.equal(result["c_n"], trained["c_n"])
 
 
+@pytest.mark.parametrize("numbers", ["float16", "tf32"])
 @pytest.mark.parametrize("name", ["weight_hh", "h0"])
-def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str) -> None:
-    """A contiguous tensor may begin at any multiple of two bytes, for example as a slice of a larger tensor."""
-    problem = make_problem(9, 96, 3, True, True, torch.float16)
+def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str, numbers: str) -> None:
+    """A contiguous tensor may begin at any number, for example as a slice of a larger tensor."""
+    problem = make_problem(9, 96, 3, True, True, numbers)
     expected = run(host, problem, 1)
     memory = problem[name].new_empty(problem[name].numel() + 1)
     moved = memory[1:].view_as(problem[name]).copy_(problem[name])
@@ -244,9 +256,10 @@ def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str) -> None:
     assert all(torch.equal(result[key], expected[key]) for key in expected)
 
 
-def test_every_run_gives_the_same_bits(host: ctypes.CDLL) -> None:
+@pytest.mark.parametrize("numbers", ["bfloat16", "tf32x3"])
+def test_every_run_gives_the_same_bits(host: ctypes.CDLL, numbers: str) -> None:
     """The parts of a sum come from many blocks, and are added up in one order."""
-    problem = make_problem(11, 250, 5, True, True, torch.bfloat16)
+    problem = make_problem(11, 250, 5, True, True, numbers)
     first, second = run(host, problem, 2), run(host, problem, 2)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -256,9 +269,9 @@ def test_if_blocks_do_not_wait_it_fails(build: Build, hidden: int) -> None:
     padded = (hidden + 127) // 128 * 128
     options = ["-shared", "-fPIC", "-DTAGRANK_WITHOUT_WAITS", *size(padded, 2)]
     library = ctypes.CDLL(str(build(f"without-{padded}.so", *options)))
-    problem = make_problem(11, hidden, 5, True, True, torch.float16)
+    problem = make_problem(11, hidden, 5, True, True, "float16")
     found = errors(run(library, problem, 2), reference(problem))
-    assert not max(found["output"], found["d_gates"]) < 10 * TOLERANCE[torch.float16]
+    assert not max(found["output"], found["d_gates"]) < 10 * TOLERANCE["float16"]
 
 
 @pytest.mark.parametrize("padded", [128, 384])
@@ -280,13 +293,14 @@ def test_blocks_do_not_race(build: Build, waits: bool, padded: int) -> None:
 
 
 @settings(max_examples=30)
-@given(batch=st.integers(1, 70), hidden=st.integers(1, 512), tiles=st.sampled_from((1, 2, 4, 8)))
-def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, tiles: int) -> None:
+@given(batch=st.integers(1, 70), hidden=st.integers(1, 512), tiles=st.sampled_from((1, 2, 4, 8)), single=st.booleans())
+def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, tiles: int, single: bool) -> None:
+    hidden = (hidden + 1) // 2 if single else hidden
     weights = [torch.zeros(4 * hidden, hidden, dtype=torch.int32) for _ in range(2)]
     states = [torch.zeros(batch, hidden, dtype=torch.int32) for _ in range(2)]
     put = torch.zeros(host.cluster_blocks(hidden), hidden, dtype=torch.int32)
     counts = (*weights, *states, put)
-    host.cluster_coverage(batch, hidden, tiles, *(ctypes.c_void_p(count.data_ptr()) for count in counts))
+    host.cluster_coverage(batch, hidden, single, tiles, *(ctypes.c_void_p(count.data_ptr()) for count in counts))
     assert all((count == 1).all() for count in counts)
 
 
@@ -296,20 +310,23 @@ def test_compiled_kernels_keep_to_registers() -> None:
     command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(library.LIBRARY)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
-    assert len([name for name, *_ in found if "forward_kernel" in name]) == 2 * 4 * 4
-    assert len([name for name, *_ in found if "backward_kernel" in name]) == 2 * 4 * 3
+    # In 16 bit: two dtypes, four sizes, 1 to 8 tiles forward and 1 to 4 backward. In float32: two precisions, two
+    # sizes, 1 to 4 tiles.
+    assert len([name for name, *_ in found if "forward_kernel" in name]) == 2 * 4 * 4 + 2 * 2 * 3
+    assert len([name for name, *_ in found if "backward_kernel" in name]) == 2 * 4 * 3 + 2 * 2 * 3
     for name, registers, stack, local in found:
-        padded = int(re.search(r"SizesILi(\d+)E", name)[1])
-        # U takes at least this many: a thread's share of 128 x `padded` numbers of 16 bits. A block has 128 threads in
-        # a forward pass for H up to 256, otherwise 256.
-        share = padded // 2 if "forward_kernel" in name and padded <= 256 else padded // 4
+        row = int(re.search(r"SizesILi(\d+)E", name)[1]) * (4 if "Tf32" in name else 2)
+        # U takes at least this many: a thread's share of 128 rows of `row` bytes. A block has 128 threads in a forward
+        # pass whose rows have up to 512 bytes, otherwise 256.
+        share = row // 4 if "forward_kernel" in name and row <= 512 else row // 8
         assert share < int(registers) <= 255, name
         assert (stack, local) == ("0", "0"), name
     code = subprocess.run([command[0], "-sass", command[2]], capture_output=True, text=True, check=True).stdout
     functions = re.split(r"\n\s+Function : ", code)[1:]
     assert len(functions) == len(found)
     for function in functions:
-        assert "HMMA.16816.F32" in function
+        wanted = "HMMA.1688.F32.TF32" if "Tf32" in function.split("\n", 1)[0] else "HMMA.16816.F32"
+        assert {wanted} == {found.removesuffix(".BF16") for found in re.findall(r"\bHMMA\S+", function)}
         assert not re.search(r"\b(?:LDL|STL)\b", function)
 
 
@@ -324,8 +341,10 @@ def gates(hidden: int, dtype: torch.dtype) -> Tensor:
     [
         (torch.float16, 512, (9, 0), None),
         (torch.bfloat16, 1, (10, 0), None),
-        (torch.float32, 64, (9, 0), "it takes float16 and bfloat16; got float32"),
-        (torch.float16, 513, (9, 0), "it takes H up to 512, what the registers of 16 blocks hold; got 513"),
+        (torch.float32, 256, (9, 0), None),
+        (torch.float64, 64, (9, 0), "it takes float16, bfloat16, float32; got float64"),
+        (torch.float16, 513, (9, 0), "it takes H up to 512, what the registers of 16 blocks hold in float16; got 513"),
+        (torch.float32, 257, (9, 0), "it takes H up to 256, what the registers of 8 blocks hold in float32; got 257"),
         (torch.float16, 64, (8, 0), "it needs compute capability 9.0, and the GPU has 8.0"),
     ],
 )
@@ -353,10 +372,13 @@ def test_not_by_itself_unless_verified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_of_backends_has_its_bounds() -> None:
     lines = [line for line in BACKENDS if line.backend == "cluster"]
-    assert max(line.max_hidden for line in lines) == cluster.MAX_HIDDEN
+    most = {}
     for line in lines:
         assert line.oldest == cluster.OLDEST
-        assert {getattr(torch, dtype) for dtype in line.dtypes} == set(backend.dtypes)
+        for dtype in line.dtypes:
+            most[getattr(torch, dtype)] = max(line.max_hidden, most.get(getattr(torch, dtype), 0))
+    assert most == cluster.MAX_HIDDEN
+    assert backend.dtypes == tuple(most)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -372,4 +394,4 @@ def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:
     assert [host.cluster_padded(hidden) for hidden in (1, 128, 129, 512)] == [128, 128, 256, 512]
     # The shared memory of a block of compute capability 9.0.
     assert max(host.cluster_forward_bytes(), host.cluster_backward_bytes()) <= 227 * 1024
-    assert host.cluster_blocks(cluster.MAX_HIDDEN) == 16
+    assert host.cluster_blocks(max(cluster.MAX_HIDDEN.values())) == 16

@@ -182,31 +182,36 @@ def test_float32_by_name(kernels: Kernels, batch: int, steps: int, hidden: int, 
         assert_matches_the_oracle(got, inputs, steps, right, weight_hh=of_weight(torch.float32, right))
 
 
-def test_tf32_makes_a_difference() -> None:
+@by_name
+def test_tf32_makes_a_difference(kernels: Kernels) -> None:
     """The setting reaches the kernels: the error is that of TF32 where it is allowed, and that of float32 where not."""
+    kernels.skip_unless_served(16, 256, torch.float32)
     inputs = make_inputs(16, 256, None, torch.float32)
     found = {}
     for tf32 in (True, False):
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-            got = results(*lstm_recurrence(*inputs, steps=20, backend="triton"), inputs)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32), kernels.only():
+            got = results(*lstm_recurrence(*inputs, steps=20, backend=kernels.backend.name), inputs)
         found[tf32] = errors(got, inputs, 20)["output"]
     assert found[False] <= FLOAT32_TOLERANCE["tf32x3"] < 1e-5 < found[True] <= FLOAT32_TOLERANCE["tf32"]
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("hidden", [1, 100, 128, 250, 256, 384, 500, 512])
-def test_cluster(hidden: int, dtype: torch.dtype, constant: bool) -> None:
+def test_cluster(hidden: int, dtype: torch.dtype, precision: str, constant: bool) -> None:
     """Each size of kernel in each number of rows, with H that fills it, that does not, and that 8 does not divide."""
+    if precision == "tf32" and dtype != torch.float32:
+        pytest.skip("TF32 is for float32")
     CLUSTER.skip_unless_served(1, hidden, dtype)
-    clusters = torch.ops.tagrank.active_clusters(torch.cuda.current_device(), hidden, False)
+    device, float32 = torch.cuda.current_device(), dtype == torch.float32
+    clusters = torch.ops.tagrank.active_clusters(device, hidden, float32, False)
     for batch in (1, 8 * clusters + 1, 16 * clusters + 1, 64 * clusters + 1):
         inputs = make_inputs(batch, hidden, None if constant else 7, dtype)
         with trace() as kernels:
             got = results(*lstm_recurrence(*inputs, steps=7, backend="cluster"), inputs)
         assert kernels == CLUSTER.traced()
-        right = allowed(dtype, hidden)
-        long_sum = LONG_SUM_TOLERANCE if dtype == torch.float16 and hidden >= 100 else right
+        right = allowed(dtype, hidden, precision)
+        long_sum = LONG_SUM_TOLERANCE if dtype == torch.float16 and hidden >= 100 else of_weight(dtype, right)
         assert_matches_the_oracle(got, inputs, 7, right, weight_hh=long_sum)
 
 
@@ -240,7 +245,7 @@ def test_cluster_leaves_the_current_device_alone() -> None:
 
 def test_cluster_says_what_it_cannot_take() -> None:
     CLUSTER.skip_unless_served(1, 128, torch.float16)
-    for hidden, dtype, reason in ((513, torch.float16, "H up to 512"), (64, torch.float32, "float16 and bfloat16")):
+    for hidden, dtype, reason in ((513, torch.float16, "H up to 512"), (257, torch.float32, "H up to 256")):
         with pytest.raises(RuntimeError, match=reason):
             lstm_recurrence(*make_inputs(2, hidden, None, dtype), steps=2, backend="cluster")
 

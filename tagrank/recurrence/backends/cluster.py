@@ -18,13 +18,15 @@ from tagrank.recurrence.backends.base import BackwardCall, ForwardCall, GatesLik
 from tagrank.recurrence.backends.compiled import Compiled
 from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
 from tagrank.recurrence.dtypes import dtype_name
+from tagrank.recurrence.precision import precision
 from tagrank.recurrence.tracing import record
 
 if TYPE_CHECKING:
     from tagrank.kernels.variants import Gpu
 
-#: 16 blocks of 32 hidden units.
-MAX_HIDDEN = 512
+#: The largest H. Clusters have up to 16 blocks of 32 hidden units each. In float32, a block's share of U fits in its
+#: registers only if H is at most 256.
+MAX_HIDDEN = {torch.float16: 512, torch.bfloat16: 512, torch.float32: 256}
 #: The first GPUs that have clusters.
 OLDEST = (9, 0)
 
@@ -32,7 +34,7 @@ OLDEST = (9, 0)
 class Cluster(Compiled):
     name = "cluster"
     device = "cuda"
-    dtypes = (torch.float16, torch.bfloat16)
+    dtypes = tuple(MAX_HIDDEN)
 
     def __init__(self) -> None:
         #: Why the library has no such kernels, or ``None``.
@@ -50,10 +52,11 @@ class Cluster(Compiled):
         if capability < OLDEST:
             return f"it needs compute capability {dotted(OLDEST)}, and the GPU has {dotted(capability)}"
         if dtype not in self.dtypes:
-            return f"it takes float16 and bfloat16; got {dtype_name(dtype)}"
-        if hidden > MAX_HIDDEN:
-            return f"it takes H up to {MAX_HIDDEN}, what the registers of {MAX_HIDDEN // 32} blocks hold; got {hidden}"
-        if gpu is None and not _fits(device.index, hidden):
+            return f"it takes {', '.join(map(dtype_name, self.dtypes))}; got {dtype_name(dtype)}"
+        if hidden > (most := MAX_HIDDEN[dtype]):
+            held = f"what the registers of {most // 32} blocks hold in {dtype_name(dtype)}"
+            return f"it takes H up to {most}, {held}; got {hidden}"
+        if gpu is None and not _fits(device.index, hidden, dtype == torch.float32):
             return f"this GPU runs no cluster of {-(-hidden // 32)} blocks with as much shared memory as it needs"
         return None
 
@@ -64,17 +67,18 @@ class Cluster(Compiled):
 
     def launch(self, call: ForwardCall | BackwardCall) -> list[int]:
         record("cluster.forward" if isinstance(call, ForwardCall) else "cluster.backward")
-        return [current_stream(call.device), 0, 0]
+        return [current_stream(call.device), precision(call.dtype) == "tf32", 0]
 
 
 @cache
-def _counted(device: int, hidden: int) -> bool:
-    return all(torch.ops.tagrank.active_clusters(device, hidden, backward) > 0 for backward in (False, True))
+def _counted(device: int, hidden: int, float32: bool) -> bool:
+    active = torch.ops.tagrank.active_clusters
+    return all(active(device, hidden, float32, backward) > 0 for backward in (False, True))
 
 
-def _fits(device: int, hidden: int) -> bool:
+def _fits(device: int, hidden: int, float32: bool) -> bool:
     """Whether the GPU runs the clusters of both passes: a partition of a GPU may have too few multiprocessors."""
-    return _counted(device, hidden)
+    return _counted(device, hidden, float32)
 
 
 # What torch.compiler.assume_constant_result does, which would import all of torch's compiler.

@@ -27,7 +27,7 @@ from tagrank.recurrence.backends.compiled import Compiled
 from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, newest_capability
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
-from tagrank.recurrence.precision import float32_precision
+from tagrank.recurrence.precision import precision
 from tagrank.recurrence.tracing import record
 
 if TYPE_CHECKING:
@@ -442,8 +442,3 @@ def _options(variant: "Variant", hidden: int, dtype: torch.dtype) -> dict[str, A
         "CHUNKS": variant.chunks(hidden),
         **variant.launch_options(),
     }
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How the kernels' products are computed: as the dtype says, and float32 as :func:`float32_precision` says."""
-    return float32_precision() if dtype == torch.float32 else "tf32x3"

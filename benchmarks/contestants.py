@@ -122,7 +122,7 @@ def contestants(
         runs.append(Contestant("tagrank auto", "ours", module, _layer(module, case.steps)))
     if case.device == "cuda":
         if case.dtype == torch.float32:
-            runs += [_in_tf32(run) for run in runs if run.name in ("nn.LSTM (cuDNN)", "tagrank auto")]
+            runs += [_in_tf32(run) for run in runs if run.name.startswith(("nn.LSTM (", "tagrank "))]
         runs += [replace(run, name=f"{run.name}, CUDA graph", graphed=True) for run in runs if _can_be_graphed(run)]
     return [run for run in runs if only is None or run.name in only]
 

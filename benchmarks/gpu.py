@@ -14,7 +14,8 @@ The parts, one after another:
 Another part runs only if --only names it: compiled, the loop under torch.compile, which takes minutes to compile.
 
 The result file is written again and again while a part runs, so that a kill loses nothing. With --only, the other parts
-of a file that is there stay. An entry in tagrank.kernels.verified rests on the outcomes of the tests.
+of a file that is there stay; "commits" says what each part was measured on. With --select, only some of the tests run.
+An entry in tagrank.kernels.verified rests on the outcomes of the tests.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from typing import IO, Any
 
 import torch
 
-from benchmarks.machine import describe, write
+from benchmarks.machine import commit, describe, write
 from benchmarks.recurrence import GRID, failures_in_words, summary
 from tagrank import lstm_recurrence
 from tagrank.recurrence.backends import FUSED
@@ -83,13 +84,17 @@ _NAME = re.compile(r"^tests/\S+::")
 _OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
-def run_tests(seconds: float, so_far: Callable[[Outcomes], None]) -> tuple[Outcomes, str]:
+def run_tests(seconds: float, so_far: Callable[[Outcomes], None], select: str | None = None) -> tuple[Outcomes, str]:
     """The outcome of each test, and the output of the processes in which a test did not succeed.
 
-    ``so_far`` is given the outcomes that are known while the tests run.
+    Args:
+        seconds: the most that they may take.
+        so_far: is given the outcomes that are known while the tests run.
+        select: an expression that the tests' names must match (pytest -k).
     """
     end = time.monotonic() + seconds
-    text, code = _run([sys.executable, "-m", "pytest", *PYTEST, "--collect-only", "-q", *TESTS], seconds)
+    chosen = [] if select is None else ["-k", select]
+    text, code = _run([sys.executable, "-m", "pytest", *PYTEST, "--collect-only", "-q", *chosen, *TESTS], seconds)
     names = [line for line in text.splitlines() if _NAME.match(line)]
     if code != 0 or not names:
         return {"collection": "failed"}, text
@@ -258,6 +263,8 @@ def run_small(name: str) -> None:
 #: nn.LSTM, and what backend="auto" takes, which is all that the aim compares.
 AIM = ("nn.LSTM (cuDNN)", "tagrank auto")
 IN_TF32 = ("nn.LSTM (cuDNN, TF32)", "tagrank auto, TF32")
+#: In float32 several backends serve a call; the table of backends says which.
+BY_NAME = tuple(f"tagrank {name}{precision}" for name in ("cluster", "triton") for precision in ("", ", TF32"))
 
 
 def _graphs(names: Sequence[str]) -> list[str]:
@@ -276,11 +283,12 @@ def _runs(part: str) -> list[list[str]]:
         only = {"bfloat16": AIM, "float16": AIM, "float32": AIM + IN_TF32}
         return [["--dtype", dtype, *_sizes(*GRID), *quick, *plain, "--only", *names] for dtype, names in only.items()]
     if part == "kernels":
-        names = AIM + IN_TF32
+        graphs = _graphs(AIM + IN_TF32 + BY_NAME)
+        more = _sizes((1, 16, 64, 256), (128, 256, 512), (20,))
         return [
             # FlashRNN builds kernels for each H, which takes minutes.
             ["--dtype", "bfloat16", *few, *quick, *plain, "--without", "flashrnn"],
-            ["--dtype", "float32", *few, *quick, *plain, "--only", *names, *_graphs(names)],
+            ["--dtype", "float32", *more, *quick, *plain, "--only", *graphs],
         ]
     if part == "long":
         long = _sizes((1, 64), (256, 1024), (1000,))
@@ -382,6 +390,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="result file (default: benchmarks/results/gpu-<capability>.json)")
     parser.add_argument("--only", nargs="+", choices=[*PARTS, *NAMED_ONLY], help="run these parts only")
+    parser.add_argument("--select", metavar="EXPRESSION", help="run only the tests whose names match it (pytest -k)")
     parser.add_argument(
         "--seconds", type=float, default=ALL_SECONDS, help=f"the most seconds for everything (default: {ALL_SECONDS})"
     )
@@ -396,16 +405,19 @@ def main() -> int:
         return 0
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     path = arguments.json or Path(f"benchmarks/results/gpu-{capability}.json")
-    return check_and_measure(path, arguments.only, arguments.seconds)
+    return check_and_measure(path, arguments.only, arguments.seconds, arguments.select)
 
 
-def check_and_measure(path: Path, only: Sequence[str] | None = None, seconds: float = ALL_SECONDS) -> int:
+def check_and_measure(
+    path: Path, only: Sequence[str] | None = None, seconds: float = ALL_SECONDS, select: str | None = None
+) -> int:
     """Run the parts, and write the result file as they go. Returns 1 if anything did not succeed, else 0.
 
     Args:
         path: the result file. If ``only`` is given, parts that it has and that are not run stay.
         only: the names of the parts to run; ``PARTS`` if it is ``None``. One that is run by itself gets all the time.
         seconds: the most for everything.
+        select: of the tests, only those whose names match this expression run.
     """
     end = time.monotonic() + seconds
     results = Results(path, json.loads(path.read_bytes()) if only and path.exists() else {})
@@ -413,7 +425,8 @@ def check_and_measure(path: Path, only: Sequence[str] | None = None, seconds: fl
     results.attempt("machine", lambda so_far: describe())
     for name, most in chosen.items():
         left = end - time.monotonic()
-        results.attempt(name, partial(_run_part, name, left if len(chosen) == 1 else min(most, left)))
+        results.put("commits", results.parts.get("commits", {}) | {name: commit()})
+        results.attempt(name, partial(_run_part, name, left if len(chosen) == 1 else min(most, left), select))
     wrong = sorted({*itertools.chain(*(unsuccessful(name, results.parts[name]) for name in chosen))})
     for name in chosen:
         part = results.parts[name]
@@ -423,9 +436,9 @@ def check_and_measure(path: Path, only: Sequence[str] | None = None, seconds: fl
     return int(bool(wrong))
 
 
-def _run_part(name: str, seconds: float, so_far: SoFar) -> Any:
+def _run_part(name: str, seconds: float, select: str | None, so_far: SoFar) -> Any:
     if name == "tests":
-        return _tests_result(seconds, so_far)
+        return _tests_result(seconds, select, so_far)
     if name == "sanitizer":
         return run_sanitizer(seconds, so_far)
     if name == "overhead":
@@ -447,13 +460,13 @@ def unsuccessful(name: str, part: dict[str, Any]) -> Iterator[str]:
         yield from (f"error in {name}" for failure in part.get("failures", []) if failure["kind"] == "ours")
 
 
-def _tests_result(seconds: float, so_far: SoFar) -> dict[str, Any]:
+def _tests_result(seconds: float, select: str | None, so_far: SoFar) -> dict[str, Any]:
     """What the result file says about the tests. The output of unsuccessful ones is also printed."""
 
     def said(outcomes: Outcomes) -> dict[str, Any]:
-        return {"counts": Counter(outcomes.values()), "outcomes": outcomes}
+        return {"selected": select, "counts": Counter(outcomes.values()), "outcomes": outcomes}
 
-    outcomes, output = run_tests(seconds, lambda known: so_far(said(known)))
+    outcomes, output = run_tests(seconds, lambda known: so_far(said(known)), select)
     print(output, flush=True)
     return said(outcomes) | {"output": output[-5 * TAIL :]}
 

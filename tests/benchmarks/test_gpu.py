@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tagrank import env
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
@@ -120,6 +122,19 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     assert 0 < result["long"]["seconds"] <= 40
     assert "compiled" not in result
     assert result["machine"]["environment"]
+    assert set(result["commits"]) == set(gpu.PARTS)
+
+
+def test_some_of_the_tests(gpu: Any, tmp_path: Path) -> None:
+    (tmp_path / "tests" / "test_some.py").write_text(FAKES)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"tests": {"counts": {"failed": 3}}, "commits": {"tests": "before", "long": "old"}}))
+    assert gpu.check_and_measure(path, ["tests"], 60, "before or after") == 0
+    result = json.loads(path.read_text())
+    assert result["tests"]["outcomes"] == {f"tests/test_some.py::test_{name}": "passed" for name in ("before", "after")}
+    assert result["tests"]["selected"] == "before or after"
+    assert result["commits"]["long"] == "old"
+    assert result["commits"]["tests"] != "before"
 
 
 def test_what_was_not_reached_is_reported(gpu: Any, tmp_path: Path) -> None:
@@ -231,6 +246,7 @@ def test_what_a_part_runs_is_what_the_benchmark_takes(
     known = {"tagrank auto", "tagrank auto, TF32", "torch.compile", "nn.LSTM (cuDNN)", "nn.LSTM (cuDNN, TF32)"}
     assert peers._in_tf32(peers.Contestant("nn.LSTM (cuDNN)", "peer", lstm, lstm)).name in known
     assert peers._in_tf32(peers.Contestant("tagrank auto", "ours", lstm, lstm)).name in known
+    known |= {f"tagrank {name}{precision}" for name in env()["backends"] for precision in ("", ", TF32")}
     cases: list[tuple[Any, ...]] = []
 
     def measure(case: Any, rates: Any, seconds: float, compiled: bool, only: Any, without: Any) -> Any:
@@ -242,7 +258,7 @@ def test_what_a_part_runs_is_what_the_benchmark_takes(
     for options in gpu._runs(part):
         monkeypatch.setattr(sys, "argv", ["recurrence", "--device", "cuda", *options])
         recurrence.main()
-    counts = {"benchmark": 3 * 48, "kernels": 2 * 4, "long": 4, "compiled": 4}
+    counts = {"benchmark": 3 * 48, "kernels": 4 + 12, "long": 4, "compiled": 4}
     assert len(cases) == len(set(cases)) == counts[part]
 
 

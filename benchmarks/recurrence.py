@@ -208,7 +208,12 @@ def prepare(contestant: Contestant, context: torch.Tensor, mode: Mode) -> Run:
 
 
 def _captured(run: Run) -> Run:
-    """``run``, captured in a CUDA graph and replayed. Each replay overwrites the results of the one before."""
+    """``run``, captured in a CUDA graph and replayed. Each replay overwrites the results of the one before.
+
+    Each graph is captured on a stream of its own. PyTorch's products in a graph use a workspace that belongs to the
+    stream, and the end of one graph frees it for all graphs that were captured there
+    (https://github.com/pytorch/pytorch/issues/193402).
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -216,7 +221,7 @@ def _captured(run: Run) -> Run:
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         results = run()
 
     def replay() -> Sequence[torch.Tensor]:

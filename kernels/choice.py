@@ -19,7 +19,7 @@ from tagrank.kernels.verified import VERIFIED, Entry
 
 #: Which backend serves both passes of a call: what one has saved, it reads itself. The first line that serves the call
 #: decides. The reasons compare GPU times of an H100, from ``benchmarks/results/``: ``cluster-steps-9.0.json`` has those
-#: of the cluster kernels, ``gpu-9.0-292029f.json`` those of the others.
+#: of the cluster kernels in 16 bit, ``gpu-9.0-292029f.json`` those of the others, ``gpu-9.0.json`` those of float32.
 BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         HALF,
@@ -43,7 +43,7 @@ BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         SINGLE,
         "cluster",
-        "as in 16 bit; U takes twice the registers",
+        "ahead of triton at every size that was measured; the registers hold half the U that they hold in 16 bit",
         oldest=(9, 0),
         max_hidden=256,
         max_batch=256,

@@ -20,7 +20,7 @@ _PASSES = ("forward", "backward")
 
 VERIFIED: frozenset[Entry] = frozenset(
     [
-        # benchmarks/results/gpu-9.0.json: an H100.
+        # benchmarks/results/gpu-9.0-2cd07ec.json, and gpu-9.0.json for float32 on clusters: an H100.
         *product([(9, 0)], _PASSES, ("resident", "grouped", "cluster"), ("float16", "bfloat16", "float32")),
     ]
 )

@@ -148,9 +148,10 @@ class Backward {
     return kGradients + buffer * kGradientBytes + at * kBytes;
   }
 
-  // Loads U^T in the order of matrix fragments. In float32 each lane loads its numbers one by one, eight lanes neighbouring ones.
-  // In 16 bit that would be half of each word. A column of U is not contiguous in global memory, so U passes through shared
-  // memory, its rows (elements of the inner dimension) ordered so that a fragment reads neighbouring rows.
+  // Loads U^T in the order of matrix fragments. In float32 each lane loads its numbers one by one, and eight lanes load
+  // neighbouring ones. In 16 bit a word holds numbers of two rows of U, because a column of U is not contiguous in global
+  // memory. So U passes through shared memory, its rows (elements of the inner dimension) ordered so that a fragment reads
+  // neighbouring rows.
   // If U fills the products (`kFull`), its loads need no conditions, and all are on their way at the same time.
   template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(Warps<Warp>& warps) {

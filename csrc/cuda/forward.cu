@@ -20,17 +20,18 @@ struct ForwardKernels {
   static Kernel<ForwardCall<Element<T>>> kernel() {
     return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S, sizeof(Element<T>)>::kThreads, Forward<T, S>::kShared};
   }
+  template <typename T, int kPadded, int... kTiles>
+  static Kernels<ForwardCall<Element<T>>> of_tiles() {
+    static const Kernel<ForwardCall<Element<T>>> all[] = {kernel<T, Sizes<kPadded, kTiles>>()...};
+    return {all, static_cast<int>(std::size(all))};
+  }
   template <typename T, int kPadded>
   static Kernels<ForwardCall<Element<T>>> kernels() {
-    using OneKernel = Kernel<ForwardCall<Element<T>>>;
+    // In float32, the cells of eight tiles would not fit in a lane's registers.
     if constexpr (sizeof(Element<T>) == 4) {
-      // With eight tiles, what a lane has of its cells would not fit into registers.
-      static const OneKernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(), kernel<T, Sizes<kPadded, 4>>()};
-      return {all, static_cast<int>(std::size(all))};
+      return of_tiles<T, kPadded, 1, 2, 4>();
     } else {
-      static const OneKernel all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(), kernel<T, Sizes<kPadded, 4>>(),
-                                kernel<T, Sizes<kPadded, 8>>()};
-      return {all, static_cast<int>(std::size(all))};
+      return of_tiles<T, kPadded, 1, 2, 4, 8>();
     }
   }
 };

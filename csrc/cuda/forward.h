@@ -365,8 +365,8 @@ class Forward {
     }
   }
 
-  // Sends this warp's share of h_t in some tiles to all blocks. In 16 bit, lanes first put together neighbouring units of a row:
-  // two with kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
+  // Sends this warp's share of h_t in some tiles to all blocks. In 16 bit, lanes first put together neighbouring units of a
+  // row: two with kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
   TAGRANK_DEVICE void send_state(int index, const Warp& warp, int next, int first_tile) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunk; ++chunk) {

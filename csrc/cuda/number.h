@@ -1,5 +1,5 @@
-// The types of numbers, and the vectors that a thread loads or stores at once. 16-bit numbers are held as bits (uint16_t), so that
-// host and GPU agree on their layout.
+// The types of numbers, and the vectors that a thread loads or stores at once. 16-bit numbers are held as bits (uint16_t), so
+// that host and GPU agree on their layout.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 
 namespace tagrank::cuda {
 
-// Tags for the numbers of a call. The first two say how 16 bits are to be read. The others are float32, and say how products are
-// computed: from numbers that are rounded to TF32, which has 11 significant bits, or from pairs of TF32 numbers whose sums have
-// 22. Three products of these give float32 results.
+// Tags for the numbers of a call. The first two say how 16 bits are to be read. The others are float32, and say how products
+// are computed: from numbers that are rounded to TF32, which has 11 significant bits, or from pairs of TF32 numbers whose sums
+// have 22. Three products of these give float32 results.
 struct Float16 {};
 struct BFloat16 {};
 struct Float32 {};

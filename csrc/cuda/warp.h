@@ -152,8 +152,8 @@ void swap_lanes(Lanes<V>& values, int mask) {
 
 #endif
 
-// c += a b over 64 bytes of the inner dimension. Each lane gives the bytes 16q .. 16q+15 of row g of a (`upper`), of row g + 8 of
-// a (`lower`) and of column g of b (`right`).
+// c += a b over 64 bytes of the inner dimension. Each lane gives the bytes 16q .. 16q+15 of row g of a (`upper`), of row g + 8
+// of a (`lower`) and of column g of b (`right`).
 template <typename T>
 TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const Lanes<Words4>& lower,
                              const Lanes<Words4>& right) {

@@ -1,5 +1,5 @@
-// Products of matrices on NVIDIA GPUs, by the cuBLASLt that torch has loaded. A call of torch's own products takes several times
-// as long on the host, and takes neither TF32 for one call nor sums in float32 of 16-bit numbers.
+// Products of matrices on NVIDIA GPUs, by the cuBLASLt that torch has loaded. A call of torch's own products takes several
+// times as long on the host, and takes neither TF32 for one call nor sums in float32 of 16-bit numbers.
 #pragma once
 
 #include "tensors.h"

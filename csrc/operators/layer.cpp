@@ -222,8 +222,8 @@ std::vector<Tensor> layer_backward(const MaybeTensor& grad_output, const MaybeTe
       results.push_back(inputs > 0 ? of_input() : by.product_over_rows(*sums, *context));
     } else {
       const Tensor gradient = empty({outputs, weight_ih->size(1)}, kind);
-      by.product_into(columns(gradient, 0, inputs), transposed(*rows), matrix(made_contiguous(*input), all_rows, inputs));
-      by.product_into(columns(gradient, inputs, context->size(1)), transposed(*sums), *context);
+      by.over_rows_into(columns(gradient, 0, inputs), *rows, matrix(made_contiguous(*input), all_rows, inputs));
+      by.over_rows_into(columns(gradient, inputs, context->size(1)), *sums, *context);
       results.push_back(gradient);
     }
   }

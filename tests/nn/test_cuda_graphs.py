@@ -1,7 +1,7 @@
 """The layer inside CUDA graphs that PyTorch makes: torch.cuda.make_graphed_callables and torch.compile."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +24,13 @@ KERNELS = {
     if backend.device == "cuda"
     for name, only in backend.variants().items()
 }
+
+
+@pytest.fixture(autouse=True)
+def without_tf32() -> Iterator[None]:
+    """What two ways of computing differ in may round to another TF32 number, and that is no fault."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 class Tagger(nn.Module):

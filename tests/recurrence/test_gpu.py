@@ -391,3 +391,39 @@ def test_offsets_beyond_32_bits(kernels: Kernels) -> None:
         expected, _, expected_gates, _ = run(*few, steps, True, True)
     torch.testing.assert_close(output[:, rows], expected, rtol=0, atol=2e-3)
     torch.testing.assert_close(gates[:, rows], expected_gates, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [1025, 1057, 2113, 3969])
+def test_no_row_is_left_out_of_a_sum(batch: int, dtype: torch.dtype) -> None:
+    """dU is the product of the gates' gradients and the states, over all rows. One row is about 0.01 of it."""
+    gates_x, weight_hh, h0, _ = inputs = make_inputs(batch, 128, 7, dtype)
+    output, c_n = lstm_recurrence(*inputs, steps=7)
+    weights = torch.randn_like(output)
+    d_gates, got = torch.autograd.grad((output * weights).sum() + c_n.sum(), [gates_x, weight_hh])
+    states = torch.cat([h0[None], output[:-1]]).detach()
+    expected = d_gates.double().flatten(0, 1).t() @ states.double().flatten(0, 1)
+    assert (got - expected).norm() <= tolerance(dtype, 128) / 2 * expected.norm()
+
+
+@by_name
+def test_a_stream_that_was_captured(kernels: Kernels) -> None:
+    """What a capture allocates on a stream is the graph's. Calls on the stream must not find it."""
+    kernels.skip_unless_served(16, 128, torch.bfloat16)
+    inputs = make_inputs(16, 128, None, torch.bfloat16)
+
+    def run() -> list[Tensor]:
+        return results(*lstm_recurrence(*inputs, steps=20, backend=kernels.backend.name), inputs)
+
+    with kernels.only():
+        expected = run()
+        torch.cuda.synchronize()
+        for _ in range(3):
+            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                run()
+            del graph
+            with torch.cuda.stream(stream):
+                got = run()
+            torch.cuda.synchronize()
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

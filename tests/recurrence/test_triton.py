@@ -428,3 +428,20 @@ def test_what_is_launched_is_what_is_compiled_offline(tmp_path: Path, cases: str
     assert result.returncode == 0, result.stderr
     lines = Counter(result.stdout.splitlines())
     assert set(lines) == {f"{kernel} {name}" for kernel in ("forward", "backward") for name in VARIANTS}
+
+
+def test_a_capture_leaves_no_counters_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be the graph's memory, and zero only once the graph has run."""
+    backend, device = triton_kernels.Triton(), torch.device("cpu")
+    capturing = True
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert backend._counters_on(device, 7, 3) is None
+    capturing = False
+    counters = backend._counters_on(device, 7, 3)
+    assert counters is not None
+    assert len(counters) >= 3
+    assert not counters.any()
+    capturing = True
+    assert backend._counters_on(device, 7, 3) is counters
+    assert backend._counters_on(device, 7, len(counters) + 1) is None
+    assert backend._counters_on(device, 8, 3) is None

@@ -150,8 +150,9 @@ class Triton(Compiled):
             made = self._made[key] = self._make(kernel, call)
         record(f"triton.{kernel}.{made.variant.name}")
         stream = current_stream(call.device)
-        counters = self._counters_on(call.device, stream, made.tiles).data_ptr() if made.variant.cooperative else 0
-        return [stream, *made.before_counters, counters, *made.after_counters]
+        counters = self._counters_on(call.device, stream, made.tiles) if made.variant.cooperative else None
+        address = 0 if counters is None else counters.data_ptr()
+        return [stream, *made.before_counters, address, *made.after_counters]
 
     def _make(self, kernel: "Kernel", call: ForwardCall | BackwardCall) -> "_Made":
         """Compile a kernel for calls like this one."""
@@ -315,13 +316,23 @@ class Triton(Compiled):
         # A CUDA graph has counters of its own, because its replays may run on any streams.
         if size == 0 or not tensor.is_cuda or torch.cuda.is_current_stream_capturing():
             return tensor.new_zeros(size, dtype=torch.int32)
-        return self._counters_on(tensor.device, current_stream(tensor.device), size)
+        counters = self._counters_on(tensor.device, current_stream(tensor.device), size)
+        assert counters is not None
+        return counters
 
-    def _counters_on(self, device: torch.device, stream: int, size: int) -> Tensor:
+    def _counters_on(self, device: torch.device, stream: int, size: int) -> Tensor | None:
+        """The counters of a stream, which is the current one, or ``None`` if it has none and is being captured.
+
+        What is allocated in a capture belongs to the graph, and its zeros are written only when the graph runs. Later
+        calls must not find it: PyTorch gives the same few streams to those who ask for one, again and again.
+        """
         key = (device, stream)
-        if key not in self._counters or len(self._counters[key]) < size:
-            self._counters[key] = torch.zeros(max(size, 256), dtype=torch.int32, device=device)
-        return self._counters[key]
+        counters = self._counters.get(key)
+        if counters is None or len(counters) < size:
+            if torch.cuda.is_current_stream_capturing():
+                return None
+            counters = self._counters[key] = torch.zeros(max(size, 256), dtype=torch.int32, device=device)
+        return counters
 
 
 class _Made(NamedTuple):

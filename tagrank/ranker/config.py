@@ -1,6 +1,8 @@
 """The hyper-parameters of a ranker, declared and checked once. Needs no torch."""
 
+import operator
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
 Conditioning = Literal["every_step", "initial"]
@@ -48,9 +50,14 @@ class RankerConfig:
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.60}")
         for name in ("dropout", "hidden_dropout", "auxiliary"):
             value = getattr(self, name)
-            if type(value) not in (int, float) and not (name == "hidden_dropout" and value is None):
+            if name == "hidden_dropout" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{name}: expected a number, got {value!r:.60}")
-        check_positive(embedding_size=self.embedding_size, hidden_size=self.hidden_size)
+            # config.json takes no other numbers, such as NumPy's.
+            object.__setattr__(self, name, value if isinstance(value, int) else float(value))
+        for name in ("embedding_size", "hidden_size"):
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.activation not in (None, "relu"):
             raise ValueError(f"activation: expected None or 'relu', got {self.activation!r}")
         for name, rate in {"dropout": self.dropout, "hidden_dropout": self.hidden_dropout or 0.0}.items():
@@ -79,12 +86,26 @@ class RankerOptions(TypedDict, total=False):
     standardise: bool
 
 
-def check_positive(**sizes: int) -> None:
-    """Make sure that sizes, given by name, are positive ints.
+def positive(name: str, size: Any) -> int:
+    """A size as an int. It may be any positive integer, NumPy's too.
 
     Raises:
-        ValueError: one is not.
+        ValueError: it is something else.
+    """
+    try:
+        number = 0 if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name}: expected a positive int, got {size!r:.60}")
+    return number
+
+
+def check_positive(**sizes: Any) -> None:
+    """:func:`positive` for sizes that are given by name.
+
+    Raises:
+        ValueError: one is no positive integer.
     """
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name}: expected a positive int, got {size!r}")
+        positive(name, size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tagrank.data.targets import ListTargets
-from tagrank.ranker.config import check_positive
+from tagrank.ranker.config import positive
 from tagrank.ranker.reach import reach
 from tagrank.ranker.tag_ranker import TagRanker
 
@@ -30,8 +30,7 @@ class RankerEnsemble(nn.Module):
 
     def __init__(self, members: int, **options: Any) -> None:
         super().__init__()
-        check_positive(members=members)
-        self.members = nn.ModuleList([TagRanker(**options) for _ in range(members)])
+        self.members = nn.ModuleList([TagRanker(**options) for _ in range(positive("members", members))])
         first = self._first
         if first.feedback:
             raise ValueError("feedback: expected False in an ensemble, got True (as with conditioning='initial')")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tagrank.data.targets import IGNORE, ListTargets, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
-from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, check_positive
+from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class TagRanker(nn.Module):
         **options: "Unpack[RankerOptions]",
     ) -> None:
         super().__init__()
-        check_positive(feature_size=feature_size, num_tags=num_tags, max_length=max_length)
+        feature_size, num_tags = positive("feature_size", feature_size), positive("num_tags", num_tags)
+        max_length = positive("max_length", max_length)
         config = RankerConfig(**options)
         if not isinstance(feedback, bool):
             raise ValueError(f"feedback: expected True or False, got {feedback!r:.60}")

@@ -1,5 +1,6 @@
 """TagRanker against the paper's equations written out by hand."""
 
+import json
 import math
 from typing import Any, get_type_hints
 
@@ -12,7 +13,7 @@ from tagrank import TagRanker
 from tagrank.data.targets import encode_lists
 from tagrank.decode import decode
 from tagrank.ranker.config import RankerConfig, RankerOptions
-from tagrank.ranker.ensemble import build_ranker
+from tagrank.ranker.ensemble import RankerEnsemble, build_ranker
 from tagrank.recurrence import trace
 
 LISTS = [[[0, 3, 1], [2]], [[4, 0]], [[1, 2, 3], [3], [0]]]
@@ -267,3 +268,12 @@ def test_the_keywords_for_type_checkers_are_the_fields() -> None:
     assert get_type_hints(RankerOptions) == get_type_hints(RankerConfig)
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         make(colour="red")
+
+
+def test_any_integer_and_any_number() -> None:
+    """NumPy's, too: sizes often come from a shape or a table. The configuration has Python's, which JSON takes."""
+    sizes = {"feature_size": 6, "num_tags": 4, "max_length": 3, "embedding_size": 5, "hidden_size": 7}
+    ranker = TagRanker(**{name: np.int64(size) for name, size in sizes.items()}, dropout=np.float64(0.25))
+    assert json.loads(json.dumps(ranker.config())) == TagRanker(**sizes, dropout=0.25).config()
+    ensemble = RankerEnsemble(np.int32(2), **sizes)
+    assert json.loads(json.dumps(ensemble.config())) == RankerEnsemble(2, **sizes).config()

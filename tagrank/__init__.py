@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tagrank.nn import ContextLSTM, ContextLSTMCell
+    from tagrank.nn.conversion import convert
     from tagrank.ranker.tag_ranker import TagRanker
     from tagrank.recurrence import lstm_recurrence
     from tagrank.recurrence.environment import env
 
 __version__ = "0.1.0"
-__all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "env", "lstm_recurrence"]
+__all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "convert", "env", "lstm_recurrence"]
 
 _HOME = {
     "ContextLSTM": "tagrank.nn",
     "ContextLSTMCell": "tagrank.nn",
     "TagRanker": "tagrank.ranker.tag_ranker",
+    "convert": "tagrank.nn.conversion",
     "env": "tagrank.recurrence.environment",
     "lstm_recurrence": "tagrank.recurrence",
 }

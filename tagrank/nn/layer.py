@@ -1,7 +1,7 @@
 """ContextLSTM: an LSTM over whole sequences."""
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.cell import ContextLSTMCell
 from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state, leaf_of
-from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
+from tagrank.nn.parameters import add_bias, context_share, copy_parameters, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
 from tagrank.recurrence.op import check_steps, run_layers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ContextLSTM(nn.Module):
@@ -109,6 +112,53 @@ class ContextLSTM(nn.Module):
                 self.register_parameter(f"{name}_l{layer}", parameter)
         self._parameter_names = self._name_parameters()
         self.reset_parameters()
+
+    @classmethod
+    def from_lstm(cls, lstm: nn.LSTM, context_size: int, *, backend: str = "auto", recompute: bool = False) -> "Self":
+        """A layer with copies of an ``nn.LSTM``'s parameters, on their device and in their dtype.
+
+        Args:
+            lstm: the module whose input is ``cat([x_t, context])``, or the context alone.
+            context_size: how many features of its input are the context, the last ones.
+            backend, recompute: as for the class.
+
+        Raises:
+            TypeError: ``lstm`` is no ``nn.LSTM``, or ``context_size`` no integer.
+            ValueError: it has fewer features than ``context_size``.
+            NotImplementedError: it is bidirectional, or has a projection.
+        """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        context_size = as_int("context_size", context_size)
+        if not 0 <= context_size <= lstm.input_size:
+            raise ValueError(
+                f"context_size: expected 0 to {lstm.input_size}, as many as lstm reads; got {context_size}"
+            )
+        layer = cls(
+            context_size,
+            lstm.hidden_size,
+            input_size=lstm.input_size - context_size,
+            num_layers=lstm.num_layers,
+            bias=lstm.bias,
+            batch_first=lstm.batch_first,
+            dropout=lstm.dropout if lstm.num_layers > 1 else 0.0,
+            backend=backend,
+            recompute=recompute,
+            device="meta",
+            bidirectional=lstm.bidirectional,
+            proj_size=lstm.proj_size,
+        )
+        copy_parameters(lstm, layer)
+        return layer.train(lstm.training)
+
+    def to_lstm(self) -> nn.LSTM:
+        """An ``nn.LSTM`` with copies of this layer's parameters: its input is ``cat([x_t, context])``."""
+        features = self.input_size + self.context_size
+        sizes = features, self.hidden_size, self.num_layers
+        lstm = nn.LSTM(*sizes, self.bias, self.batch_first, self.dropout, device="meta")
+        copy_parameters(self, lstm)
+        lstm.flatten_parameters()
+        return lstm.train(self.training)
 
     def reset_parameters(self) -> None:
         """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM does."""

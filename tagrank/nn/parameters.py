@@ -20,6 +20,13 @@ def lstm_parameters(
     return {name: nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) for name, shape in shapes.items()}
 
 
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Replace all parameters of a module by copies of another one's, which may be attributes of it only."""
+    for name in [name for name, _ in target.named_parameters()]:
+        tensor: Tensor = getattr(source, name)
+        setattr(target, name, nn.Parameter(tensor.detach().clone(), tensor.requires_grad))
+
+
 def initialise(module: nn.Module, hidden_size: int) -> None:
     """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM and nn.LSTMCell do."""
     bound = 1.0 / math.sqrt(hidden_size)

@@ -50,12 +50,12 @@ class RankerConfig:
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.60}")
         for name in ("dropout", "hidden_dropout", "auxiliary"):
             value = getattr(self, name)
-            if name == "hidden_dropout" and value is None:
+            if type(value) is int or (name == "hidden_dropout" and value is None):
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{name}: expected a number, got {value!r:.60}")
             # config.json takes no other numbers, such as NumPy's.
-            object.__setattr__(self, name, value if isinstance(value, int) else float(value))
+            object.__setattr__(self, name, float(value))
         for name in ("embedding_size", "hidden_size"):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.activation not in (None, "relu"):

@@ -74,6 +74,24 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
 
 
+def places(lists: ListTargets, rows: int, classes: int, row_of_list: Tensor | None = None) -> Tensor:
+    """Where log probabilities have the targets.
+
+    Args:
+        lists: ``L`` lists, with ``S`` positions.
+        rows: ``B``, the number of rows at each position.
+        classes: ``V + 1``.
+        row_of_list: the row that predicts each list, ``[L]``; by default the list's image.
+
+    Returns:
+        int64: for each class to predict, in the order of lists and positions, its index in a tensor ``[S, B, V + 1]``
+        that is seen as one row of numbers.
+    """
+    which, positions = (lists.targets != IGNORE).nonzero(as_tuple=True)
+    row = (lists.image_index if row_of_list is None else row_of_list)[which]
+    return (positions * rows + row) * classes + lists.targets[which, positions]
+
+
 def rank_weights(
     lists: ListTargets,
     num_tags: int,

@@ -55,16 +55,17 @@ class RankerEnsemble(nn.Module):
         """The mean of the members' losses, :meth:`tagrank.TagRanker.loss`.
 
         Each member is trained as it would be outside of an ensemble, because AdamW's steps do not depend on the scale
-        of a gradient.
+        of a gradient. All members scale the features alike, and are judged by the same lists.
         """
-        return torch.stack([member.loss(features, lists, reduction) for member in self._rankers()]).mean()
+        scaled, objective = self._first.scale(features), self._first.objective(lists, len(features))
+        return torch.stack([member.loss_by(objective, scaled, reduction) for member in self._rankers()]).mean()
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
         """The distribution over tags and END at each position, ``[B, S, V + 1]``, for features ``[B, D]``."""
-        total = torch.zeros((), device=features.device)
+        total, scaled = torch.zeros((), device=features.device), self._first.scale(features)
         for member in self._rankers():
-            p = member.predict(features)
+            p = member.predict_by(scaled)
             total = total + reach(p).unsqueeze(-1) * p
         return total / total.sum(-1, keepdim=True)
 

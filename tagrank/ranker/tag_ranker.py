@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.data.targets import IGNORE, ListTargets, rank_weights
+from tagrank.data.targets import IGNORE, ListTargets, places, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
@@ -40,6 +40,20 @@ class DecoderState(NamedTuple):
         logits = None if self.logits is None else self.logits[rows]
         hx = None if self.hx is None else (self.hx[0][rows], self.hx[1][rows])
         return DecoderState(self.cell, self.gates.take(rows), logits, hx)
+
+
+class Objective(NamedTuple):
+    """What a loss wants of a model: the same for all members of an ensemble.
+
+    Attributes:
+        lists: the lists of ``B`` images.
+        places: of the lists' classes in the log probabilities (:func:`tagrank.data.targets.places`).
+        weights: the rank weights ``[B, V]``, for the auxiliary loss; ``None`` if there is none.
+    """
+
+    lists: ListTargets
+    places: Tensor
+    weights: Tensor | None
 
 
 class TagRanker(nn.Module):
@@ -207,7 +221,7 @@ class TagRanker(nn.Module):
             raise ValueError(
                 f"tags: expected shape [B, S - 1] = [{len(features)}, {self.steps - 1}], got {list(tags.shape)}"
             )
-        return self._logits(self._embed(features), tags)
+        return self._logits(self._embed(self.scale(features)), tags).transpose(0, 1)
 
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """Equation (10): the negative log-likelihood of people's lists, END included.
@@ -226,29 +240,37 @@ class TagRanker(nn.Module):
         Raises:
             ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list or is for another ``S``.
         """
-        self._check_features(features)
+        scaled = self.scale(features)
+        return self.loss_by(self.objective(lists, len(features)), scaled, reduction)
+
+    def objective(self, lists: ListTargets, images: int) -> Objective:
+        """What :meth:`loss_by` reads of the lists of ``images`` images; the arguments are those of :meth:`loss`."""
         if len(lists.targets) == 0 or lists.targets.shape[1] != self.steps:
             raise ValueError(
                 f"lists: expected targets of shape [L, S] with L > 0 and S = {self.steps}, "
                 f"got {list(lists.targets.shape)}"
             )
-        embedded = self._embed(features)
+        count = len(lists.targets)
+        of_lists = torch.arange(count, device=lists.targets.device) if self.feedback else None
+        where = places(lists, count if self.feedback else images, self.num_tags + 1, of_lists)
+        auxiliary = self.training and self.tag_classifier is not None
+        return Objective(lists, where, rank_weights(lists, self.num_tags, images) if auxiliary else None)
+
+    def loss_by(self, objective: Objective, scaled: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        """:meth:`loss`, for features that :meth:`scale` returned."""
+        lists, where, weights = objective
+        embedded = self._embed(scaled)
         if self.feedback:
-            previous = lists.targets[:, :-1].clamp(min=0)
-            log_p = self._logits(embedded[lists.image_index], previous).log_softmax(-1)
-            rows = torch.arange(len(lists.targets), device=log_p.device)
+            logits = self._logits(embedded[lists.image_index], lists.targets[:, :-1].clamp(min=0))
         else:
-            log_p = self._logits(embedded).log_softmax(-1)
-            rows = lists.image_index
-        positions = torch.arange(self.steps, device=log_p.device)
-        picked = log_p[rows.unsqueeze(1), positions, lists.targets.clamp(min=0)]
-        loss = -(picked * (lists.targets != IGNORE)).sum()
+            logits = self._logits(embedded)
+        loss = -logits.log_softmax(-1).view(-1).index_select(0, where).sum()
         if reduction == "mean":
             loss = loss / len(lists.targets)
-        if self.training and self.tag_classifier is not None:
-            weights = rank_weights(lists, self.num_tags, len(features)).to(embedded.dtype)
-            tags = F.binary_cross_entropy_with_logits(self.tag_classifier(embedded), weights, reduction="sum")
-            loss = loss + self.auxiliary * (tags / len(features) if reduction == "mean" else tags)
+        if weights is not None and self.tag_classifier is not None:
+            logits = self.tag_classifier(embedded)
+            tags = F.binary_cross_entropy_with_logits(logits, weights.to(logits.dtype), reduction="sum")
+            loss = loss + self.auxiliary * (tags / len(scaled) if reduction == "mean" else tags)
         return loss
 
     @torch.no_grad()
@@ -264,9 +286,9 @@ class TagRanker(nn.Module):
         Returns:
             Probabilities ``[B, S, V + 1]``.
         """
-        self._check_features(features)
         if not self.feedback:
-            return self._logits(self._embed(features)).softmax(-1)
+            return self.predict_by(self.scale(features))
+        self._check_features(features)
         state, tag = self.start(features), None
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
         probabilities = []
@@ -280,6 +302,11 @@ class TagRanker(nn.Module):
         return torch.stack(probabilities, dim=1)
 
     @torch.no_grad()
+    def predict_by(self, scaled: Tensor) -> Tensor:
+        """:meth:`predict` of a model without feedback, for features that :meth:`scale` returned."""
+        return self._logits(self._embed(scaled)).softmax(-1).transpose(0, 1)
+
+    @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:
         """The state before the first position, for decoders that choose each tag from those before it.
 
@@ -291,8 +318,7 @@ class TagRanker(nn.Module):
         """
         if not self.feedback:
             raise ValueError("start: a model without feedback reads no tags; predict() has all its distributions")
-        self._check_features(features)
-        embedded = self._embed(features)
+        embedded = self._embed(self.scale(features))
         context, state = self._start(embedded)
         cell = self.lstm.cell()
         gates = cell.context_gates(embedded[:, :0] if context is None else context)
@@ -318,12 +344,19 @@ class TagRanker(nn.Module):
         logits = logits if share is None else logits + share
         return logits.log_softmax(-1), DecoderState(cell, gates, share, (h, c))
 
-    def _embed(self, features: Tensor) -> Tensor:
-        """Equation (1)."""
+    def scale(self, features: Tensor) -> Tensor:
+        """The features ``[B, D]`` as equation (1) reads them: rooted and standardised, if the model does that.
+
+        Raises:
+            ValueError: ``features`` is not ``[B, D]``.
+        """
+        self._check_features(features)
         features = self._root(features)
-        if self.standardise:
-            features = (features - self.feature_mean) / self.feature_deviation
-        embedded = self.embedding(features)
+        return (features - self.feature_mean) / self.feature_deviation if self.standardise else features
+
+    def _embed(self, scaled: Tensor) -> Tensor:
+        """Equation (1)."""
+        embedded = self.embedding(scaled)
         if self.activation == "relu":
             embedded = embedded.relu()
         return F.dropout(embedded, self.dropout, self.training)
@@ -343,7 +376,7 @@ class TagRanker(nn.Module):
         return None, self.lstm(None, input=embedded.unsqueeze(0))[1]
 
     def _logits(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
-        """Equations (2)-(8)."""
+        """Equations (2)-(8), ``[S, B, V + 1]``."""
         context, state = self._start(embedded)
         if tags is None:
             output, _ = self.lstm(context, steps=self.steps)
@@ -351,7 +384,7 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded).transpose(0, 1)
+        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded)
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

@@ -95,7 +95,8 @@ class RankerModule(L.LightningModule):
                 {"params": matrices, "weight_decay": preset.weight_decay},
                 {"params": vectors, "weight_decay": 0.0},
             ]
-            optimizer = torch.optim.AdamW(groups, preset.learning_rate)
+            # Fused, a step reads and writes each number once, not ten times.
+            optimizer = torch.optim.AdamW(groups, preset.learning_rate, fused=True)
         if preset.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

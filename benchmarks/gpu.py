@@ -50,6 +50,7 @@ from tagrank.recurrence.backends.eager import lstm_loop
 TESTS = (
     "tests/recurrence/test_gpu.py",
     "tests/recurrence/test_op.py",
+    "tests/recurrence/test_not_finite.py",
     "tests/kernels/test_arithmetic.py",
     "tests/nn/test_nn.py",
     "tests/nn/test_cuda_graphs.py",

@@ -139,6 +139,8 @@ def lstm_backward(
             dh = tl.dot(next_f, u_f, dh, input_precision=PRECISION, out_dtype=accumulate)
             dh = tl.dot(next_g, u_g, dh, input_precision=PRECISION, out_dtype=accumulate)
             dh = tl.dot(next_o, u_o, dh, input_precision=PRECISION, out_dtype=accumulate)
+            # At the last time step there is nothing to multiply. If U has an infinity, zeros would make NaN of it.
+            dh = tl.where(t + 1 < length, dh, 0.0)
         elif t + 1 < length:
             if VARIANT == "grouped":
                 if step > 0:
@@ -174,7 +176,10 @@ def lstm_backward(
         store_gates(d_gates + t * (4 * state_size) + at_gates, d_i, d_f, d_g, d_o, hidden, mask)
         c = c_prev
         if VARIANT == "resident":
-            next_i, next_f, next_g, next_o = d_i.to(dtype), d_f.to(dtype), d_g.to(dtype), d_o.to(dtype)
+            # As in forward: units beyond H may be NaN, and would make NaN of all units.
+            real = (units < hidden)[None, :]
+            next_i, next_f = tl.where(real, d_i, 0.0).to(dtype), tl.where(real, d_f, 0.0).to(dtype)
+            next_g, next_o = tl.where(real, d_g, 0.0).to(dtype), tl.where(real, d_o, 0.0).to(dtype)
         if VARIANT == "grouped" and steps > 1:
             arrive(counter, steps * tl.num_programs(1))
         if SUM:

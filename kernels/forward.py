@@ -155,7 +155,8 @@ def lstm_forward(
         h_t = h_t.to(dtype)
         tl.store(output + t * state_size + at_state, h_t, mask=mask)
         if VARIANT == "resident":
-            h = h_t
+            # Units beyond H multiply zeros of U. If h is infinite, they are NaN, and would make NaN of all units.
+            h = tl.where((units < hidden)[None, :], h_t, 0.0).to(dtype)
         if VARIANT == "grouped" and steps > 1:
             # Before the stores for backward, so that the other programs can load h_t meanwhile.
             arrive(counter, steps * tl.num_programs(1))

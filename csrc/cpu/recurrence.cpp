@@ -29,16 +29,48 @@ const InstructionSet& functions() {
   return chosen;
 }
 
+bool is_nan(float x) { return x != x; }
+bool is_nan(double x) { return x != x; }
+bool is_nan(bfloat16 x) { return (x.bits & 0x7fff) > 0x7f80; }
+
+template <typename T>
+bool has_nan(const T* numbers, int64_t count) {
+  if (numbers == nullptr) return false;
+  int64_t nans = 0;
+  for (int64_t i = 0; i < count; ++i) nans += is_nan(numbers[i]);
+  return nans != 0;
+}
+
+// The functions that compute a pass again if the matrix unit made NaN, or null if nothing else would have. The unit multiplies
+// floats in parts, and an infinity has none: all that it touches becomes NaN, where vectors give an infinity.
+const InstructionSet* if_by_matrix_unit() {
+#if defined(TAGRANK_X86) && defined(TAGRANK_AMX)
+  if (capability() == Capability::amx) return &avx512::kFunctions;
+#endif
+  return nullptr;
+}
+
 }  // namespace
 
 template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).forward(call, threads);
+  // NaN stays in c until the last step.
+  const InstructionSet* vectors = if_by_matrix_unit();
+  if (vectors != nullptr && has_nan(call.c_n, call.batch * call.hidden)) vectors->passes(T{}).forward(call, threads);
 }
 
 template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).backward(call, threads);
+  const InstructionSet* vectors = if_by_matrix_unit();
+  if (vectors == nullptr) return;
+  // NaN stays in the gradient of c until the first step.
+  const int64_t states = call.batch * call.hidden;
+  if (has_nan(call.d_gates_x, 4 * states) || has_nan(call.d_h0, states) || has_nan(call.d_c0, states) ||
+      has_nan(call.d_weight_hh, 4 * call.hidden * call.hidden)) {
+    vectors->passes(T{}).backward(call, threads);
+  }
 }
 
 template <typename T>

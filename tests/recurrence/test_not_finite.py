@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tagrank import lstm_recurrence
+from tagrank.kernels.variants import Variant
 from tagrank.recurrence.backends import FUSED
 
 NAMES = ("gates_x", "weight_hh", "h0", "c0", "grad_output", "grad_c_n")
@@ -74,9 +75,7 @@ def check_native(seed: int, every: int) -> None:
                         check("native", batch, hidden, steps, dtype, number)
 
 
-#: Without the matrix unit of AMX. It multiplies a float32 number as a sum of bfloat16 numbers: an infinity has no such
-#: parts, and makes NaN of its row. Batches below 32 rows never use it.
-CAPABILITIES = ["portable", "avx2", "avx512"]
+CAPABILITIES = ["portable", "avx2", "avx512", "amx"]
 
 
 @pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason=str(FUSED["native"].unavailable()))
@@ -84,7 +83,7 @@ CAPABILITIES = ["portable", "avx2", "avx512"]
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_native(capability: str, every: int) -> None:
     here = torch.ops.tagrank.cpu_capability()
-    if here not in (*CAPABILITIES[CAPABILITIES.index(capability) :], "amx"):
+    if here not in CAPABILITIES[CAPABILITIES.index(capability) :]:
         pytest.skip(f"this CPU has {here}")
     code = f"import test_not_finite; test_not_finite.check_native({every // 2}, {every})"
     environment = {
@@ -115,6 +114,16 @@ def test_a_row_does_not_depend_on_its_batch(hidden: int, dtype: torch.dtype) -> 
 def test_triton_in_the_interpreter(hidden: int) -> None:
     for seed, batch in enumerate((1, 3, 17)):
         check("triton", batch, hidden, 3, torch.float32, seed)
+
+
+@pytest.mark.skipif(not FUSED["triton"].interpreted(), reason="with a GPU, test_on_a_gpu does it")
+@pytest.mark.parametrize("name", ["resident", "grouped"])
+def test_triton_in_one_launch(name: str) -> None:
+    """Units beyond H fill the tile up. What they compute must not reach the others."""
+    variant = Variant(name, 16, 16, 16, 4)
+    for seed in range(3):
+        with FUSED["triton"].forced(forward=variant, backward=variant):
+            check("triton", 3, 7, 3, torch.float32, seed)
 
 
 @pytest.mark.gpu

@@ -786,3 +786,20 @@ def test_saved_programs_load_after_the_import_of_tagrank(tmp_path: Path) -> None
         command = [sys.executable, "-W", "ignore", "-c", LOAD.format(imports=imports), exported, traced]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, (imports, done.stderr[-2000:])
+
+
+@pytest.mark.exhaustive
+def test_a_program_of_aot_inductor_loads_after_the_import_of_tagrank(tmp_path: Path) -> None:
+    package, arguments, model = str(tmp_path / "model.pt2"), (torch.randn(2, 3), torch.randn(6, 2, 2)), Varying()
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(torch.export.export(model, arguments), package_path=package)
+        torch.save((arguments, model(*arguments)), tmp_path / "expected.pt")
+    code = (
+        "import sys, torch, tagrank\n"
+        "arguments, expected = torch.load(sys.argv[2])\n"
+        "got = torch._inductor.aoti_load_package(sys.argv[1])(*arguments)\n"
+        "torch.testing.assert_close(got, expected)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, package, str(tmp_path / "expected.pt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

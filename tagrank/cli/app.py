@@ -3,8 +3,6 @@
 Exit codes: 0, done; 1, some photographs could not be read; 2, bad input; 130, Ctrl-C.
 """
 
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tagrank import __version__
 from tagrank.cli.expansion import expand
 from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
@@ -26,10 +25,24 @@ app = typer.Typer(
     name="tagrank",
     help="Rank the tags of a photograph: what a person would mention first comes first.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tagrank {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
 
 
 class Format(str, Enum):
@@ -82,10 +95,6 @@ def _exit_codes() -> Iterator[None]:
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # The reader of our output has stopped reading. Without this, Python would raise again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
     except OSError as error:
         complain(f"{error.filename}: {reason(error)}" if error.filename else error)
         raise typer.Exit(2) from error

@@ -2,7 +2,7 @@
 
 The environment variable TAGRANK_BUILD_EXT says what happens if the library cannot be built: ``1`` (the default) makes
 that an error, because pip does not show warnings; ``auto`` goes on without it. ``0`` does not try to build it. Only
-builds without isolation (``pip install --no-build-isolation .``) can find torch. It is searched for, but never imported.
+builds without isolation (``pip install --no-build-isolation .``) can find torch, which is never imported.
 
 TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc, from CUDA_HOME if
 it is set, else from the PATH.

@@ -7,23 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tagrank.annotator import Annotator
     from tagrank.nn import ContextLSTM, ContextLSTMCell
     from tagrank.ranker.tag_ranker import TagRanker
     from tagrank.recurrence import lstm_recurrence
     from tagrank.recurrence.environment import env
 
 __version__ = "0.1.0"
-__all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "env", "lstm_recurrence"]
+__all__ = ["Annotator", "ContextLSTM", "ContextLSTMCell", "TagRanker", "env", "lstm_recurrence"]
 
 _HOME = {
+    "Annotator": "tagrank.annotator",
     "ContextLSTM": "tagrank.nn",
     "ContextLSTMCell": "tagrank.nn",
     "TagRanker": "tagrank.ranker.tag_ranker",
     "env": "tagrank.recurrence.environment",
     "lstm_recurrence": "tagrank.recurrence",
 }
-
-
 
 
 def _leave_the_clone() -> None:

@@ -80,8 +80,8 @@ def _main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="tagrank")
     if isinstance(out := sys.stdout, io.TextIOWrapper):
-        buffering = {"line_buffering": out.line_buffering, "write_through": out.write_through}
-        sys.stdout = Output(out.detach(), out.encoding, "tagrank", **buffering)
+        lines, unbuffered = out.line_buffering, out.write_through
+        sys.stdout = Output(out.detach(), out.encoding, "tagrank", line_buffering=lines, write_through=unbuffered)
     app()
 
 

@@ -1,8 +1,9 @@
 """A trained model in use: a ranker, its vocabulary, and the backbone that computes its features."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -24,10 +25,13 @@ from tagrank.decode import (
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.extraction import extract_features, map_batches
+from tagrank.features.image_sources import ImageSource, is_image
 from tagrank.metrics import FloatArray, negative_log_likelihood
 from tagrank.model_folder import SavedModel, load_model, save_model
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
+
+S = TypeVar("S", bound=ImageSource)
 
 
 class Annotator:
@@ -65,6 +69,43 @@ class Annotator:
         self._backbone = self._trained
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.ranker.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Annotator":
+        """Compute on another device, such as ``"cuda"``: the ranker, and the backbone, also if it is loaded later.
+
+        Returns:
+            This annotator.
+        """
+        self.ranker.to(device)
+        if self._backbone is not None:
+            self._backbone.to(device)
+        return self
+
+    def describe(self) -> dict[str, str]:
+        """What is known of the model, each under a word."""
+        first = ", ".join(self.vocabulary.tags[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
+        preset = ", ".join(f"{key} {self.training[key]}" for key in ("preset", "seed") if key in self.training)
+        return {
+            "tags": f"{len(self.vocabulary)} ({first})",
+            "longest list": str(self.ranker.steps - 1),
+            "features": f"{self.ranker.feature_size}, of {(self.backbone_spec or {}).get('backbone', 'any backbone')}",
+            "decoder": self.default_decoder,
+            "training": preset or "not recorded",
+            "device": str(self.device),
+        }
+
+    def __repr__(self) -> str:
+        return f"Annotator({'; '.join(f'{name}: {value}' for name, value in self.describe().items())})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.describe().items())
+        return f"<table><caption>Annotator</caption>{''.join(rows)}</table>"
+
+    @property
     def default_decoder(self) -> str:
         """:func:`tagrank.decode.default_decoder`."""
         return default_decoder(self.ranker)
@@ -91,7 +132,7 @@ class Annotator:
                     f"the model was trained on features of {_describe(spec)}, but the loaded backbone is "
                     f"{_describe(backbone.spec)}; give the weights it was trained with (--weights)"
                 )
-            self._backbone = backbone.eval()
+            self._backbone = backbone.eval().to(self.device)
         return self._backbone
 
     def probabilities(self, features: Tensor, batch_size: int = 256) -> Tensor:
@@ -114,7 +155,7 @@ class Annotator:
                 f"features: the model takes {self.ranker.feature_size} per image, got shape {list(features.shape)}"
             )
         weight = next(self.ranker.parameters())
-        return (batch.to(weight.device, weight.dtype) for batch in features.split(batch_size))
+        return (batch.to(weight) for batch in features.split(batch_size))
 
     def rank(
         self,
@@ -229,32 +270,49 @@ class Annotator:
             raise InputError(f"decoder: this model {kind}: expected one of {', '.join(takes)}; got {decoder!r}")
         return decoder
 
+    @overload
+    def annotate(self, images: ImageSource, *, batch_size: int = 32, **options: Any) -> list[RankedTag]: ...
+
+    @overload
     def annotate(
-        self, paths: Sequence[Path], *, batch_size: int = 32, **options: Any
-    ) -> Iterator[tuple[Path, list[RankedTag] | InputError]]:
-        """Ranked tags for photographs, in the order of ``paths``.
+        self, images: Iterable[S], *, batch_size: int = 32, **options: Any
+    ) -> Iterator[tuple[S, list[RankedTag] | InputError]]: ...
+
+    def annotate(
+        self, images: ImageSource | Iterable[S], *, batch_size: int = 32, **options: Any
+    ) -> list[RankedTag] | Iterator[tuple[S, list[RankedTag] | InputError]]:
+        """Ranked tags for a photograph, or for several.
 
         Args:
-            paths: image files.
+            images: an image, or any number of them: a path, the bytes of a file, a PIL image, or an array of pixels
+                (:data:`tagrank.features.image_sources.ImageSource`).
             batch_size: how many photographs go through the backbone at a time.
             **options: the options of :meth:`rank` except ``batch_size``.
 
-        Yields:
-            Each path with its tags, or with the error that says why the file cannot be read.
+        Returns:
+            The tags of one image. For several images an iterator: each image as it was given with its tags, or with
+            the error that says why it cannot be read.
 
         Raises:
-            ValueError: ``paths`` is a single path.
-            InputError: the decoder does not exist or does not go with this model, or the backbone cannot be loaded.
+            InputError: the decoder does not exist or does not go with this model, the backbone cannot be loaded, or
+                ``images`` is one image and cannot be read.
         """
-        if isinstance(paths, (str, Path)):
-            raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
+        if is_image(images):
+            ((_, tags),) = self._annotated([cast(S, images)], batch_size, options)
+            if isinstance(tags, InputError):
+                raise tags
+            return tags
+        return self._annotated(cast(Iterable[S], images), batch_size, options)
 
+    def _annotated(
+        self, images: Iterable[S], batch_size: int, options: Mapping[str, Any]
+    ) -> Iterator[tuple[S, list[RankedTag] | InputError]]:
         def annotated(features: list[Tensor]) -> list[list[RankedTag]]:
             rankings = self.rank(torch.stack(features), **options)
             return [self.tags(ranking, options.get("output")) for ranking in rankings]
 
-        features = extract_features(self.backbone(), paths, batch_size=batch_size)
+        features = extract_features(self.backbone(), images, batch_size=batch_size)
         yield from map_batches(annotated, features, batch_size)
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:

@@ -18,6 +18,7 @@ from tagrank.data.files import read_json, reason, sha256, write_atomically
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.model_files import CONFIG, VOCABULARY, WEIGHTS, check_model
 from tagrank.ranker.config import check_positive
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
@@ -26,7 +27,6 @@ MAX_LENGTH = 100_000
 """The longest list of a model that is loaded."""
 MAX_SIZE = 2**31 - 1
 """The largest side of a tensor of a model that is loaded."""
-WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,7 @@ def load_model(folder: Path) -> SavedModel:
     Raises:
         InputError: a file is missing or damaged, or the weights do not fit the configuration.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
-    for name in (CONFIG, VOCABULARY, WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")
+    check_model(folder)
     config = read_json(folder / CONFIG)
     try:
         if config["format"] != FORMAT:

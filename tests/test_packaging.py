@@ -1,4 +1,4 @@
-"""What ``pip`` makes of the source: a platform wheel beside torch, one line that says what is missing, or pure Python."""
+"""What ``pip`` makes of the source: a platform wheel beside torch, one line if something is missing, or pure Python."""
 
 import os
 import platform
@@ -309,3 +309,15 @@ def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -
     assert tested == {name.upper(): version for name, version in allowed.items()}
     major, minor = tested["TORCH"].split(".")
     assert f"OLDEST_TORCH = ({major}, {minor})" in setup
+
+
+def test_each_requirement_is_imported() -> None:
+    """What is installed with tagrank and its extras, apart from the tools for its development, is used."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["annotate"], *extras["offline"]]
+    modules = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in wanted}
+    sources = [*(ROOT / "tagrank").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    names = {module.replace("pillow", "PIL") for module in modules}
+    assert {name for name in names if not re.search(rf"\b(import|from) {name}\b", code)} == set()

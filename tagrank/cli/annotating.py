@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import ListOptions
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ def annotate(
 
     A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
-    from tagrank.annotator import Annotator
     from tagrank.features.images import find_images
     from tagrank.progress import track
 
+    check_model(model)
+    check_inputs(lists)
     lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
     found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
+    from tagrank.annotator import Annotator
+
     annotator = Annotator.load(model)
     options = annotator.rank_options(lists)
     annotator.backbone(weights)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_target, command
+from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_inputs, check_target, command
 from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
 if TYPE_CHECKING:
@@ -29,14 +30,16 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the tables to this JSON file.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
-    from tagrank.evaluation.judgement import judge
-    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
-    from tagrank.metrics import compare
-
     if rival.against is None and rival.against_features is not None:
         raise InputError("--against-features goes with --against")
     if json_file is not None:
         check_target("--json", json_file)
+    check_model(model)
+    check_inputs(manifest, data, lists, baselines, rival)
+    from tagrank.evaluation.judgement import judge
+    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+    from tagrank.metrics import compare
+
     judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)
@@ -81,11 +84,13 @@ def report(
 
     A photograph that cannot be read is reported on stderr and shown without its picture; the exit code is 1.
     """
+    check_target("--out", out, make_folder=True)
+    check_model(model)
+    check_inputs(manifest, data, lists, baselines)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.report import write_model_report
     from tagrank.training.run_folder import read_history
 
-    check_target("--out", out, make_folder=True)
     judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import split_tags
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tagrank.annotator import Annotator
     from tagrank.features.store import Features
     from tagrank.retrieval import Match, PhotoIndex
+    from tagrank.retrieval.index import HalfArray
 
 BATCH = 256
 
@@ -42,12 +44,14 @@ def index(
     Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
     stderr; the others are added, and the exit code is 1.
     """
+    if (not paths) == (features is None):
+        raise InputError("expected photographs, or --features instead; not both")
+    check_model(model)
+    check_inputs(features, *(path for path in paths or () if path.suffix == ".jsonl"))
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
 
-    if (not paths) == (features is None):
-        raise InputError("expected photographs, or --features instead; not both")
     annotator = Annotator.load(model)
     added = 0
     with IndexWriter(out, annotator) as writer:
@@ -88,19 +92,21 @@ def search(
 
     The score is this probability. With --like it says how alike the lists of two photographs are, from 0 to 1.
     """
-    from tagrank.retrieval import open_index
-
     if (query is None) == (like is None):
         raise InputError("expected either a query or --like")
+    if query is not None and model is not None:
+        raise InputError("--model goes with --like")
+    if like is not None and unordered:
+        raise InputError("--unordered goes with a query of tags")
+    if model is not None:
+        check_model(model)
+    from tagrank.retrieval import open_index
+
     photos = open_index(index)
     if query is not None:
-        if model is not None:
-            raise InputError("--model goes with --like")
         _write(photos.search(split_tags("query", query), ordered=not unordered, top_k=top_k), format)
         return
     assert like is not None
-    if unordered:
-        raise InputError("--unordered goes with a query of tags")
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
     # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
@@ -162,7 +168,7 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
     return torch.stack([row for _, row in batch])
 
 
-def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
+def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "HalfArray":
     from tagrank.annotator import Annotator
     from tagrank.features.extraction import all_readable, extract_features
 

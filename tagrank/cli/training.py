@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, SeedOption, WeightsOption, command
+from tagrank.cli.app import ManifestFile, SeedOption, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
 from tagrank.training.train_options import TrainOptions
@@ -43,11 +43,12 @@ def features(
 
     The name of an image in the store is its path relative to the given manifest or folder.
     """
+    if backbone == "small_cnn" and weights is None:
+        raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
+    check_inputs(*(path for path in paths if path.suffix == ".jsonl"))
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
 
-    if backbone == "small_cnn" and weights is None:
-        raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
     failed = 0
 
     def report(path: Path, error: InputError) -> None:
@@ -69,6 +70,7 @@ def train(
     options: TrainOptions,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
+    check_inputs(manifest, options)
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
 

@@ -13,13 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tagrank.data.files import reason, write_atomically
 from tagrank.decode import RankedTag
 from tagrank.errors import InputError
 from tagrank.evaluation.charts import draw_charts
-from tagrank.features.images import read_image
+from tagrank.features.image_sources import use_source
 
 THUMBNAIL = 320
 """The longest side of a thumbnail, in pixels."""
@@ -243,7 +243,7 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
 
 def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
     """A JPEG of the upright image without its metadata, as a data URI, and its size."""
-    small = ImageOps.exif_transpose(image).convert("RGB") if isinstance(image, Image.Image) else read_image(image)
+    small = use_source(image, lambda upright: upright)
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.info.clear()
     # A small drawing is shown enlarged, which would make the artefacts of an ordinary JPEG visible.

@@ -34,7 +34,7 @@ from tagrank.data.files import (
 )
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
-from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
+from tagrank.model_files import CONFIG, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"

@@ -436,13 +436,6 @@ def test_a_model_without_a_known_backbone(model: Path) -> None:
         nameless.backbone()
 
 
-def test_one_path_is_no_sequence_of_paths(model: Path) -> None:
-    annotator = Annotator.load(model)
-    for path in ("a.png", Path("a.png")):
-        with pytest.raises(ValueError, match=r"paths: expected a sequence of paths, got 'a\.png'"):
-            list(annotator.annotate(path))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [

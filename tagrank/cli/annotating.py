@@ -30,7 +30,10 @@ def annotate(
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
 ) -> None:
-    """Write the ranked tags of photographs.
+    """Write the ranked tags of photographs, the most important first.
+
+    The number of a tag is the probability that it is on a person's list at all, early or late: it need not fall with
+    the rank.
 
     A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """

@@ -19,8 +19,8 @@ from tagrank import __version__
 from tagrank.cli.expansion import expand
 from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
-from tagrank.errors import InputError
-from tagrank.options import MAX_SEED, SEED, WEIGHTS
+from tagrank.errors import InputError, InputWarning
+from tagrank.options import IMAGES, MAX_SEED, SEED, WEIGHTS
 
 app = typer.Typer(
     name="tagrank",
@@ -59,6 +59,7 @@ ManifestFile = Annotated[
     Path, typer.Argument(help="JSON lines, one for each image, with its tags or lists.", show_default=False)
 ]
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
+ImagesOption = Annotated[Path | None, typer.Option(help=IMAGES)]
 WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
 SeedOption = Annotated[int, typer.Option(help=SEED, min=0, max=MAX_SEED)]
 
@@ -100,11 +101,28 @@ def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
 
 
 @contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Print warnings about what was given as errors are printed: without a place in the code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def complain_or_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, InputWarning):
+                complain(message)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = complain_or_show
+        yield
+
+
+@contextmanager
 def _exit_codes() -> Iterator[None]:
     # Ignore Pillow's warnings about large pictures: a picture that is too large raises an error.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=Warning)
     try:
-        yield
+        with _warnings_in_a_line():
+            yield
     except InputError as error:
         complain(error)
         raise typer.Exit(2) from error

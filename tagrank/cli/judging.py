@@ -27,6 +27,7 @@ def evaluate(
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
+    all_measures: Annotated[bool, typer.Option("--all", help="Show all measures on a narrow terminal too.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the tables to this JSON file.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
@@ -58,13 +59,13 @@ def evaluate(
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baseline_rows(train_images, options["output"], seed)
-    print_rows(rows)
+    print_rows(rows, title=f"Judged by {judged.described}", all_measures=all_measures)
     if comparison is not None:
         print_comparison(comparison, str(rival.against))
     if found is not None:
         print_retrieval(found)
     if json_file is not None:
-        write_rows(json_file, rows, comparison=comparison, retrieval=found)
+        write_rows(json_file, rows, comparison=comparison, retrieval=found, seen=judged.seen())
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")
@@ -110,6 +111,8 @@ def report(
         root=root,
         examples=examples,
         worst=worst,
+        judged_by=judged.described,
+        seen=judged.seen(),
         on_error=failed.__setitem__,
         **options,
     )

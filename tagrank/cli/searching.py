@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, check_inputs, command
+from tagrank.cli.app import Format, FormatOption, ImagesOption, Model, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
@@ -37,6 +37,7 @@ def index(
     features: Annotated[
         Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
+    images: ImagesOption = None,
     weights: WeightsOption = None,
 ) -> None:
     """Keep a model's predictions for photographs, to search them.
@@ -47,7 +48,7 @@ def index(
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features instead; not both")
     check_model(model)
-    check_inputs(features, *(path for path in paths or () if path.suffix == ".jsonl"))
+    check_inputs(features, images, *(path for path in paths or () if path.suffix == ".jsonl"))
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
@@ -57,7 +58,7 @@ def index(
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         table = None if features is None else _stored(features, annotator)
-        names = _photographs(paths or []) if table is None else table.names
+        names = _photographs(paths or [], images) if table is None else table.names
         new = [name for name in names if name not in writer.done]
         rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
@@ -114,16 +115,20 @@ def search(
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
-def _photographs(paths: Sequence[Path]) -> list[str]:
+def _photographs(paths: Sequence[Path], root: Path | None) -> list[str]:
     """The paths of all image files in these folders and manifests, each once."""
     from tagrank.data.manifest import read_manifest
     from tagrank.features.images import find_images
+    from tagrank.features.picture_folder import check_some_there
 
     found: dict[str, None] = {}
     for path in paths:
-        manifest = read_manifest(path) if path.suffix == ".jsonl" else None
-        images = find_images([path]) if manifest is None else map(manifest.image_path, manifest.examples)
-        found.update(dict.fromkeys(map(str, images)))
+        if path.suffix != ".jsonl":
+            found.update(dict.fromkeys(map(str, find_images([path]))))
+            continue
+        manifest = read_manifest(path)
+        check_some_there(manifest, root or manifest.root)
+        found.update(dict.fromkeys(str((root or manifest.root) / example.image) for example in manifest.examples))
     return list(found)
 
 

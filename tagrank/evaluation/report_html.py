@@ -36,7 +36,7 @@ class ReportExample:
 
     Attributes:
         name: the caption, also used in the alternative text.
-        image: the picture or its file.
+        image: the picture or its file; None if it is not there.
         predicted: the model's tags, the most important first.
         reference: people's lists merged into one, the most important tag first.
         lists: what each person said.
@@ -45,7 +45,7 @@ class ReportExample:
     """
 
     name: str
-    image: Image.Image | Path
+    image: Image.Image | Path | None
     predicted: Sequence[RankedTag]
     reference: Sequence[str]
     lists: Sequence[Sequence[str]]
@@ -80,6 +80,8 @@ def write_report(
     examples: Sequence[ReportExample],
     worst: Sequence[ReportExample] = (),
     confusions: Sequence[OrderMistake] = (),
+    judged: int | None = None,
+    seen: int = 0,
     on_error: Callable[[Path, InputError], None] | None = None,
 ) -> None:
     """Write the report as a whole or not at all: after an error, an existing file is as it was.
@@ -94,8 +96,10 @@ def write_report(
         history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
             ``"val_ndcg@5"``. If it is empty, the report has no learning curves.
         examples: the images, in the order shown.
-        worst: the images that the model is most wrong about, the worst first.
+        worst: the images that the model is most wrong about, of all that judge it, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
+        judged: how many images judge the model; None if that is not known.
+        seen: how many of them the model was trained or validated on.
         on_error: called with the path of an image that cannot be read, and the error. The image is then shown without
             its picture. If ``on_error`` is left out, the error is raised.
 
@@ -119,6 +123,8 @@ def write_report(
         cards=[_card(example, on_error) for example in examples],
         worst=[_card(example, on_error) for example in worst],
         confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
+        judged=judged,
+        seen=seen,
         missing=MISSING,
     )
     path = Path(path)
@@ -223,16 +229,18 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
         percent, beyond = _percent(score or 0.0), tag.tag in example.beyond
         tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": percent, "beyond": beyond})
     lists = [list(tags) for tags in example.lists]
+    image = None
     try:
-        image = _thumbnail(example.image)
+        if example.image is not None:
+            image = _thumbnail(example.image)
     except InputError as error:
         if on_error is None or not isinstance(example.image, Path):
             raise
         on_error(example.image, error)
-        image = None
     return {
         "name": example.name,
         "image": image,
+        "there": example.image is not None,
         "ndcg": _format(_number(example.ndcg), 2),
         "predicted": tags,
         "beyond": bool(example.beyond),

@@ -1,9 +1,11 @@
 """The command line as a user sees it: from files to stdout, stderr and exit codes."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,10 +23,12 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from tagrank.annotator import Annotator
 from tagrank.cli import app
 from tagrank.data.manifest import read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.features.backbones import Backbone
+from tagrank.features.labelled import load_labelled
 from tagrank.ranker.presets import PRESETS
 
 
@@ -166,7 +170,10 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
     manifest = world / "scenes" / "manifest.jsonl"
     result = tagrank("evaluate", world / "model", manifest, "--baselines", "--json", out)
     assert result.exit_code == 0
-    rows = json.loads(out.read_text())["rows"]
+    record = json.loads(out.read_text())
+    rows = record["rows"]
+    assert record["seen"] == 0
+    assert result.stdout.startswith(f"Judged by 12 images of the split 'test' of {manifest}\n")
     assert [row["name"] for row in rows] == [
         "tagrank, headline",
         "frequency prior",
@@ -193,6 +200,29 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     page = out.read_text()
     assert page.count("data:image/jpeg") == 4 + 12  # the examples, and the pictures with the worst lists
     assert "tagrank, headline" in page
+    assert "12 images of the split &#39;test&#39; of " in page
+
+
+def test_the_worst_images_are_the_worst_of_all(world: Path, tmp_path: Path) -> None:
+    """Also if their pictures are not here; one that is here is shown among the others."""
+    manifest = read_manifest(world / "scenes" / "manifest.jsonl")
+    judged = manifest.select("test").examples
+    one = tmp_path / judged[-1].image
+    one.parent.mkdir(parents=True)
+    shutil.copy(manifest.image_path(judged[-1]), one)
+    store, out = tmp_path / "x.npz", tmp_path / "report.html"
+    annotator = Annotator.load(world / "model")
+    images = load_labelled(manifest.select("test"), backbone=annotator.backbone(), progress=False)
+    np.savez(store, images=[e.image for e in judged], features=images.inputs.numpy())
+    options = ("--features", store, "--images", tmp_path, "--worst", 12)
+    assert tagrank("report", world / "model", manifest.path, *options, "--out", out).exit_code == 0
+    worst, spread = out.read_text().split('id="worst"')[1].split('id="images"')
+    shown = re.findall(r'<div class="head"><span>(.*?)</span>.*?<b>(.*?)</b>', worst)
+    assert sorted(name for name, _ in shown) == sorted(example.image for example in judged)
+    scores = [float(score) for _, score in shown]
+    assert scores == sorted(scores)
+    assert (worst.count("The photograph is not here."), worst.count("data:image/jpeg")) == (11, 1)
+    assert re.findall(r'<div class="head"><span>(.*?)</span>', spread) == [judged[-1].image]
 
 
 def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Path) -> None:
@@ -232,6 +262,48 @@ def test_a_broken_manifest(tmp_path: Path, line: str, message: str) -> None:
     manifest = tmp_path / "images.jsonl"
     manifest.write_text('{"image": "b.png", "tags": ["cat"]}\n' + line + "\n")
     assert message in fails("train", manifest, "--backbone", "small_cnn", "--out", tmp_path / "model")
+
+
+def test_a_wrong_folder_of_images_is_one_line(world: Path, tmp_path: Path) -> None:
+    """Every command that reads pictures of a manifest says where it looked, and which option names the folder."""
+    manifest, elsewhere = world / "scenes" / "manifest.jsonl", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(manifest, elsewhere)
+    new = ("--backbone", "small_cnn", "--out", tmp_path / "out")
+    lite = ("--backbone", "efficientnet_lite0", "--out", tmp_path / "out")
+    commands: list[tuple[Any, ...]] = [
+        ("train", "MANIFEST", *new, "--epochs", 1, "--preset", "scenes"),
+        ("evaluate", world / "model", "MANIFEST"),
+        ("report", world / "model", "MANIFEST", "--out", tmp_path / "report.html"),
+        ("index", world / "model", "MANIFEST", "--out", tmp_path / "index"),
+    ]
+    if importlib.util.find_spec("efficientnet_lite_pytorch"):
+        commands.append(("features", "MANIFEST", *lite))
+    first = read_manifest(manifest).examples[0].image
+    for command in commands:
+        looked = tmp_path if command[0] != "index" else elsewhere
+        moved = [elsewhere / "manifest.jsonl" if word == "MANIFEST" else word for word in command]
+        given = [] if looked is elsewhere else ["--images", tmp_path]
+        line = fails(*moved, *given)
+        assert line.startswith(f"tagrank: {looked}: none of the "), command
+        assert f"images of {elsewhere / 'manifest.jsonl'} is in this folder, such as " in line
+        assert line.endswith("name the folder that their paths begin in (--images)")
+    assert first in fails("index", *commands[3][1:2], elsewhere / "manifest.jsonl", *commands[3][3:])
+    for command in commands:
+        moved = [elsewhere / "manifest.jsonl" if word == "MANIFEST" else word for word in command]
+        if command[0] not in ("train", "features"):  # which take longer than they teach
+            assert tagrank(*moved, "--images", world / "scenes").exit_code == 0
+
+
+def test_features_that_do_not_name_their_backbone(tmp_path: Path) -> None:
+    """What the user must know of the model is one line, not a place in the code."""
+    (tmp_path / "m.jsonl").write_text("".join(f'{{"image": "{i}.jpg", "tags": ["dog"]}}\n' for i in range(20)))
+    np.savez(tmp_path / "x.npz", images=[f"{i}.jpg" for i in range(20)], features=np.eye(20, 3, dtype=np.float32))
+    features = ("--features", tmp_path / "x.npz", "--epochs", 1)
+    result = tagrank("train", tmp_path / "m.jsonl", *features, "--out", tmp_path / "m")
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("tagrank: ")]
+    assert line.startswith("tagrank: features: of an unknown backbone: ")
 
 
 def test_bad_options(world: Path, tmp_path: Path) -> None:
@@ -326,7 +398,9 @@ def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
     assert "cannot resume with other settings: was epochs 12, now 3" in line
     result = tagrank(*arguments, "--epochs", 12)
     assert result.exit_code == 0, result.output
-    assert "epoch 12/12" in result.stderr
+    assert re.search(
+        r"training, epoch 12/12: training loss .*, validation loss .*, validation NDCG@5 0\.", result.stderr
+    )
     assert "epoch 1/12" not in result.stderr
     history = json.loads((tmp_path / "m" / "training" / "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(1, 13))

@@ -3,10 +3,12 @@
 import json
 import random
 import resource
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tagrank.annotator import Annotator
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.errors import InputError
+from tagrank.errors import InputError, InputWarning
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.presets import PRESETS
@@ -345,6 +347,51 @@ def test_bad_input(data: Path) -> None:
     with pytest.raises(InputError, match="expected at least 2 images to train and validate on, got 1"):
         run(data, "out")
     assert not (data / "out" / "config.json").exists()
+
+
+def packed(data: Path, dimension: int) -> Path:
+    """The features as other programs write them: an ``.npz``, which does not name a backbone."""
+    names = [example.image for example in read_manifest(data / "images.jsonl").examples]
+    rows = np.random.default_rng(0).standard_normal((len(names), dimension), np.float32)
+    np.savez(data / "packed.npz", images=names, features=rows)
+    return data / "packed.npz"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        ("resnet9000", r"backbone: expected .* \(such as resnet\d+\), got 'resnet9000'"),
+        ("vgg16", r"features: expected 4096 per image, as vgg16 computes them \(--backbone\), got 8"),
+        ("efficientnet_lite0", "features: expected 1280 per image, as efficientnet_lite0"),
+        ("googlenet", "features: expected 1024 per image, as googlenet"),
+    ],
+)
+def test_a_backbone_that_did_not_compute_the_features(data: Path, backbone: str, reason: str) -> None:
+    features = packed(data, 8)
+    with pytest.raises(InputError, match=reason):
+        train(data / "images.jsonl", data / "out", features=features, backbone=backbone, progress=False)
+    assert not list((data / "out").rglob("*.ckpt"))
+
+
+def test_an_unknown_backbone_is_found_before_anything_is_read(data: Path) -> None:
+    with pytest.raises(InputError, match="backbone: expected"):
+        train(data / "no.jsonl", data / "out", features=data / "no.npz", backbone="resnet9000", progress=False)
+    assert not (data / "out").exists()
+
+
+def test_a_model_that_cannot_annotate_is_announced(data: Path) -> None:
+    unknown = r"features: of an unknown backbone: .* cannot annotate photographs; name .* \(--backbone\)"
+    with pytest.warns(InputWarning, match=unknown):
+        train(data / "images.jsonl", data / "out", features=packed(data, 8), epochs=1, progress=False)
+    with FeatureWriter(data / "mine", {"backbone": "mine"}, 8) as writer:
+        writer.add([f"{i}.png" for i in range(80)], torch.randn(80, 8))
+    with pytest.warns(InputWarning, match="features: of 'mine': the model will rank features, but cannot annotate"):
+        train(data / "images.jsonl", data / "out2", features=data / "mine", epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        given: Any = {"features": packed(data, 512), "backbone": "resnet18"}
+        trained = train(data / "images.jsonl", data / "out3", epochs=1, progress=False, **given)
+    assert trained.backbone_spec == {"backbone": "resnet18"}
 
 
 def test_options_by_keyword_and_as_an_object(data: Path) -> None:

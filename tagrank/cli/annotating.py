@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def annotate(
 
     check_model(model)
     check_inputs(lists)
-    lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
+    # File names are bytes, whatever the encoding of stdin.
+    lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer) if "-" in paths else ()
     found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
     from tagrank.annotator import Annotator
 

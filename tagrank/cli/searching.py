@@ -79,7 +79,9 @@ def search(
             help="Tags separated by commas, most important first; a tag with a comma in quotes.", show_default=False
         ),
     ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="The tags may come in any order.")] = False,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="The tags may come in any order; at most 10 tags.")
+    ] = False,
     like: Annotated[
         str | None,
         typer.Option(help="Instead of a query: a photograph of the index by name, or with --model any image file."),

@@ -9,7 +9,6 @@ Needs no torch, which takes seconds to import.
 
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tagrank.data.nearest import did_you_mean
 from tagrank.errors import InputError
 from tagrank.retrieval.index import Contents, HalfArray, Shard, digest, photo_tables, read_contents
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tagrank.annotator import Annotator
 
 Scores = NDArray[np.float64]
+
+MOST_UNORDERED = 10
+"""How many tags a query in any order may have: with each further tag the search takes more than twice as long."""
 
 
 class Match(NamedTuple):
@@ -87,13 +90,16 @@ class PhotoIndex:
             The photographs by decreasing probability; ties are in the order of the index.
 
         Raises:
-            InputError: the query is empty or too long, or has a tag twice or one that the model does not have.
+            InputError: the query is empty, has more than :attr:`positions` tags or (in any order) more than
+                :data:`MOST_UNORDERED`, a tag twice, or a tag that the model does not have.
         """
         return self._best(self.scores(tags, ordered=ordered), top_k)
 
     def scores(self, tags: Sequence[str], *, ordered: bool = True) -> Scores:
         """The score of each photograph in :meth:`search`: float64 ``[N]``, in the order of the index."""
         numbers = self._query(tags)
+        if not ordered and len(numbers) > MOST_UNORDERED:
+            raise InputError(f"query: expected at most {MOST_UNORDERED} tags in any order, got {len(numbers)}")
         columns = list(enumerate(numbers)) if ordered else list(product(range(len(numbers)), numbers))
         # The columns of all shards are requested before the first is waited for.
         for shard in self._shards:
@@ -172,8 +178,7 @@ class PhotoIndex:
             raise InputError(f"query: expected 1 to {self.positions} tags, got {len(tags)}")
         for tag in tags:
             if tag not in self._number:
-                close = get_close_matches(tag, self.tags, 3)
-                meant = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+                meant = did_you_mean(tag, self.tags)
                 raise InputError(f"query: {tag!r} is not one of the {len(self.tags)} tags of this index{meant}")
         if len(set(tags)) < len(tags):
             raise InputError(f"query: expected each tag once, got {', '.join(tags)}")

@@ -17,6 +17,7 @@ from tagrank.decode import (
     OutputTags,
     RankedTag,
     Ranking,
+    TagList,
     decode_model,
     default_decoder,
     read_synonyms,
@@ -25,8 +26,9 @@ from tagrank.decode import (
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.extraction import extract_features, map_batches
+from tagrank.features.familiarity import Familiarity
 from tagrank.features.image_sources import ImageSource, is_image
-from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.metrics import Calibration, FloatArray, negative_log_likelihood
 from tagrank.model_folder import SavedModel, load_model, save_model
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
@@ -43,6 +45,8 @@ class Annotator:
         backbone_spec: ``Backbone.spec`` of the backbone that computes its features; ``None`` if that is not known.
         backbone: the backbone, if it was trained with the ranker; it is then saved with the ranker.
         training: how the ranker was trained, for the record.
+        calibration: of the scores of its tags.
+        familiarity: what the training photographs were like; ``None`` if that is not known.
 
     Raises:
         ValueError: the sizes of the vocabulary and the ranker differ.
@@ -56,6 +60,8 @@ class Annotator:
         *,
         backbone: Backbone | None = None,
         training: Mapping[str, Any] | None = None,
+        calibration: Calibration = Calibration(),
+        familiarity: Familiarity | None = None,
     ) -> None:
         if len(vocabulary) != ranker.num_tags:
             raise ValueError(f"vocabulary: expected {ranker.num_tags} tags like the ranker, got {len(vocabulary)}")
@@ -63,6 +69,8 @@ class Annotator:
         self.vocabulary = vocabulary
         self.backbone_spec = dict(backbone_spec) if backbone_spec else None
         self.training = dict(training or {})
+        self.calibration = calibration
+        self.familiarity = familiarity
         self._trained = None if backbone is None else backbone.requires_grad_(False).eval()
         if self._trained is not None and self.backbone_spec is not None:
             self._trained.spec = self.backbone_spec
@@ -157,6 +165,18 @@ class Annotator:
         weight = next(self.ranker.parameters())
         return (batch.to(weight) for batch in features.split(batch_size))
 
+    def unlike(self, features: Tensor) -> FloatArray:
+        """How unlike the training photographs these are, ``[N]`` in [0, 1): see :mod:`tagrank.features.familiarity`.
+
+        NaN if the model does not know what its training photographs were like.
+
+        Args:
+            features: as for :meth:`probabilities`.
+        """
+        if self.familiarity is None:
+            return np.full(len(features), np.nan)
+        return self.familiarity.unlike(features)
+
     def rank(
         self,
         features: Tensor,
@@ -188,6 +208,7 @@ class Annotator:
         if len(features) == 0:
             return []
         options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
+        options["calibration"] = self.calibration
         try:
             return [
                 ranking
@@ -271,16 +292,16 @@ class Annotator:
         return decoder
 
     @overload
-    def annotate(self, images: ImageSource, *, batch_size: int = 32, **options: Any) -> list[RankedTag]: ...
+    def annotate(self, images: ImageSource, *, batch_size: int = 32, **options: Any) -> TagList: ...
 
     @overload
     def annotate(
         self, images: Iterable[S], *, batch_size: int = 32, **options: Any
-    ) -> Iterator[tuple[S, list[RankedTag] | InputError]]: ...
+    ) -> Iterator[tuple[S, TagList | InputError]]: ...
 
     def annotate(
         self, images: ImageSource | Iterable[S], *, batch_size: int = 32, **options: Any
-    ) -> list[RankedTag] | Iterator[tuple[S, list[RankedTag] | InputError]]:
+    ) -> TagList | Iterator[tuple[S, TagList | InputError]]:
         """Ranked tags for a photograph, or for several.
 
         Args:
@@ -290,8 +311,8 @@ class Annotator:
             **options: the options of :meth:`rank` except ``batch_size``.
 
         Returns:
-            The tags of one image. For several images an iterator: each image as it was given with its tags, or with
-            the error that says why it cannot be read.
+            The tags of one image, which also say how unlike the training photographs it is. For several images an
+            iterator: each image as it was given with its tags, or with the error that says why it cannot be read.
 
         Raises:
             InputError: the decoder does not exist or does not go with this model, the backbone cannot be loaded, or
@@ -307,10 +328,12 @@ class Annotator:
 
     def _annotated(
         self, images: Iterable[S], batch_size: int, options: Mapping[str, Any]
-    ) -> Iterator[tuple[S, list[RankedTag] | InputError]]:
-        def annotated(features: list[Tensor]) -> list[list[RankedTag]]:
-            rankings = self.rank(torch.stack(features), **options)
-            return [self.tags(ranking, options.get("output")) for ranking in rankings]
+    ) -> Iterator[tuple[S, TagList | InputError]]:
+        def annotated(features: list[Tensor]) -> list[TagList]:
+            rows = torch.stack(features)
+            rankings, unlike = self.rank(rows, **options), self.unlike(rows).tolist()
+            lists = (self.tags(ranking, options.get("output")) for ranking in rankings)
+            return [TagList(tags, share) for tags, share in zip(lists, unlike, strict=True)]
 
         features = extract_features(self.backbone(), images, batch_size=batch_size)
         yield from map_batches(annotated, features, batch_size)
@@ -329,9 +352,16 @@ class Annotator:
         Raises:
             InputError: the folder cannot be written.
         """
-        save_model(
-            Path(folder), SavedModel(self.ranker, self.vocabulary, self.backbone_spec, self._trained, self.training)
+        model = SavedModel(
+            self.ranker,
+            self.vocabulary,
+            self.backbone_spec,
+            self._trained,
+            self.training,
+            self.calibration,
+            self.familiarity,
         )
+        save_model(Path(folder), model)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Annotator":
@@ -343,7 +373,13 @@ class Annotator:
         model = load_model(Path(folder))
         try:
             return cls(
-                model.ranker, model.vocabulary, model.backbone_spec, backbone=model.backbone, training=model.training
+                model.ranker,
+                model.vocabulary,
+                model.backbone_spec,
+                backbone=model.backbone,
+                training=model.training,
+                calibration=model.calibration,
+                familiarity=model.familiarity,
             )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error

@@ -5,6 +5,8 @@ from pathlib import Path
 from tagrank.errors import InputError
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
+FAMILIARITY = "familiar.safetensors"
+"""Not in the folders of earlier versions, nor of models that were not made by a training."""
 
 
 def check_model(folder: Path) -> None:

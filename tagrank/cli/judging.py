@@ -65,7 +65,14 @@ def evaluate(
     if found is not None:
         print_retrieval(found)
     if json_file is not None:
-        write_rows(json_file, rows, comparison=comparison, retrieval=found, seen=judged.seen())
+        write_rows(
+            json_file,
+            rows,
+            comparison=comparison,
+            retrieval=found,
+            seen=judged.seen(),
+            calibration=ours.calibration,
+        )
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")

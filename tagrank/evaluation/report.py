@@ -11,6 +11,7 @@ from tagrank.errors import InputError
 from tagrank.evaluation.judgement import KS, Judgement, Row
 from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
 from tagrank.evaluation.tables import COLUMNS
+from tagrank.features.familiarity import UNKNOWN
 from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import order_confusions
 
@@ -52,6 +53,8 @@ def write_model_report(
     named = images if output is None else images.renamed(output.rename)
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
 
+    unlike = annotator.unlike(images.inputs)
+
     def cards(rows: Sequence[int]) -> list[ReportExample]:
         """The examples of some rows, with the lists that were judged."""
         inputs = images.inputs[list(rows)]
@@ -72,6 +75,7 @@ def write_model_report(
                     example.lists,
                     float(ours.per_image["ndcg@5"][row]),
                     beyond=[tag(v) for v in judged if v not in own.tags],
+                    unlike=float(unlike[row]),
                 )
             )
         return shown
@@ -88,6 +92,8 @@ def write_model_report(
         "vocabulary": f"{len(annotator.vocabulary)} tags",
         "judged by": judged_by or f"{len(images)} images",
     }
+    if annotator.familiarity is not None:
+        summary["unlike the training photographs"] = f"{int((unlike >= UNKNOWN).sum())} of {len(images)} images"
     rows = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in (ours.row(), *baselines)]
     mistakes = [
         OrderMistake(tag(c.first), tag(c.second), c.wrong, c.total)
@@ -102,6 +108,7 @@ def write_model_report(
         examples=cards(spread),
         worst=cards(by_score[:worst]),
         confusions=mistakes,
+        calibration=ours.calibration,
         judged=len(images),
         seen=seen,
         on_error=on_error,

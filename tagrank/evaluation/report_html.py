@@ -19,7 +19,10 @@ from tagrank.data.files import reason, write_atomically
 from tagrank.decode import RankedTag
 from tagrank.errors import InputError
 from tagrank.evaluation.charts import draw_charts
+from tagrank.evaluation.reliability_chart import draw_reliability
+from tagrank.features.familiarity import UNKNOWN
 from tagrank.features.image_sources import use_source
+from tagrank.metrics import Reliability
 
 THUMBNAIL = 320
 """The longest side of a thumbnail, in pixels."""
@@ -42,6 +45,7 @@ class ReportExample:
         lists: what each person said.
         ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN if there is none.
         beyond: the tags of ``predicted`` that are judged, but not on the list whose length the model chooses.
+        unlike: how unlike the training photographs it is, in [0, 1); NaN if that is not known.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ReportExample:
     lists: Sequence[Sequence[str]]
     ndcg: float
     beyond: Sequence[str] = ()
+    unlike: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def write_report(
     examples: Sequence[ReportExample],
     worst: Sequence[ReportExample] = (),
     confusions: Sequence[OrderMistake] = (),
+    calibration: Reliability | None = None,
     judged: int | None = None,
     seen: int = 0,
     on_error: Callable[[Path, InputError], None] | None = None,
@@ -98,6 +104,7 @@ def write_report(
         examples: the images, in the order shown.
         worst: the images that the model is most wrong about, of all that judge it, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
+        calibration: of the scores of our model's tags; None if they have none.
         judged: how many images judge the model; None if that is not known.
         seen: how many of them the model was trained or validated on.
         on_error: called with the path of an image that cannot be read, and the error. The image is then shown without
@@ -120,6 +127,7 @@ def write_report(
         table=_table(rows),
         bars=_bars(rows),
         charts=draw_charts(history),
+        calibration=None if calibration is None else draw_reliability(calibration),
         cards=[_card(example, on_error) for example in examples],
         worst=[_card(example, on_error) for example in worst],
         confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
@@ -240,6 +248,8 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
     return {
         "name": example.name,
         "image": image,
+        "unlike": None if math.isnan(example.unlike) else f"{int(100 * example.unlike)}%",
+        "unknown": example.unlike >= UNKNOWN,
         "there": example.image is not None,
         "ndcg": _format(_number(example.ndcg), 2),
         "predicted": tags,

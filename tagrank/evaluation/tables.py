@@ -13,7 +13,7 @@ from tagrank.evaluation.narrow import BETWEEN, BORDER, fit
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tagrank.metrics import Comparison, FloatArray
+    from tagrank.metrics import Comparison, FloatArray, Reliability
 
 COLUMNS = {
     "ndcg@1": "NDCG@1",
@@ -156,6 +156,7 @@ def write_rows(
     comparison: Mapping[str, "Comparison"] | None = None,
     retrieval: Sequence[Mapping[str, Any]] | None = None,
     seen: int = 0,
+    calibration: "Reliability | None" = None,
 ) -> None:
     """Write ``{"rows": [...], "seen": 0}`` to a JSON file. An existing file is replaced as a whole, or stays as it was.
 
@@ -166,11 +167,15 @@ def write_rows(
             and ``real``.
         retrieval: rows, written as ``"retrieval"``.
         seen: how many of the images that judge the model was trained or validated on.
+        calibration: of the model's scores, written as ``"calibration"``: ``error`` and the bins of the diagram.
 
     Raises:
         InputError: the file cannot be written.
     """
     record: dict[str, Any] = {"rows": list(rows), "seen": seen}
+    if calibration is not None:
+        bins = {name: values.tolist() for name, values in vars(calibration).items()}
+        record["calibration"] = {"error": calibration.error if len(calibration.counts) else None, **bins}
     if comparison is not None:
         record["comparison"] = {key: {**asdict(c), "real": c.real} for key, c in comparison.items()}
     if retrieval is not None:

@@ -84,6 +84,11 @@ class LabelledImages:
         ]
 
 
+def share_of_lists(tag: str, lists: Sequence[Sequence[str]]) -> float:
+    """The share of people's lists that have a tag."""
+    return sum(tag in tags for tags in lists) / len(lists)
+
+
 def load_labelled(
     manifest: Manifest,
     *,

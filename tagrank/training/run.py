@@ -20,6 +20,7 @@ from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import Digests, digests, write_seen
 from tagrank.ranker.presets import Preset
 from tagrank.training import run_folder
+from tagrank.training.afterwards import complete
 from tagrank.training.fit import fit_ranker
 from tagrank.training.splits import split
 from tagrank.training.train_options import TrainKeywords, TrainOptions
@@ -106,6 +107,7 @@ def _fit(
         progress="training" if options.progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings)
+    complete(annotator, images, val_images, trained)
     return annotator, digests(images, trained), digests(val_images, trained)
 
 

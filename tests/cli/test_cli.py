@@ -28,6 +28,8 @@ from tagrank.cli import app
 from tagrank.data.manifest import read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.features.backbones import Backbone
+from tagrank.features.extraction import extract_features
+from tagrank.features.familiarity import Familiarity
 from tagrank.features.labelled import load_labelled
 from tagrank.ranker.presets import PRESETS
 
@@ -108,6 +110,41 @@ def test_annotate_writes_text_json_lines_and_csv(world: Path, photos: list[Path]
         ]
 
 
+def test_photographs_unlike_those_of_training(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "model")
+    assert annotator.familiarity is not None, "a trained model knows its training photographs"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "noise.png")
+    # As if all training photographs had been like the first, and 200 validation photographs nearer than noise is.
+    both = extract_features(annotator.backbone(), [photos[0], tmp_path / "noise.png"])
+    first, noise = (torch.nn.functional.normalize(row, dim=0) for _, row in both if isinstance(row, torch.Tensor))
+    nearer = np.full(200, 0.5 * float(1 - first @ noise))
+    annotator.familiarity = Familiarity(first[None].half(), nearer)
+    annotator.save(tmp_path / "model")
+    command = ("annotate", tmp_path / "model", photos[0], tmp_path / "noise.png", "--top-k", 1)
+    known, unknown = (list_.unlike for _, list_ in annotator.annotate([photos[0], tmp_path / "noise.png"]))
+    assert known < 0.99 <= unknown < 1
+    text, lines, rows = (tagrank(*command, "--format", form).stdout.splitlines() for form in ("text", "jsonl", "csv"))
+    assert [line.endswith("; unlike the training photographs (0.995)") for line in text] == [False, True]
+    assert [json.loads(line)["unlike"] for line in lines] == pytest.approx([known, unknown], abs=1e-6)
+    assert [float(row["unlike"]) for row in csv.DictReader(rows)] == pytest.approx([known, unknown], abs=1e-6)
+    skipped = tagrank(*command, "--unknown", "skip")
+    assert skipped.exit_code == 0
+    assert skipped.stdout == text[0] + "\n"
+    assert skipped.stderr == f"tagrank: {tmp_path / 'noise.png'}: skipped: unlike the training photographs (0.995)\n"
+
+
+def test_a_model_that_does_not_know_its_training_photographs(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "model")
+    annotator.familiarity = None
+    annotator.save(tmp_path / "model")
+    command = ("annotate", tmp_path / "model", photos[0], "--format")
+    assert json.loads(tagrank(*command, "jsonl").stdout)["unlike"] is None
+    assert next(csv.DictReader(tagrank(*command, "csv").stdout.splitlines()))["unlike"] == ""
+    assert "unlike" not in tagrank(*command, "text").stdout
+    line = fails(*command, "text", "--unknown", "skip")
+    assert line.startswith(f"tagrank: --unknown skip: {tmp_path / 'model'} does not say what its training photographs")
+
+
 def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> None:
     folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
     piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
@@ -173,6 +210,8 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
     record = json.loads(out.read_text())
     rows = record["rows"]
     assert record["seen"] == 0
+    assert 0 < record["calibration"]["error"] < 1
+    assert sum(record["calibration"]["counts"]) == 12 * 10
     assert result.stdout.startswith(f"Judged by 12 images of the split 'test' of {manifest}\n")
     assert [row["name"] for row in rows] == [
         "tagrank, headline",
@@ -201,6 +240,8 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 4 + 12  # the examples, and the pictures with the worst lists
     assert "tagrank, headline" in page
     assert "12 images of the split &#39;test&#39; of " in page
+    assert "Whether the percentages are right" in page
+    assert "<dt>unlike the training photographs</dt><dd>0 of 12 images</dd>" in page
 
 
 def test_the_worst_images_are_the_worst_of_all(world: Path, tmp_path: Path) -> None:
@@ -447,6 +488,6 @@ def test_ctrl_c_before_there_is_a_run(world: Path, tmp_path: Path, monkeypatch: 
 def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:
     command = f"{sys.executable} -m tagrank annotate {world / 'model'} {photos[0].parent} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
-    assert result.stdout == "image,rank,tag,score\n"
+    assert result.stdout == "image,rank,tag,score,unlike\n"
     assert "Traceback" not in result.stderr
     assert result.returncode == 0

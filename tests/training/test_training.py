@@ -17,8 +17,10 @@ from tagrank.annotator import Annotator
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.errors import InputError, InputWarning
+from tagrank.evaluation.judgement import judge
+from tagrank.features.labelled import LabelledImages
 from tagrank.features.store import FeatureWriter, open_features
-from tagrank.metrics import evaluate_rankings
+from tagrank.metrics import Calibration, evaluate_rankings
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.module import SAMPLES, RankerModule
 from tagrank.training.run import train
@@ -349,6 +351,44 @@ def test_bad_input(data: Path) -> None:
     assert not (data / "out" / "config.json").exists()
 
 
+def test_scores_are_calibrated_by_the_validation_images(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(data / "images.jsonl")
+    val = manifest.select("val")
+    features = open_features(data / "features").rows([e.image for e in val.examples])
+    with monkeypatch.context() as patch:
+        patch.setattr("tagrank.metrics.calibration.LEAST", 50)
+        annotator = run(data, "out", epochs=4)
+    loaded = Annotator.load(data / "out")
+    assert loaded.calibration == annotator.calibration != Calibration()
+    images = LabelledImages(val.examples, features)
+    calibrated = judge(loaded, images)
+    np.testing.assert_array_equal(loaded.unlike(features), annotator.unlike(features))
+    assert loaded.familiarity is not None
+    assert len(loaded.familiarity.memory) == len(manifest.examples) - len(val.examples)
+    np.testing.assert_allclose(np.sort(loaded.unlike(features)), np.arange(20) / 21, atol=1e-9)
+    loaded.calibration = Calibration()
+    raw = judge(loaded, images)
+    assert raw.rankings == calibrated.rankings
+    assert raw.calibration is not None
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.error < raw.calibration.error
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_thresholds_are_compared_with_calibrated_scores(data: Path, feedback: bool) -> None:
+    annotator = run(data, "out", epochs=1, feedback=feedback)
+    features = open_features(data / "features").rows(["0.png", "1.png"])
+    plain = annotator.rank(features, top_k=5)
+    annotator.calibration = Calibration(0.5, 1.0)
+    for before, after in zip(plain, annotator.rank(features, top_k=5), strict=True):
+        assert after.tags == before.tags
+        np.testing.assert_allclose(after.scores, annotator.calibration(np.array(before.scores)))
+    for all_, kept in zip(
+        annotator.rank(features, top_k=5), annotator.rank(features, top_k=5, threshold=0.6), strict=True
+    ):
+        assert kept.tags == [tag for tag, score in zip(all_.tags, all_.scores, strict=True) if score >= 0.6]
+
+
 def packed(data: Path, dimension: int) -> Path:
     """The features as other programs write them: an ``.npz``, which does not name a backbone."""
     names = [example.image for example in read_manifest(data / "images.jsonl").examples]
@@ -462,13 +502,22 @@ def test_weights_that_are_not_finite(model: Path) -> None:
         Annotator.load(model)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json", "familiar.safetensors"])
 def test_a_flipped_bit_in_a_model(model: Path, name: str) -> None:
     content = bytearray((model / name).read_bytes())
-    content[-7 if name == "model.safetensors" else content.index(b"dog")] ^= 1
+    content[content.index(b"dog") if name == "vocabulary.json" else -7] ^= 1
     (model / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: damaged, or of another model: its digest is not the one in config"):
         Annotator.load(model)
+
+
+def test_a_calibration_that_is_none(model: Path) -> None:
+    for wrong in ({"temperature": 0.0}, {"temperature": "1"}, {"slope": 1.0}, [1.0, 0.0]):
+        config = json.loads((model / "config.json").read_text())
+        config["calibration"] = wrong
+        (model / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=r"config\.json: not the configuration of a model: "):
+            Annotator.load(model)
 
 
 def test_features_of_another_size(model: Path) -> None:

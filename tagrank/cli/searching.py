@@ -49,6 +49,7 @@ def index(
         raise InputError("expected photographs, or --features instead; not both")
     check_model(model)
     check_inputs(features, images, *(path for path in paths or () if path.suffix == ".jsonl"))
+    photographs = None if features is not None else _photographs(paths or [], images)
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
@@ -58,7 +59,7 @@ def index(
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         table = None if features is None else _stored(features, annotator)
-        names = _photographs(paths or [], images) if table is None else table.names
+        names = photographs or [] if table is None else table.names
         new = [name for name in names if name not in writer.done]
         rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):

@@ -95,6 +95,8 @@ def test_completion(folder: Path) -> None:
         ("index no . --out i", "tagrank: no: expected the folder of a trained model"),
         ("index model no.jsonl --out i", "tagrank: no.jsonl: no such file or directory"),
         ("index model --out i", "tagrank: expected photographs, or --features instead; not both"),
+        ("index model . --out i", "tagrank: .: no images in this folder"),
+        ("index model m.jsonl --out i", "tagrank: .: none of the 1 images of m.jsonl is in this folder, such as a.jpg"),
         ("index model --features no --out i", "tagrank: no: no such file or directory"),
         ("search no dog", "tagrank: no: expected an index of photographs"),
         ("search index", "tagrank: expected either a query or --like"),

@@ -398,7 +398,7 @@ def test_images_that_the_model_has_seen_stand_in_the_page(path: Path) -> None:
 def test_of_how_many_images_the_worst_are_the_worst(path: Path) -> None:
     page = write(path, judged=40, worst=[example(image=None)])
     worst, images = (section.one("p", "note").text for section in list(page.all("section"))[-2:])
-    assert worst.startswith("The image with the lowest NDCG@5 of all 40, the lowest first.")
+    assert worst.startswith("The image with the lowest NDCG@5 of all 40.")
     assert images == "1 of the 40 images, evenly spaced among those whose photographs are here."
     assert page.one("p", "lost").text == "The photograph is not here."
 

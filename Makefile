@@ -74,7 +74,7 @@ kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200,
 	mv build/kernels.md docs/kernels.md
 
 wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
-	TAGRANK_BUILD_EXT=1 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
 
 clean:  ## Remove what was built, but not the environment or runs/.
 	rm -rf build dist *.egg-info tagrank/_C.so
@@ -85,7 +85,7 @@ $(BIN)/python:
 # torch first: building csrc/ needs it, and pip's build isolation would hide it.
 $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
-	TAGRANK_BUILD_EXT=$${TAGRANK_BUILD_EXT:-1} $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

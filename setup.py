@@ -1,37 +1,45 @@
-"""Builds csrc/ into tagrank/_C.so if torch and a compiler are present. Everything else is in pyproject.toml.
+"""Builds csrc/ into tagrank/_C.so. Everything else is in pyproject.toml.
 
-The environment variable TAGRANK_BUILD_EXT says what happens if the library cannot be built: ``auto`` (the default) goes
-on without it, ``1`` makes that an error. ``0`` does not try to build it. Only builds without isolation
-(``pip install --no-build-isolation .``) can find torch. It is searched for, but never imported.
+The environment variable TAGRANK_BUILD_EXT says what happens if the library cannot be built: ``1`` (the default) makes
+that an error, because pip does not show warnings; ``auto`` goes on without it. ``0`` does not try to build it. Only
+builds without isolation (``pip install --no-build-isolation .``) can find torch, which is never imported.
 
-TAGRANK_BUILD_CUDA has the same values, for csrc/cuda. That part needs nvcc, from CUDA_HOME if it is set, else from the
-PATH.
+TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc, from CUDA_HOME if
+it is set, else from the PATH.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
+import setuptools
+
+#: As in pyproject.toml, which builds without isolation do not obey.
+OLDEST_SETUPTOOLS = 77
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    raise SystemExit(
+        f"tagrank: setuptools {setuptools.__version__} is too old to build it: "
+        f"pip install 'setuptools>={OLDEST_SETUPTOOLS}'"
+    )
+
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
-try:
-    from setuptools.command.bdist_wheel import bdist_wheel
-except ModuleNotFoundError:
-    found = importlib.metadata.version("setuptools")
-    raise SystemExit(f"tagrank: setuptools {found} is too old to build it: pip install 'setuptools>=77'") from None
-
 LIBRARY = os.path.join("tagrank", "_C.so")
+CUDA = "csrc/cuda"
 #: The library runs with this version of torch and every later one.
 OLDEST_TORCH = (2, 10)
 
@@ -80,12 +88,12 @@ class BuildLibrary(build_ext):
 
     def _add_cuda(self, extension: Extension) -> None:
         """Compile csrc/cuda and add it to the extension, unless TAGRANK_BUILD_CUDA is 0 or it cannot be built."""
-        wish = _wish("TAGRANK_BUILD_CUDA")
+        wish = _wish("TAGRANK_BUILD_CUDA", "auto")
         if wish == "0":
             return
         nvcc = _nvcc()
         if nvcc is None:
-            _without("csrc/cuda", wish, "there is no nvcc in CUDA_HOME/bin or on the PATH")
+            _without(CUDA, wish, "there is no nvcc in CUDA_HOME/bin or on the PATH")
             return
         sources = sorted(glob("csrc/cuda/*.cu"))
         folder = Path(self.build_temp, "cuda")
@@ -95,7 +103,7 @@ class BuildLibrary(build_ext):
             done = list(pool.map(lambda pair: _run_nvcc(nvcc, *pair), zip(sources, objects, strict=True)))
         failed = next((run for run in done if run.returncode != 0), None)
         if failed is not None:
-            _without("csrc/cuda", wish, f"{nvcc} failed: {failed.stdout}{failed.stderr}")
+            _without(CUDA, wish, f"{nvcc} failed: {failed.stdout}{failed.stderr}")
             return
         extension.extra_objects += objects
         extension.define_macros.append(("TAGRANK_CUDA", "1"))
@@ -136,16 +144,22 @@ class BuildWheel(bdist_wheel):
 
 def extensions() -> list[Extension]:
     """The extensions to compile: the library, or none."""
-    wish = _wish("TAGRANK_BUILD_EXT")
-    _wish("TAGRANK_BUILD_CUDA")
-    if wish == "0":
+    wish = _wish("TAGRANK_BUILD_EXT", "1")
+    _wish("TAGRANK_BUILD_CUDA", "auto")
+    # Source distributions need neither torch nor a compiler, and get the sources from MANIFEST.in.
+    if wish == "0" or {"egg_info", "sdist"} & {*sys.argv}:
         return []
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
-        return _without(LIBRARY, wish, "there is no torch in this build environment (pip: --no-build-isolation)")
+        reason = "there is no torch in this build environment: pip install torch, then pip install --no-build-isolation"
+        return _without(LIBRARY, wish, reason)
     version = importlib.metadata.version("torch")
     if tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
-        return _without(LIBRARY, wish, f"torch {version} is older than {'.'.join(map(str, OLDEST_TORCH))}")
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        return _without(LIBRARY, wish, f"torch {version} is too old: pip install 'torch>={oldest}'")
+    compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[0]
+    if shutil.which(compiler) is None:
+        return _without(LIBRARY, wish, f"there is no C++ compiler: {compiler} is not on the PATH")
     root = Path(torch.origin).parent
     return [
         Extension(
@@ -168,9 +182,9 @@ def extensions() -> list[Extension]:
     ]
 
 
-def _wish(variable: str) -> str:
-    """The value of an environment variable: ``auto`` (also if it is not set), ``1`` or ``0``."""
-    wish = os.environ.get(variable, "auto")
+def _wish(variable: str, default: str) -> str:
+    """The value of an environment variable: ``auto``, ``1`` or ``0``."""
+    wish = os.environ.get(variable, default)
     if wish not in ("auto", "1", "0"):
         raise SystemExit(f"{variable}: expected auto, 1 or 0; got {wish!r}")
     return wish
@@ -180,7 +194,8 @@ def _without(part: str, wish: str, reason: str) -> list[Extension]:
     """Go on without ``part``, or exit with an error if ``wish`` is ``1``."""
     message = f"tagrank: {part} cannot be built: {reason}"
     if wish == "1":
-        raise SystemExit(message)
+        variable = "TAGRANK_BUILD_CUDA" if part == CUDA else "TAGRANK_BUILD_EXT"
+        raise SystemExit(f"{message} ({variable}=0 installs tagrank without it)")
     print(f"{message}; going on without it", file=sys.stderr)
     return []
 

@@ -1,11 +1,13 @@
 """A fast context-conditioned LSTM for PyTorch, and a ranked image annotator built on it."""
 
+import os
 import sys
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tagrank.annotator import Annotator
     from tagrank.nn import ContextLSTM, ContextLSTMCell
     from tagrank.nn.conversion import convert
     from tagrank.ranker.tag_ranker import TagRanker
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
     from tagrank.recurrence.environment import env
 
 __version__ = "0.1.0"
-__all__ = ["ContextLSTM", "ContextLSTMCell", "TagRanker", "convert", "env", "lstm_recurrence"]
+__all__ = ["Annotator", "ContextLSTM", "ContextLSTMCell", "TagRanker", "convert", "env", "lstm_recurrence"]
 
 _HOME = {
+    "Annotator": "tagrank.annotator",
     "ContextLSTM": "tagrank.nn",
     "ContextLSTMCell": "tagrank.nn",
     "TagRanker": "tagrank.ranker.tag_ranker",
@@ -23,6 +26,26 @@ _HOME = {
     "env": "tagrank.recurrence.environment",
     "lstm_recurrence": "tagrank.recurrence",
 }
+
+
+def _leave_the_clone() -> None:
+    """Take the modules from where pip installed them, if Python has found a clone's folder ``tagrank`` first.
+
+    Python looks into the folder that it is started in before all others. In a clone, ``tagrank`` lacks the kernels,
+    which are beside it, and the C++ library. If nothing is installed, the modules are the clone's own.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if os.path.isdir(os.path.join(folder, "kernels")):
+        return
+    for entry in sys.path:
+        installed = os.path.join(entry, "tagrank")
+        if os.path.isdir(os.path.join(installed, "kernels")):
+            __path__[:] = [installed]
+            return
+    __path__.append(os.path.dirname(folder))
+
+
+_leave_the_clone()
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,31 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
+
+
+class Output(io.TextIOWrapper):
+    """stdout. If its reader has stopped reading, as ``head`` does, nothing is left to do: the process ends, with 0.
+
+    An error instead would be handled by the libraries that print, which end with 1.
+    """
+
+    def write(self, text: str) -> int:
+        with self._while_read():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._while_read():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _while_read(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is still in the buffer goes there; Python would complain otherwise when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            sys.exit(0)
 
 
 def main() -> None:
@@ -22,8 +47,6 @@ def main() -> None:
     except OSError as error:
         # Without this, Python would try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(0)
         print(f"tagrank: the output cannot be written: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         sys.exit(2)
 
@@ -53,9 +76,12 @@ def _main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     # File names are bytes, which need not be UTF-8. They must be written as the bytes that were read.
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="tagrank")
+    if isinstance(out := sys.stdout, io.TextIOWrapper):
+        lines, unbuffered = out.line_buffering, out.write_through
+        sys.stdout = Output(out.detach(), out.encoding, "tagrank", line_buffering=lines, write_through=unbuffered)
     app()
 
 

@@ -1,8 +1,9 @@
 """A trained model in use: a ranker, its vocabulary, and the backbone that computes its features."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tagrank.decode import (
     OutputTags,
     RankedTag,
     Ranking,
+    TagList,
     decode_model,
     default_decoder,
     read_synonyms,
@@ -24,10 +26,14 @@ from tagrank.decode import (
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.extraction import extract_features, map_batches
-from tagrank.metrics import FloatArray, negative_log_likelihood
+from tagrank.features.familiarity import Familiarity
+from tagrank.features.image_sources import ImageSource, is_image
+from tagrank.metrics import Calibration, FloatArray, negative_log_likelihood
 from tagrank.model_folder import SavedModel, load_model, save_model
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
+
+S = TypeVar("S", bound=ImageSource)
 
 
 class Annotator:
@@ -39,6 +45,8 @@ class Annotator:
         backbone_spec: ``Backbone.spec`` of the backbone that computes its features; ``None`` if that is not known.
         backbone: the backbone, if it was trained with the ranker; it is then saved with the ranker.
         training: how the ranker was trained, for the record.
+        calibration: of the scores of its tags.
+        familiarity: what the training photographs were like; ``None`` if that is not known.
 
     Raises:
         ValueError: the sizes of the vocabulary and the ranker differ.
@@ -52,6 +60,8 @@ class Annotator:
         *,
         backbone: Backbone | None = None,
         training: Mapping[str, Any] | None = None,
+        calibration: Calibration = Calibration(),
+        familiarity: Familiarity | None = None,
     ) -> None:
         if len(vocabulary) != ranker.num_tags:
             raise ValueError(f"vocabulary: expected {ranker.num_tags} tags like the ranker, got {len(vocabulary)}")
@@ -59,10 +69,49 @@ class Annotator:
         self.vocabulary = vocabulary
         self.backbone_spec = dict(backbone_spec) if backbone_spec else None
         self.training = dict(training or {})
+        self.calibration = calibration
+        self.familiarity = familiarity
         self._trained = None if backbone is None else backbone.requires_grad_(False).eval()
         if self._trained is not None and self.backbone_spec is not None:
             self._trained.spec = self.backbone_spec
         self._backbone = self._trained
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.ranker.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Annotator":
+        """Compute on another device, such as ``"cuda"``: the ranker, and the backbone, also if it is loaded later.
+
+        Returns:
+            This annotator.
+        """
+        self.ranker.to(device)
+        if self._backbone is not None:
+            self._backbone.to(device)
+        return self
+
+    def describe(self) -> dict[str, str]:
+        """What is known of the model, each under a word."""
+        first = ", ".join(self.vocabulary.tags[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
+        preset = ", ".join(f"{key} {self.training[key]}" for key in ("preset", "seed") if key in self.training)
+        return {
+            "tags": f"{len(self.vocabulary)} ({first})",
+            "longest list": str(self.ranker.steps - 1),
+            "features": f"{self.ranker.feature_size}, of {(self.backbone_spec or {}).get('backbone', 'any backbone')}",
+            "decoder": self.default_decoder,
+            "training": preset or "not recorded",
+            "device": str(self.device),
+        }
+
+    def __repr__(self) -> str:
+        return f"Annotator({'; '.join(f'{name}: {value}' for name, value in self.describe().items())})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.describe().items())
+        return f"<table><caption>Annotator</caption>{''.join(rows)}</table>"
 
     @property
     def default_decoder(self) -> str:
@@ -91,7 +140,7 @@ class Annotator:
                     f"the model was trained on features of {_describe(spec)}, but the loaded backbone is "
                     f"{_describe(backbone.spec)}; give the weights it was trained with (--weights)"
                 )
-            self._backbone = backbone.eval()
+            self._backbone = backbone.eval().to(self.device)
         return self._backbone
 
     def probabilities(self, features: Tensor, batch_size: int = 256) -> Tensor:
@@ -114,7 +163,19 @@ class Annotator:
                 f"features: the model takes {self.ranker.feature_size} per image, got shape {list(features.shape)}"
             )
         weight = next(self.ranker.parameters())
-        return (batch.to(weight.device, weight.dtype) for batch in features.split(batch_size))
+        return (batch.to(weight) for batch in features.split(batch_size))
+
+    def unlike(self, features: Tensor) -> FloatArray:
+        """How unlike the training photographs these are, ``[N]`` in [0, 1): see :mod:`tagrank.features.familiarity`.
+
+        NaN if the model does not know what its training photographs were like.
+
+        Args:
+            features: as for :meth:`probabilities`.
+        """
+        if self.familiarity is None:
+            return np.full(len(features), np.nan)
+        return self.familiarity.unlike(features)
 
     def rank(
         self,
@@ -147,6 +208,7 @@ class Annotator:
         if len(features) == 0:
             return []
         options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
+        options["calibration"] = self.calibration
         try:
             return [
                 ranking
@@ -229,32 +291,51 @@ class Annotator:
             raise InputError(f"decoder: this model {kind}: expected one of {', '.join(takes)}; got {decoder!r}")
         return decoder
 
+    @overload
+    def annotate(self, images: ImageSource, *, batch_size: int = 32, **options: Any) -> TagList: ...
+
+    @overload
     def annotate(
-        self, paths: Sequence[Path], *, batch_size: int = 32, **options: Any
-    ) -> Iterator[tuple[Path, list[RankedTag] | InputError]]:
-        """Ranked tags for photographs, in the order of ``paths``.
+        self, images: Iterable[S], *, batch_size: int = 32, **options: Any
+    ) -> Iterator[tuple[S, TagList | InputError]]: ...
+
+    def annotate(
+        self, images: ImageSource | Iterable[S], *, batch_size: int = 32, **options: Any
+    ) -> TagList | Iterator[tuple[S, TagList | InputError]]:
+        """Ranked tags for a photograph, or for several.
 
         Args:
-            paths: image files.
+            images: an image, or any number of them: a path, the bytes of a file, a PIL image, or an array of pixels
+                (:data:`tagrank.features.image_sources.ImageSource`).
             batch_size: how many photographs go through the backbone at a time.
             **options: the options of :meth:`rank` except ``batch_size``.
 
-        Yields:
-            Each path with its tags, or with the error that says why the file cannot be read.
+        Returns:
+            The tags of one image, which also say how unlike the training photographs it is. For several images an
+            iterator: each image as it was given with its tags, or with the error that says why it cannot be read.
 
         Raises:
-            ValueError: ``paths`` is a single path.
-            InputError: the decoder does not exist or does not go with this model, or the backbone cannot be loaded.
+            InputError: the decoder does not exist or does not go with this model, the backbone cannot be loaded, or
+                ``images`` is one image and cannot be read.
         """
-        if isinstance(paths, (str, Path)):
-            raise ValueError(f"paths: expected a sequence of paths, got {str(paths)!r:.60}")
         self.check_decoder(options.get("decoder"))
+        if is_image(images):
+            ((_, tags),) = self._annotated([cast(S, images)], batch_size, options)
+            if isinstance(tags, InputError):
+                raise tags
+            return tags
+        return self._annotated(cast(Iterable[S], images), batch_size, options)
 
-        def annotated(features: list[Tensor]) -> list[list[RankedTag]]:
-            rankings = self.rank(torch.stack(features), **options)
-            return [self.tags(ranking, options.get("output")) for ranking in rankings]
+    def _annotated(
+        self, images: Iterable[S], batch_size: int, options: Mapping[str, Any]
+    ) -> Iterator[tuple[S, TagList | InputError]]:
+        def annotated(features: list[Tensor]) -> list[TagList]:
+            rows = torch.stack(features)
+            rankings, unlike = self.rank(rows, **options), self.unlike(rows).tolist()
+            lists = (self.tags(ranking, options.get("output")) for ranking in rankings)
+            return [TagList(tags, share) for tags, share in zip(lists, unlike, strict=True)]
 
-        features = extract_features(self.backbone(), paths, batch_size=batch_size)
+        features = extract_features(self.backbone(), images, batch_size=batch_size)
         yield from map_batches(annotated, features, batch_size)
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
@@ -271,9 +352,16 @@ class Annotator:
         Raises:
             InputError: the folder cannot be written.
         """
-        save_model(
-            Path(folder), SavedModel(self.ranker, self.vocabulary, self.backbone_spec, self._trained, self.training)
+        model = SavedModel(
+            self.ranker,
+            self.vocabulary,
+            self.backbone_spec,
+            self._trained,
+            self.training,
+            self.calibration,
+            self.familiarity,
         )
+        save_model(Path(folder), model)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Annotator":
@@ -285,7 +373,13 @@ class Annotator:
         model = load_model(Path(folder))
         try:
             return cls(
-                model.ranker, model.vocabulary, model.backbone_spec, backbone=model.backbone, training=model.training
+                model.ranker,
+                model.vocabulary,
+                model.backbone_spec,
+                backbone=model.backbone,
+                training=model.training,
+                calibration=model.calibration,
+                familiarity=model.familiarity,
             )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error

@@ -1,4 +1,4 @@
-"""The error for mistakes of the user, as opposed to mistakes in a program."""
+"""The error and the warning for mistakes of the user, as opposed to mistakes in a program."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints only the message, without a traceback, and exits with code 2.
     """
+
+
+class InputWarning(UserWarning):
+    """What was given can be used, but not for all that a user may expect. The command line prints only the message."""

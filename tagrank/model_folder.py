@@ -1,13 +1,13 @@
-"""The folder of a trained model: ``model.safetensors``, ``config.json`` and ``vocabulary.json``.
+"""The folder of a trained model: ``model.safetensors``, ``config.json``, ``vocabulary.json``, ``familiar.safetensors``.
 
-``config.json`` has the SHA-256 of the other two under ``files``; configurations of earlier versions have not. Nothing
-in the folder is unpickled.
+``config.json`` has the SHA-256 of the others under ``files``; configurations of earlier versions have not. The last,
+which says what photographs the model knows, is not in their folders. Nothing in the folder is unpickled.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from tagrank.data.files import read_json, reason, sha256, write_atomically
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.familiarity import Familiarity
+from tagrank.metrics import Calibration
+from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS, check_model
 from tagrank.ranker.config import check_positive
 from tagrank.ranker.ensemble import Ranker, build_ranker
 
@@ -26,7 +29,6 @@ MAX_LENGTH = 100_000
 """The longest list of a model that is loaded."""
 MAX_SIZE = 2**31 - 1
 """The largest side of a tensor of a model that is loaded."""
-WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class SavedModel:
         backbone_spec: ``Backbone.spec`` of the backbone of its features, or ``None`` if that is not known.
         backbone: the backbone, if it was trained with the ranker; the folder then has its weights too.
         training: how the model was trained, for the record.
+        calibration: of the scores of its tags.
+        familiarity: what its training photographs were like, or ``None`` if that is not known.
     """
 
     ranker: Ranker
@@ -46,6 +50,8 @@ class SavedModel:
     backbone_spec: Mapping[str, str] | None
     backbone: Backbone | None
     training: Mapping[str, Any]
+    calibration: Calibration = Calibration()
+    familiarity: Familiarity | None = None
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
@@ -74,10 +80,14 @@ def save_model(folder: Path, model: SavedModel) -> None:
         "backbone_trained": model.backbone is not None,
         "training": model.training,
     }
+    if model.calibration != Calibration():
+        config["calibration"] = asdict(model.calibration)
     files = {
         WEIGHTS: save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}),
         VOCABULARY: model.vocabulary.encoded(),
     }
+    if model.familiarity is not None:
+        files[FAMILIARITY] = model.familiarity.encoded()
     config["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,11 +104,7 @@ def load_model(folder: Path) -> SavedModel:
     Raises:
         InputError: a file is missing or damaged, or the weights do not fit the configuration.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
-    for name in (CONFIG, VOCABULARY, WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")
+    check_model(folder)
     config = read_json(folder / CONFIG)
     try:
         if config["format"] != FORMAT:
@@ -115,6 +121,10 @@ def load_model(folder: Path) -> SavedModel:
             raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
         if not isinstance(training, dict):
             raise ValueError(f"training: expected settings by name, got {training!r:.60}")
+        given = config.get("calibration", {})
+        if not isinstance(given, dict):
+            raise ValueError(f"calibration: expected a temperature and a shift, got {given!r:.60}")
+        calibration = Calibration(**given)
         backbone = load_backbone(spec["backbone"], "none") if trained else None
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -122,9 +132,12 @@ def load_model(folder: Path) -> SavedModel:
         raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     _load_weights(folder / WEIGHTS, _modules(ranker, backbone))
+    familiarity = None
     if "files" in config:
         _check_files(folder, config["files"])
-    return SavedModel(ranker, vocabulary, spec, backbone, training)
+        if FAMILIARITY in config["files"]:
+            familiarity = Familiarity.load(folder / FAMILIARITY, ranker.feature_size)
+    return SavedModel(ranker, vocabulary, spec, backbone, training, calibration, familiarity)
 
 
 def _check_sizes(folder: Path, options: dict[str, Any]) -> None:
@@ -172,7 +185,7 @@ def _header(path: Path) -> dict[str, list[int]]:
 
 def _check_files(folder: Path, digests: Any) -> None:
     """Compare the digests in the configuration with those of the files."""
-    if not isinstance(digests, dict) or digests.keys() != {WEIGHTS, VOCABULARY}:
+    if not isinstance(digests, dict) or digests.keys() - {FAMILIARITY} != {WEIGHTS, VOCABULARY}:
         raise InputError(
             f"{folder / CONFIG}: files: expected digests of {WEIGHTS} and {VOCABULARY}, got {digests!r:.60}"
         )

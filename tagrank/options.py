@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 # The same option of several commands, in a dataclass or by itself.
 FEATURES = "Features of the images: a store or .npz. If left out, they are computed."
+IMAGES = "Folder of the images, if it is not the manifest's folder."
 WEIGHTS = "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
 SEED = "Seed of everything that is drawn at random."
 MAX_SEED = 2**32 - 1
@@ -113,7 +114,7 @@ class JudgedOptions:
     """
 
     features: Path | None = option(None, FEATURES)
-    images: Path | None = option(None, "Folder of the images, if it is not the manifest's folder.")
+    images: Path | None = option(None, IMAGES)
     split: str | None = option(
         None, "Judge by this split. Default: 'test', or all images if the manifest has no splits."
     )

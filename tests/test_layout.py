@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 #: The rooms of tagrank/ from the ground up. A room imports only from rooms below its floor, and not from neighbours.
 FLOORS = (
     ("errors", "progress", "kernels"),
-    ("options", "recurrence", "data"),
+    ("options", "model_files", "recurrence", "data"),
     ("nn", "features", "metrics"),
     ("ranker",),
     ("decode", "model_folder"),

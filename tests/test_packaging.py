@@ -1,15 +1,19 @@
-"""What ``pip`` makes of the source: a pure-Python wheel without torch, a platform wheel with it."""
+"""What ``pip`` makes of the source: a platform wheel beside torch, one line if something is missing, or pure Python."""
 
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("csrc", "kernels", "tagrank", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
@@ -58,8 +62,8 @@ def compiler(request: pytest.FixtureRequest) -> dict[str, str]:
     return chosen
 
 
-def test_isolated_build_is_pure_python(source: Path) -> None:
-    done = build(source)
+def test_pure_python(source: Path) -> None:
+    done = build(source, TAGRANK_BUILD_EXT="0")
     if "No matching distribution found for setuptools" in done.stderr:
         pytest.skip("no package index to fetch setuptools from")
     assert done.returncode == 0, done.stderr
@@ -160,26 +164,133 @@ def test_nvcc_required(source: Path, broken_nvcc: str, there: bool) -> None:
     assert ("no such GPU" if there else "no nvcc in CUDA_HOME/bin") in output
 
 
-def test_library_required_without_torch(source: Path) -> None:
-    (source / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
-    environment = os.environ | {"TAGRANK_BUILD_EXT": "1", "PYTHONPATH": str(source)}
-    command = [sys.executable, "setup.py", "--version"]
-    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "no torch in this build environment" in done.stderr
-    assert "--no-build-isolation" in done.stderr
-
-
-def test_setuptools_that_is_too_old(source: Path) -> None:
-    """Before version 70.1 it has no bdist_wheel. Builds without isolation ignore what pyproject.toml requires."""
-    (source / "sitecustomize.py").write_text("import sys; sys.modules['setuptools.command.bdist_wheel'] = None\n")
-    command = [sys.executable, "setup.py", "--version"]
-    done = subprocess.run(
-        command, cwd=source, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True
+def setup(source: Path, before: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``setup.py`` as pip runs it first, in a Python that has run the code ``before``."""
+    (source / "sitecustomize.py").write_text(before)
+    clean = {name: value for name, value in os.environ.items() if name not in ("TAGRANK_BUILD_EXT", "CXX")}
+    return subprocess.run(
+        [sys.executable, "setup.py", "dist_info"],
+        cwd=source,
+        env=clean | {"PYTHONPATH": str(source)} | environment,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
-    assert "is too old to build it: pip install 'setuptools>=77'" in done.stderr
+
+
+#: What an environment may lack: how to take it away, and the line that names it.
+MISSING = {
+    "setuptools of Python 3.11's venv": (
+        "import setuptools; setuptools.__version__ = '65.5.0'; import sys; sys.modules['setuptools.modified'] = None",
+        {},
+        "tagrank: setuptools 65.5.0 is too old to build it: pip install 'setuptools>=77'",
+    ),
+    "setuptools that does not know license expressions": (
+        "import setuptools; setuptools.__version__ = '76.1.0'",
+        {},
+        "tagrank: setuptools 76.1.0 is too old to build it: pip install 'setuptools>=77'",
+    ),
+    "torch": (
+        "import sys; sys.modules['torch'] = None",
+        {},
+        "tagrank: tagrank/_C.so cannot be built: there is no torch in this build environment: pip install torch, then "
+        "pip install --no-build-isolation (TAGRANK_BUILD_EXT=0 installs tagrank without it)",
+    ),
+    "new torch": (
+        "import setuptools; import importlib.metadata as m; m.version = lambda name: '2.9.1+cpu'",
+        {},
+        "tagrank: tagrank/_C.so cannot be built: torch 2.9.1+cpu is too old: pip install 'torch>=2.10' "
+        "(TAGRANK_BUILD_EXT=0 installs tagrank without it)",
+    ),
+    "compiler": (
+        "",
+        {"CXX": "no-such-compiler -O2"},
+        "tagrank: tagrank/_C.so cannot be built: there is no C++ compiler: no-such-compiler is not on the PATH "
+        "(TAGRANK_BUILD_EXT=0 installs tagrank without it)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_what_is_missing_is_named_in_one_line(source: Path, what: str) -> None:
+    before, environment, line = MISSING[what]
+    done = setup(source, before, **environment)
+    assert (done.returncode, done.stderr.strip()) == (1, line)
+
+
+@pytest.mark.parametrize("what", ["torch", "new torch", "compiler"])
+def test_going_on_without_what_is_missing(source: Path, what: str) -> None:
+    before, environment, line = MISSING[what]
+    done = setup(source, before, **environment, TAGRANK_BUILD_EXT="auto")
+    assert done.returncode == 0, done.stderr
+    assert line.removesuffix(" (TAGRANK_BUILD_EXT=0 installs tagrank without it)") in done.stderr
+    assert "cannot be built" not in setup(source, before, **environment, TAGRANK_BUILD_EXT="0").stderr
+
+
+def test_a_source_distribution_needs_no_torch(source: Path) -> None:
+    (source / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, env=environment, check=True)
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    assert {"csrc/bindings.cpp", "csrc/cpu/simd.h", "kernels/forward.py", "setup.py"} <= names
+
+
+def installation() -> list[str]:
+    """The commands of the README's section on installation."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Installation\n")[1].split("\n## ")[0]
+    block = section.split("```sh\n")[1].split("```")[0]
+    return block.strip().splitlines()
+
+
+def test_installation_asks_for_what_the_build_needs() -> None:
+    """Builds without isolation do not read these versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (torch,) = (r for r in project["project"]["dependencies"] if re.match(r"torch\W", r))
+    needed = [*project["build-system"]["requires"], torch]
+    assert shlex.split(installation()[1]) == ["pip", "install", *needed]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_the_commands_of_the_readme(source: Path) -> None:
+    """They are run one after the other in one shell, with a new environment that has only pip and an old setuptools.
+
+    torch and the other requirements, gigabytes, are not fetched again: the environment sees those of this one.
+    """
+    make, *install = installation()
+    see = f"echo {shlex.quote(sysconfig.get_path('purelib'))} > $(python -c {shlex.quote(PURELIB)})/others.pth"
+    use = "import sys, tagrank.kernels; tagrank.ContextLSTM(2, 3); assert tagrank.env()['backends']['native'] is None; "
+    use += "found = tagrank.kernels.__file__; assert found.startswith(sys.prefix), found"
+    in_the_clone = f"tagrank --version && python -m tagrank env && python -c {shlex.quote(use)}"
+    script = "\n".join(["set -ex", make, see, *install, in_the_clone, f"cd / && {in_the_clone}"])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TAGRANK_BUILD", "PYTHONPATH", "VIRTUAL"))}
+    # The Python that made this environment. nvcc takes its time.
+    environment |= {"PATH": f"{sys.base_prefix}/bin:{os.environ['PATH']}", "TAGRANK_BUILD_CUDA": "0"}
+    done = subprocess.run(["bash", "-c", script], cwd=source, env=environment, capture_output=True, text=True)
+    if "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("no package index to fetch setuptools from")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_python_started_in_the_clone(source: Path, tmp_path: Path, installed: bool) -> None:
+    """There the clone's folder ``tagrank`` comes before what pip installed, which has the kernels and the library."""
+    site = tmp_path / "site"
+    if installed:
+        shutil.copytree(source / "tagrank", site / "tagrank")
+        shutil.copytree(source / "kernels", site / "tagrank" / "kernels")
+    code = "import tagrank.kernels, tagrank.recurrence.library as l; print(tagrank.kernels.__file__, l.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=True)
+    kernels, library = done.stdout.split()
+    assert Path(kernels) == (site / "tagrank" if installed else source) / "kernels" / "__init__.py"
+    assert Path(library) == (site if installed else source) / "tagrank" / "recurrence" / "library.py"
 
 
 @pytest.mark.parametrize("variable", ["TAGRANK_BUILD_EXT", "TAGRANK_BUILD_CUDA"])
@@ -197,3 +308,15 @@ def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -
     assert tested == {name.upper(): version for name, version in allowed.items()}
     major, minor = tested["TORCH"].split(".")
     assert f"OLDEST_TORCH = ({major}, {minor})" in setup
+
+
+def test_each_requirement_is_imported() -> None:
+    """What is installed with tagrank and its extras, apart from the tools for its development, is used."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["annotate"], *extras["offline"]]
+    modules = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in wanted}
+    sources = [*(ROOT / "tagrank").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    names = {module.replace("pillow", "PIL") for module in modules}
+    assert {name for name in names if not re.search(rf"\b(import|from) {name}\b", code)} == set()

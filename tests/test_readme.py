@@ -1,10 +1,20 @@
-"""The README's figures are those of the result files."""
+"""The README: its code runs, its links lead somewhere, and its figures, like docs/'s, are of the result files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.main import get_command
+
+from tagrank import Annotator, TagRanker
+from tagrank.cli import app
+from tagrank.data.vocabulary import Vocabulary
+from tagrank.features.backbones import load_backbone
 
 ROOT = Path(__file__).parents[1]
 GPU_KERNELS = ("triton", "triton grouped", "cluster")
@@ -16,45 +26,58 @@ def result(name: str) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.parametrize("name", ["flickr8k.json", "scenes.json"])
-def test_tables_of_quality(name: str) -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    for row in result(name)["rows"]:
+def page(name: str) -> str:
+    """A page with single spaces instead of line ends."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(("name", "what"), [("flickr8k.json", "Flickr8k"), ("scenes.json", "drawn scenes")])
+def test_tables_of_quality(name: str, what: str) -> None:
+    lines = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8").splitlines()
+    ours, *baselines = result(name)["rows"]
+    for row in (ours, *baselines):
         cells = " | ".join(f"{row[column]:.3f}" for column in COLUMNS)
         assert f"| {row['name']} | {cells} |" in lines
-
-
-def readme() -> str:
-    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    best = [max(row[column] for row in baselines) for column in ("ndcg@5", "first_tag")]
+    said = page("README.md").split(f"| {what}, NDCG@5; first tag | ")[1]
+    assert said.startswith(f"{ours['ndcg@5']:.3f}; {ours['first_tag']:.3f}. The best baseline")
+    assert f": {best[0]:.3f}; {best[1]:.3f} |" in said.partition("[")[0]
 
 
 def test_speed() -> None:
     cpu = result("cpu.json")
     whom = {line.split(",")[0] for line in cpu["summary"]}
-    assert whom == {"tagrank native"}, "a wrong result, or a backend that the README does not speak of"
+    assert whom == {"tagrank native"}, "a wrong result, or a backend that the pages do not speak of"
     assert {row["name"] for row in cpu["rows"] if row["kind"] == "peer"} >= {"nn.LSTM (oneDNN)", "torch.compile"}
     assert all(row["right"] for row in cpu["rows"] if row["kind"] != "floor")
     for line in cpu["summary"]:
-        assert line in readme()
-    assert cpu["environment"]["cpu"] in readme()
+        assert line in page("docs/speed.md")
+        mode, figures = re.fullmatch(r"tagrank native, (\w+): (.*?x.*?, worst .*?x), .*", line).groups()  # type: ignore[union-attr]
+        assert f"| `ContextLSTM` without inputs, {mode} | {figures} |" in page("README.md")
+    for name in ("README.md", "docs/speed.md"):
+        assert cpu["environment"]["cpu"] in page(name)
 
 
 def test_decoders() -> None:
     decoder = result("decoder.json")
     assert all(row["right"] for row in decoder["rows"])
+    figures = []
     for row in decoder["summary"]:
-        line = f"{row['name']}, {row['mode']}: {row['median']:.2f}x {row['peer']}, worst {row['worst']:.2f}x"
-        assert line in readme()
-    assert decoder["environment"]["cpu"] in readme()
+        figures.append(f"{row['median']:.2f}x {row['peer']}, worst {row['worst']:.2f}x")
+        assert f"{row['name']}, {row['mode']}: {figures[-1]}" in page("docs/speed.md")
+    layer = [f for f, row in zip(figures, decoder["summary"], strict=True) if row["name"] == "ContextLSTM"]
+    assert f"| `ContextLSTM` with inputs, inference; training | {'; '.join(layer)} |" in page("README.md")
+    assert decoder["environment"]["cpu"] in page("docs/speed.md")
     slower = {(r["B"], r["H"], r["C"], r["kind"], r["mode"]) for r in decoder["rows"] if r["speedup"] < 1}
     assert slower == {(1, 256, 256, "steps", "inference"), (1, 256, 256, "steps", "training")}
 
 
 def test_memory() -> None:
     rows = {row["name"]: f"{row['megabytes']:.0f} MB" for row in result("memory.json")["rows"]}
-    assert f"needs {rows['tagrank native']} beyond its parameters" in readme()
-    assert f"with `recompute=True` {rows['tagrank native, recompute']}" in readme()
-    assert f"where `nn.LSTM` needs {rows['nn.LSTM (oneDNN)']}" in readme()
+    ours, less, peer = (rows[n] for n in ("tagrank native", "tagrank native, recompute", "nn.LSTM (oneDNN)"))
+    assert f"needs {ours} beyond its parameters, with `recompute=True` {less}" in page("docs/speed.md")
+    assert f"where `nn.LSTM` needs {peer}" in page("docs/speed.md")
+    assert f"| {ours}, with `recompute=True` {less}; `nn.LSTM` {peer} |" in page("README.md")
 
 
 def test_bfloat16() -> None:
@@ -62,22 +85,23 @@ def test_bfloat16() -> None:
     assert all(row["right"] for row in rows)
     ours = [row for row in rows if row["kind"] == "ours"]
     assert max(row["error"] for row in ours) <= 1e-2
-    speedups = {row["B"]: row["speedup"] for row in ours if row["mode"] == "inference"}
-    assert f"inference is {speedups[1]:.2f}x (B = 1) and {speedups[64]:.2f}x (B = 64) as fast as nn.LSTM's" in readme()
+    fast = {row["B"]: row["speedup"] for row in ours if row["mode"] == "inference"}
+    said = f"inference is {fast[1]:.2f}x (B = 1) and {fast[64]:.2f}x (B = 64) as fast as nn.LSTM's"
+    assert said in page("docs/speed.md")
 
 
 def test_annotator() -> None:
     rows = {(row["name"], row["stage"]): row for row in result("annotate.json")["rows"]}
     whole = rows["stage by stage", "all"]["ms"]
-    assert f"{1000 / rows['Annotator.annotate', 'all']['ms']:.1f} photographs per second" in readme()
+    for name in ("README.md", "docs/speed.md"):
+        assert f"{1000 / rows['Annotator.annotate', 'all']['ms']:.1f} photographs per second" in page(name)
     shares = {
         stage: f"{rows['stage by stage', stage]['ms'] / whole:.1%}" for stage in ("backbone", "ranker", "decoder")
     }
     said = f"backbone takes {shares['backbone']}, the ranker {shares['ranker']} and the decoder {shares['decoder']}"
-    assert said in readme()
-    assert (
-        f"is {rows['eager', 'all']['ms'] / rows['auto', 'all']['ms']:.2f}x as fast as with the eager loop" in readme()
-    )
+    assert said in page("docs/speed.md")
+    faster = rows["eager", "all"]["ms"] / rows["auto", "all"]["ms"]
+    assert f"is {faster:.2f}x as fast as with the eager loop" in page("docs/speed.md")
 
 
 def test_growth() -> None:
@@ -113,7 +137,8 @@ def test_gpu() -> None:
 def test_quality() -> None:
     page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
     quality = result("quality.json")
-    assert sum(line.startswith("| ") for line in page.splitlines()) == len(quality["rows"]) + 2
+    table = page.split("## What it says")[0]
+    assert sum(line.startswith("| ") for line in table.splitlines()) == len(quality["rows"]) + 2
     for row in quality["rows"]:
         name = row["name"] if row["decoder"] is None else f"{row['name']}, {row['decoder'].replace('_', ' ')}"
         assert f"| {name} | {row['seeds']} | {quality_cells(row)} |" in page
@@ -127,3 +152,70 @@ def quality_cells(row: dict[str, Any]) -> str:
     """Mean and deviation, where there are several seeds."""
     deviation = {c: "" if row["deviation"][c] is None else f" ± {row['deviation'][c]:.3f}" for c in COLUMNS}
     return " | ".join(f"{row['mean'][c]:.4f}{deviation[c]}" for c in COLUMNS)
+
+
+def blocks() -> list[str]:
+    """The README's code in Python."""
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def test_the_layer_of_the_readme_is_the_lstm_that_it_replaces() -> None:
+    layer, _ = blocks()
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(layer, names)
+    (was,) = re.findall(r"# was: (nn\.LSTM\(.*\))", layer)
+    (call,) = re.findall(r"# was: lstm\((.*)\)", layer)
+    lstm: nn.LSTM = eval(was, {"nn": nn})
+    lstm.load_state_dict(names["lstm"].state_dict())
+    output, (h, c) = lstm(eval(call, {"cat": torch.cat, **names}))
+    torch.testing.assert_close(names["output"], output, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((names["h"], names["c"]), (h, c), atol=1e-4, rtol=1e-4)
+
+
+def test_the_annotator_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, annotate = blocks()
+    torch.manual_seed(0)
+    backbone = load_backbone("small_cnn")
+    vocabulary = Vocabulary([f"tag {i}" for i in range(7)])
+    ranker = TagRanker(backbone.feature_size, 7, max_length=6, embedding_size=4, hidden_size=4)
+    Annotator(ranker, vocabulary, backbone.spec, backbone=backbone).save(tmp_path / "models" / "photos")
+    (tmp_path / "holiday").mkdir()
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "holiday" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(annotate, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.fullmatch(r"(\d) tag \d [01]\.\d\d", line).group(1) for line in lines] == list("12345")  # type: ignore[union-attr]
+
+
+def test_links_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 10
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = ROOT / (path or "README.md")
+        assert target.is_file(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
+
+
+def test_commands_of_the_readme() -> None:
+    """Each has the options that the README gives it."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## The annotator\n")[1].split("\n### ")[0]
+    commands = re.findall(r"^    tagrank (\w+)([^#\n]*)", section, re.MULTILINE)
+    assert [name for name, _ in commands] == [
+        "prepare", "features", "train", "evaluate", "annotate", "report", "index", "search"
+    ]  # fmt: skip
+    for name, rest in commands[1:]:
+        options = {o for p in get_command(app).commands[name].params for o in p.opts}  # type: ignore[attr-defined]
+        assert set(re.findall(r"--[\w-]+", rest)) <= options
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -2,20 +2,33 @@
 
 import csv
 import json
+import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import ListOptions
 
 if TYPE_CHECKING:
-    from tagrank.decode import RankedTag
+    from tagrank.decode import RankedTag, TagList
+
+UNLIKE = "unlike the training photographs"
+
+
+class Unknown(str, Enum):
+    """What to do with photographs that are unlike the training photographs."""
+
+    mark = "mark"
+    skip = "skip"
 
 
 @command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
@@ -26,20 +39,35 @@ def annotate(
     ],
     top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
     format: FormatOption = Format.text,
+    unknown: Annotated[
+        Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
+    ] = Unknown.mark,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
 ) -> None:
-    """Write the ranked tags of photographs.
+    """Write the ranked tags of photographs, the most important first.
+
+    The number of a tag is the probability that it is on a person's list at all, early or late: it need not fall with
+    the rank. A photograph that is unlike the training photographs is marked, or with --unknown skip left out and
+    reported on stderr: what a model says of it means little.
 
     A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
-    from tagrank.annotator import Annotator
     from tagrank.features.images import find_images
     from tagrank.progress import track
 
-    lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
+    check_model(model)
+    check_inputs(lists)
+    # File names are bytes, whatever the encoding of stdin.
+    lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer) if "-" in paths else ()
     found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
+    from tagrank.annotator import Annotator
+
     annotator = Annotator.load(model)
+    if unknown is Unknown.skip and annotator.familiarity is None:
+        raise InputError(
+            f"--unknown skip: {model} does not say what its training photographs were like: train it again"
+        )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
     write = _writer(format)
@@ -50,30 +78,40 @@ def annotate(
         if isinstance(tags, InputError):
             failed = True
             complain(tags)
+        elif unknown is Unknown.skip and tags.unknown:
+            complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
         else:
             write(path, tags)
     if failed:
         raise typer.Exit(1)
 
 
-def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:
+def _writer(format: Format) -> Callable[[Path, "TagList"], None]:
     """A function that writes one photograph's tags to stdout, and flushes."""
     if format is Format.text:
-        return lambda path, tags: print(
-            shown(f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}"), flush=True
-        )
+        return lambda path, tags: print(shown(_line(path, tags)), flush=True)
     if format is Format.jsonl:
-        return lambda path, tags: print(
-            json.dumps({"image": str(path), "tags": [_rounded(t) for t in tags]}), flush=True
-        )
+        return lambda path, tags: print(json.dumps(_record(path, tags)), flush=True)
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["image", "rank", "tag", "score"])
+    rows.writerow(["image", "rank", "tag", "score", "unlike"])
 
-    def write(path: Path, tags: Sequence["RankedTag"]) -> None:
-        rows.writerows([str(path), t.rank, t.tag, _rounded(t)["score"]] for t in tags)
+    def write(path: Path, tags: "TagList") -> None:
+        unlike = _record(path, tags)["unlike"]
+        rows.writerows([str(path), t.rank, t.tag, _rounded(t)["score"], unlike] for t in tags)
         sys.stdout.flush()
 
     return write
+
+
+def _line(path: Path, tags: "TagList") -> str:
+    mark = f"; {UNLIKE} ({tags.unlike:.3f})" if tags.unknown else ""
+    return f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}{mark}"
+
+
+def _record(path: Path, tags: "TagList") -> dict[str, Any]:
+    """``unlike`` is None if the model does not know."""
+    unlike = None if math.isnan(tags.unlike) else round(tags.unlike, 6)
+    return {"image": str(path), "unlike": unlike, "tags": [_rounded(t) for t in tags]}
 
 
 def _rounded(tag: "RankedTag") -> dict[str, Any]:

@@ -3,11 +3,10 @@
 Exit codes: 0, done; 1, some photographs could not be read; 2, bad input; 130, Ctrl-C.
 """
 
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -16,20 +15,35 @@ from typing import Annotated, Any
 
 import typer
 
+from tagrank import __version__
 from tagrank.cli.expansion import expand
 from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
-from tagrank.errors import InputError
-from tagrank.options import MAX_SEED, SEED, WEIGHTS
+from tagrank.errors import InputError, InputWarning
+from tagrank.options import IMAGES, MAX_SEED, SEED, WEIGHTS
 
 app = typer.Typer(
     name="tagrank",
     help="Rank the tags of a photograph: what a person would mention first comes first.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tagrank {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
 
 
 class Format(str, Enum):
@@ -45,8 +59,24 @@ ManifestFile = Annotated[
     Path, typer.Argument(help="JSON lines, one for each image, with its tags or lists.", show_default=False)
 ]
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
+ImagesOption = Annotated[Path | None, typer.Option(help=IMAGES)]
 WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
 SeedOption = Annotated[int, typer.Option(help=SEED, min=0, max=MAX_SEED)]
+
+
+def check_inputs(*given: object) -> None:
+    """Check that files and folders exist, before a command imports what takes seconds to import.
+
+    Args:
+        *given: paths, and dataclasses of options; what is not a path is ignored.
+
+    Raises:
+        InputError: a path does not exist.
+    """
+    for value in given:
+        for path in vars(value).values() if is_dataclass(value) else (value,):
+            if isinstance(path, Path) and not path.exists():
+                raise InputError(f"{path}: no such file or directory")
 
 
 def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
@@ -71,21 +101,34 @@ def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:
 
 
 @contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Print warnings about what was given as errors are printed: without a place in the code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def complain_or_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, InputWarning):
+                complain(message)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = complain_or_show
+        yield
+
+
+@contextmanager
 def _exit_codes() -> Iterator[None]:
     # Ignore Pillow's warnings about large pictures: a picture that is too large raises an error.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=Warning)
     try:
-        yield
+        with _warnings_in_a_line():
+            yield
     except InputError as error:
         complain(error)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # The reader of our output has stopped reading. Without this, Python would raise again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
     except OSError as error:
         complain(f"{error.filename}: {reason(error)}" if error.filename else error)
         raise typer.Exit(2) from error

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_target, command
+from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_inputs, check_target, command
 from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
 if TYPE_CHECKING:
@@ -26,17 +27,20 @@ def evaluate(
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
+    all_measures: Annotated[bool, typer.Option("--all", help="Show all measures on a narrow terminal too.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the tables to this JSON file.")] = None,
 ) -> None:
     """Compare the model's lists with people's, and the model with baselines or another model."""
-    from tagrank.evaluation.judgement import judge
-    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
-    from tagrank.metrics import compare
-
     if rival.against is None and rival.against_features is not None:
         raise InputError("--against-features goes with --against")
     if json_file is not None:
         check_target("--json", json_file)
+    check_model(model)
+    check_inputs(manifest, data, lists, baselines, rival)
+    from tagrank.evaluation.judgement import judge
+    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+    from tagrank.metrics import compare
+
     judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)
@@ -55,13 +59,20 @@ def evaluate(
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baseline_rows(train_images, options["output"], seed)
-    print_rows(rows)
+    print_rows(rows, title=f"Judged by {judged.described}", all_measures=all_measures)
     if comparison is not None:
         print_comparison(comparison, str(rival.against))
     if found is not None:
         print_retrieval(found)
     if json_file is not None:
-        write_rows(json_file, rows, comparison=comparison, retrieval=found)
+        write_rows(
+            json_file,
+            rows,
+            comparison=comparison,
+            retrieval=found,
+            seen=judged.seen(),
+            calibration=ours.calibration,
+        )
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")
@@ -81,11 +92,13 @@ def report(
 
     A photograph that cannot be read is reported on stderr and shown without its picture; the exit code is 1.
     """
+    check_target("--out", out, make_folder=True)
+    check_model(model)
+    check_inputs(manifest, data, lists, baselines)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.report import write_model_report
     from tagrank.training.run_folder import read_history
 
-    check_target("--out", out, make_folder=True)
     judged = _open(model, manifest, data, weights)
     train_images = judged.train_images(baselines)
     _warn(judged)
@@ -105,6 +118,8 @@ def report(
         root=root,
         examples=examples,
         worst=worst,
+        judged_by=judged.described,
+        seen=judged.seen(),
         on_error=failed.__setitem__,
         **options,
     )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
+from tagrank.cli.app import Format, FormatOption, ImagesOption, Model, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain, shown
 from tagrank.errors import InputError
+from tagrank.model_files import check_model
 from tagrank.options import split_tags
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tagrank.annotator import Annotator
     from tagrank.features.store import Features
     from tagrank.retrieval import Match, PhotoIndex
+    from tagrank.retrieval.index import HalfArray
 
 BATCH = 256
 
@@ -35,6 +37,7 @@ def index(
     features: Annotated[
         Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
+    images: ImagesOption = None,
     weights: WeightsOption = None,
 ) -> None:
     """Keep a model's predictions for photographs, to search them.
@@ -42,18 +45,21 @@ def index(
     Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
     stderr; the others are added, and the exit code is 1.
     """
+    if (not paths) == (features is None):
+        raise InputError("expected photographs, or --features instead; not both")
+    check_model(model)
+    check_inputs(features, images, *(path for path in paths or () if path.suffix == ".jsonl"))
+    photographs = None if features is not None else _photographs(paths or [], images)
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
 
-    if (not paths) == (features is None):
-        raise InputError("expected photographs, or --features instead; not both")
     annotator = Annotator.load(model)
     added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         table = None if features is None else _stored(features, annotator)
-        names = _photographs(paths or []) if table is None else table.names
+        names = photographs or [] if table is None else table.names
         new = [name for name in names if name not in writer.done]
         rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
@@ -74,7 +80,9 @@ def search(
             help="Tags separated by commas, most important first; a tag with a comma in quotes.", show_default=False
         ),
     ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="The tags may come in any order.")] = False,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="The tags may come in any order; at most 10 tags.")
+    ] = False,
     like: Annotated[
         str | None,
         typer.Option(help="Instead of a query: a photograph of the index by name, or with --model any image file."),
@@ -88,19 +96,21 @@ def search(
 
     The score is this probability. With --like it says how alike the lists of two photographs are, from 0 to 1.
     """
-    from tagrank.retrieval import open_index
-
     if (query is None) == (like is None):
         raise InputError("expected either a query or --like")
+    if query is not None and model is not None:
+        raise InputError("--model goes with --like")
+    if like is not None and unordered:
+        raise InputError("--unordered goes with a query of tags")
+    if model is not None:
+        check_model(model)
+    from tagrank.retrieval import open_index
+
     photos = open_index(index)
     if query is not None:
-        if model is not None:
-            raise InputError("--model goes with --like")
         _write(photos.search(split_tags("query", query), ordered=not unordered, top_k=top_k), format)
         return
     assert like is not None
-    if unordered:
-        raise InputError("--unordered goes with a query of tags")
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
     # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
@@ -108,16 +118,20 @@ def search(
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
-def _photographs(paths: Sequence[Path]) -> list[str]:
+def _photographs(paths: Sequence[Path], root: Path | None) -> list[str]:
     """The paths of all image files in these folders and manifests, each once."""
     from tagrank.data.manifest import read_manifest
     from tagrank.features.images import find_images
+    from tagrank.features.picture_folder import check_some_there
 
     found: dict[str, None] = {}
     for path in paths:
-        manifest = read_manifest(path) if path.suffix == ".jsonl" else None
-        images = find_images([path]) if manifest is None else map(manifest.image_path, manifest.examples)
-        found.update(dict.fromkeys(map(str, images)))
+        if path.suffix != ".jsonl":
+            found.update(dict.fromkeys(map(str, find_images([path]))))
+            continue
+        manifest = read_manifest(path)
+        check_some_there(manifest, root or manifest.root)
+        found.update(dict.fromkeys(str((root or manifest.root) / example.image) for example in manifest.examples))
     return list(found)
 
 
@@ -162,7 +176,7 @@ def _stack(batch: "Sequence[tuple[str, Tensor]]") -> "Tensor":
     return torch.stack([row for _, row in batch])
 
 
-def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "Tensor":
+def _gains(photos: "PhotoIndex", model: Path, image: Path, weights: str | None) -> "HalfArray":
     from tagrank.annotator import Annotator
     from tagrank.features.extraction import all_readable, extract_features
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, SeedOption, WeightsOption, command
+from tagrank.cli.app import ImagesOption, ManifestFile, SeedOption, WeightsOption, check_inputs, command
 from tagrank.cli.terminal import complain
 from tagrank.errors import InputError
 from tagrank.training.train_options import TrainOptions
@@ -23,7 +23,7 @@ def demo(
     from tagrank.evaluation.tables import print_rows
 
     rows, report = run_demo(out, scenes=scenes, seed=seed)
-    print_rows(rows)
+    print_rows(rows, title="Judged by the images of the split 'test'", all_measures=True)
     typer.echo(f"report: {report}")
 
 
@@ -37,17 +37,19 @@ def features(
         str,
         typer.Option(help="vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (with its weights)."),
     ] = "vgg16",
+    images: ImagesOption = None,
     weights: WeightsOption = None,
 ) -> None:
     """Compute the features of images once, and keep them in a feature store.
 
     The name of an image in the store is its path relative to the given manifest or folder.
     """
+    if backbone == "small_cnn" and weights is None:
+        raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
+    check_inputs(images, *(path for path in paths if path.suffix == ".jsonl"))
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
 
-    if backbone == "small_cnn" and weights is None:
-        raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
     failed = 0
 
     def report(path: Path, error: InputError) -> None:
@@ -55,9 +57,9 @@ def features(
         failed += 1
         complain(error)
 
-    images = named_images(paths)
-    computed = write_features(load_backbone(backbone, weights), images, out, on_error=report)
-    typer.echo(f"{out}: {computed} images added, {len(images) - computed - failed} were there, {failed} failed")
+    named = named_images(paths, images)
+    computed = write_features(load_backbone(backbone, weights), named, out, on_error=report)
+    typer.echo(f"{out}: {computed} images added, {len(named) - computed - failed} were there, {failed} failed")
     if failed:
         raise typer.Exit(1)
 
@@ -69,6 +71,7 @@ def train(
     options: TrainOptions,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
+    check_inputs(manifest, options)
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
 

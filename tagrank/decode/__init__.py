@@ -9,7 +9,7 @@ from tagrank.decode.decoders import decode_model, default_decoder
 from tagrank.decode.feedback import FEEDBACK_DECODERS, decode_feedback
 from tagrank.decode.output import OutputTags, read_synonyms, read_thresholds
 from tagrank.decode.positions import DECODERS, decode
-from tagrank.decode.ranking import RankedTag, Ranking
+from tagrank.decode.ranking import RankedTag, Ranking, TagList
 
 __all__ = [
     "DECODERS",
@@ -17,6 +17,7 @@ __all__ = [
     "OutputTags",
     "RankedTag",
     "Ranking",
+    "TagList",
     "decode",
     "decode_feedback",
     "decode_model",

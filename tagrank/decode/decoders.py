@@ -7,6 +7,7 @@ from tagrank.decode.feedback import decode_feedback
 from tagrank.decode.output import OutputTags
 from tagrank.decode.positions import decode
 from tagrank.decode.ranking import Ranking
+from tagrank.metrics import Calibration
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.tag_ranker import TagRanker
 
@@ -27,6 +28,7 @@ def decode_model(
     output: OutputTags | None = None,
     beams: int = 8,
     samples: int = 64,
+    calibration: Calibration = Calibration(),
 ) -> list[Ranking]:
     """Choose a ranked list for each image.
 
@@ -40,6 +42,7 @@ def decode_model(
         output: which tags may be on a list, and their thresholds; all tags if left out.
         beams: lists that the decoder ``"beam"`` keeps at each position.
         samples: lists drawn per image from a model with feedback.
+        calibration: of the scores. Thresholds are compared with calibrated scores; the order does not change.
 
     Raises:
         ValueError: an argument is out of range, or the decoder is not one for this kind of model.
@@ -47,6 +50,15 @@ def decode_model(
     decoder = default_decoder(ranker) if decoder is None else decoder
     if isinstance(ranker, TagRanker) and ranker.feedback:
         return decode_feedback(
-            ranker, features, decoder, output, top_k=top_k, threshold=threshold, beams=beams, samples=samples
+            ranker,
+            features,
+            decoder,
+            output,
+            top_k=top_k,
+            threshold=threshold,
+            beams=beams,
+            samples=samples,
+            calibration=calibration,
         )
-    return decode(ranker.predict(features), decoder, top_k=top_k, threshold=threshold, output=output)
+    p = ranker.predict(features)
+    return decode(p, decoder, top_k=top_k, threshold=threshold, output=output, calibration=calibration)

@@ -15,6 +15,7 @@ from torch import Tensor
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
+from tagrank.metrics import Calibration
 from tagrank.ranker.tag_ranker import TagRanker
 
 ELEMENTS = 2**24
@@ -41,6 +42,7 @@ def decode_feedback(
     threshold: float | None = None,
     beams: int = 8,
     samples: int = 64,
+    calibration: Calibration = Calibration(),
 ) -> list[Ranking]:
     """Choose a ranked list for each image with a model with feedback.
 
@@ -61,6 +63,7 @@ def decode_feedback(
         beams: lists kept at each position by ``"beam"``.
         samples: lists drawn per image, for ``"expected_gain"`` and for the scores of any decoder. The
             lists drawn for an image are the same in each call, whatever other images are in the batch.
+        calibration: as for :func:`tagrank.decode.decode`.
 
     Returns:
         A :class:`Ranking` for each image.
@@ -83,7 +86,8 @@ def decode_feedback(
         expected = expectations(ranker, batch, output, samples)
         lists = order_by_gain(expected.gain, expected.length, length) if search is None else search(batch)
         rankings += [
-            output.ranking(tags, scores, threshold) for tags, scores in zip(lists, expected.on_list, strict=True)
+            output.ranking(tags, scores, threshold)
+            for tags, scores in zip(lists, calibration(expected.on_list), strict=True)
         ]
     return rankings
 

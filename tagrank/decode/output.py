@@ -1,13 +1,13 @@
 """Which tags a list may show, under which names, and how likely each must be."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tagrank.data.files import read_json
+from tagrank.data.nearest import did_you_mean
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.ranking import Array, Ranking
 from tagrank.errors import InputError
@@ -158,7 +158,6 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
 
 def _index(vocabulary: Vocabulary, what: str, tag: str) -> int:
     if tag not in vocabulary:
-        close = get_close_matches(tag, vocabulary.tags, 3)
-        meant = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        meant = did_you_mean(tag, vocabulary.tags)
         raise InputError(f"{what}: {tag!r} is not one of the model's {len(vocabulary)} tags{meant}")
     return vocabulary.index(tag)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
+from tagrank.metrics import Calibration
 from tagrank.ranker.reach import reach
 
 
@@ -22,6 +23,7 @@ def decode(
     top_k: int | None = None,
     threshold: float | None = None,
     output: OutputTags | None = None,
+    calibration: Calibration = Calibration(),
 ) -> list[Ranking]:
     """Choose a ranked list for each image.
 
@@ -41,6 +43,7 @@ def decode(
             out: of all tags with ``"expected_gain"`` and ``"headline"``, of the first ``S`` with other decoders.
         output: which tags may be on the list; all ``V`` if left out. The decoders do not see other tags: the expected
             length counts only these tags, and ``"greedy"`` ends when END is more likely than the best of these tags.
+        calibration: of the scores, before they are compared with thresholds.
 
     Returns:
         A :class:`Ranking` for each image.
@@ -52,7 +55,7 @@ def decode(
     p = _check(probabilities)
     p = p if output is None else output.merge(p)
     length = list_length(decoder, top_k, threshold, p.shape[1], p.shape[2] - 1)
-    lists, scores = DECODERS[decoder](p, length), on_list(p)
+    lists, scores = DECODERS[decoder](p, length), calibration(on_list(p))
     if output is not None:
         return [output.ranking(tags, row, threshold) for tags, row in zip(lists, scores, strict=True)]
     kept = [[v for v in tags if row[v] >= (threshold or 0.0)] for tags, row in zip(lists, scores, strict=True)]

@@ -1,10 +1,13 @@
 """What decoders return, and what all decoders do."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from tagrank.features.familiarity import UNKNOWN
 
 Array = npt.NDArray[np.float64]
 
@@ -15,6 +18,24 @@ class RankedTag(NamedTuple):
     tag: str
     rank: int
     score: float
+
+
+class TagList(list[RankedTag]):
+    """The ranked tags of a photograph, the most important first.
+
+    Attributes:
+        unlike: how unlike the training photographs it is, in [0, 1): the share of validation photographs that are
+            nearer to them. NaN if the model does not know.
+    """
+
+    def __init__(self, tags: Iterable[RankedTag] = (), unlike: float = math.nan) -> None:
+        super().__init__(tags)
+        self.unlike = unlike
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the photograph is so unlike the training photographs that its tags mean little."""
+        return self.unlike >= UNKNOWN
 
 
 class Ranking(NamedTuple):

@@ -64,7 +64,7 @@ def evaluate_baselines(
             replace(_preset(annotator), conditioning="initial", feedback=False),
             Path(folder),
             seed=seed,
-            progress="captioning LSTM" if progress else None,
+            progress="captioning LSTM, validated by images to train on" if progress else None,
         )
     captioner = Annotator(ranker, annotator.vocabulary)
     rows.append(judge(captioner, images, name="captioning LSTM", output=output).row())

@@ -19,7 +19,7 @@ def draw_charts(history: Sequence[Mapping[str, float]]) -> list[dict[str, object
     """
     charts = [
         _chart("Loss, in nats", history, {"training": "train_loss", "validation": "val_loss"}, right=274, digits=2),
-        _chart("NDCG@5 on validation", history, {"": "val_ndcg@5"}, right=338, digits=3, mark_best=True),
+        _chart("Validation NDCG@5", history, {"": "val_ndcg@5"}, right=338, digits=3, mark_best=True),
     ]
     return [chart for chart in charts if chart]
 

@@ -53,6 +53,12 @@ class JudgedModel:
         self.images = self._load(self._judged, options.features, options.images)
         self._digests = digests(self.images)
 
+    @property
+    def described(self) -> str:
+        """Which images judge: how many, of what split of which manifest."""
+        split = "" if self._split is None else f"the split {self._split!r} of "
+        return f"{len(self.images)} images of {split}{self.manifest.path}"
+
     def seen(self) -> int:
         """The number of images that the model was trained or validated on (:mod:`tagrank.features.seen`)."""
         return int(np.isin(self._digests, read_seen(self.folder)).sum())

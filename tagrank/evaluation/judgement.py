@@ -9,9 +9,17 @@ import numpy as np
 from tagrank.annotator import Annotator
 from tagrank.data.targets import encode_lists
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.decode import OutputTags
-from tagrank.features.labelled import LabelledImages
-from tagrank.metrics import FloatArray, bootstrap_intervals, evaluate_order, evaluate_rankings, summarise
+from tagrank.decode import OutputTags, Ranking
+from tagrank.features.labelled import LabelledImages, share_of_lists
+from tagrank.metrics import (
+    FloatArray,
+    Reliability,
+    bootstrap_intervals,
+    evaluate_order,
+    evaluate_rankings,
+    reliability,
+    summarise,
+)
 
 KS = (1, 3, 5, 10)
 
@@ -27,12 +35,15 @@ class Judgement:
         rankings: for each image at most ten tags, by index.
         references: for each image people's list, with which the ranking was compared.
         per_image: arrays ``[N]`` by measure; NaN if an image does not have the measure.
+        calibration: how well the scores of the ranked tags agree with the share of people's lists that have them; None
+            if the tags have no scores.
     """
 
     name: str
     rankings: Sequence[Sequence[int]]
     references: Sequence[Sequence[int]]
     per_image: dict[str, FloatArray]
+    calibration: Reliability | None = None
 
     def row(self) -> Row:
         """``name``, the mean of each measure, and ``intervals``: the ends of each mean's 95% confidence interval."""
@@ -64,11 +75,13 @@ def judge(
         ``nll`` ignores lists without a tag of the vocabulary, and is NaN if an image has no other lists.
     """
     decoder = annotator.check_decoder(decoder)
-    rankings = [r.tags for r in annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)]
+    ranked = annotator.rank(images.inputs, decoder=decoder, top_k=max(KS), output=output, **options)
+    rankings = [ranking.tags for ranking in ranked]
     named, vocabulary = renamed(images, annotator, output)
     references = named.references(vocabulary)
     per_image = {**scores(rankings, references), "nll": _negative_log_likelihood(annotator, images)}
-    return Judgement(f"{name}, {decoder.replace('_', ' ')}", rankings, references, per_image)
+    calibration = _reliability(ranked, named, vocabulary)
+    return Judgement(f"{name}, {decoder.replace('_', ' ')}", rankings, references, per_image, calibration)
 
 
 def renamed(
@@ -83,6 +96,15 @@ def renamed(
 def scores(rankings: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, FloatArray]:
     """The measures of each image that need only its list and people's list."""
     return {**evaluate_rankings(rankings, references, KS), **evaluate_order(rankings, references)}
+
+
+def _reliability(ranked: Sequence[Ranking], named: LabelledImages, vocabulary: Vocabulary) -> Reliability:
+    """The scores of ranked tags beside the shares of people's lists that have these tags."""
+    probabilities, shares = [], []
+    for ranking, example in zip(ranked, named.examples, strict=True):
+        probabilities += ranking.scores
+        shares += [share_of_lists(vocabulary.tag(tag), example.lists) for tag in ranking.tags]
+    return reliability(probabilities, shares)
 
 
 def _negative_log_likelihood(annotator: Annotator, images: LabelledImages) -> FloatArray:

@@ -11,6 +11,7 @@ from tagrank.errors import InputError
 from tagrank.evaluation.judgement import KS, Judgement, Row
 from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
 from tagrank.evaluation.tables import COLUMNS
+from tagrank.features.familiarity import UNKNOWN
 from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import order_confusions
 
@@ -26,6 +27,8 @@ def write_model_report(
     root: Path,
     examples: int = 48,
     worst: int = 12,
+    judged_by: str = "",
+    seen: int = 0,
     on_error: Callable[[Path, InputError], None] | None = None,
     **options: Any,
 ) -> None:
@@ -38,15 +41,19 @@ def write_model_report(
         ours: its judgement.
         baselines: the other rows of the table.
         history: metrics by epoch; may be empty.
-        root: the folder of the pictures. Pictures that are not there are not shown.
-        examples: the largest number of pictures to show, evenly spaced over the images.
-        worst: the largest number of pictures with the lowest NDCG@5 to show.
+        root: the folder of the pictures. If none is there, no images are shown.
+        examples: the largest number of images to show, evenly spaced over those whose pictures are there.
+        worst: the largest number of images with the lowest NDCG@5 of all to show, with or without their pictures.
+        judged_by: which images these are; default: their number.
+        seen: how many of them the model was trained or validated on.
         on_error: as for :func:`tagrank.evaluation.report_html.write_report`.
         **options: keyword arguments of :meth:`Annotator.rank`, the same as for the judgement.
     """
     output: OutputTags | None = options.get("output")
     named = images if output is None else images.renamed(output.rename)
     tag = (annotator.vocabulary if output is None else output.vocabulary).tag
+
+    unlike = annotator.unlike(images.inputs)
 
     def cards(rows: Sequence[int]) -> list[ReportExample]:
         """The examples of some rows, with the lists that were judged."""
@@ -56,17 +63,19 @@ def write_model_report(
             rows, annotator.rank(inputs, **options), annotator.rank(inputs, top_k=max(KS), **options), strict=True
         ):
             example, judged = named.examples[row], list(ours.rankings[row])
+            picture = root / example.image
             # In another batch a tie may be broken differently. A judged tag may then have no score here.
             scores = dict(zip(scored.tags, scored.scores, strict=True))
             shown.append(
                 ReportExample(
                     example.image,
-                    root / example.image,
+                    picture if picture.is_file() else None,
                     annotator.tags(Ranking(judged, [scores.get(v, math.nan) for v in judged]), output),
                     example.tags,
                     example.lists,
                     float(ours.per_image["ndcg@5"][row]),
                     beyond=[tag(v) for v in judged if v not in own.tags],
+                    unlike=float(unlike[row]),
                 )
             )
         return shown
@@ -74,15 +83,17 @@ def write_model_report(
     there = [i for i, example in enumerate(images.examples) if (root / example.image).is_file()]
     count = min(examples, len(there))
     spread = [there[i * len(there) // count] for i in range(count)]
-    by_score = sorted(there, key=lambda i: float(ours.per_image["ndcg@5"][i]))
+    by_score = sorted(range(len(images)) if there else (), key=lambda i: float(ours.per_image["ndcg@5"][i]))
     spec = annotator.backbone_spec
     summary = {
         "model": f"image at {annotator.ranker.conditioning.replace('_', ' ')}, H = {annotator.ranker.hidden_size}",
         "backbone": "unknown" if spec is None else ", ".join(spec.values()),
         "decoder": annotator.check_decoder(options.get("decoder")).replace("_", " "),
         "vocabulary": f"{len(annotator.vocabulary)} tags",
-        "judged by": f"{len(images)} images",
+        "judged by": judged_by or f"{len(images)} images",
     }
+    if annotator.familiarity is not None:
+        summary["unlike the training photographs"] = f"{int((unlike >= UNKNOWN).sum())} of {len(images)} images"
     rows = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in (ours.row(), *baselines)]
     mistakes = [
         OrderMistake(tag(c.first), tag(c.second), c.wrong, c.total)
@@ -97,5 +108,8 @@ def write_model_report(
         examples=cards(spread),
         worst=cards(by_score[:worst]),
         confusions=mistakes,
+        calibration=ours.calibration,
+        judged=len(images),
+        seen=seen,
         on_error=on_error,
     )

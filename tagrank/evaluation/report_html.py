@@ -13,13 +13,16 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tagrank.data.files import reason, write_atomically
 from tagrank.decode import RankedTag
 from tagrank.errors import InputError
 from tagrank.evaluation.charts import draw_charts
-from tagrank.features.images import read_image
+from tagrank.evaluation.reliability_chart import draw_reliability
+from tagrank.features.familiarity import UNKNOWN
+from tagrank.features.image_sources import use_source
+from tagrank.metrics import Reliability
 
 THUMBNAIL = 320
 """The longest side of a thumbnail, in pixels."""
@@ -36,21 +39,23 @@ class ReportExample:
 
     Attributes:
         name: the caption, also used in the alternative text.
-        image: the picture or its file.
+        image: the picture or its file; None if it is not there.
         predicted: the model's tags, the most important first.
         reference: people's lists merged into one, the most important tag first.
         lists: what each person said.
         ndcg: NDCG@5 of ``predicted`` against ``reference``; NaN if there is none.
         beyond: the tags of ``predicted`` that are judged, but not on the list whose length the model chooses.
+        unlike: how unlike the training photographs it is, in [0, 1); NaN if that is not known.
     """
 
     name: str
-    image: Image.Image | Path
+    image: Image.Image | Path | None
     predicted: Sequence[RankedTag]
     reference: Sequence[str]
     lists: Sequence[Sequence[str]]
     ndcg: float
     beyond: Sequence[str] = ()
+    unlike: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ def write_report(
     examples: Sequence[ReportExample],
     worst: Sequence[ReportExample] = (),
     confusions: Sequence[OrderMistake] = (),
+    calibration: Reliability | None = None,
+    judged: int | None = None,
+    seen: int = 0,
     on_error: Callable[[Path, InputError], None] | None = None,
 ) -> None:
     """Write the report as a whole or not at all: after an error, an existing file is as it was.
@@ -94,8 +102,11 @@ def write_report(
         history: one mapping per epoch, ``"epoch"`` from 1 with any of ``"train_loss"`` and ``"val_loss"`` (nats) and
             ``"val_ndcg@5"``. If it is empty, the report has no learning curves.
         examples: the images, in the order shown.
-        worst: the images that the model is most wrong about, the worst first.
+        worst: the images that the model is most wrong about, of all that judge it, the worst first.
         confusions: pairs of tags in the wrong order, the most frequent first.
+        calibration: of the scores of our model's tags; None if they have none.
+        judged: how many images judge the model; None if that is not known.
+        seen: how many of them the model was trained or validated on.
         on_error: called with the path of an image that cannot be read, and the error. The image is then shown without
             its picture. If ``on_error`` is left out, the error is raised.
 
@@ -116,9 +127,12 @@ def write_report(
         table=_table(rows),
         bars=_bars(rows),
         charts=draw_charts(history),
+        calibration=None if calibration is None else draw_reliability(calibration),
         cards=[_card(example, on_error) for example in examples],
         worst=[_card(example, on_error) for example in worst],
         confusions=[{**vars(pair), "share": f"{pair.wrong / pair.total:.0%}"} for pair in confusions],
+        judged=judged,
+        seen=seen,
         missing=MISSING,
     )
     path = Path(path)
@@ -223,16 +237,20 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
         percent, beyond = _percent(score or 0.0), tag.tag in example.beyond
         tags.append({"tag": tag.tag, "hit": tag.tag in people, "score": text, "percent": percent, "beyond": beyond})
     lists = [list(tags) for tags in example.lists]
+    image = None
     try:
-        image = _thumbnail(example.image)
+        if example.image is not None:
+            image = _thumbnail(example.image)
     except InputError as error:
         if on_error is None or not isinstance(example.image, Path):
             raise
         on_error(example.image, error)
-        image = None
     return {
         "name": example.name,
         "image": image,
+        "unlike": None if math.isnan(example.unlike) else f"{int(100 * example.unlike)}%",
+        "unknown": example.unlike >= UNKNOWN,
+        "there": example.image is not None,
         "ndcg": _format(_number(example.ndcg), 2),
         "predicted": tags,
         "beyond": bool(example.beyond),
@@ -243,7 +261,7 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
 
 def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
     """A JPEG of the upright image without its metadata, as a data URI, and its size."""
-    small = ImageOps.exif_transpose(image).convert("RGB") if isinstance(image, Image.Image) else read_image(image)
+    small = use_source(image, lambda upright: upright)
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.info.clear()
     # A small drawing is shown enlarged, which would make the artefacts of an ordinary JPEG visible.

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from tagrank.data.files import reason, write_atomically
 from tagrank.errors import InputError
+from tagrank.evaluation.narrow import BETWEEN, BORDER, fit
 
 if TYPE_CHECKING:
-    from tagrank.metrics import Comparison, FloatArray
+    from rich.table import Table
+
+    from tagrank.metrics import Comparison, FloatArray, Reliability
 
 COLUMNS = {
     "ndcg@1": "NDCG@1",
-    "ndcg@3": "@3",
-    "ndcg@5": "@5",
-    "ndcg@10": "@10",
+    "ndcg@3": "NDCG@3",
+    "ndcg@5": "NDCG@5",
+    "ndcg@10": "NDCG@10",
     "first_tag": "first tag",
     "precision@5": "P@5",
     "recall@5": "R@5",
@@ -26,13 +29,27 @@ COLUMNS = {
     "overlap": "on tags",
     "nll": "NLL",
 }
+_IMPORTANT = ("ndcg@5", "first_tag", "ndcg@1", "ndcg@10", "ndcg@3", "rbo")
+"""What a narrow terminal shows first."""
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table on stdout. A measure that a row does not have is a dash."""
+def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str = "", all_measures: bool = False) -> None:
+    """Print a table on stdout. A measure that a row does not have is a dash.
+
+    Args:
+        rows: the rows.
+        title: what the rows say, in a line above the table.
+        all_measures: if a terminal is too narrow for all measures, print several tables, and not only the first.
+    """
+    keys = list(COLUMNS)
+    ordered = [*_IMPORTANT, *(key for key in keys if key not in _IMPORTANT)]
     _print(
         ["", *COLUMNS.values()],
         [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)] for row in rows],
+        title=title,
+        importance=[keys.index(key) for key in ordered],
+        whole=all_measures,
+        hint="--all shows all {} measures",
     )
 
 
@@ -43,10 +60,10 @@ def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None
         comparison: as :func:`tagrank.metrics.compare` returns it.
         other: the name of the other model.
     """
-    headings = ["", f"less {other}", "95% interval", "p", ""]
+    headings = ["", "difference", "95% interval", "p", ""]
     cells = [
         [
-            COLUMNS[key] if key.partition("@")[0] != "ndcg" else f"NDCG@{key.partition('@')[2]}",
+            COLUMNS[key],
             f"{c.difference:+.4f}",
             f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f}",
             f"{c.p_value:.4f}",
@@ -55,7 +72,7 @@ def print_comparison(comparison: Mapping[str, "Comparison"], other: str) -> None
         for key in COLUMNS
         if (c := comparison.get(key)) is not None
     ]
-    _print(headings, cells)
+    _print(headings, cells, title=f"tagrank less {other}")
 
 
 def retrieval_rows(found: Mapping[str, Mapping[str, "FloatArray"]]) -> list[dict[str, Any]]:
@@ -78,22 +95,58 @@ def print_retrieval(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    importance: Sequence[int] = (),
+    whole: bool = True,
+    hint: str = "",
+) -> None:
+    """Print a table on stdout, or several if it is wider than the terminal. A pipe or a file has no width.
+
+    Args:
+        headings: of the columns; the first column has names.
+        rows: the cells.
+        title: a line above the table.
+        importance: the columns after the first, by number, the most important first. Default: from left to right.
+        whole: whether to print further tables, with the columns that the first has no room for.
+        hint: says how to see what is not printed; ``{}`` stands for the number of columns.
+    """
     import typer
+    from rich.cells import cell_len
     from rich.console import Console
+
+    columns = list(zip(headings, *rows, strict=True))
+    names, *widths = (max(map(cell_len, column)) for column in columns)
+    needed = BORDER + sum(width + BETWEEN for width in (names, *widths))
+    here = Console()
+    available = here.width if here.is_terminal else needed
+    names, tables = fit(names, widths, importance or range(len(widths)), available)
+    with (console := Console(width=max(available, needed))).capture() as text:
+        for chosen in tables if whole else tables[:1]:
+            console.print(_table([columns[0], *(columns[1 + c] for c in chosen)], names))
+    if title:
+        typer.echo(title)
+    typer.echo(text.get(), nl=False)
+    if len(tables) > 1 and not whole:
+        typer.echo(hint.format(len(widths)))
+
+
+def _table(columns: Sequence[Sequence[str]], names: int) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
-    for place, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if place else "left", no_wrap=place > 0)
-    for row in rows:
+    for place, (heading, *_) in enumerate(columns):
+        if place:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(heading), width=names, overflow="fold")
+    for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*map(Text, row))
-    # On a terminal the table fits the window. A pipe or a file has no width, so it gets 160 columns.
-    console = Console()
-    with (wide := Console(width=None if console.is_terminal else 160)).capture() as text:
-        wide.print(table)
-    typer.echo(text.get(), nl=False)
+    return table
 
 
 def write_rows(
@@ -102,8 +155,10 @@ def write_rows(
     *,
     comparison: Mapping[str, "Comparison"] | None = None,
     retrieval: Sequence[Mapping[str, Any]] | None = None,
+    seen: int = 0,
+    calibration: "Reliability | None" = None,
 ) -> None:
-    """Write ``{"rows": [...]}`` to a JSON file. An existing file is replaced as a whole, or stays as it was.
+    """Write ``{"rows": [...], "seen": 0}`` to a JSON file. An existing file is replaced as a whole, or stays as it was.
 
     Args:
         path: the file.
@@ -111,11 +166,16 @@ def write_rows(
         comparison: written as ``"comparison"``: for each measure ``difference``, ``interval``, ``p_value``, ``images``
             and ``real``.
         retrieval: rows, written as ``"retrieval"``.
+        seen: how many of the images that judge the model was trained or validated on.
+        calibration: of the model's scores, written as ``"calibration"``: ``error`` and the bins of the diagram.
 
     Raises:
         InputError: the file cannot be written.
     """
-    record: dict[str, Any] = {"rows": list(rows)}
+    record: dict[str, Any] = {"rows": list(rows), "seen": seen}
+    if calibration is not None:
+        bins = {name: values.tolist() for name, values in vars(calibration).items()}
+        record["calibration"] = {"error": calibration.error if len(calibration.counts) else None, **bins}
     if comparison is not None:
         record["comparison"] = {key: {**asdict(c), "real": c.real} for key, c in comparison.items()}
     if retrieval is not None:

@@ -112,6 +112,47 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     return _torchvision(name, weights) if load is None else load(weights)
 
 
+def is_known(name: str) -> bool:
+    """Whether :func:`load_backbone` knows a backbone of this name."""
+    return name in BACKBONES or name in _classifiers()
+
+
+def check_backbone(name: str, dimension: int | None = None) -> None:
+    """Check a name without loading weights.
+
+    Args:
+        name: as for :func:`load_backbone`.
+        dimension: the length of features that this backbone is said to have computed.
+
+    Raises:
+        InputError: there is no such backbone, or its features have another length.
+    """
+    if not is_known(name):
+        near = difflib.get_close_matches(name, [*BACKBONES, *_classifiers()])
+        raise InputError(
+            f"backbone: expected {', '.join(BACKBONES)} or a classifier of torchvision"
+            f"{f' (such as {near[0]})' if near else ''}, got {name!r:.60}"
+        )
+    if dimension is not None and dimension != (size := _feature_size(name)):
+        raise InputError(f"features: expected {size} per image, as {name} computes them (--backbone), got {dimension}")
+
+
+def _feature_size(name: str) -> int:
+    """The length of a backbone's features, found without its weights."""
+    if name in _SIZES:
+        return _SIZES[name]
+    from torchvision import models
+
+    with torch.device("meta"):
+        return _cut_classifier(name, models.get_model(name, **_ARGUMENTS.get(name, {})))[1]
+
+
+def _classifiers() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)  # type: ignore[no-any-return]
+
+
 def _small_cnn(weights: str | Path | None) -> Backbone:
     network = SmallCNN()
     label = "none"
@@ -183,13 +224,7 @@ def _pixels(image: "Image") -> Tensor:
 def _torchvision(name: str, weights: str | Path | None) -> Backbone:
     from torchvision import models
 
-    classifiers = models.list_models(module=models)
-    if name not in classifiers:
-        near = difflib.get_close_matches(name, classifiers)
-        raise InputError(
-            f"backbone: expected {', '.join(BACKBONES)} or a classifier of torchvision"
-            f"{f' (such as {near[0]})' if near else ''}, got {name!r:.60}"
-        )
+    check_backbone(name)
     enum = models.get_model_weights(name)
     entry = _weights_entry(name, enum, weights)
     if isinstance(entry, Path):
@@ -252,3 +287,6 @@ BACKBONES: dict[str, Callable[[str | Path | None], Backbone]] = {
     "efficientnet_lite0": _efficientnet_lite0,
 }
 """The backbones that are not torchvision's, by name. Each function takes ``weights`` as :func:`load_backbone` does."""
+
+_SIZES = {"small_cnn": SmallCNN.feature_size, "efficientnet_lite0": 1280}
+"""The lengths of their features."""

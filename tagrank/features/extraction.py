@@ -1,7 +1,7 @@
 """The stream of features: image files are decoded in threads while the backbone computes.
 
 An image that cannot be read stays in the stream, with an error instead of a feature. The stream keeps the order of the
-paths.
+images.
 """
 
 from collections import deque
@@ -17,28 +17,30 @@ from torch import Tensor
 
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
-from tagrank.features.images import read_image
+from tagrank.features.image_sources import ImageSource, use_source
 
+S = TypeVar("S", bound=ImageSource)
 T = TypeVar("T")
 U = TypeVar("U")
+K = TypeVar("K")
 
 
 def extract_features(
-    backbone: Backbone, paths: Iterable[Path], *, batch_size: int = 32, workers: int = 2
-) -> Generator[tuple[Path, Tensor | InputError], None, None]:
-    """Read images and compute their features, in the order of ``paths``.
+    backbone: Backbone, images: Iterable[S], *, batch_size: int = 32, workers: int = 2
+) -> Generator[tuple[S, Tensor | InputError], None, None]:
+    """Read images and compute their features, in the order of ``images``.
 
     At most three batches of images are in memory.
 
     Args:
         backbone: runs on the device of its parameters, in evaluation mode.
-        paths: image files.
+        images: image files, or images in memory.
         batch_size: how many images go through the backbone at a time.
         workers: how many threads decode images.
 
     Yields:
-        Each path with its feature, float32 ``[feature_size]`` on the CPU, or with the error that says why the image
-        cannot be read.
+        Each image as it was given, with its feature, float32 ``[feature_size]`` on the CPU, or with the error that says
+        why the image cannot be read.
 
     Raises:
         ValueError: ``batch_size`` or ``workers`` is less than 1.
@@ -50,14 +52,14 @@ def extract_features(
     backbone.eval()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def compute(images: list[Tensor]) -> list[Tensor]:
+    def compute(pixels: list[Tensor]) -> list[Tensor]:
         with torch.inference_mode():
-            features = backbone(torch.stack(images).to(device)).float().cpu()
+            features = backbone(torch.stack(pixels).to(device)).float().cpu()
         # Cloned outside inference mode: autograd may save these tensors, and none keeps the whole batch in memory.
         return [feature.clone() for feature in features]
 
     try:
-        yield from map_batches(compute, _decode(executor, backbone, paths, 2 * batch_size), batch_size)
+        yield from map_batches(compute, _decode(executor, backbone, images, 2 * batch_size), batch_size)
     finally:
         executor.shutdown(cancel_futures=True)
         backbone.train(training)
@@ -77,16 +79,16 @@ def all_readable(features: Generator[tuple[Path, Tensor | InputError], None, Non
 
 
 def map_batches(
-    function: Callable[[list[T]], Sequence[U]], items: Iterable[tuple[Path, T | InputError]], batch_size: int
-) -> Iterator[tuple[Path, U | InputError]]:
+    function: Callable[[list[T]], Sequence[U]], items: Iterable[tuple[K, T | InputError]], batch_size: int
+) -> Iterator[tuple[K, U | InputError]]:
     """Apply a function to the values of a stream, a batch at a time; errors keep their places.
 
     Args:
         function: returns a result for each value that it gets.
-        items: paths, each with a value or an error.
+        items: keys such as paths, each with a value or an error.
         batch_size: how many values the function gets; fewer in the last batch. Errors do not count.
     """
-    batch: list[tuple[Path, T | InputError]] = []
+    batch: list[tuple[K, T | InputError]] = []
     values: list[T] = []
     for path, value in items:
         if isinstance(value, InputError):
@@ -103,7 +105,7 @@ def map_batches(
         yield from _in_place(batch, function(values))
 
 
-def _in_place(batch: list[tuple[Path, T | InputError]], results: Sequence[U]) -> Iterator[tuple[Path, U | InputError]]:
+def _in_place(batch: list[tuple[K, T | InputError]], results: Sequence[U]) -> Iterator[tuple[K, U | InputError]]:
     """The batch with results instead of values."""
     remaining = iter(results)
     for path, value in batch:
@@ -111,19 +113,19 @@ def _in_place(batch: list[tuple[Path, T | InputError]], results: Sequence[U]) ->
 
 
 def _decode(
-    executor: ThreadPoolExecutor, backbone: Backbone, paths: Iterable[Path], ahead: int
-) -> Iterator[tuple[Path, Tensor | InputError]]:
-    """Transformed images or errors, in the order of ``paths``; up to ``ahead`` images are decoded in advance."""
-    pending: deque[tuple[Path, Future[Tensor]]] = deque()
-    remaining = iter(paths)
+    executor: ThreadPoolExecutor, backbone: Backbone, images: Iterable[S], ahead: int
+) -> Iterator[tuple[S, Tensor | InputError]]:
+    """Transformed images or errors, in the order of ``images``; up to ``ahead`` images are decoded in advance."""
+    pending: deque[tuple[S, Future[Tensor]]] = deque()
+    remaining = iter(images)
     while True:
-        for path in islice(remaining, ahead - len(pending)):
-            pending.append((path, executor.submit(lambda path: backbone.transform(read_image(path)), path)))
+        for source in islice(remaining, ahead - len(pending)):
+            pending.append((source, executor.submit(use_source, source, backbone.transform)))
         if not pending:
             return
-        path, future = pending.popleft()
+        source, future = pending.popleft()
         try:
             image: Tensor | InputError = future.result()
         except InputError as error:
             image = error
-        yield path, image
+        yield source, image

@@ -124,6 +124,11 @@ def read_image(path: str | Path) -> "PILImage.Image":
         raise InputError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
 
 
+def upright_rgb(image: "PILImage.Image") -> "PILImage.Image":
+    """An image in memory as :func:`read_image` returns it. The given image must not be used any more."""
+    return _rgb(_upright(image))
+
+
 def _open(path: Path) -> "PILImage.Image":
     """Open an image: its size is known, its pixels are not read yet."""
     from PIL import Image

@@ -14,6 +14,7 @@ from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
 from tagrank.features.extraction import all_readable, extract_features
 from tagrank.features.images import find_images, read_image
+from tagrank.features.picture_folder import check_some_there
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.progress import track
 
@@ -83,6 +84,11 @@ class LabelledImages:
         ]
 
 
+def share_of_lists(tag: str, lists: Sequence[Sequence[str]]) -> float:
+    """The share of people's lists that have a tag."""
+    return sum(tag in tags for tags in lists) / len(lists)
+
+
 def load_labelled(
     manifest: Manifest,
     *,
@@ -108,6 +114,8 @@ def load_labelled(
     """
     names = [example.image for example in manifest.examples]
     root = manifest.root if images is None else Path(images)
+    if features is None and (store is None or not store.exists()):
+        check_some_there(manifest, root)
     if features is not None:
         table = open_features(features)
         return LabelledImages(manifest.examples, table.rows(names), table.spec)
@@ -126,20 +134,24 @@ def load_labelled(
     return LabelledImages(manifest.examples, open_features(store).rows(names), backbone.spec)
 
 
-def named_images(paths: Sequence[Path]) -> dict[str, Path]:
+def named_images(paths: Sequence[Path], root: Path | None = None) -> dict[str, Path]:
     """Image files by their names in a feature store.
 
     Args:
         paths: folders, manifests (``.jsonl``) and images. An image in a folder is named by its path relative to the
             folder, an image of a manifest as in the manifest, any other image by its file name.
+        root: the folder that the paths in manifests are relative to, if it is not the manifest's folder.
 
     Raises:
-        InputError: two images have the same name, a name is not UTF-8, or a folder or manifest cannot be read.
+        InputError: two images have the same name, a name is not UTF-8, a folder or manifest cannot be read, or no image
+            of a manifest is there.
     """
     images: dict[str, Path] = {}
     for path in paths:
         if path.suffix == ".jsonl":
-            named = {example.image: path.parent / example.image for example in read_manifest(path).examples}
+            manifest = read_manifest(path)
+            check_some_there(manifest, root or path.parent)
+            named = {example.image: (root or path.parent) / example.image for example in manifest.examples}
         elif path.is_dir():
             named = {image.relative_to(path).as_posix(): image for image in find_images([path])}
         else:

@@ -1,5 +1,6 @@
 """From ranked lists to numbers: measures for each image, their significance, and tags ranked in the wrong order."""
 
+from tagrank.metrics.calibration import Calibration, Reliability, reliability
 from tagrank.metrics.mistakes import OrderConfusion, order_confusions
 from tagrank.metrics.rankings import (
     GAINS,
@@ -13,14 +14,17 @@ from tagrank.metrics.significance import Comparison, bootstrap_intervals, compar
 
 __all__ = [
     "GAINS",
+    "Calibration",
     "Comparison",
     "FloatArray",
     "OrderConfusion",
+    "Reliability",
     "bootstrap_intervals",
     "compare",
     "evaluate_order",
     "evaluate_rankings",
     "negative_log_likelihood",
     "order_confusions",
+    "reliability",
     "summarise",
 ]

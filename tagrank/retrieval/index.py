@@ -16,7 +16,7 @@ An index is a folder that :mod:`tagrank.data.shards` describes, with these files
 The digest of a shard is of its ``sums``. It is compared when the index is opened; a CRC-32 is compared when what it
 belongs to is read. Shards that an earlier version wrote have none of the three.
 
-A writer that is killed loses at most ``photos_per_shard`` photographs.
+A writer that is killed loses at most ``photos_per_shard`` photographs. Who reads an index needs no torch.
 """
 
 import hashlib
@@ -28,19 +28,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tagrank.annotator import Annotator
 from tagrank.data.files import read_json
-from tagrank.data.mapped import map_tensors, will_need
+from tagrank.data.mapped import map_arrays, will_need
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name
-from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tagrank.annotator import Annotator
 
 FORMAT = 1
 PREFIX = "photos"
@@ -69,7 +70,7 @@ class Contents:
     digests: tuple[str | None, ...] = ()
 
 
-def digest(annotator: Annotator) -> str:
+def digest(annotator: "Annotator") -> str:
     """A digest of a model's vocabulary and of its ranker's configuration and weights."""
     value = hashlib.sha256(json.dumps([annotator.ranker.config(), annotator.vocabulary.tags]).encode())
     for name, tensor in sorted(annotator.ranker.state_dict().items()):
@@ -78,7 +79,7 @@ def digest(annotator: Annotator) -> str:
     return value.hexdigest()[:32]
 
 
-def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
+def photo_tables(probabilities: "Tensor") -> tuple[HalfArray, HalfArray]:
     """Compute what an index stores for photographs.
 
     Args:
@@ -88,6 +89,8 @@ def photo_tables(probabilities: Tensor) -> tuple[HalfArray, HalfArray]:
         ``log p_t(v)`` ``[n, S, V]``, and the expected gains ``sum_t w_t P(list reaches t) p_t(v)`` ``[n, V]``,
         ``w_t = 1/log2(1+t)``, divided by their Euclidean length; both float16.
     """
+    from tagrank.decode.positions import expected_gains
+
     p = probabilities.double().cpu().numpy()
     gains = expected_gains(p)
     gains /= np.maximum(np.linalg.norm(gains, axis=1, keepdims=True), np.finfo(np.float64).tiny)
@@ -114,7 +117,7 @@ class IndexWriter(ShardWriter):
     prefix = PREFIX
     expected = "photographs that are not there yet"
 
-    def __init__(self, folder: str | Path, annotator: Annotator, photos_per_shard: int = 4096) -> None:
+    def __init__(self, folder: str | Path, annotator: "Annotator", photos_per_shard: int = 4096) -> None:
         if photos_per_shard < 1:
             raise ValueError(f"photos_per_shard: expected at least 1, got {photos_per_shard}")
         if annotator.ranker.feedback:
@@ -126,7 +129,7 @@ class IndexWriter(ShardWriter):
         self._parts: list[tuple[list[str], HalfArray, HalfArray]] = []
         super().__init__(folder, photos_per_shard)
 
-    def add(self, names: Sequence[str], probabilities: Tensor) -> None:
+    def add(self, names: Sequence[str], probabilities: "Tensor") -> None:
         """Add photographs. They are written when their shard is full, or when the writer is closed.
 
         Args:
@@ -202,27 +205,27 @@ class Shard:
     def __init__(self, folder: Path, number: int, count: int, contents: Contents) -> None:
         tags = len(contents.tags)
         self._path = folder / shard_name(PREFIX, number)
-        expected: dict[str, tuple[torch.dtype, list[int | None]]] = {
-            "log_p": (torch.float16, [contents.positions, tags, count]),
-            "gains": (torch.float16, [count, tags]),
-            "names": (torch.uint8, [None]),
-            "offsets": (torch.int64, [count + 1]),
+        expected: dict[str, tuple[type, list[int | None]]] = {
+            "log_p": (np.float16, [contents.positions, tags, count]),
+            "gains": (np.float16, [count, tags]),
+            "names": (np.uint8, [None]),
+            "offsets": (np.int64, [count + 1]),
         }
         digest = contents.digests[number] if contents.digests else None
         if digest is not None:
-            expected |= {"sums": (torch.int64, [contents.positions * tags + 1]), "name_sums": (torch.int64, [count])}
-        tensors = map_tensors(self._path, expected)
-        self._log_p, self._gains = tensors["log_p"], tensors["gains"]
-        self._names, self._offsets = tensors["names"], tensors["offsets"]
-        self._sums, self._name_sums = tensors.get("sums"), tensors.get("name_sums")
-        if self._sums is not None and _digest(self._sums.numpy()) != digest:
+            expected |= {"sums": (np.int64, [contents.positions * tags + 1]), "name_sums": (np.int64, [count])}
+        arrays = map_arrays(self._path, expected)
+        self._log_p, self._gains = arrays["log_p"], arrays["gains"]
+        self._names, self._offsets = arrays["names"], arrays["offsets"]
+        self._sums, self._name_sums = arrays.get("sums"), arrays.get("name_sums")
+        if self._sums is not None and _digest(self._sums) != digest:
             raise self._damaged(f"its digest is not the one in {INDEX}")
         self._sound: set[tuple[int, int]] = set()
         self._gains_sound = False
 
-    def log_p(self, position: int, tag: int) -> Tensor:
+    def log_p(self, position: int, tag: int) -> HalfArray:
         """``log p_t(v)`` of each photograph, float16 ``[n]``."""
-        column = self._log_p[position, tag]
+        column: HalfArray = self._log_p[position, tag]
         if (position, tag) not in self._sound:
             if not self._is(column, position * self._log_p.shape[1] + tag):
                 raise self._damaged("log_p has another checksum than when it was written")
@@ -231,7 +234,7 @@ class Shard:
             self._sound.add((position, tag))
         return column
 
-    def gains(self) -> Tensor:
+    def gains(self) -> HalfArray:
         """The expected gains of all photographs, float16 ``[n, V]``."""
         if not self._gains_sound:
             if not self._is(self._gains, -1):
@@ -240,21 +243,22 @@ class Shard:
             if not ((self._gains >= 0) & (self._gains <= 1.01)).all():  # NaN too
                 raise self._damaged("gains: expected numbers from 0 to 1")
             self._gains_sound = True
-        return self._gains
+        gains: HalfArray = self._gains
+        return gains
 
     def name(self, row: int) -> str:
         """The name of the photograph with this row number in the shard."""
         start, end = self._offsets[row : row + 2].tolist()
         if not 0 <= start <= end <= len(self._names):
             raise self._damaged("offsets: expected places in the names, in ascending order")
-        encoded = self._names[start:end].numpy().tobytes()
-        if self._name_sums is not None and zlib.crc32(encoded) != self._name_sums[row]:
+        encoded = self._names[start:end].tobytes()
+        if self._name_sums is not None and zlib.crc32(encoded) != int(self._name_sums[row]):
             raise self._damaged("a name has another checksum than when it was written")
         return os.fsdecode(encoded)
 
     def names(self) -> list[str]:
         """The names of all photographs."""
-        text, ends = self._names.numpy().tobytes(), self._all_offsets().tolist()
+        text, ends = self._names.tobytes(), self._all_offsets().tolist()
         encoded = [text[a:b] for a, b in pairwise(ends)]
         if self._name_sums is not None and [zlib.crc32(name) for name in encoded] != self._name_sums.tolist():
             raise self._damaged("a name has another checksum than when it was written")
@@ -265,7 +269,7 @@ class Shard:
         wanted = np.frombuffer(os.fsencode(name), dtype=np.uint8)
         offsets = self._all_offsets()
         rows = np.flatnonzero(np.diff(offsets) == len(wanted))
-        letters = self._names.numpy()[offsets[rows, None] + np.arange(len(wanted))]
+        letters = self._names[offsets[rows, None] + np.arange(len(wanted))]
         found = rows[(letters == wanted).all(axis=1)]
         return int(found[0]) if len(found) else None
 
@@ -283,12 +287,12 @@ class Shard:
         will_need(self._names)
         will_need(self._offsets)
 
-    def _is(self, tensor: Tensor, number: int) -> bool:
-        """Whether a tensor has the checksum with this number; True if the shard has no checksums."""
-        return self._sums is None or zlib.crc32(tensor.numpy().data) == self._sums[number]
+    def _is(self, array: HalfArray, number: int) -> bool:
+        """Whether an array has the checksum with this number; True if the shard has no checksums."""
+        return self._sums is None or zlib.crc32(array.data) == int(self._sums[number])
 
     def _all_offsets(self) -> NDArray[np.int64]:
-        offsets: NDArray[np.int64] = self._offsets.numpy()
+        offsets: NDArray[np.int64] = self._offsets
         if offsets[0] != 0 or offsets[-1] != len(self._names) or (offsets[1:] < offsets[:-1]).any():
             raise self._damaged("offsets: expected places in the names, in ascending order")
         return offsets

@@ -110,7 +110,7 @@ def evaluate_retrieval(annotator: Annotator, images: LabelledImages, seed: int =
         )
     queries = [query[: annotator.ranker.steps] for query in queries]
     tables, gains = photo_tables(annotator.probabilities(images.inputs))
-    log_p = torch.from_numpy(tables).permute(1, 2, 0).contiguous()
+    log_p = np.ascontiguousarray(tables.transpose(1, 2, 0))
     features = torch.nn.functional.normalize(images.inputs.flatten(1).float()).numpy()
     gains32 = gains.astype(np.float32)
     rng = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def evaluate_retrieval(annotator: Annotator, images: LabelledImages, seed: int =
         similarity = list_similarity(some, references)
         for name, scores in (
             ("tags, in order", np.stack([in_order([log_p[t, tag] for t, tag in enumerate(query)]) for query in some])),
-            ("tags, in any order", np.stack([in_any_order(log_p[: len(query), query]) for query in some])),
+            ("tags, in any order", np.stack([in_any_order(log_p[: len(query), list(query)]) for query in some])),
             ("tags, by chance", rng.random(similarity.shape)),
         ):
             found[name].append(retrieval_ndcg(scores, similarity))

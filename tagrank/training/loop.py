@@ -154,7 +154,7 @@ class _Progress(Callback):
         self.bar.update(self.task, completed=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        values = ", ".join(f"{name.replace('_', ' ')} {trainer.callback_metrics[name]:.4f}" for name in METRICS)
+        values = ", ".join(f"{word} {trainer.callback_metrics[name]:.4f}" for name, word in METRICS.items())
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         self.bar.console.print(f"{self.name}, epoch {epoch}: {values}", highlight=False, soft_wrap=True)
 

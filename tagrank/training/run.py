@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from tagrank.annotator import Annotator
 from tagrank.data.files import reason
 from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.errors import InputError, InputWarning
+from tagrank.features.backbones import Backbone, check_backbone, is_known, load_backbone
 from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import Digests, digests, write_seen
 from tagrank.ranker.presets import Preset
 from tagrank.training import run_folder
+from tagrank.training.afterwards import complete
 from tagrank.training.fit import fit_ranker
 from tagrank.training.splits import split
 from tagrank.training.train_options import TrainKeywords, TrainOptions
@@ -55,6 +57,8 @@ def train(
     """
     options = replace(options or TrainOptions(), **keywords)
     preset = options.hyper_parameters()
+    if options.backbone is not None:
+        check_backbone(options.backbone)
     val = None if options.val is None else read_manifest(options.val)
     parts = split(read_manifest(manifest), val, options.seed)
     settings = {
@@ -103,6 +107,7 @@ def _fit(
         progress="training" if options.progress else None,
     )
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings)
+    complete(annotator, images, val_images, trained)
     return annotator, digests(images, trained), digests(val_images, trained)
 
 
@@ -131,7 +136,12 @@ def _load(
     val_features = options.features if options.val_features is None else options.val_features
     images, val_images = (
         load_labelled(
-            part, features=given, backbone=backbone, store=folder / "features" / name, progress=options.progress
+            part,
+            features=given,
+            backbone=backbone,
+            store=folder / "features" / name,
+            images=options.images,
+            progress=options.progress,
         )
         for part, given, name in zip(parts, (options.features, val_features), ("train", "val"), strict=True)
     )
@@ -140,10 +150,19 @@ def _load(
 
 def _spec(images: LabelledImages, backbone: str | None) -> dict[str, str] | None:
     """What the features come from, as far as it is known."""
-    if images.spec is None:
-        return None if backbone is None else {"backbone": backbone}
-    if "backbone" not in images.spec:
+    if images.spec is None and backbone is not None:
+        check_backbone(backbone, images.inputs.shape[1])
+        return {"backbone": backbone}
+    if images.spec is not None and "backbone" not in images.spec:
         raise InputError(f"features: expected a store that names their backbone, got {images.spec!r:.60}")
-    if backbone not in (None, images.spec["backbone"]):
+    if images.spec is not None and backbone not in (None, images.spec["backbone"]):
         raise InputError(f"backbone: the features were computed with {images.spec['backbone']}, got {backbone!r}")
+    if images.spec is None or not is_known(images.spec["backbone"]):
+        whose = "an unknown backbone" if images.spec is None else repr(images.spec["backbone"])
+        warnings.warn(
+            f"features: of {whose}: the model will rank features, but cannot annotate photographs; "
+            "name the backbone that computed them (--backbone)",
+            InputWarning,
+            stacklevel=4,
+        )
     return images.spec

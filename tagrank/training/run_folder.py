@@ -34,7 +34,7 @@ from tagrank.data.files import (
 )
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
-from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
+from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"
@@ -90,7 +90,7 @@ def _begin(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
     write_atomically(made / SETTINGS, [json.dumps(settings, indent=2).encode(), b"\n"])
     if found and not model:
         # Without a configuration and without a run, nobody could tell whose files these are.
-        for name in (WEIGHTS, VOCABULARY, SEEN):
+        for name in (WEIGHTS, VOCABULARY, FAMILIARITY, SEEN):
             (out / name).unlink(missing_ok=True)
     for folder in sorted({run, out / NEW}):
         _discard(folder)
@@ -153,7 +153,7 @@ def _delete(path: Path) -> None:
 def _clean(out: Path, runs: Iterable[Path]) -> None:
     """Delete what killed processes left under temporary names."""
     for folder, names in [
-        (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, SEEN)),
+        (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, FAMILIARITY, SEEN)),
         *((run, (SETTINGS, HISTORY, BEST, LAST)) for run in runs),
     ]:
         for path in leftovers(folder, "|".join(map(re.escape, names))):

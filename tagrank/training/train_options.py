@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from tagrank.errors import InputError
-from tagrank.options import FEATURES, MAX_SEED, SEED, WEIGHTS, option
+from tagrank.options import FEATURES, IMAGES, MAX_SEED, SEED, WEIGHTS, option
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
@@ -16,6 +16,7 @@ class TrainOptions:
 
     Attributes:
         features: feature store or ``.npz`` of the manifest's images; ``None``: the backbone computes the features.
+        images: the folder of the images, if it is not the manifest's.
         val: a manifest to validate on; ``None``: the manifest's split ``val``, or a tenth drawn with the seed if it has
             no such split.
         val_features: features of ``val``; ``None``: ``features`` has them.
@@ -32,6 +33,7 @@ class TrainOptions:
     """
 
     features: str | Path | None = option(None, FEATURES, type=Path | None)
+    images: str | Path | None = option(None, IMAGES, type=Path | None)
     val: str | Path | None = option(
         None, "Manifest to validate on. Default: the split 'val', or a tenth if there is none.", type=Path | None
     )
@@ -69,6 +71,7 @@ class TrainKeywords(TypedDict, total=False):
     """The fields of :class:`TrainOptions` as keyword arguments, for type checkers."""
 
     features: str | Path | None
+    images: str | Path | None
     val: str | Path | None
     val_features: str | Path | None
     backbone: str | None

@@ -1,9 +1,11 @@
 """The command line as a user sees it: from files to stdout, stderr and exit codes."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,10 +23,14 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from tagrank.annotator import Annotator
 from tagrank.cli import app
 from tagrank.data.manifest import read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
 from tagrank.features.backbones import Backbone
+from tagrank.features.extraction import extract_features
+from tagrank.features.familiarity import Familiarity
+from tagrank.features.labelled import load_labelled
 from tagrank.ranker.presets import PRESETS
 
 
@@ -104,6 +110,41 @@ def test_annotate_writes_text_json_lines_and_csv(world: Path, photos: list[Path]
         ]
 
 
+def test_photographs_unlike_those_of_training(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "model")
+    assert annotator.familiarity is not None, "a trained model knows its training photographs"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "noise.png")
+    # As if all training photographs had been like the first, and 200 validation photographs nearer than noise is.
+    both = extract_features(annotator.backbone(), [photos[0], tmp_path / "noise.png"])
+    first, noise = (torch.nn.functional.normalize(row, dim=0) for _, row in both if isinstance(row, torch.Tensor))
+    nearer = np.full(200, 0.5 * float(1 - first @ noise))
+    annotator.familiarity = Familiarity(first[None].half(), nearer)
+    annotator.save(tmp_path / "model")
+    command = ("annotate", tmp_path / "model", photos[0], tmp_path / "noise.png", "--top-k", 1)
+    known, unknown = (list_.unlike for _, list_ in annotator.annotate([photos[0], tmp_path / "noise.png"]))
+    assert known < 0.99 <= unknown < 1
+    text, lines, rows = (tagrank(*command, "--format", form).stdout.splitlines() for form in ("text", "jsonl", "csv"))
+    assert [line.endswith("; unlike the training photographs (0.995)") for line in text] == [False, True]
+    assert [json.loads(line)["unlike"] for line in lines] == pytest.approx([known, unknown], abs=1e-6)
+    assert [float(row["unlike"]) for row in csv.DictReader(rows)] == pytest.approx([known, unknown], abs=1e-6)
+    skipped = tagrank(*command, "--unknown", "skip")
+    assert skipped.exit_code == 0
+    assert skipped.stdout == text[0] + "\n"
+    assert skipped.stderr == f"tagrank: {tmp_path / 'noise.png'}: skipped: unlike the training photographs (0.995)\n"
+
+
+def test_a_model_that_does_not_know_its_training_photographs(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    annotator = Annotator.load(world / "model")
+    annotator.familiarity = None
+    annotator.save(tmp_path / "model")
+    command = ("annotate", tmp_path / "model", photos[0], "--format")
+    assert json.loads(tagrank(*command, "jsonl").stdout)["unlike"] is None
+    assert next(csv.DictReader(tagrank(*command, "csv").stdout.splitlines()))["unlike"] == ""
+    assert "unlike" not in tagrank(*command, "text").stdout
+    line = fails(*command, "text", "--unknown", "skip")
+    assert line.startswith(f"tagrank: --unknown skip: {tmp_path / 'model'} does not say what its training photographs")
+
+
 def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> None:
     folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
     piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
@@ -166,7 +207,12 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
     manifest = world / "scenes" / "manifest.jsonl"
     result = tagrank("evaluate", world / "model", manifest, "--baselines", "--json", out)
     assert result.exit_code == 0
-    rows = json.loads(out.read_text())["rows"]
+    record = json.loads(out.read_text())
+    rows = record["rows"]
+    assert record["seen"] == 0
+    assert 0 < record["calibration"]["error"] < 1
+    assert sum(record["calibration"]["counts"]) == 12 * 10
+    assert result.stdout.startswith(f"Judged by 12 images of the split 'test' of {manifest}\n")
     assert [row["name"] for row in rows] == [
         "tagrank, headline",
         "frequency prior",
@@ -193,6 +239,31 @@ def test_report_is_one_file(world: Path, tmp_path: Path) -> None:
     page = out.read_text()
     assert page.count("data:image/jpeg") == 4 + 12  # the examples, and the pictures with the worst lists
     assert "tagrank, headline" in page
+    assert "12 images of the split &#39;test&#39; of " in page
+    assert "Whether the percentages are right" in page
+    assert "<dt>unlike the training photographs</dt><dd>0 of 12 images</dd>" in page
+
+
+def test_the_worst_images_are_the_worst_of_all(world: Path, tmp_path: Path) -> None:
+    """Also if their pictures are not here; one that is here is shown among the others."""
+    manifest = read_manifest(world / "scenes" / "manifest.jsonl")
+    judged = manifest.select("test").examples
+    one = tmp_path / judged[-1].image
+    one.parent.mkdir(parents=True)
+    shutil.copy(manifest.image_path(judged[-1]), one)
+    store, out = tmp_path / "x.npz", tmp_path / "report.html"
+    annotator = Annotator.load(world / "model")
+    images = load_labelled(manifest.select("test"), backbone=annotator.backbone(), progress=False)
+    np.savez(store, images=[e.image for e in judged], features=images.inputs.numpy())
+    options = ("--features", store, "--images", tmp_path, "--worst", 12)
+    assert tagrank("report", world / "model", manifest.path, *options, "--out", out).exit_code == 0
+    worst, spread = out.read_text().split('id="worst"')[1].split('id="images"')
+    shown = re.findall(r'<div class="head"><span>(.*?)</span>.*?<b>(.*?)</b>', worst)
+    assert sorted(name for name, _ in shown) == sorted(example.image for example in judged)
+    scores = [float(score) for _, score in shown]
+    assert scores == sorted(scores)
+    assert (worst.count("The photograph is not here."), worst.count("data:image/jpeg")) == (11, 1)
+    assert re.findall(r'<div class="head"><span>(.*?)</span>', spread) == [judged[-1].image]
 
 
 def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Path) -> None:
@@ -232,6 +303,48 @@ def test_a_broken_manifest(tmp_path: Path, line: str, message: str) -> None:
     manifest = tmp_path / "images.jsonl"
     manifest.write_text('{"image": "b.png", "tags": ["cat"]}\n' + line + "\n")
     assert message in fails("train", manifest, "--backbone", "small_cnn", "--out", tmp_path / "model")
+
+
+def test_a_wrong_folder_of_images_is_one_line(world: Path, tmp_path: Path) -> None:
+    """Every command that reads pictures of a manifest says where it looked, and which option names the folder."""
+    manifest, elsewhere = world / "scenes" / "manifest.jsonl", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(manifest, elsewhere)
+    new = ("--backbone", "small_cnn", "--out", tmp_path / "out")
+    lite = ("--backbone", "efficientnet_lite0", "--out", tmp_path / "out")
+    commands: list[tuple[Any, ...]] = [
+        ("train", "MANIFEST", *new, "--epochs", 1, "--preset", "scenes"),
+        ("evaluate", world / "model", "MANIFEST"),
+        ("report", world / "model", "MANIFEST", "--out", tmp_path / "report.html"),
+        ("index", world / "model", "MANIFEST", "--out", tmp_path / "index"),
+    ]
+    if importlib.util.find_spec("efficientnet_lite_pytorch"):
+        commands.append(("features", "MANIFEST", *lite))
+    first = read_manifest(manifest).examples[0].image
+    for command in commands:
+        looked = tmp_path if command[0] != "index" else elsewhere
+        moved = [elsewhere / "manifest.jsonl" if word == "MANIFEST" else word for word in command]
+        given = [] if looked is elsewhere else ["--images", tmp_path]
+        line = fails(*moved, *given)
+        assert line.startswith(f"tagrank: {looked}: none of the "), command
+        assert f"images of {elsewhere / 'manifest.jsonl'} is in this folder, such as " in line
+        assert line.endswith("name the folder that their paths begin in (--images)")
+    assert first in fails("index", *commands[3][1:2], elsewhere / "manifest.jsonl", *commands[3][3:])
+    for command in commands:
+        moved = [elsewhere / "manifest.jsonl" if word == "MANIFEST" else word for word in command]
+        if command[0] not in ("train", "features"):  # which take longer than they teach
+            assert tagrank(*moved, "--images", world / "scenes").exit_code == 0
+
+
+def test_features_that_do_not_name_their_backbone(tmp_path: Path) -> None:
+    """What the user must know of the model is one line, not a place in the code."""
+    (tmp_path / "m.jsonl").write_text("".join(f'{{"image": "{i}.jpg", "tags": ["dog"]}}\n' for i in range(20)))
+    np.savez(tmp_path / "x.npz", images=[f"{i}.jpg" for i in range(20)], features=np.eye(20, 3, dtype=np.float32))
+    features = ("--features", tmp_path / "x.npz", "--epochs", 1)
+    result = tagrank("train", tmp_path / "m.jsonl", *features, "--out", tmp_path / "m")
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("tagrank: ")]
+    assert line.startswith("tagrank: features: of an unknown backbone: ")
 
 
 def test_bad_options(world: Path, tmp_path: Path) -> None:
@@ -326,7 +439,9 @@ def test_ctrl_c_ends_training_and_resume_goes_on(tmp_path: Path) -> None:
     assert "cannot resume with other settings: was epochs 12, now 3" in line
     result = tagrank(*arguments, "--epochs", 12)
     assert result.exit_code == 0, result.output
-    assert "epoch 12/12" in result.stderr
+    assert re.search(
+        r"training, epoch 12/12: training loss .*, validation loss .*, validation NDCG@5 0\.", result.stderr
+    )
     assert "epoch 1/12" not in result.stderr
     history = json.loads((tmp_path / "m" / "training" / "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(1, 13))
@@ -373,6 +488,6 @@ def test_ctrl_c_before_there_is_a_run(world: Path, tmp_path: Path, monkeypatch: 
 def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:
     command = f"{sys.executable} -m tagrank annotate {world / 'model'} {photos[0].parent} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
-    assert result.stdout == "image,rank,tag,score\n"
+    assert result.stdout == "image,rank,tag,score,unlike\n"
     assert "Traceback" not in result.stderr
     assert result.returncode == 0

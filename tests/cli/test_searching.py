@@ -468,6 +468,10 @@ def test_judged_by_images_that_were_trained_on(stored: Path) -> None:
     assert warning in tagrank(*judged).stderr
     assert tagrank(*judged, "--against", stored / "trained").stderr.count(warning) == 2
     assert warning in tagrank("report", *judged[1:], "--out", stored / "report.html").stderr
+    said = "The model was trained or validated on 11 of the 11 images that it is judged by."
+    assert said in (stored / "report.html").read_text()
+    tagrank(*judged, "--json", stored / "scores.json")
+    assert json.loads((stored / "scores.json").read_text())["seen"] == 11
     line = fails(*judged, "--baselines", "--train", stored / "train.jsonl")
     assert line == f"tagrank: {copy}: train0.jpg is among the images to train on, in {stored / 'train.jsonl'}"
     # Other images with the same names are not recognised, and older models have no record of what they have seen.

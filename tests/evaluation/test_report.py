@@ -261,7 +261,7 @@ def test_curves_pass_through_the_numbers_on_their_axes(path: Path, chart: int, k
 
 def test_curves_are_named_at_their_ends(path: Path) -> None:
     loss, ndcg = write(path).all("figure", "chart")
-    assert loss.one("figcaption").text == "Loss, in nats"
+    assert (loss.one("figcaption").text, ndcg.one("figcaption").text) == ("Loss, in nats", "Validation NDCG@5")
     assert {label.text for label in loss.all("text", "label")} == {"training 4.00", "validation 7.50"}
     assert {label.text for label in ndcg.all("text", "label")} == {"0.500", "best 0.520, epoch 2"}
     assert "validation at the end: 7.50" in loss.one("svg").attributes["aria-label"]
@@ -367,6 +367,40 @@ def test_what_comes_from_outside_is_escaped(path: Path) -> None:
     assert next(second.one("div", "head").all("span")).text == both
     assert second.one("details").one("li").text == f"{evil}, {both}"
     assert [row.one("th").text for row in root.one("tbody").all("tr")] == [evil, both]
+
+
+def test_numbers_of_a_card_are_not_broken_into_digits(path: Path) -> None:
+    """The page breaks words anywhere, which would make 1 and 0 of the rank 10, and 10 and % of a percentage."""
+    style = write(path).one("style").text
+    assert "overflow-wrap: anywhere" in style
+    unbroken = re.findall(r"([^{}]+)\{[^{}]*white-space: nowrap", style)
+    selectors = {selector.strip() for rule in unbroken for selector in rule.split(",")}
+    assert {".tags .rank", ".tags .share", ".bars .value", ".head .score", ".by"} <= selectors
+
+
+def test_what_the_order_is_by_and_what_the_percentage_is(path: Path) -> None:
+    root = write(path)
+    card = next(root.one("div", "images").all("figure"))
+    assert [line.text for line in card.all("p", "by")] == ["by importance on a list", "by importance"]
+    for worst in ([], [example()]):
+        page = write(path, worst=worst)
+        assert page.one("main").text.count("Predicted tags are in the order of their importance") == 1
+        assert page.one("main").text.count("So it need not fall.") == 1
+
+
+def test_images_that_the_model_has_seen_stand_in_the_page(path: Path) -> None:
+    assert not list(write(path, judged=40).all("p", "warning"))
+    warning = write(path, judged=40, seen=12).one("p", "warning").text
+    assert "The model was trained or validated on 12 of the 40 images that it is judged by." in warning
+    assert "trained or validated on 3 images that it" in write(path, seen=3).one("p", "warning").text
+
+
+def test_of_how_many_images_the_worst_are_the_worst(path: Path) -> None:
+    page = write(path, judged=40, worst=[example(image=None)])
+    worst, images = (section.one("p", "note").text for section in list(page.all("section"))[-2:])
+    assert worst.startswith("The image with the lowest NDCG@5 of all 40.")
+    assert images == "1 of the 40 images, evenly spaced among those whose photographs are here."
+    assert page.one("p", "lost").text == "The photograph is not here."
 
 
 def test_nan_and_nothing_in_an_example(path: Path) -> None:

@@ -74,7 +74,7 @@ def test_ties_keep_the_order_of_the_index(tmp_path: Path) -> None:
 
 
 def test_photographs_alike(index: PhotoIndex) -> None:
-    gains = torch.stack([index.gains(f"{i}.jpg") for i in range(COUNT)]).double()
+    gains = torch.tensor(np.stack([index.gains(f"{i}.jpg") for i in range(COUNT)])).double()
     for i in range(COUNT):
         (first, *others) = index.similar(index.gains(f"{i}.jpg"), top_k=COUNT)
         assert first.image == f"{i}.jpg"
@@ -95,7 +95,28 @@ def test_a_photograph_from_outside_is_searched_as_if_it_were_inside(tmp_path: Pa
     with IndexWriter(tmp_path, annotator) as writer:
         writer.add([f"{i}.jpg" for i in range(6)], annotator.probabilities(features))
     index = open_index(tmp_path)
-    torch.testing.assert_close(index.gains_of(annotator, features[2]), index.gains("2.jpg"), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(index.gains_of(annotator, features[2]), index.gains("2.jpg"), atol=1e-3)
+
+
+def test_a_query_in_any_order_is_bounded(tmp_path: Path) -> None:
+    """The work doubles with each tag: 24 tags took minutes, and more memory than there is."""
+    torch.manual_seed(0)
+    tags = [f"tag {i}" for i in range(24)]
+    annotator = Annotator(TagRanker(8, 24, max_length=24, embedding_size=6, hidden_size=7), Vocabulary(tags))
+    with IndexWriter(tmp_path, annotator) as writer:
+        writer.add(["a.jpg", "b.jpg"], annotator.probabilities(torch.randn(2, 8)))
+    index = open_index(tmp_path)
+    with pytest.raises(InputError, match="query: expected at most 10 tags in any order, got 11"):
+        index.search(tags[:11], ordered=False)
+    assert len(index.search(tags)) == len(index.search(tags[:10], ordered=False)) == 2
+
+
+@pytest.mark.parametrize(("query", "meant"), [("DOG", "'dog'"), ("Cats", "'cat'"), ("elks", "'elk'"), ("be", "'bee'")])
+def test_an_unknown_tag_suggests_the_nearest(index: PhotoIndex, query: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"is not one of the 5 tags of this index; did you mean {meant}"):
+        index.search([query])
+    with pytest.raises(InputError, match=r"of this index$"):
+        index.search(["motorway"])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 import random
 import resource
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from tagrank.annotator import Annotator
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
-from tagrank.errors import InputError
+from tagrank.errors import InputError, InputWarning
+from tagrank.evaluation.judgement import judge
+from tagrank.features.labelled import LabelledImages
 from tagrank.features.store import FeatureWriter, open_features
-from tagrank.metrics import evaluate_rankings
+from tagrank.metrics import Calibration, evaluate_rankings
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.module import SAMPLES, RankerModule
 from tagrank.training.run import train
@@ -347,6 +351,89 @@ def test_bad_input(data: Path) -> None:
     assert not (data / "out" / "config.json").exists()
 
 
+def test_scores_are_calibrated_by_the_validation_images(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(data / "images.jsonl")
+    val = manifest.select("val")
+    features = open_features(data / "features").rows([e.image for e in val.examples])
+    with monkeypatch.context() as patch:
+        patch.setattr("tagrank.metrics.calibration.LEAST", 50)
+        annotator = run(data, "out", epochs=4)
+    loaded = Annotator.load(data / "out")
+    assert loaded.calibration == annotator.calibration != Calibration()
+    images = LabelledImages(val.examples, features)
+    calibrated = judge(loaded, images)
+    np.testing.assert_array_equal(loaded.unlike(features), annotator.unlike(features))
+    assert loaded.familiarity is not None
+    assert len(loaded.familiarity.memory) == len(manifest.examples) - len(val.examples)
+    np.testing.assert_allclose(np.sort(loaded.unlike(features)), np.arange(20) / 21, atol=1e-9)
+    loaded.calibration = Calibration()
+    raw = judge(loaded, images)
+    assert raw.rankings == calibrated.rankings
+    assert raw.calibration is not None
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.error < raw.calibration.error
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_thresholds_are_compared_with_calibrated_scores(data: Path, feedback: bool) -> None:
+    annotator = run(data, "out", epochs=1, feedback=feedback)
+    features = open_features(data / "features").rows(["0.png", "1.png"])
+    plain = annotator.rank(features, top_k=5)
+    annotator.calibration = Calibration(0.5, 1.0)
+    for before, after in zip(plain, annotator.rank(features, top_k=5), strict=True):
+        assert after.tags == before.tags
+        np.testing.assert_allclose(after.scores, annotator.calibration(np.array(before.scores)))
+    for all_, kept in zip(
+        annotator.rank(features, top_k=5), annotator.rank(features, top_k=5, threshold=0.6), strict=True
+    ):
+        assert kept.tags == [tag for tag, score in zip(all_.tags, all_.scores, strict=True) if score >= 0.6]
+
+
+def packed(data: Path, dimension: int) -> Path:
+    """The features as other programs write them: an ``.npz``, which does not name a backbone."""
+    names = [example.image for example in read_manifest(data / "images.jsonl").examples]
+    rows = np.random.default_rng(0).standard_normal((len(names), dimension), np.float32)
+    np.savez(data / "packed.npz", images=names, features=rows)
+    return data / "packed.npz"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        ("resnet9000", r"backbone: expected .* \(such as resnet\d+\), got 'resnet9000'"),
+        ("vgg16", r"features: expected 4096 per image, as vgg16 computes them \(--backbone\), got 8"),
+        ("efficientnet_lite0", "features: expected 1280 per image, as efficientnet_lite0"),
+        ("googlenet", "features: expected 1024 per image, as googlenet"),
+    ],
+)
+def test_a_backbone_that_did_not_compute_the_features(data: Path, backbone: str, reason: str) -> None:
+    features = packed(data, 8)
+    with pytest.raises(InputError, match=reason):
+        train(data / "images.jsonl", data / "out", features=features, backbone=backbone, progress=False)
+    assert not list((data / "out").rglob("*.ckpt"))
+
+
+def test_an_unknown_backbone_is_found_before_anything_is_read(data: Path) -> None:
+    with pytest.raises(InputError, match="backbone: expected"):
+        train(data / "no.jsonl", data / "out", features=data / "no.npz", backbone="resnet9000", progress=False)
+    assert not (data / "out").exists()
+
+
+def test_a_model_that_cannot_annotate_is_announced(data: Path) -> None:
+    unknown = r"features: of an unknown backbone: .* cannot annotate photographs; name .* \(--backbone\)"
+    with pytest.warns(InputWarning, match=unknown):
+        train(data / "images.jsonl", data / "out", features=packed(data, 8), epochs=1, progress=False)
+    with FeatureWriter(data / "mine", {"backbone": "mine"}, 8) as writer:
+        writer.add([f"{i}.png" for i in range(80)], torch.randn(80, 8))
+    with pytest.warns(InputWarning, match="features: of 'mine': the model will rank features, but cannot annotate"):
+        train(data / "images.jsonl", data / "out2", features=data / "mine", epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        given: Any = {"features": packed(data, 512), "backbone": "resnet18"}
+        trained = train(data / "images.jsonl", data / "out3", epochs=1, progress=False, **given)
+    assert trained.backbone_spec == {"backbone": "resnet18"}
+
+
 def test_options_by_keyword_and_as_an_object(data: Path) -> None:
     assert get_type_hints(TrainKeywords) == get_type_hints(TrainOptions)
     assert list(get_type_hints(TrainKeywords)) == list(get_type_hints(TrainOptions))
@@ -415,13 +502,22 @@ def test_weights_that_are_not_finite(model: Path) -> None:
         Annotator.load(model)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json", "familiar.safetensors"])
 def test_a_flipped_bit_in_a_model(model: Path, name: str) -> None:
     content = bytearray((model / name).read_bytes())
-    content[-7 if name == "model.safetensors" else content.index(b"dog")] ^= 1
+    content[content.index(b"dog") if name == "vocabulary.json" else -7] ^= 1
     (model / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: damaged, or of another model: its digest is not the one in config"):
         Annotator.load(model)
+
+
+def test_a_calibration_that_is_none(model: Path) -> None:
+    for wrong in ({"temperature": 0.0}, {"temperature": "1"}, {"slope": 1.0}, [1.0, 0.0]):
+        config = json.loads((model / "config.json").read_text())
+        config["calibration"] = wrong
+        (model / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=r"config\.json: not the configuration of a model: "):
+            Annotator.load(model)
 
 
 def test_features_of_another_size(model: Path) -> None:
@@ -434,13 +530,6 @@ def test_a_model_without_a_known_backbone(model: Path) -> None:
     nameless = Annotator(annotator.ranker, annotator.vocabulary)
     with pytest.raises(InputError, match="features of an unknown backbone"):
         nameless.backbone()
-
-
-def test_one_path_is_no_sequence_of_paths(model: Path) -> None:
-    annotator = Annotator.load(model)
-    for path in ("a.png", Path("a.png")):
-        with pytest.raises(ValueError, match=r"paths: expected a sequence of paths, got 'a\.png'"):
-            list(annotator.annotate(path))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

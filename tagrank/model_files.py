@@ -1,0 +1,22 @@
+"""The files of a model's folder by name, and whether a folder has them. Needs no torch."""
+
+from pathlib import Path
+
+from tagrank.errors import InputError
+
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
+FAMILIARITY = "familiar.safetensors"
+"""Not in the folders of earlier versions, nor of models that were not made by a training."""
+
+
+def check_model(folder: Path) -> None:
+    """Make sure that a folder has the files of a trained model.
+
+    Raises:
+        InputError: it is no folder, or a file is missing.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected the folder of a trained model, it is not a folder")
+    for name in (CONFIG, VOCABULARY, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
-from tagrank.features.images import read_image
+from tagrank.features.images import use_image
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -118,7 +118,7 @@ def _decode(
     remaining = iter(paths)
     while True:
         for path in islice(remaining, ahead - len(pending)):
-            pending.append((path, executor.submit(lambda path: backbone.transform(read_image(path)), path)))
+            pending.append((path, executor.submit(use_image, path, backbone.transform)))
         if not pending:
             return
         path, future = pending.popleft()

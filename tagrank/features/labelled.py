@@ -13,7 +13,7 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
 from tagrank.features.extraction import all_readable, extract_features
-from tagrank.features.images import find_images, read_image
+from tagrank.features.images import find_images, use_image
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.progress import track
 
@@ -116,7 +116,7 @@ def load_labelled(
     if any(p.requires_grad for p in backbone.parameters()):
         paths = track([root / name for name in names], "reading images", progress)
         # Half precision is enough for 8-bit pixel values that were scaled to [-1, 1].
-        pixels = torch.stack([backbone.transform(read_image(path)).half() for path in paths])
+        pixels = torch.stack([use_image(path, backbone.transform).half() for path in paths])
         return LabelledImages(manifest.examples, pixels, backbone.spec)
     if store is None:
         rows = all_readable(extract_features(backbone, [root / name for name in names]))

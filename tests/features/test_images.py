@@ -2,6 +2,7 @@ import io
 import os
 import re
 import struct
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,11 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from tagrank.errors import InputError
-from tagrank.features.images import find_images, read_image
+from tagrank.features import images
+from tagrank.features.images import find_images, read_image, use_image
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -275,3 +277,148 @@ def test_avif_where_pillow_has_it(
     monkeypatch.setattr(Image, "registered_extensions", dict)
     assert [path.name for path in find_images([tmp_path])] == ["a.png"]
     assert "1 .avif" in capsys.readouterr().err
+
+
+def with_tags(*tags: tuple[int, int, bytes], gps: tuple[tuple[int, int, bytes], ...] = ()) -> bytes:
+    """EXIF data with orientation 6 and some tags: their number, type and value."""
+
+    def directory(entries: list[tuple[int, int, bytes]], base: int) -> bytes:
+        sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
+        after = base + 2 + 12 * len(entries) + 4
+        out, data = struct.pack("<H", len(entries)), b""
+        for tag, kind, value in sorted(entries):
+            place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<L", after + len(data))
+            data += value if len(value) > 4 else b""
+            out += struct.pack("<HHL", tag, kind, len(value) // sizes[kind]) + place
+        return out + struct.pack("<L", 0) + data
+
+    entries = [(0x112, 3, struct.pack("<H", 6)), *tags]
+    if not gps:
+        return b"Exif\0\0II*\0\x08\0\0\0" + directory(entries, 8)
+    end = 8 + len(directory([*entries, (0x8825, 4, bytes(4))], 8))
+    first = directory([*entries, (0x8825, 4, struct.pack("<L", end))], 8)
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + directory(list(gps), end)
+
+
+ODD_TAGS = {
+    "resolution as text": with_tags((282, 2, b"72\0")),
+    "positioning as a byte": with_tags((531, 1, b"\1")),
+    "description as bytes": with_tags((270, 7, b"\xff\xfe\0abc")),
+    "strip offsets": with_tags((273, 2, b"none\0")),
+    "altitude as a fraction of nothing": with_tags(gps=((5, 5, bytes(8)),)),
+    "time as text": with_tags(gps=((7, 2, b"12:00:00\0"),)),
+    "GPS data beyond the end": with_tags((0x8825, 4, b"\xff\xff\xff\x7f")),
+    "EXIF data as text": with_tags((0x8769, 2, b"none\0")),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_the_orientation_counts_whatever_the_other_tags_are(tmp_path: Path, odd: str, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
+    content = encoded(noise(), kind, exif=ODD_TAGS[odd], **options)
+    stored = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(write(tmp_path, content))), np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("tag", [282, 273 + 10_000, 0x8769, 0x8825])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_the_orientation_of_a_tiff_counts_whatever_the_other_tags_are(
+    tmp_path: Path, tag: int, compression: str | None
+) -> None:
+    content = encoded(noise(), "TIFF", tiffinfo={0x112: 6, 40_000: "mark"}, compression=compression)
+    # The entry of the tag with which the text is found, made another tag with the type of a text.
+    place = content.index(struct.pack("<HH", 40_000, 2))
+    content = content[:place] + struct.pack("<HH", tag, 2) + content[place + 4 :]
+    upright = read_image(write(tmp_path, content))
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(noise()), -1))
+
+
+@pytest.mark.parametrize("value", [(1, b"\6"), (4, b"\6\0\0\0"), (3, b"\6\0\6\0")])
+def test_an_orientation_of_another_type(tmp_path: Path, value: tuple[int, bytes]) -> None:
+    exif = with_tags()[:6] + b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHL", 0x112, value[0], 1) + value[1].ljust(4, b"\0")
+    assert read_image(write(tmp_path, encoded(noise(), "JPEG", exif=exif + bytes(4)))).size == (30, 40)
+
+
+def test_nobody_turns_an_image_again(tmp_path: Path) -> None:
+    image = read_image(write(tmp_path, encoded(noise(), "JPEG", exif=with_tags())))
+    assert image.size == ImageOps.exif_transpose(image).size == (30, 40)
+
+
+SHADES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SHADES / np.float32(255),
+        SHADES.astype(np.float32),
+        SHADES * np.float32(257),
+        SHADES.astype(np.int32),
+        SHADES * np.int32(257),
+        SHADES * np.int32(2**31 // 256),
+        SHADES * np.uint16(257),
+    ],
+)
+def test_grey_of_more_than_8_bits(tmp_path: Path, values: np.ndarray) -> None:
+    image = read_image(write(tmp_path, encoded(Image.fromarray(values.astype(values.dtype)), "TIFF")))
+    grey = np.asarray(image)[..., 1].astype(int)
+    assert np.abs(grey - SHADES).max() <= (0 if values.max() in (1, 255, 65535) else 1)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(-1), np.float32(np.nan), np.float32(np.inf), np.float32(1e6), np.int32(-1)]
+)
+def test_numbers_that_are_no_grey(tmp_path: Path, value: np.generic) -> None:
+    values = np.full((4, 4), 100, value.dtype)
+    values[1, 1] = value
+    signed = {339: 2} if value.dtype == np.int32 else {}
+    said = message(write(tmp_path, encoded(Image.fromarray(values), "TIFF", tiffinfo=signed)))
+    assert re.fullmatch(r"expected grey values from 0 to [\d, ]+, got \S+ to \S+", said)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_white_is_zero(tmp_path: Path, dtype: type) -> None:
+    values = (SHADES * np.uint16(257)).astype(dtype)
+    content = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    place = content.index(struct.pack("<HHL", 262, 3, 1)) + 8
+    content = content[:place] + b"\0" + content[place + 1 :]
+    assert np.array_equal(np.asarray(read_image(write(tmp_path, content)))[..., 0], 255 - SHADES)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_lacks_its_end(tmp_path: Path, options: dict[str, object], mode: str) -> None:
+    content = encoded(noise().convert(mode), "JPEG", **options)
+    whole = read_image(write(tmp_path, content))
+    for end in (content[:-2], content[:-1], content[:-2] + bytes(40)):
+        assert read_image(write(tmp_path, end)).tobytes() == whole.tobytes()
+    for cut in range(4, 40):
+        assert "truncated" in message(write(tmp_path, content[:-cut])), cut
+
+
+def test_threads_share_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (write(tmp_path, encoded(noise(*size), "PNG"), f"{size[0]}.png") for size in ((10, 10), (40, 30)))
+    monkeypatch.setattr(images, "PIXELS_AT_ONCE", 200)
+    together: list[list[int]] = []
+    taken: list[int] = []
+
+    def use(image: Image.Image) -> None:
+        taken.append(image.width * image.height)
+        together.append(list(taken))
+        time.sleep(0.01)
+        taken.remove(image.width * image.height)
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda path: use_image(path, use), [small, small, small, large] * 4))
+    assert sorted({tuple(sorted(pixels)) for pixels in together}) == [(100,), (100, 100), (1200,)]
+
+
+def test_an_error_of_the_function_is_no_error_of_the_file(tmp_path: Path) -> None:
+    def fail(_: Image.Image) -> None:
+        raise IndexError("mine")
+
+    with pytest.raises(IndexError, match="mine"):
+        use_image(write(tmp_path, encoded(noise(), "PNG")), fail)

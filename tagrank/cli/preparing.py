@@ -63,7 +63,15 @@ class WriteOptions:
     on_error: OnError = option(OnError.fail, "If an image has a fault: stop, or leave it out and exit with 1.")
     min_count: int = option(1, "Leave out tags that fewer than this many images have.", min=1)
     check_images: bool = option(True, "Whether the images must exist.", flag="--check-images/--no-check-images")
+    lower_case: bool = option(False, "Write tags in lower case, so that Dog and dog are one.", flag="--lower-case")
     overwrite: bool = option(False, "Replace an existing manifest.", flag="--overwrite")
+
+    @property
+    def tag(self) -> Callable[[str], str]:
+        """Makes a tag from a name in a data set."""
+        from tagrank.data.names import lower_tag_name, tag_name
+
+        return lower_tag_name if self.lower_case else tag_name
 
     def write(self, records: Callable[[], "Iterator[Record]"], out: Path) -> None:
         """Write the manifest ``out`` and print what was written and what was left out.
@@ -147,9 +155,9 @@ def voc2007(
     folder = find_voc2007(root)
     images = ImageFolder(folder / "JPEGImages", out, options.check_images)
     records = (
-        partial(read_importance, folder, images, difficult=difficult, truncated=truncated)
+        partial(read_importance, folder, images, difficult=difficult, truncated=truncated, tag=options.tag)
         if lists is None
-        else partial(read_lists, lists, images)
+        else partial(read_lists, lists, images, options.tag)
     )
     options.write(records, out)
 
@@ -215,7 +223,7 @@ def coco(
             if captions:
                 yield from read_captions(file, folders[name], split_of(name), vocabulary)
             else:
-                yield from read_instances(file, folders[name], split_of(name))
+                yield from read_instances(file, folders[name], split_of(name), options.tag)
 
     options.write(records, out)
 
@@ -242,7 +250,7 @@ def openimages(
     from tagrank.data.sets.openimages import read_classes, read_openimages, split_of
     from tagrank.data.sets.records import ImageFolder
 
-    names = read_classes(classes)
+    names = read_classes(classes, options.tag)
     readers = []
     for path in annotations:
         split = split_of(path)
@@ -287,5 +295,6 @@ def csv(
         split_column=split_column,
         separator=separator,
         delimiter=delimiter,
+        tag=options.tag,
     )
     options.write(records, out)

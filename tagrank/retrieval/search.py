@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tagrank.annotator import Annotator
+from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.retrieval.index import Contents, Shard, digest, photo_tables, read_contents
 
@@ -64,7 +65,7 @@ class PhotoIndex:
         self._model = contents.model
         self._shards = shards
         self._starts = np.cumsum([0, *contents.shards])
-        self._number = {tag: number for number, tag in enumerate(contents.tags)}
+        self._vocabulary = Vocabulary(contents.tags)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -164,13 +165,14 @@ class PhotoIndex:
         if not 1 <= len(tags) <= self.positions:
             raise InputError(f"query: expected 1 to {self.positions} tags, got {len(tags)}")
         for tag in tags:
-            if tag not in self._number:
+            if tag not in self._vocabulary:
                 close = get_close_matches(tag, self.tags, 3)
                 meant = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
                 raise InputError(f"query: {tag!r} is not one of the {len(self.tags)} tags of this index{meant}")
-        if len(set(tags)) < len(tags):
+        numbers = self._vocabulary.encode(tags)
+        if len(set(numbers)) < len(tags):
             raise InputError(f"query: expected each tag once, got {', '.join(tags)}")
-        return [self._number[tag] for tag in tags]
+        return numbers
 
     def _over_shards(self, score: Callable[[Shard], Scores]) -> Scores:
         return np.concatenate([score(shard) for shard in self._shards])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tagrank.data.files import read_json
+from tagrank.data.names import tag_name
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.names import Mentions, read_words
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
@@ -66,7 +67,9 @@ def default_words() -> dict[str, str]:
     return read_words(Path(str(files("tagrank.data.sets").joinpath("coco_words.txt"))))
 
 
-def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterator[Record]:
+def read_instances(
+    path: Path, images: ImageFolder, split: str | None, tag: Callable[[str], str] = tag_name
+) -> Iterator[Record]:
     """Read the images of an instances file, with their objects ranked by :func:`rank_by_importance`.
 
     An object's area is the area of its outline. A crowd counts as one object. The whole file except the outlines is
@@ -76,6 +79,7 @@ def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterat
         path: the file.
         images: the folder that ``file_name`` is relative to.
         split: the part of the data that the images belong to, or None.
+        tag: makes a tag from the name of a category.
 
     Raises:
         InputError: the file cannot be read or is not an instances file.
@@ -83,8 +87,8 @@ def read_instances(path: Path, images: ImageFolder, split: str | None) -> Iterat
     record = _read(path, ("images", "annotations", "categories"))
     categories: dict[int, str] = {}
     for category in record["categories"]:
-        number, name = _get(path, category, "id", int), _get(path, category, "name", str)
-        if categories.setdefault(number, name) != name or not name.strip():
+        number, name = _get(path, category, "id", int), tag(_get(path, category, "name", str))
+        if categories.setdefault(number, name) != name or not name:
             raise InputError(f"{path}: categories: expected each id once and with a name, got {category!r:.80}")
 
     def rank(where: str, image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:

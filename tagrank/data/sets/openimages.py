@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tagrank.data.names import tag_name
 from tagrank.data.sets.delimited import read_header, read_image_rows, read_table
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
@@ -24,10 +25,12 @@ SPLIT = re.compile(r"(?:^|[-_])(train|validation|test)(?=[-_.])")
 Rows = Sequence[tuple[str, list[str]]]
 
 
-def read_classes(path: Path) -> dict[str, str]:
-    """Read a file that maps labels, such as ``/m/0199g``, to the names of classes.
+def read_classes(path: Path, tag: Callable[[str], str] = tag_name) -> dict[str, str]:
+    """Read a file that maps labels, such as ``/m/0199g``, to tags, which are the names of classes.
 
-    The first row is a header if its first field does not begin with ``/``.
+    Args:
+        path: the file. Its first row is a header if its first field does not begin with ``/``.
+        tag: makes a tag from a name.
 
     Raises:
         InputError: the file cannot be read or is not a list of classes.
@@ -35,11 +38,11 @@ def read_classes(path: Path) -> dict[str, str]:
     first = read_header(path)
     if len(first) != 2:
         raise InputError(f"{path}: expected two columns, a class's label and its name; got {', '.join(first):.60}")
-    classes = {} if not first[0].startswith("/") else {first[0]: first[1]}
+    classes = {} if not first[0].startswith("/") else {first[0]: tag(first[1])}
     for line, row in read_table(path, first):
         if isinstance(row, SkipError):
             raise row
-        label, name = (field.strip() for field in row)
+        label, name = row[0].strip(), tag(row[1])
         if not label.startswith("/") or not name:
             raise InputError(f"{path}, line {line}: expected a label such as /m/0199g and a name, got {row!r:.60}")
         if classes.setdefault(label, name) != name:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from tagrank.data.manifest import Example, RepeatedImageError, merge_lists, write_manifest
+from tagrank.data.names import find_file
 from tagrank.errors import InputError
 
 
@@ -82,7 +83,8 @@ class ImageFolder:
             )
         if check and not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of the images, there is no such folder")
-        self._folder = str(folder)
+        self._folder = folder
+        self._roots = tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
         self._prefix = "" if relative == Path() else relative.as_posix() + "/"
         self._check = check
 
@@ -90,14 +92,19 @@ class ImageFolder:
         """The path of an image relative to the manifest's folder.
 
         Args:
-            image: the image's path relative to the folder of the images.
+            image: the image's path relative to the folder of the images, or an absolute path below it. If there is no
+                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.names.find_file`), and one
+                with ``/`` for the backslashes of Windows.
 
         Raises:
             SkipError: the path leads out of the folder; or ``check`` is on and the file is missing or empty.
         """
-        if image.startswith("/") or ".." in image.split("/"):
+        for root in self._roots if image.startswith("/") else ():
+            image = image.removeprefix(f"{root}/")
+        if image.startswith("/") or ".." in image.replace("\\", "/").split("/"):
             raise SkipError(image, "image outside of its folder", f"expected a path below {self._folder}")
         if self._check:
+            image = self._spelling(image)
             path = os.path.join(self._folder, image)
             try:
                 size = os.stat(path).st_size
@@ -106,6 +113,15 @@ class ImageFolder:
             if size == 0:
                 raise SkipError(path, "image empty")
         return self._prefix + image
+
+    def has(self, image: str) -> bool:
+        """Whether there is a file with this path in the folder."""
+        return os.path.isfile(os.path.join(self._folder, self._spelling(image)))
+
+    def _spelling(self, image: str) -> str:
+        if "\\" in image and not os.path.exists(os.path.join(self._folder, image)):
+            image = image.replace("\\", "/")
+        return image if image.isascii() else find_file(self._folder, image).relative_to(self._folder).as_posix()
 
 
 def make_record(where: object, image: str, lists: Sequence[Sequence[str]], split: str | None) -> Found:

@@ -5,13 +5,14 @@ retrieval and cross-modal search", IJCV 2012. People named what they saw in the 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tagrank.data.files import read_text, reason
+from tagrank.data.names import tag_name
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml_files import read_xml, text_of
@@ -41,7 +42,12 @@ def find_voc2007(root: Path) -> Path:
 
 
 def read_importance(
-    folder: Path, images: ImageFolder, *, difficult: bool = False, truncated: bool = True
+    folder: Path,
+    images: ImageFolder,
+    *,
+    difficult: bool = False,
+    truncated: bool = True,
+    tag: Callable[[str], str] = tag_name,
 ) -> Iterator[Record]:
     """Read the images that ``ImageSets/Main`` lists, with their objects ranked by :func:`rank_by_importance`.
 
@@ -50,6 +56,7 @@ def read_importance(
         images: the folder ``JPEGImages``.
         difficult: include objects that are marked as difficult. VOC's own evaluation leaves them out.
         truncated: include objects that are marked as truncated, because they extend beyond the image.
+        tag: makes a tag from the name of an object.
 
     Raises:
         InputError: there is no list of images, or a list is damaged.
@@ -63,25 +70,26 @@ def read_importance(
             annotation = folder / "Annotations" / f"{image}.xml"
             try:
                 name = images.name(f"{image}.jpg")
-                tags = _ranked(annotation, difficult, truncated)
+                tags = _ranked(annotation, difficult, truncated, tag)
             except SkipError as skip:
                 yield skip
             else:
                 yield make_record(annotation, name, [tags], split)
 
 
-def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
+def read_lists(folder: Path, images: ImageFolder, tag: Callable[[str], str] = tag_name) -> Iterator[Record]:
     """Read the images of the ordered tag lists. The tags are in the order in which people named them.
 
     Args:
         folder: contains ``train.mat`` and ``test.mat``, which have struct arrays ``D1`` and ``D2`` with the fields
             ``filename`` and ``taglist``; and ``voc.mat``, which has the words. A ``taglist`` has word numbers, from 1.
         images: the folder ``JPEGImages``.
+        tag: makes a tag from a word.
 
     Raises:
         InputError: a file is missing or damaged, or has other contents.
     """
-    words = _words(folder / WORDS)
+    words = [tag(word) for word in _words(folder / WORDS)]
     for split, file in LISTS.items():
         path = folder / file
         arrays = _load(path, ("D1", "D2"))
@@ -113,13 +121,13 @@ def _image_set(path: Path) -> Iterator[str]:
             yield line.strip()
 
 
-def _ranked(path: Path, difficult: bool, truncated: bool) -> tuple[str, ...]:
+def _ranked(path: Path, difficult: bool, truncated: bool, tag: Callable[[str], str]) -> tuple[str, ...]:
     annotation = read_xml(path, "annotation")
     width, height = (_number(path, annotation, f"size/{side}") for side in ("width", "height"))
     if width < 1 or height < 1:
         raise SkipError(path, "image without a size", f"{width:g} x {height:g}")
     objects = [
-        _seen(path, thing, width, height)
+        _seen(path, thing, tag, width, height)
         for thing in annotation.findall("object")
         if (difficult or text_of(thing, "difficult") != "1") and (truncated or text_of(thing, "truncated") != "1")
     ]
@@ -128,9 +136,9 @@ def _ranked(path: Path, difficult: bool, truncated: bool) -> tuple[str, ...]:
     return rank_by_importance(objects)
 
 
-def _seen(path: Path, thing: "Element", width: float, height: float) -> Seen:
+def _seen(path: Path, thing: "Element", tag: Callable[[str], str], width: float, height: float) -> Seen:
     """Read an object. Its box is in pixels, counted from 1, and includes both ends."""
-    name = text_of(thing, "name")
+    name = tag(text_of(thing, "name"))
     if not name:
         raise SkipError(path, "object without a name")
     if thing.find("bndbox") is None:

@@ -122,6 +122,22 @@ def test_parts_below_a_folder_images(root: Path, prepare: Prepare) -> None:
     ]
 
 
+def test_spellings_of_a_category(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    record = instances()
+    for entry, name in zip(record["categories"], ("Dog ", "dog", "cafe\u0301"), strict=True):
+        entry["name"] = name
+    write("coco/annotations/instances_train2017.json", json.dumps(record))
+    for one in record["images"]:
+        write(f"coco/train2017/{one['file_name']}")
+    arguments = ("coco", tmp_path / "coco", "--order", "importance", "--out", tmp_path / "m.jsonl")
+    assert prepare(*arguments).exit_code == 0
+    tags = {e.image.rpartition("/")[2]: e.tags for e in read_manifest(tmp_path / "m.jsonl").examples}
+    assert tags == {"000000000009.jpg": ("Dog", "dog"), "\u00e9.jpg": ("Dog", "dog", "caf\u00e9")}
+    assert prepare(*arguments, "--lower-case", "--overwrite").exit_code == 0
+    tags = {e.image.rpartition("/")[2]: e.tags for e in read_manifest(tmp_path / "m.jsonl").examples}
+    assert tags == {"000000000009.jpg": ("dog",), "\u00e9.jpg": ("dog", "caf\u00e9")}
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [

@@ -149,6 +149,55 @@ def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     assert prepare("csv", path, *options).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['dog', 'red ball']",
+        '["dog","red ball"]',
+        "('dog', 'red ball')",
+        "['dog' 'red ball']",
+        "[ 'dog',\n 'red ball', ]",
+        "dog, red ball",
+        " dog ,red ball\u00a0",
+        r"['d\x6fg', 'red ball']",
+        r'["d\u006fg", "red\u0020ball"]',
+    ],
+)
+def test_lists_as_programs_print_them(write: Write, prepare: Prepare, tmp_path: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    path = write("photos.csv", f'image,tags\na.jpg,"{quoted}"\nb.jpg,[]\n')
+    write("a.jpg")
+    result = prepare("csv", path, "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "1 written" in result.stdout
+    assert "left out: 1, no tags" in result.stdout
+    assert read_manifest(tmp_path / "m.jsonl").examples[0].tags == ("dog", "red ball")
+
+
+@pytest.mark.parametrize(
+    "cell", ["[dog, ball]", "{'dog', 'ball'}", "{dog,ball}", "['dog', 3]", "['dog', ball']", "[[]]", r"['\x']"]
+)
+def test_brackets_that_are_no_list(write: Write, prepare: Prepare, tmp_path: Path, cell: str) -> None:
+    path = write("photos.csv", f'image,tags\na.jpg,"{cell}"\n')
+    write("a.jpg")
+    result = prepare("csv", path, "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 2
+    assert "photos.csv, line 2: tags in brackets: expected " in result.stderr
+
+
+def test_spellings_of_a_path(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    names = ["a.jpg", f"{tmp_path}/b.jpg", "./c.jpg", "caf\u00e9/d.jpg", "sub\\e.jpg"]
+    path = write("photos.csv", "image,tags\n" + "".join(f"{name},dog\n" for name in names))
+    for name in ("a.jpg", "b.jpg", "c.jpg", "cafe\u0301/d.jpg", "sub/e.jpg"):
+        write(name)
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path)
+    for root in (tmp_path, tmp_path.parent / f"{tmp_path.name}-link"):
+        result = prepare("csv", root / path.name, "--out", root / "m.jsonl", "--overwrite")
+        assert result.exit_code == 0, result.output
+        images = [e.image for e in read_manifest(root / "m.jsonl").examples]
+        assert images == ["a.jpg", "b.jpg", "./c.jpg", "cafe\u0301/d.jpg", "sub/e.jpg"]
+
+
 def test_csv_with_tabs_and_images_in_another_folder(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     path = write("lists/photos.tsv", "image\ttags\na.jpg\tdog, ball\n")
     write("photos/a.jpg")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
-from tagrank.cli.terminal import complain, shown
+from tagrank.cli.app import ExcludeOption, Format, FormatOption, Model, NullOption, WeightsOption, command
+from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.terminal import Complaints, shown
 from tagrank.errors import InputError
 from tagrank.options import ListOptions
 
@@ -28,32 +29,31 @@ def annotate(
     format: FormatOption = Format.text,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
+    exclude_folder: ExcludeOption = None,
+    null: NullOption = False,
 ) -> None:
     """Write the ranked tags of photographs.
 
-    A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
+    What cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
-    from tagrank.features.images import find_images
+    from tagrank.features.folders import find_images
     from tagrank.progress import track
 
-    lines = (line.rstrip("\r\n") for line in sys.stdin) if "-" in paths else ()
-    found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
+    failed = Complaints()
+    found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
     annotator = Annotator.load(model)
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
     write = _writer(format)
-    failed = False
     results = annotator.annotate(found, top_k=top_k, **options)
     # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
-            failed = True
-            complain(tags)
+            failed(tags)
         else:
             write(path, tags)
-    if failed:
-        raise typer.Exit(1)
+    failed.exit()
 
 
 def _writer(format: Format) -> Callable[[Path, Sequence["RankedTag"]], None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import command
-from tagrank.cli.terminal import complain
+from tagrank.cli.terminal import SHOWN, Complaints
 from tagrank.errors import InputError
 from tagrank.options import option
 
@@ -26,7 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-SHOWN = 20
 
 
 class OnError(str, Enum):
@@ -94,25 +93,17 @@ class WriteOptions:
             raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
         if not out.parent.is_dir():
             raise InputError(f"{out}: its folder does not exist")
-        faults = 0
-
-        def report(error: InputError) -> None:
-            nonlocal faults
-            faults += 1
-            if faults <= SHOWN:
-                complain(error)
-
+        faults = Complaints(SHOWN)
         try:
             counts = write_records(
                 lambda: track(records(), "reading"),
                 out,
                 skip_faults=self.on_error is OnError.skip,
                 min_count=self.min_count,
-                on_fault=report,
+                on_fault=faults,
             )
         finally:
-            if faults > SHOWN:
-                complain(f"and {faults - SHOWN} more")
+            faults.close()
         typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
         for kind, count in counts.skipped.most_common():
             typer.echo(f"left out: {count}, {kind}")

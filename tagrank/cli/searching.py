@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, command
-from tagrank.cli.terminal import complain, shown
+from tagrank.cli.app import ExcludeOption, Format, FormatOption, Model, NullOption, WeightsOption, command
+from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.terminal import Complaints, shown
+from tagrank.data.names import file_key
 from tagrank.errors import InputError
 from tagrank.options import split_tags
 
@@ -30,17 +33,20 @@ def index(
     model: Model,
     out: Annotated[Path, typer.Option(help="The index; an existing one is added to.", show_default=False)],
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Images, folders of them, or manifests.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Images, folders of them, manifests, or - for paths on stdin.", show_default=False),
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
     weights: WeightsOption = None,
+    exclude_folder: ExcludeOption = None,
+    null: NullOption = False,
 ) -> None:
     """Keep a model's predictions for photographs, to search them.
 
-    Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
-    stderr; the others are added, and the exit code is 1.
+    Photographs that the index has already are not computed again. What cannot be read is reported on stderr; the others
+    are added, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
     from tagrank.progress import track
@@ -48,21 +54,27 @@ def index(
 
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features instead; not both")
+    given = expand_stdin(paths or (), null)
     annotator = Annotator.load(model)
+    unread, failed = Complaints(), Complaints()
     added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         table = None if features is None else _stored(features, annotator)
-        names = _photographs(paths or []) if table is None else table.names
-        new = [name for name in names if name not in writer.done]
-        rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
+        names = table.names if table is not None else _photographs(given, exclude_folder or (), unread)
+        by_key = {file_key(name): name for name in reversed(names)}
+        there = by_key.keys() & set(map(file_key, writer.done))
+        new = [name for key, name in reversed(by_key.items()) if key not in there]
+        rows = _computed_features(annotator, new, weights, failed) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
             writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
             added += len(batch)
-    there, failed = len(names) - len(new), len(new) - added
-    typer.echo(f"{out}: {added} photographs added, {there} were there, {failed} failed; {before + added} in all")
-    if failed:
-        raise typer.Exit(1)
+    typer.echo(
+        f"{out}: {added} photographs added, {len(there)} were there, "
+        f"{unread.count + failed.count} failed; {before + added} in all"
+    )
+    unread.exit()
+    failed.exit()
 
 
 @command('tagrank search indexes/holiday "dog, ball, grass" --top-k 10')
@@ -101,6 +113,7 @@ def search(
     assert like is not None
     if unordered:
         raise InputError("--unordered goes with a query of tags")
+    like = _spelling(photos, like) if model is None else like
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
     # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
@@ -108,17 +121,24 @@ def search(
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
-def _photographs(paths: Sequence[Path]) -> list[str]:
-    """The paths of all image files in these folders and manifests, each once."""
+def _photographs(paths: Sequence[str], exclude_folders: Sequence[str], on_error: Complaints) -> list[str]:
+    """The paths of all image files in these folders and manifests."""
     from tagrank.data.manifest import read_manifest
-    from tagrank.features.images import find_images
+    from tagrank.features.folders import find_images
 
-    found: dict[str, None] = {}
-    for path in paths:
+    images: list[Path] = []
+    for path in map(Path, paths):
         manifest = read_manifest(path) if path.suffix == ".jsonl" else None
-        images = find_images([path]) if manifest is None else map(manifest.image_path, manifest.examples)
-        found.update(dict.fromkeys(map(str, images)))
-    return list(found)
+        images.extend([path] if manifest is None else map(manifest.image_path, manifest.examples))
+    return list(map(str, find_images(images, exclude_folders=exclude_folders, on_error=on_error)))
+
+
+def _spelling(photos: "PhotoIndex", image: str) -> str:
+    """The name that a photograph has in the index, if it is there under any path to the same file."""
+    if image in photos:
+        return image
+    keys = {file_key(image), file_key(os.path.realpath(image))}
+    return next((name for name in photos.names() if file_key(name) in keys), image)
 
 
 def _stored(features: Path, annotator: "Annotator") -> "Features":
@@ -138,14 +158,14 @@ def _stored_features(table: "Features", names: Sequence[str]) -> "Iterator[tuple
 
 
 def _computed_features(
-    annotator: "Annotator", names: Sequence[str], weights: str | None
+    annotator: "Annotator", names: Sequence[str], weights: str | None, on_error: Complaints
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Photographs with their features. A photograph that cannot be read is left out and reported on stderr."""
+    """Photographs with their features. A photograph that cannot be read is reported and left out."""
     from tagrank.features.extraction import extract_features
 
     for path, row in extract_features(annotator.backbone(weights), [Path(name) for name in names]):
         if isinstance(row, InputError):
-            complain(row)
+            on_error(row)
         else:
             yield str(path), row
 

@@ -268,12 +268,13 @@ def _image(value: Any, root: Path) -> str:
     if _control(value):
         raise ValueError(f"image: expected a path without control characters, got {value!r:.200}")
     path = PurePosixPath(value)
-    if path.is_absolute() and path.is_relative_to(root.absolute()):
-        path = path.relative_to(root.absolute())
-        value = str(path)
+    for folder in (root.absolute(), root.resolve()) if path.is_absolute() else ():
+        if path.is_relative_to(folder):
+            path = path.relative_to(folder)
+            value = path.as_posix()
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ValueError(f"image: expected a path to a file inside the manifest's folder, got {value!r:.200}")
-    return value
+    return str(value)
 
 
 def _tags(name: str, value: Any) -> tuple[str, ...]:

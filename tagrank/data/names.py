@@ -25,6 +25,11 @@ def image_key(path: str) -> str:
     return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
+def file_key(path: str | Path) -> str:
+    """What the spellings of a file's path have in common, for who is in the current folder: also the absolute path."""
+    return image_key(os.path.abspath(path))
+
+
 def find_file(folder: Path, name: str) -> Path:
     """The path of a file below a folder. If it does not exist, other spellings in Unicode are tried.
 

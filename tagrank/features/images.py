@@ -1,9 +1,6 @@
 """Reads photographs: from files on disk to RGB images in memory."""
 
-import os
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,71 +17,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-AVIF = ".avif"
-"""Read if Pillow supports it: from version 11.3 on, in builds with libavif."""
-OTHERS = (
-    *(AVIF, ".heic", ".heif", ".hif", ".jp2", ".jxl"),
-    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
-    *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-)
-"""Suffixes of pictures that cannot be read. They are counted, and the user gets to know."""
 PIXELS_AT_ONCE = 100_000_000
 """How many pixels all threads of a process decode at once. A single image may have more."""
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """List the image files that paths stand for.
-
-    A folder stands for the images below it, sorted by path. They are recognised by their suffix (:data:`SUFFIXES`, any
-    case). Hidden files and folders are left out, and links to folders are not followed. Pictures in formats that cannot
-    be read (:data:`OTHERS`: HEIC, raw and others) are left out too, and counted in a line on stderr. Any other path is
-    returned as it is, whether the file exists or not; :func:`read_image` reports what is wrong with it.
-
-    Raises:
-        InputError: a folder has no images, or cannot be read.
-    """
-    images: list[Path] = []
-    for path in map(Path, paths):
-        images.extend(_images_below(path) if _is_folder(path) else [path])
-    return images
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # the name is too long for the file system; read_image will report it
-        return False
-
-
-def _images_below(folder: Path) -> list[Path]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {reason(error)}") from error
-
-    suffixes = SUFFIXES if len(_formats()) == len(FORMATS) else (*SUFFIXES, AVIF)
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    for root, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in suffixes and not name.startswith("."):
-                found.append(Path(root, name))
-            elif suffix in OTHERS and not name.startswith("."):
-                others[suffix] += 1
-    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    if not found:
-        got = f"; got {left}" if left else ""
-        raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(suffixes)}{got}")
-    if left:
-        print(f"tagrank: {folder}: left out, because they cannot be read: {left}", file=sys.stderr)
-    return sorted(found)
-
-
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """The formats that can be read: :data:`FORMATS`, and AVIF from Pillow 11.3 on in builds with libavif."""
     from PIL import Image
 
-    return (*FORMATS, "AVIF") if AVIF in Image.registered_extensions() else FORMATS
+    return (*FORMATS, "AVIF") if ".avif" in Image.registered_extensions() else FORMATS
 
 
 def read_image(path: str | Path) -> "PILImage.Image":
@@ -136,7 +77,7 @@ def _faults(path: Path) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        *most, last = _formats()
+        *most, last = formats()
         raise InputError(f"{path}: not a {', '.join(most)} or {last} image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large: {error}") from error
@@ -184,7 +125,7 @@ def _open(path: Path) -> "PILImage.Image":
     if size == 0:
         raise InputError("the file is empty")
     try:
-        return Image.open(path, formats=_formats())
+        return Image.open(path, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Image.open refuses the size before a JPEG can be set to be read at half of it. JpegImageFile does not check.
         try:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from tagrank.data.files import first_line, is_utf8, parse_json, read_json, reason
+from tagrank.data.names import image_key
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
@@ -63,6 +64,7 @@ class Features:
         self._blocks = blocks
         self._starts = torch.tensor([0, *(len(block.features) for block in blocks)]).cumsum(0)
         self._row = {name: row for row, name in enumerate(self.names)}
+        self._by_key: dict[str, int] = {}
         if len(self._row) < len(self.names):
             twice = next(name for row, name in enumerate(self.names) if self._row[name] != row)
             raise InputError(f"{path}: expected each image once, but image {twice!r} is there twice")
@@ -71,7 +73,7 @@ class Features:
         """The vectors of images.
 
         Args:
-            names: ``N`` images; repetitions are allowed.
+            names: ``N`` images, in any spelling (:func:`tagrank.data.names.image_key`); repetitions are allowed.
 
         Returns:
             float32 ``[N, D]``, on the CPU, in the order of ``names``.
@@ -79,10 +81,11 @@ class Features:
         Raises:
             InputError: an image is not there, or its vector is damaged or has NaN or infinite elements.
         """
-        absent = [name for name in names if name not in self._row]
+        numbers = [self._number(name) for name in names]
+        absent = [name for name, number in zip(names, numbers, strict=True) if number is None]
         if absent:
             raise InputError(f"{self.path}: no features of {some(absent)}")
-        rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
+        rows = torch.tensor(numbers, dtype=torch.int64)
         output = torch.empty(len(names), self.dimension)
         # Sorted by row, so that each block is indexed once, for all its rows.
         order = rows.argsort()
@@ -101,7 +104,15 @@ class Features:
         return len(self.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._row
+        return isinstance(name, str) and self._number(name) is not None
+
+    def _number(self, name: str) -> int | None:
+        number = self._row.get(name)
+        if number is None:
+            # Most files need no second table: their names are spelled as those that are asked for.
+            self._by_key = self._by_key or {image_key(other): row for other, row in self._row.items()}
+            number = self._by_key.get(image_key(name))
+        return number
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,19 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 @contextmanager
 def open_run(
-    out: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+    out: Path,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Iterator[Path]:
     """The folder of a run, while other processes are kept out of the model's folder.
 
     Args:
         out: the model's folder.
         settings: of the run. A new run has them in ``settings.json``, a run to resume must have begun with them.
+        earlier: settings that an earlier version of tagrank would have written otherwise.
         resume: whether to continue the run that began with these settings.
         overwrite: whether a new run may replace a model or an unfinished run.
 
@@ -64,7 +70,7 @@ def open_run(
     lock = lock_folder(out)
     try:
         try:
-            run = _resume(out, settings) if resume else _begin(out, settings, overwrite)
+            run = _resume(out, settings, earlier or {}) if resume else _begin(out, settings, overwrite)
         except OSError as error:
             raise InputError(f"{out}: cannot be used: {reason(error)}") from error
         yield run
@@ -98,14 +104,14 @@ def _begin(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
     return run
 
 
-def _resume(out: Path, settings: Mapping[str, Any]) -> Path:
+def _resume(out: Path, settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> Path:
     """Find the folder of the run that began with these settings."""
     runs = _runs(out)
     _clean(out, runs)
     if not runs:
         raise InputError(f"{out}: nothing to resume: {out / TRAINING / SETTINGS} is missing")
     for folder, before in runs.items():
-        changed = [key for key in settings if before.get(key) != settings[key]]
+        changed = [k for k in settings if before.get(k) not in (settings[k], earlier.get(k, settings[k]))]
         if not changed:
             return folder
     was = ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)

@@ -98,6 +98,9 @@ def test_an_absolute_path_below_the_folder(tmp_path: Path, monkeypatch: pytest.M
     for spelling in (path, Path(path.name)):
         (example,) = read_manifest(spelling).examples
         assert example.image == "b/a.jpg"
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path)
+    (example,) = read_manifest(tmp_path.parent / f"{tmp_path.name}-link" / path.name).examples
+    assert example.image == "b/a.jpg"
     with pytest.raises(InputError, match=r"line 2: image '\./b/a\.jpg' is already on line 1"):
         read_manifest(write(tmp_path, line + b'{"image": "./b/a.jpg", "tags": ["dog"]}'))
 

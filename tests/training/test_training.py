@@ -3,6 +3,7 @@
 import json
 import random
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -221,6 +222,20 @@ def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.M
     run(data, "there", resume=True)
     assert same(weights(data / "whole"), weights(data / "there"))
     assert not (data / "here").exists()
+
+
+def test_resumes_with_another_path_to_the_features(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(data, "out", epochs=2)
+    (data.parent / "link").symlink_to(data)
+    monkeypatch.chdir(data.parent)
+    for folder in (f"./{data.name}", "link"):
+        features, manifest = f"{folder}/features", f"{folder}/images.jsonl"
+        train(manifest, data / "out", features=features, epochs=2, resume=True, progress=False)
+    shutil.copytree(data / "features", data / "others")
+    with pytest.raises(InputError, match="cannot resume with other settings"):
+        train(data / "images.jsonl", data / "out", features=data / "others", epochs=2, resume=True, progress=False)
+    data.rename(data.parent / "moved")
+    run(data.parent / "moved", "out", epochs=2, resume=True)
 
 
 def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ class WriteOptions:
     @property
     def tag(self) -> Callable[[str], str]:
         """Makes a tag from a name in a data set."""
-        from tagrank.data.names import lower_tag_name, tag_name
+        from tagrank.data.spellings import lower_tag_name, tag_name
 
         return lower_tag_name if self.lower_case else tag_name
 

@@ -14,7 +14,7 @@ import typer
 from tagrank.cli.app import ExcludeOption, Format, FormatOption, Model, NullOption, WeightsOption, command
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints, shown
-from tagrank.data.names import file_key
+from tagrank.data.spellings import file_key
 from tagrank.errors import InputError
 from tagrank.options import split_tags
 

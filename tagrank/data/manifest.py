@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tagrank.data.files import first_repeated, parse_json, reason, write_atomically
-from tagrank.data.names import find_file, image_key, tag_name
+from tagrank.data.spellings import find_file, image_key, tag_name
 from tagrank.errors import InputError
 
 FIELDS = ("image", "tags", "lists", "split")
@@ -63,7 +63,7 @@ class Manifest:
         return self.path.parent
 
     def image_path(self, example: Example) -> Path:
-        """The path of an example's image (:func:`tagrank.data.names.find_file`). It need not exist."""
+        """The path of an example's image (:func:`tagrank.data.spellings.find_file`). It need not exist."""
         return find_file(self.root, example.image)
 
     def select(self, split: str) -> "Manifest":

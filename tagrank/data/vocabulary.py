@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tagrank.data.files import read_json, write_atomically
-from tagrank.data.names import tag_name
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 
 class Vocabulary:
     """``V`` tags, numbered from 0. The number ``V`` is the class END, which ends a list.
 
-    A tag that is looked up may have any spelling of :func:`tagrank.data.names.tag_name`.
+    A tag that is looked up may have any spelling of :func:`tagrank.data.spellings.tag_name`.
 
     Args:
         tags: the tags in the order of their numbers.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tagrank.data.files import first_repeated, read_json
-from tagrank.data.names import tag_name
+from tagrank.data.spellings import tag_name
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.ranking import Array, Ranking
 from tagrank.errors import InputError

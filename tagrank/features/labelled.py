@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tagrank.data.files import is_utf8
 from tagrank.data.manifest import Example, Manifest, read_manifest
-from tagrank.data.names import find_file, image_key
+from tagrank.data.spellings import find_file, image_key
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tagrank.data.files import first_line, is_utf8, parse_json, read_json, reason
-from tagrank.data.names import image_key
+from tagrank.data.spellings import image_key
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
 from tagrank.errors import InputError
 
@@ -73,7 +73,7 @@ class Features:
         """The vectors of images.
 
         Args:
-            names: ``N`` images, in any spelling (:func:`tagrank.data.names.image_key`); repetitions are allowed.
+            names: ``N`` images, in any spelling (:func:`tagrank.data.spellings.image_key`); repetitions are allowed.
 
         Returns:
             float32 ``[N, D]``, on the CPU, in the order of ``names``.

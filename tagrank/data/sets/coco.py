@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tagrank.data.files import read_json
-from tagrank.data.names import tag_name
+from tagrank.data.spellings import tag_name
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.names import Mentions, read_words
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record

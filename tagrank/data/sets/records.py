@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from tagrank.data.manifest import Example, RepeatedImageError, merge_lists, write_manifest
-from tagrank.data.names import find_file
+from tagrank.data.spellings import find_file
 from tagrank.errors import InputError
 
 
@@ -93,7 +93,7 @@ class ImageFolder:
 
         Args:
             image: the image's path relative to the folder of the images, or an absolute path below it. If there is no
-                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.names.find_file`), and one
+                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.spellings.find_file`), and one
                 with ``/`` for the backslashes of Windows.
 
         Raises:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tagrank.data.names import find_file, image_key, lower_tag_name, tag_name
+from tagrank.data.spellings import find_file, image_key, lower_tag_name, tag_name
 
 ONE, TWO = "caf\u00e9", "cafe\u0301"
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from tagrank.data.files import first_line, is_utf8, parse_json, read_json, reason
-from tagrank.data.spellings import image_key
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
+from tagrank.data.spellings import image_key
 from tagrank.errors import InputError
 
 PREFIX = "features"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tagrank.data.files import read_json
-from tagrank.data.spellings import tag_name
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.names import Mentions, read_words
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 # The keys to keep of a file. Most of a file are outlines of objects; without them the rest fits in memory.

@@ -6,9 +6,9 @@ from ast import literal_eval
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tagrank.data.spellings import tag_name
 from tagrank.data.sets.delimited import read_image_rows
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
+from tagrank.data.spellings import tag_name
 
 SPLITS = ("train", "val", "validation", "test", "")
 TEXT = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")

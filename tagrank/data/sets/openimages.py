@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tagrank.data.spellings import tag_name
 from tagrank.data.sets.delimited import read_header, read_image_rows, read_table
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 BOXES = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

@@ -93,8 +93,8 @@ class ImageFolder:
 
         Args:
             image: the image's path relative to the folder of the images, or an absolute path below it. If there is no
-                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.spellings.find_file`), and one
-                with ``/`` for the backslashes of Windows.
+                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.spellings.find_file`), and
+                one with ``/`` for the backslashes of Windows.
 
         Raises:
             SkipError: the path leads out of the folder; or ``check`` is on and the file is missing or empty.

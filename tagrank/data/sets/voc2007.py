@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tagrank.data.files import read_text, reason
-from tagrank.data.spellings import tag_name
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml_files import read_xml, text_of
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:

@@ -365,10 +365,10 @@ def _open_npz(path: Path) -> Features:
     foreign = [name for name in names if not is_utf8(name)]
     if foreign:
         raise InputError(f"{path}: images: expected names in Unicode, got {some(foreign)}")
-    if features.ndim != 2 or features.dtype.kind != "f" or features.dtype.itemsize > 8 or len(features) != len(images):
-        raise InputError(
-            f"{path}: features: expected floating point [{len(images)}, D], got {features.dtype} {list(features.shape)}"
-        )
+    shape, dtype = features.shape, features.dtype
+    if dtype.kind != "f" or dtype.itemsize > 8 or features.ndim != 2 or shape[0] != len(images) or shape[1] == 0:
+        expected = f"floating point [{len(images)}, D] with D of at least 1"
+        raise InputError(f"{path}: features: expected {expected}, got {dtype} {list(shape)}")
     block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
     return Features(path, names, [Block(path, block)], features.shape[1], None)
 

@@ -386,9 +386,19 @@ def test_npz(tmp_path: Path, dtype: str, save: object) -> None:
     ("arrays", "reason"),
     [
         ({"images": ["a"]}, "expected arrays 'images' and 'features', got 'images'"),
-        ({"images": ["a"], "features": [1.0]}, "features: expected floating point [1, D], got float64 [1]"),
-        ({"images": ["a"], "features": [[1.0], [2.0]]}, "features: expected floating point [1, D], got float64 [2, 1]"),
-        ({"images": ["a"], "features": [[1]]}, "features: expected floating point [1, D], got int64 [1, 1]"),
+        (
+            {"images": ["a"], "features": [1.0]},
+            "features: expected floating point [1, D] with D of at least 1, got float64 [1]",
+        ),
+        (
+            {"images": ["a"], "features": [[1.0], [2.0]]},
+            "features: expected floating point [1, D] with D of at least 1, got float64 [2, 1]",
+        ),
+        ({"images": ["a"], "features": np.zeros((1, 0))}, "with D of at least 1, got float64 [1, 0]"),
+        (
+            {"images": ["a"], "features": [[1]]},
+            "features: expected floating point [1, D] with D of at least 1, got int64 [1, 1]",
+        ),
         ({"images": [["a"]], "features": [[1.0]]}, "images: expected a vector of names"),
         ({"images": [1], "features": [[1.0]]}, "images: expected a vector of names, got int64 [1]"),
         ({"images": ["a", "a"], "features": [[1.0], [2.0]]}, "image 'a' is there twice"),

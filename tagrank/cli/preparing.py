@@ -21,6 +21,8 @@ from tagrank.options import option
 if TYPE_CHECKING:
     from tagrank.data.sets.records import Record
 
+STDIN = Path("/dev/stdin")
+
 app = typer.Typer(
     help="Write the manifest of a data set: its images with ordered tags.",
     no_args_is_help=True,
@@ -72,12 +74,14 @@ class WriteOptions:
 
         return lower_tag_name if self.lower_case else tag_name
 
-    def write(self, records: Callable[[], "Iterator[Record]"], out: Path) -> None:
+    def write(self, records: Callable[[], "Iterator[Record]"], out: Path, *inputs: Path) -> None:
         """Write the manifest ``out`` and print what was written and what was left out.
 
         Args:
             records: reads the data set. It may be called twice.
             out: the manifest.
+            *inputs: files that ``records`` reads and that may be pipes. A pipe is read only once; the records are then
+                kept in memory if they are needed twice.
 
         Raises:
             InputError: ``out`` may not be written, the data set is damaged, or an image has a fault and ``on_error`` is
@@ -93,6 +97,9 @@ class WriteOptions:
             raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
         if not out.parent.is_dir():
             raise InputError(f"{out}: its folder does not exist")
+        if self.min_count > 1 and not all(path.is_file() for path in inputs):
+            kept = list(records())
+            records = lambda: iter(kept)  # noqa: E731
         faults = Complaints(SHOWN)
         try:
             counts = write_records(
@@ -155,7 +162,12 @@ def voc2007(
 
 @command("tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl", app)
 def labelme(
-    root: Annotated[Path, typer.Argument(help="The folder that contains Annotations and Images.", show_default=False)],
+    root: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder that contains Annotations and Images, or JSON files beside images.", show_default=False
+        ),
+    ],
     out: Out,
     synonyms: Annotated[
         Path | None, typer.Option(help="Text file with one tag and its other names per line: 'person: man, woman'.")
@@ -170,20 +182,29 @@ def labelme(
     from tagrank.data.sets.records import ImageFolder
 
     names = Names(read_words(synonyms) if synonyms else None, plurals)
-    images = ImageFolder(root / "Images", out, options.check_images)
-    options.write(partial(read_labelme, root / "Annotations", images, names), out)
+    apart = any((root / name).is_dir() for name in ("Annotations", "Images"))
+    images = ImageFolder(root / "Images" if apart else root, out, options.check_images)
+    options.write(partial(read_labelme, root / "Annotations" if apart else root, images, names), out)
 
 
 @command("tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl", app)
 def coco(
-    root: Annotated[
-        Path, typer.Argument(help="The folder that contains annotations, train2017 and so on.", show_default=False)
-    ],
     out: Out,
     order: Annotated[
         COCOOrder,
         typer.Option(help="By area and place of the objects (importance), or as captions mention them (captions)."),
     ],
+    root: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The folder of annotations and images, as COCO, CVAT, Roboflow or Label Studio write it.",
+            show_default=False,
+        ),
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Instead of ROOT: one file of annotations.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With --annotations: the folder of the images. Default: the file's folder.")
+    ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="A part to read, such as train2017. May be given more than once. Default: all parts."),
@@ -198,25 +219,33 @@ def coco(
     options: WriteOptions,
 ) -> None:
     """COCO: objects by importance, or one list per caption."""
-    from tagrank.data.sets.coco import default_words, find_parts, read_captions, read_instances, split_of
+    from tagrank.data.sets.coco import default_words, read_captions, read_instances
+    from tagrank.data.sets.coco_layouts import find_parts, single_part
     from tagrank.data.sets.names import read_words
-    from tagrank.data.sets.records import ImageFolder
+    from tagrank.data.sets.records import ImageFolders
 
     captions = order is COCOOrder.captions
+    kind = "captions" if captions else "instances"
     if words is not None and not captions:
         raise InputError("--words needs --order captions")
+    if images is not None and annotations is None:
+        raise InputError("--images goes with --annotations")
+    if annotations is not None and part:
+        raise InputError("--part goes with ROOT, not with --annotations")
+    if annotations is not None and root is None:
+        parts = [single_part(annotations, images, kind)]
+    elif root is not None and annotations is None:
+        parts = list(find_parts(root, kind, part or ()).values())
+    else:
+        raise InputError("expected ROOT, or --annotations instead; not both")
     vocabulary = (read_words(words) if words else default_words()) if captions else {}
-    parts = find_parts(root, "captions" if captions else "instances", part or ())
-    folders = {name: ImageFolder(folder, out, options.check_images) for name, (_, folder) in parts.items()}
-
-    def records() -> Iterator["Record"]:
-        for name, (file, _) in parts.items():
-            if captions:
-                yield from read_captions(file, folders[name], split_of(name), vocabulary)
-            else:
-                yield from read_instances(file, folders[name], split_of(name), options.tag)
-
-    options.write(records, out)
+    readers = [
+        partial(read_captions, file, ImageFolders(folders, out, options.check_images), split, vocabulary)
+        if captions
+        else partial(read_instances, file, ImageFolders(folders, out, options.check_images), split, options.tag)
+        for file, folders, split in parts
+    ]
+    options.write(lambda: chain.from_iterable(read() for read in readers), out, *(part.file for part in parts))
 
 
 @command(
@@ -248,15 +277,21 @@ def openimages(
         inner = images / split if split else images
         folder = ImageFolder(inner if inner.is_dir() else images, out, options.check_images)
         readers.append(partial(read_openimages, path, names, folder, split))
-    options.write(lambda: chain.from_iterable(read() for read in readers), out)
+    options.write(lambda: chain.from_iterable(read() for read in readers), out, *annotations)
 
 
 @command("tagrank prepare csv photos.csv --separator ';' --out photos.jsonl", app)
 def csv(
-    file: Annotated[Path, typer.Argument(help="The CSV file. Each row has an image and its tags.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="The CSV file, or - for stdin. Each row has an image and its tags.", show_default=False),
+    ],
     out: Out,
     images: Annotated[
-        Path | None, typer.Option(help="The folder that image paths are relative to. Default: FILE's folder.")
+        Path | None,
+        typer.Option(
+            help="The folder that image paths are relative to. Default: FILE's, or the current one for pipes."
+        ),
     ] = None,
     image_column: Annotated[str, typer.Option(help="The column of image paths.")] = "image",
     tags_column: Annotated[str, typer.Option(help="The column of tags, the most important first.")] = "tags",
@@ -270,6 +305,8 @@ def csv(
     from tagrank.data.sets.csv_file import read_csv
     from tagrank.data.sets.records import ImageFolder
 
+    file = STDIN if str(file) == "-" else file
+    piped = file.is_fifo() or file.is_relative_to("/dev")
     delimiter = "\t" if delimiter == "tab" else delimiter
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(
@@ -280,7 +317,7 @@ def csv(
     records = partial(
         read_csv,
         file,
-        ImageFolder(images or file.parent, out, options.check_images),
+        ImageFolder(images or (Path() if piped else file.parent), out, options.check_images),
         image_column=image_column,
         tags_column=tags_column,
         split_column=split_column,
@@ -288,4 +325,4 @@ def csv(
         delimiter=delimiter,
         tag=options.tag,
     )
-    options.write(records, out)
+    options.write(records, out, file)

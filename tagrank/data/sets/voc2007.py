@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tagrank.data.files import read_text, reason
+from tagrank.data.files import read_text
 from tagrank.data.sets.importance import Seen, rank_by_importance
+from tagrank.data.sets.mat_files import load_mat
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml_files import read_xml, text_of
 from tagrank.data.spellings import tag_name
@@ -92,7 +93,7 @@ def read_lists(folder: Path, images: ImageFolder, tag: Callable[[str], str] = ta
     words = [tag(word) for word in _words(folder / WORDS)]
     for split, file in LISTS.items():
         path = folder / file
-        arrays = _load(path, ("D1", "D2"))
+        arrays = load_mat(path, ("D1", "D2"))
         for array in ("D1", "D2"):
             if array not in arrays:
                 raise InputError(f"{path}: expected the struct arrays D1 and D2, there is no {array}")
@@ -161,24 +162,8 @@ def _number(path: Path, element: "Element", where: str) -> float:
     return value
 
 
-def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """The variables of a MATLAB file. scipy only makes arrays: no code in the file is run."""
-    from scipy.io import loadmat
-
-    try:
-        variables: dict[str, Any] = loadmat(str(path), variable_names=names, appendmat=False)
-    except NotImplementedError as error:
-        raise InputError(f"{path}: MATLAB 7.3 files cannot be read; save it with '-v7'") from error
-    except Exception as error:
-        # A damaged file can raise ValueError, TypeError, zlib.error, KeyError and more, or OSError without errno.
-        if isinstance(error, OSError) and error.errno:
-            raise InputError(f"{path}: {reason(error)}") from error
-        raise InputError(f"{path}: not a MATLAB file, or damaged ({error})") from error
-    return {name: value for name, value in variables.items() if not name.startswith("__")}
-
-
 def _words(path: Path) -> list[str]:
-    variables = _load(path)
+    variables = load_mat(path)
     if len(variables) > 1 and "voc" in variables:
         variables = {"voc": variables["voc"]}
     if len(variables) != 1:

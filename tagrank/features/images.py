@@ -1,11 +1,14 @@
 """Reads photographs: from files on disk to RGB images in memory."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from ctypes import CDLL
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
@@ -58,13 +61,33 @@ def use_image(path: str | Path, function: "Callable[[PILImage.Image], T]") -> T:
         InputError: as :func:`read_image`.
     """
     path = Path(path)
+    with ExitStack() as share:
+        try:
+            return _use(path, function, share)
+        except InputError as error:
+            # The error alone: its traceback would keep the image as long as somebody keeps the error.
+            failed = InputError(str(error))
+        raise failed
+
+
+def _use(path: Path, function: "Callable[[PILImage.Image], T]", share: ExitStack) -> T:
+    """The result of a function of an image. The image's share of pixels is kept until the image is gone."""
     with ExitStack() as stack:
         with _faults(path):
             image = stack.enter_context(_open(path))
             _halve(image)
-            stack.enter_context(_SHARED.take(image.width * image.height))
+            pixels = image.width * image.height
+            share.enter_context(_SHARED.take(pixels))
+            if pixels > PIXELS_AT_ONCE // 4:
+                share.callback(_trim)
             upright = _rgb(_upright(_loaded(image, path)))
         return function(upright)
+
+
+def _trim() -> None:
+    """Give the memory of a large image back to the system: glibc would keep it for the thread that had it."""
+    with suppress(AttributeError):  # another C library
+        CDLL(None).malloc_trim(0)
 
 
 @contextmanager
@@ -154,7 +177,8 @@ def _loaded(image: "PILImage.Image", path: Path) -> "PILImage.Image":
 
     if isinstance(image, TiffImageFile):
         # When the pixels are there, Pillow would read all EXIF data, and turn the image. An odd tag would end that.
-        image.load_end = lambda: setattr(image, "_size", image.im.size)  # type: ignore[method-assign]
+        # A function that had the image would keep it until the garbage is collected: hundreds of megabytes.
+        image.load_end = partial(_end_tiff, ref(image))  # type: ignore[method-assign]
     try:
         image.load()
     except OSError:
@@ -163,6 +187,11 @@ def _loaded(image: "PILImage.Image", path: Path) -> "PILImage.Image":
             raise
         return ended
     return image
+
+
+def _end_tiff(image: "ref[PILImage.Image]") -> None:
+    if tiff := image():
+        tiff._size = tiff.im.size
 
 
 def _ended(path: Path) -> "PILImage.Image | None":

@@ -1,10 +1,15 @@
+import gc
 import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import time
 import warnings
+import weakref
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -383,3 +388,67 @@ def test_an_error_of_the_function_is_no_error_of_the_file(tmp_path: Path) -> Non
 
     with pytest.raises(IndexError, match="mine"):
         use_image(write(tmp_path, encoded(noise(), "PNG")), fail)
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_an_image_is_gone_after_its_use(tmp_path: Path, kind: str) -> None:
+    """Its memory is free without a garbage collection, which may come much later."""
+    path = write(tmp_path, encoded(noise(), kind))
+    kept = use_image(path, weakref.ref)
+    assert kept() is None
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_an_error_keeps_no_image(tmp_path: Path, kind: str) -> None:
+    """Errors are kept, for instance until all images were read."""
+    path = write(tmp_path, encoded(noise(400, 300), kind)[:-20000])
+
+    def alive() -> int:
+        return sum(isinstance(thing, Image.Image) for thing in gc.get_objects())
+
+    message(path)  # Pillow has images of its own once its formats are loaded
+    before = alive()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(InputError, match="damaged image") as caught:
+            use_image(path, lambda image: image.size)
+        errors.append(caught.value)
+        del caught
+    assert alive() == before
+    assert len(errors) == 3
+
+
+def test_the_memory_of_large_images_goes_back(tmp_path: Path) -> None:
+    """Threads keep none of it, and decode one image at a time if two have too many pixels."""
+    code = """if True:
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        from tagrank.features import images
+
+        def memory(what):
+            (line,) = [line for line in open("/proc/self/status") if line.startswith(what)]
+            return int(line.split()[1]) / 1024
+
+        images.PIXELS_AT_ONCE = 40_000_000
+        images.use_image(sys.argv[1], lambda image: image.size)
+        before, peak = memory("VmRSS"), memory("VmHWM")
+        with ThreadPoolExecutor(4) as executor:
+            list(executor.map(images.use_image, [sys.argv[1]] * 8, [lambda image: image.size] * 8))
+        print(memory("VmRSS") - before, memory("VmHWM") - peak)
+    """
+    path = tmp_path / "large.png"
+    Image.new("RGB", (6000, 4000)).save(path)  # 96 MB
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60)
+    kept, more = map(float, done.stdout.split())
+    assert kept < 30, done.stdout
+    assert more < 80, done.stdout

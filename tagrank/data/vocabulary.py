@@ -3,11 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tagrank.data.files import read_json, write_atomically
+from tagrank.data.files import write_atomically
+from tagrank.data.schema import Text, read_as
 from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
+
+
+@dataclass(frozen=True)
+class _File:
+    tags: tuple[Text, ...]
 
 
 class Vocabulary:
@@ -106,11 +113,9 @@ class Vocabulary:
         Raises:
             InputError: the file is missing, damaged, or not a vocabulary.
         """
-        record = read_json(Path(path))
-        if not isinstance(record, dict) or record.keys() != {"tags"} or not isinstance(record["tags"], list):
-            raise InputError(f'{path}: expected a vocabulary, {{"tags": [...]}}; got {record!r:.60}')
+        file = read_as(Path(path), _File, 'a vocabulary, {"tags": [...]}')
         try:
-            return cls(record["tags"])
+            return cls(file.tags)
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
 

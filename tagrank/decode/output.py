@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tagrank.data.files import first_repeated, read_json
+from tagrank.data.files import first_repeated
+from tagrank.data.schema import read_as
 from tagrank.data.spellings import tag_name
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.ranking import Array, Ranking
@@ -141,13 +142,10 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    record = read_json(Path(path))
-    if isinstance(record, dict) and all(
-        name.strip() and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
-        for name, tags in record.items()
-    ):
-        return record
-    raise InputError(f'{path}: expected names with lists of tags, {{"person": ["man", "woman"]}}; got {record!r:.60}')
+    synonyms = read_as(Path(path), dict[str, list[str]], 'names with lists of tags, {"person": ["man", "woman"]}')
+    if not all(name.strip() for name in synonyms):
+        raise InputError(f"{path}: expected names that are not blank, got one that is")
+    return synonyms
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:
@@ -156,10 +154,7 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    record = read_json(Path(path))
-    if isinstance(record, dict) and all(type(value) in (int, float) for value in record.values()):
-        return record
-    raise InputError(f'{path}: expected tags with probabilities, {{"dog": 0.5}}; got {record!r:.60}')
+    return read_as(Path(path), dict[str, float], 'tags with probabilities, {"dog": 0.5}')
 
 
 def _by_name(what: str, values: Mapping[str, T]) -> dict[str, T]:

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tagrank.annotator import Annotator
-from tagrank.data.files import read_json
 from tagrank.data.mapped import map_tensors, will_need
+from tagrank.data.schema import Positive, Rule, Text, read_as
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name
 from tagrank.decode.positions import expected_gains
 from tagrank.errors import InputError
@@ -67,6 +67,16 @@ class Contents:
     positions: int
     shards: tuple[int, ...] = ()
     digests: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class _File:
+    format: Literal[1]
+    model: str
+    tags: Annotated[tuple[Text, ...], Rule("at least one tag", bool)]
+    positions: Positive
+    shards: tuple[Positive, ...]
+    digests: tuple[str | None, ...] | None = None
 
 
 def digest(annotator: Annotator) -> str:
@@ -310,25 +320,12 @@ def read_contents(folder: Path) -> Contents:
     path = folder / INDEX
     if not path.is_file():
         raise InputError(f"{folder}: expected an index of photographs, but {INDEX} is not there")
-    record: Any = read_json(path)
-    fields = {"format", "model", "tags", "positions", "shards"}
-    if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() - {"digests"} != fields:
-        raise InputError(f"{path}: expected an index of format {FORMAT}, got {record!r:.60}")
-    tags, positions, shards = record["tags"], record["positions"], record["shards"]
-    whole = [positions, *shards] if isinstance(shards, list) else [None]
-    strings = [record["model"], *tags] if isinstance(tags, list) and tags else [None]
-    if not all(type(n) is int and n > 0 for n in whole) or not all(isinstance(s, str) for s in strings):
-        raise InputError(
-            f"{path}: expected tags, and positive numbers of positions and photographs; got {record!r:.60}"
-        )
+    file = read_as(path, _File, f"an index of format {FORMAT}")
+    tags, shards = file.tags, file.shards
     if len(set(tags)) < len(tags):
         ((twice, _),) = Counter[str](tags).most_common(1)
         raise InputError(f"{path}: tags: expected each tag once, got {twice!r:.60} twice")
-    digests = record.get("digests", [None] * len(shards))
-    if (
-        not isinstance(digests, list)
-        or len(digests) != len(shards)
-        or not all(isinstance(d, str | None) for d in digests)
-    ):
-        raise InputError(f"{path}: digests: expected one for each of {len(shards)} shards, got {digests!r:.60}")
-    return Contents(record["model"], tuple(tags), positions, tuple(shards), tuple(digests))
+    digests = (None,) * len(shards) if file.digests is None else file.digests
+    if len(digests) != len(shards):
+        raise InputError(f"{path}: digests: expected one for each of {len(shards)} shards, got {len(digests)}")
+    return Contents(file.model, tags, file.positions, shards, digests)

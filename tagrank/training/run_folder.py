@@ -32,6 +32,7 @@ from tagrank.data.files import (
     temporary_path,
     write_atomically,
 )
+from tagrank.data.schema import read_as
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
 from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
@@ -207,7 +208,7 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
     path = Path(folder) / TRAINING / HISTORY
     if not path.is_file():
         return []
-    history: list[dict[str, float]] = read_json(path)
+    history = read_as(path, list[dict[str, float]], "the metrics of each epoch")
     if not is_history(history):
         raise InputError(f"{path}: expected the metrics of each epoch, got {history!r:.60}")
     return history

@@ -278,6 +278,10 @@ def test_a_tag_that_is_there_twice(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"index\.json: tags: expected each tag once, got '.*' twice$"):
         open_index(tmp_path)
+    index["tags"][1] = "\u2028"
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: .*: tags\[1\]: expected text that is not blank"):
+        open_index(tmp_path)
 
 
 def test_a_shard_of_another_index(tmp_path: Path) -> None:

@@ -396,11 +396,14 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
         ({"format": 2}, "expected format 1, got 2"),
         ({"ranker": {**config["ranker"], "hidden_size": 17}}, "does not fit config.json"),
         ({"ranker": {"sizes": 3}}, "not the configuration of a model"),
-        ({"backbone": {"weights": "none"}}, "config.json: not the configuration of a model: backbone: expected"),
-        ({"backbone": {"backbone": 3}}, "config.json: not the configuration of a model: backbone: expected"),
-        ({"backbone": ["vgg16"]}, "config.json: not the configuration of a model: backbone: expected"),
-        ({"backbone": "backbone"}, "config.json: not the configuration of a model: backbone: expected"),
-        ({"training": 3}, "config.json: not the configuration of a model: training: expected"),
+        (
+            {"backbone": {"weights": "none"}},
+            "config.json: .*the configuration of a model: backbone(.backbone)?: expected",
+        ),
+        ({"backbone": {"backbone": 3}}, "config.json: .*the configuration of a model: backbone(.backbone)?: expected"),
+        ({"backbone": ["vgg16"]}, "config.json: .*the configuration of a model: backbone(.backbone)?: expected"),
+        ({"backbone": "backbone"}, "config.json: .*the configuration of a model: backbone(.backbone)?: expected"),
+        ({"training": 3}, "config.json: expected the configuration of a model: training: expected an object, got 3"),
         ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
     ):
         (model / "config.json").write_text(json.dumps(config | change))
@@ -413,7 +416,18 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
         Annotator.load(model)
 
 
-@pytest.mark.parametrize("history", ["{}", "[]", "[1]", '[{"epoch": 1}]', '[{"epoch": "1", "val_ndcg@5": 0.5}]', "[{"])
+@pytest.mark.parametrize(
+    "history",
+    [
+        "{}",
+        "[]",
+        "[1]",
+        '[{"epoch": 1}]',
+        '[{"epoch": "1", "val_ndcg@5": 0.5}]',
+        "[{",
+        '[{"epoch": 1' + "0" * 400 + ', "val_ndcg@5": 0.5}]',
+    ],
+)
 def test_a_history_that_is_damaged(model: Path, history: str) -> None:
     (model / "training" / "history.json").write_text(history)
     with pytest.raises(

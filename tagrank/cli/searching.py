@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from tagrank.annotator import Annotator
     from tagrank.features.store import Features
-    from tagrank.retrieval import Match, PhotoIndex
+    from tagrank.retrieval import IndexWriter, Match, PhotoIndex
+    from tagrank.retrieval.index import Stamp
 
 BATCH = 256
 
@@ -42,15 +43,23 @@ def index(
     weights: WeightsOption = None,
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update/--no-update",
+            help="Whether photographs that are gone from PATHS leave the index, and changed ones are computed again.",
+        ),
+    ] = True,
 ) -> None:
     """Keep a model's predictions for photographs, to search them.
 
-    Photographs that the index has already are not computed again. What cannot be read is reported on stderr; the others
-    are added, and the exit code is 1.
+    Photographs that the index has already are not computed again, unless their file has another size or time. What
+    cannot be read is reported on stderr; the others are added, and the exit code is 1.
     """
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
+    from tagrank.retrieval.index import UNKNOWN
 
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features instead; not both")
@@ -63,15 +72,20 @@ def index(
         table = None if features is None else _stored(features, annotator)
         names = table.names if table is not None else _photographs(given, exclude_folder or (), unread)
         by_key = {file_key(name): name for name in reversed(names)}
+        left = _left(writer, by_key, given) if update and table is None else []
+        writer.remove(left)
         there = by_key.keys() & set(map(file_key, writer.done))
         new = [name for key, name in reversed(by_key.items()) if key not in there]
+        stamps = {name: _stamp(name) for name in new} if table is None else {}
         rows = _computed_features(annotator, new, weights, failed) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
-            writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
+            some = [name for name, _ in batch]
+            known = None if table is not None else [stamps[name] or UNKNOWN for name in some]
+            writer.add(some, annotator.probabilities(_stack(batch)), known)
             added += len(batch)
     typer.echo(
-        f"{out}: {added} photographs added, {len(there)} were there, "
-        f"{unread.count + failed.count} failed; {before + added} in all"
+        f"{out}: {added} photographs added, {len(there)} were there, {unread.count + failed.count} failed; "
+        f"{before - len(left) + added} in all" + (f"; {len(left)} left, gone or changed" if left else "")
     )
     unread.exit()
     failed.exit()
@@ -131,6 +145,32 @@ def _photographs(paths: Sequence[str], exclude_folders: Sequence[str], on_error:
         manifest = read_manifest(path) if path.suffix == ".jsonl" else None
         images.extend([path] if manifest is None else map(manifest.image_path, manifest.examples))
     return list(map(str, find_images(images, exclude_folders=exclude_folders, on_error=on_error)))
+
+
+def _left(writer: "IndexWriter", by_key: Mapping[str, str], paths: Sequence[str]) -> list[str]:
+    """The photographs of an index that changed, and those that are gone from folders among the paths."""
+    from tagrank.features.folders import is_folder
+    from tagrank.retrieval.index import UNKNOWN
+
+    folders = tuple(f"{file_key(path)}/".replace("//", "/") for path in paths if is_folder(Path(path)))
+    left = []
+    for name in writer.done:
+        key = file_key(name)
+        if key in by_key or key.startswith(folders):
+            stamp, now = writer.stamp(name), _stamp(name)
+            if now is None or (UNKNOWN not in (stamp, now) and now != stamp):
+                left.append(name)
+    return left
+
+
+def _stamp(name: str) -> "Stamp | None":
+    """The stamp of a photograph's file. None if there is no such file, and unknown if that cannot be found out."""
+    from tagrank.retrieval.index import UNKNOWN, Stamp
+
+    try:
+        return Stamp.of(name)
+    except (OSError, ValueError):
+        return UNKNOWN
 
 
 def _spelling(photos: "PhotoIndex", image: str) -> str:

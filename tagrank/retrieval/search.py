@@ -43,7 +43,7 @@ def open_index(folder: str | Path) -> "PhotoIndex":
     """
     folder = Path(folder)
     contents = read_contents(folder)
-    if not contents.shards:
+    if sum(contents.shards) == len(contents.removed):
         raise InputError(f"{folder}: the index has no photographs yet")
     shards = [Shard(folder, number, count, contents) for number, count in enumerate(contents.shards)]
     return PhotoIndex(folder, contents, shards)
@@ -65,10 +65,12 @@ class PhotoIndex:
         self._model = contents.model
         self._shards = shards
         self._starts = np.cumsum([0, *contents.shards])
+        self._removed = frozenset(contents.removed)
+        self._kept = np.delete(np.arange(self._starts[-1]), contents.removed) if contents.removed else None
         self._vocabulary = Vocabulary(contents.tags)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) - len(self._removed)
 
     def search(self, tags: Sequence[str], *, ordered: bool = True, top_k: int = 20) -> list[Match]:
         """Find the photographs whose lists most likely start with these tags.
@@ -145,7 +147,8 @@ class PhotoIndex:
 
     def names(self) -> list[str]:
         """The names of all photographs, in the order of the index."""
-        return [name for shard in self._shards for name in shard.names()]
+        names = (name for shard in self._shards for name in shard.names())
+        return [name for row, name in enumerate(names) if row not in self._removed]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._find(name) is not None
@@ -154,10 +157,15 @@ class PhotoIndex:
         """A photograph's shard number and its row number in the shard; None if it is not in the index."""
         for shard in self._shards:
             shard.fetch_names()
-        found = ((number, shard.row(name)) for number, shard in enumerate(self._shards))
-        return next(((number, row) for number, row in found if row is not None), None)
+        for number, shard in enumerate(self._shards):
+            row = shard.row(name)
+            if row is not None and row + int(self._starts[number]) not in self._removed:
+                return number, row
+        return None
 
     def _locate(self, row: int) -> tuple[int, int]:
+        """The shard number and the row number in the shard of a photograph, by its number among all."""
+        row = row if self._kept is None else int(self._kept[row])
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, row - int(self._starts[number])
 
@@ -175,7 +183,8 @@ class PhotoIndex:
         return numbers
 
     def _over_shards(self, score: Callable[[Shard], Scores]) -> Scores:
-        return np.concatenate([score(shard) for shard in self._shards])
+        scores = np.concatenate([score(shard) for shard in self._shards])
+        return scores if self._kept is None else scores[self._kept]
 
     def _best(self, scores: Scores, top_k: int) -> list[Match]:
         if top_k < 1:

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,59 @@ def test_spellings_of_one_path(world: Path, tmp_path: Path, monkeypatch: pytest.
     for name in ("./photos/00.png", tmp_path / "photos" / "00.png", "link/photos/00.png", "photos//../photos/00.png"):
         assert like(name) == expected
     assert "no photograph 'photos/nowhere.png'" in fails("search", tmp_path / "index", "--like", "photos/nowhere.png")
+
+
+def test_an_index_is_updated(world: Path, tmp_path: Path) -> None:
+    """Photographs that are gone leave it, and those that changed are computed again; nothing else is."""
+    photos = shutil.copytree(world / "photos", tmp_path / "photos")
+    shutil.copytree(world / "photos", tmp_path / "others")
+    arguments = ("index", world / "a", photos, "--out", tmp_path / "index")
+    tagrank("index", world / "a", photos, tmp_path / "others", "--out", tmp_path / "index")
+
+    def found() -> dict[str, float]:
+        lines = tagrank("search", tmp_path / "index", "dog", "--top-k", 99, "--format", "jsonl").stdout.splitlines()
+        return {match["image"]: match["score"] for match in map(json.loads, lines)}
+
+    before = found()
+    (photos / "00.png").unlink()
+    shutil.copy(photos / "02.png", photos / "01.png")
+    (tmp_path / "others" / "00.png").unlink()
+    kept = tagrank(*arguments, "--no-update").stdout
+    assert kept.endswith(f": 0 photographs added, {COUNT - 1} were there, 0 failed; {2 * COUNT} in all\n")
+    assert found() == before
+    line = tagrank(*arguments).stdout
+    assert line.endswith(
+        f"1 photographs added, {COUNT - 2} were there, 0 failed; {2 * COUNT - 1} in all; 2 left, gone or changed\n"
+    )
+    after = found()
+    assert after.keys() == before.keys() - {str(photos / "00.png")}
+    assert after.pop(str(photos / "01.png")) == before[str(photos / "02.png")] != before[str(photos / "01.png")]
+    assert after.items() <= before.items()
+    again = tagrank(*arguments).stdout
+    assert again.endswith(f": 0 photographs added, {COUNT - 1} were there, 0 failed; {2 * COUNT - 1} in all\n")
+
+
+def test_photographs_that_only_seem_gone_stay(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = shutil.copytree(world / "photos", tmp_path / "photos")
+    (photos / "locked").mkdir()
+    (photos / "00.png").rename(photos / "locked" / "00.png")
+    arguments = ("index", world / "a", photos, "--out", tmp_path / "index")
+    tagrank(*arguments)
+    stat, scandir = os.stat, os.scandir
+
+    def refuse(call: Any, path: Any, *more: Any, **options: Any) -> Any:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return call(path, *more, **options)
+
+    monkeypatch.setattr(os, "scandir", partial(refuse, scandir))
+    monkeypatch.setattr(os, "stat", partial(refuse, stat))
+    result = tagrank(*arguments, code=1)
+    assert "locked: permission denied" in result.stderr
+    assert f"; {COUNT} in all\n" in result.stdout
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    assert "no images in this folder" in fails(*arguments)
 
 
 def test_features_instead_of_photographs(world: Path, tmp_path: Path) -> None:

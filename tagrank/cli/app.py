@@ -104,7 +104,7 @@ def _exit_codes() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        complain(f"{error.filename}: {reason(error)}" if error.filename else error)
+        complain(f"{error.filename or 'the output cannot be written'}: {reason(error)}")
         raise typer.Exit(2) from error
 
 

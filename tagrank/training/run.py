@@ -92,6 +92,9 @@ def _fit(
     """The model, trained in the folder of its run, and the digests of the images that it has seen."""
     backbone = _backbone(options)
     images, val_images = _load(parts, options, backbone, folder, on_error)
+    there = {example.image for loaded in (images, val_images) for example in loaded.examples}
+    left_out = sorted({example.image for part in parts for example in part.examples} - there)
+    run_folder.keep_left_out(folder, left_out, resume=options.resume)
     spec = _spec(images, options.backbone)
     val_images.check(images.inputs.shape[1], spec)
     vocabulary = Vocabulary.build(tags for example in images.examples for tags in example.lists)

@@ -2,7 +2,7 @@
 
 ``training`` is the run that the model comes from. A run that is to replace an existing model is in ``training.new``
 until it is finished. Each has ``settings.json`` from its first moment on, checkpoints, features that were computed for
-it, and ``history.json`` once it is finished.
+it, ``left-out.json`` if images cannot be read, and ``history.json`` once it is finished.
 
 A process that trains locks the model's folder. It may be killed at any moment:
 
@@ -33,6 +33,7 @@ from tagrank.data.files import (
     write_atomically,
 )
 from tagrank.data.schema import read_as
+from tagrank.data.shards import some
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
 from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
@@ -40,6 +41,7 @@ from tagrank.model_folder import CONFIG, VOCABULARY, WEIGHTS
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"
 HISTORY = "history.json"
+LEFT_OUT = "left-out.json"
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
@@ -161,7 +163,7 @@ def _clean(out: Path, runs: Iterable[Path]) -> None:
     """Delete what killed processes left under temporary names."""
     for folder, names in [
         (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, SEEN)),
-        *((run, (SETTINGS, HISTORY, BEST, LAST)) for run in runs),
+        *((run, (SETTINGS, HISTORY, LEFT_OUT, BEST, LAST)) for run in runs),
     ]:
         for path in leftovers(folder, "|".join(map(re.escape, names))):
             _delete(path)
@@ -174,6 +176,25 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
         OSError: the file cannot be written; the one before it is unchanged.
     """
     write_atomically(path, [content])
+
+
+def keep_left_out(run: Path, images: Sequence[str], *, resume: bool) -> None:
+    """Write down which images a run leaves out, because they cannot be read; or compare, if it goes on.
+
+    Raises:
+        InputError: the run that goes on left out other images, or the file cannot be written.
+    """
+    path = run / LEFT_OUT
+    if resume and (run / LAST).exists():
+        before = read_as(path, list[str], "the images that a run leaves out") if path.exists() else []
+        changed = sorted(set(before) ^ set(images))
+        if changed:
+            raise InputError(f"{run}: cannot resume: other images can be read than before: {some(changed)}")
+    elif images or path.exists():
+        try:
+            write_atomically(path, [json.dumps(images, indent=0).encode(), b"\n"])
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def has_run(folder: str | Path) -> bool:

@@ -238,6 +238,29 @@ def test_resumes_with_another_path_to_the_features(data: Path, monkeypatch: pyte
     run(data.parent / "moved", "out", epochs=2, resume=True)
 
 
+def test_resumes_with_the_same_images(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that cannot be read are left out, and none may come or go while a run is interrupted."""
+    examples = read_manifest(data / "images.jsonl").examples
+    more = [replace(examples[1], image=name) for name in ("x.png", "y.png")]
+    write_manifest(data / "images.jsonl", [*examples, *more])
+    errors: list[InputError] = []
+
+    def resume(**options: Any) -> None:
+        run(data, "out", epochs=3, on_error=errors.append, **options)
+
+    resume()
+    assert [str(error)[-22:] for error in errors] == ["no features of 'x.png'", "no features of 'y.png'"]
+    resume(resume=True)
+    spec = open_features(data / "features").spec
+    assert spec is not None
+    with FeatureWriter(data / "features", spec, 8) as writer:
+        writer.add(["y.png"], torch.ones(1, 8))
+    with pytest.raises(InputError, match=r"training: cannot resume: other images can be read than before: 'y\.png'"):
+        resume(resume=True)
+    resume(overwrite=True)
+    assert json.loads((data / "out" / "training" / "left-out.json").read_text()) == ["x.png"]
+
+
 def test_a_damaged_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(data, "out", epochs=2)
     training = data / "out" / "training"

@@ -38,7 +38,8 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import decode
 from tagrank.errors import InputError
 from tagrank.features.backbones import load_backbone
-from tagrank.features.images import find_images, read_image
+from tagrank.features.folders import find_images
+from tagrank.features.images import read_image
 from tagrank.ranker.presets import PRESETS
 from tagrank.recurrence import trace
 

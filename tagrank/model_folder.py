@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagrank.data.files import read_json, reason, sha256, write_atomically
+from tagrank.data.files import reason, sha256, write_atomically
+from tagrank.data.schema import read_as
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
@@ -52,6 +53,19 @@ class SavedModel:
     training: Mapping[str, Any]
     calibration: Calibration = Calibration()
     familiarity: Familiarity | None = None
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The content of ``config.json``. :class:`tagrank.ranker.config.RankerConfig` checks the options of the ranker."""
+
+    format: int
+    ranker: dict[str, Any]
+    backbone: dict[str, str] | None
+    backbone_trained: bool
+    training: dict[str, Any]
+    files: dict[str, str] | None = None
+    calibration: Calibration = Calibration()
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
@@ -105,27 +119,16 @@ def load_model(folder: Path) -> SavedModel:
         InputError: a file is missing or damaged, or the weights do not fit the configuration.
     """
     check_model(folder)
-    config = read_json(folder / CONFIG)
+    config = read_as(folder / CONFIG, _Config, "the configuration of a model")
+    spec = config.backbone
     try:
-        if config["format"] != FORMAT:
-            raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config['format']!r}")
-        if not isinstance(config["ranker"], dict):
-            raise ValueError(f"ranker: expected options by name, got {config['ranker']!r:.60}")
-        if not isinstance(config["backbone_trained"], bool):
-            raise ValueError(f"backbone_trained: expected true or false, got {config['backbone_trained']!r:.60}")
-        _check_sizes(folder, config["ranker"])
-        ranker = build_ranker(config["ranker"])
-        spec, trained, training = config["backbone"], config["backbone_trained"], config["training"]
-        named = isinstance(spec, dict) and "backbone" in spec and all(isinstance(v, str) for v in spec.values())
-        if not (named or spec is None):
-            raise ValueError(f"backbone: expected texts, its name under 'backbone'; got {spec!r:.60}")
-        if not isinstance(training, dict):
-            raise ValueError(f"training: expected settings by name, got {training!r:.60}")
-        given = config.get("calibration", {})
-        if not isinstance(given, dict):
-            raise ValueError(f"calibration: expected a temperature and a shift, got {given!r:.60}")
-        calibration = Calibration(**given)
-        backbone = load_backbone(spec["backbone"], "none") if trained else None
+        if config.format != FORMAT:
+            raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config.format}")
+        if (spec is None and config.backbone_trained) or (spec is not None and "backbone" not in spec):
+            raise ValueError(f"backbone: expected its name under 'backbone', got {spec!r:.60}")
+        _check_sizes(folder, config.ranker)
+        ranker = build_ranker(config.ranker)
+        backbone = load_backbone(spec["backbone"], "none") if config.backbone_trained and spec else None
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -133,11 +136,11 @@ def load_model(folder: Path) -> SavedModel:
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     _load_weights(folder / WEIGHTS, _modules(ranker, backbone))
     familiarity = None
-    if "files" in config:
-        _check_files(folder, config["files"])
-        if FAMILIARITY in config["files"]:
+    if config.files is not None:
+        _check_files(folder, config.files)
+        if FAMILIARITY in config.files:
             familiarity = Familiarity.load(folder / FAMILIARITY, ranker.feature_size)
-    return SavedModel(ranker, vocabulary, spec, backbone, training, calibration, familiarity)
+    return SavedModel(ranker, vocabulary, spec, backbone, config.training, config.calibration, familiarity)
 
 
 def _check_sizes(folder: Path, options: dict[str, Any]) -> None:
@@ -183,9 +186,9 @@ def _header(path: Path) -> dict[str, list[int]]:
         raise InputError(f"{path}: damaged, or not a safetensors file: {error}") from error
 
 
-def _check_files(folder: Path, digests: Any) -> None:
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     """Compare the digests in the configuration with those of the files."""
-    if not isinstance(digests, dict) or digests.keys() - {FAMILIARITY} != {WEIGHTS, VOCABULARY}:
+    if digests.keys() - {FAMILIARITY} != {WEIGHTS, VOCABULARY}:
         raise InputError(
             f"{folder / CONFIG}: files: expected digests of {WEIGHTS} and {VOCABULARY}, got {digests!r:.60}"
         )

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -12,8 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, Model, WeightsOption, check_inputs, command
-from tagrank.cli.terminal import complain, shown
+from tagrank.cli.app import (
+    ExcludeOption,
+    Format,
+    FormatOption,
+    Model,
+    NullOption,
+    WeightsOption,
+    check_inputs,
+    command,
+)
+from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
 from tagrank.options import ListOptions
@@ -44,6 +53,8 @@ def annotate(
     ] = Unknown.mark,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
+    exclude_folder: ExcludeOption = None,
+    null: NullOption = False,
 ) -> None:
     """Write the ranked tags of photographs, the most important first.
 
@@ -51,16 +62,15 @@ def annotate(
     the rank. A photograph that is unlike the training photographs is marked, or with --unknown skip left out and
     reported on stderr: what a model says of it means little.
 
-    A photograph that cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
+    What cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
-    from tagrank.features.images import find_images
+    from tagrank.features.folders import find_images
     from tagrank.progress import track
 
     check_model(model)
     check_inputs(lists)
-    # File names are bytes, whatever the encoding of stdin.
-    lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer) if "-" in paths else ()
-    found = find_images([path for path in [*(p for p in paths if p != "-"), *lines] if path])
+    failed = Complaints()
+    found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
     from tagrank.annotator import Annotator
 
     annotator = Annotator.load(model)
@@ -71,19 +81,16 @@ def annotate(
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
     write = _writer(format)
-    failed = False
     results = annotator.annotate(found, top_k=top_k, **options)
     # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):
-            failed = True
-            complain(tags)
+            failed(tags)
         elif unknown is Unknown.skip and tags.unknown:
             complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
         else:
             write(path, tags)
-    if failed:
-        raise typer.Exit(1)
+    failed.exit()
 
 
 def _writer(format: Format) -> Callable[[Path, "TagList"], None]:

@@ -61,6 +61,23 @@ ManifestFile = Annotated[
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
 ImagesOption = Annotated[Path | None, typer.Option(help=IMAGES)]
 WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude-folder",
+        help="Leave out folders below PATHS, by name (* stands for any text) or path. May be given more than once.",
+    ),
+]
+NullOption = Annotated[
+    bool, typer.Option("-0", "--null", help="The paths on stdin end with NUL, as find -print0 writes them.")
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable/--no-skip-unreadable",
+        help="If an image cannot be read or has no features: leave it out and exit with 1, or stop.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help=SEED, min=0, max=MAX_SEED)]
 
 
@@ -130,7 +147,7 @@ def _exit_codes() -> Iterator[None]:
         complain("interrupted")
         raise typer.Exit(130) from None
     except OSError as error:
-        complain(f"{error.filename}: {reason(error)}" if error.filename else error)
+        complain(f"{error.filename or 'the output cannot be written'}: {reason(error)}")
         raise typer.Exit(2) from error
 
 

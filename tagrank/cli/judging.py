@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import ManifestFile, Model, SeedOption, WeightsOption, check_inputs, check_target, command
-from tagrank.cli.terminal import complain
+from tagrank.cli.app import (
+    ManifestFile,
+    Model,
+    SeedOption,
+    SkipUnreadable,
+    WeightsOption,
+    check_inputs,
+    check_target,
+    command,
+)
+from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
@@ -26,6 +35,7 @@ def evaluate(
     rival: RivalOptions,
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
     weights: WeightsOption = None,
+    skip_unreadable: SkipUnreadable = True,
     seed: SeedOption = 0,
     all_measures: Annotated[bool, typer.Option("--all", help="Show all measures on a narrow terminal too.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the tables to this JSON file.")] = None,
@@ -41,15 +51,21 @@ def evaluate(
     from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
     from tagrank.metrics import compare
 
-    judged = _open(model, manifest, data, weights)
+    failed = Complaints(SHOWN)
+    on_error = failed if skip_unreadable else None
+    judged = _open(model, manifest, data, weights, on_error)
     train_images = judged.train_images(baselines)
+    other = None
+    if rival.against is not None:
+        features = rival.against_features or data.features
+        other = _open(rival.against, manifest, replace(data, features=features), weights, on_error)
+        judged.keep_common(other)
+    failed.close()
     _warn(judged)
     options = judged.annotator.rank_options(lists)
     ours = judge(judged.annotator, judged.images, **options)
     rows, comparison, found = [ours.row()], None, None
-    if rival.against is not None:
-        features = rival.against_features or data.features
-        other = _open(rival.against, manifest, replace(data, features=features), weights)
+    if other is not None:
         _warn(other)
         theirs = judge(other.annotator, other.images, name=str(rival.against), **other.annotator.rank_options(lists))
         rows.append(theirs.row())
@@ -73,6 +89,7 @@ def evaluate(
             seen=judged.seen(),
             calibration=ours.calibration,
         )
+    failed.exit()
 
 
 @command("tagrank report models/photos test.jsonl --out report.html")
@@ -84,6 +101,7 @@ def report(
     lists: ListOptions,
     baselines: BaselineOptions,
     weights: WeightsOption = None,
+    skip_unreadable: SkipUnreadable = True,
     examples: Annotated[int, typer.Option(help="How many photographs to show.", min=0)] = 48,
     worst: Annotated[int, typer.Option(help="How many of the photographs with the worst lists to show.", min=0)] = 12,
     seed: SeedOption = 0,
@@ -99,8 +117,10 @@ def report(
     from tagrank.evaluation.report import write_model_report
     from tagrank.training.run_folder import read_history
 
-    judged = _open(model, manifest, data, weights)
+    left_out = Complaints(SHOWN)
+    judged = _open(model, manifest, data, weights, left_out if skip_unreadable else None)
     train_images = judged.train_images(baselines)
+    left_out.close()
     _warn(judged)
     root = data.images or manifest.parent
     if not any((root / example.image).is_file() for example in judged.images.examples):
@@ -126,14 +146,17 @@ def report(
     typer.echo(out)
     for error in failed.values():
         complain(error)
+    left_out.exit()
     if failed:
         raise typer.Exit(1)
 
 
-def _open(model: Path, manifest: Path, data: JudgedOptions, weights: str | None) -> "JudgedModel":
+def _open(
+    model: Path, manifest: Path, data: JudgedOptions, weights: str | None, on_error: Complaints | None
+) -> "JudgedModel":
     from tagrank.evaluation.judged import JudgedModel
 
-    return JudgedModel(model, manifest, data, weights)
+    return JudgedModel(model, manifest, data, weights, on_error)
 
 
 def _warn(judged: "JudgedModel") -> None:

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import command
-from tagrank.cli.terminal import complain
+from tagrank.cli.terminal import SHOWN, Complaints
 from tagrank.errors import InputError
 from tagrank.options import option
 
 if TYPE_CHECKING:
     from tagrank.data.sets.records import Record
 
+STDIN = Path("/dev/stdin")
+
 app = typer.Typer(
     help="Write the manifest of a data set: its images with ordered tags.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-SHOWN = 20
 
 
 class OnError(str, Enum):
@@ -63,14 +64,24 @@ class WriteOptions:
     on_error: OnError = option(OnError.fail, "If an image has a fault: stop, or leave it out and exit with 1.")
     min_count: int = option(1, "Leave out tags that fewer than this many images have.", min=1)
     check_images: bool = option(True, "Whether the images must exist.", flag="--check-images/--no-check-images")
+    lower_case: bool = option(False, "Write tags in lower case, so that Dog and dog are one.", flag="--lower-case")
     overwrite: bool = option(False, "Replace an existing manifest.", flag="--overwrite")
 
-    def write(self, records: Callable[[], "Iterator[Record]"], out: Path) -> None:
+    @property
+    def tag(self) -> Callable[[str], str]:
+        """Makes a tag from a name in a data set."""
+        from tagrank.data.spellings import lower_tag_name, tag_name
+
+        return lower_tag_name if self.lower_case else tag_name
+
+    def write(self, records: Callable[[], "Iterator[Record]"], out: Path, *inputs: Path) -> None:
         """Write the manifest ``out`` and print what was written and what was left out.
 
         Args:
             records: reads the data set. It may be called twice.
             out: the manifest.
+            *inputs: files that ``records`` reads and that may be pipes. A pipe is read only once; the records are then
+                kept in memory if they are needed twice.
 
         Raises:
             InputError: ``out`` may not be written, the data set is damaged, or an image has a fault and ``on_error`` is
@@ -86,25 +97,20 @@ class WriteOptions:
             raise InputError(f"{out}: --overwrite replaces only files named .jsonl")
         if not out.parent.is_dir():
             raise InputError(f"{out}: its folder does not exist")
-        faults = 0
-
-        def report(error: InputError) -> None:
-            nonlocal faults
-            faults += 1
-            if faults <= SHOWN:
-                complain(error)
-
+        if self.min_count > 1 and not all(path.is_file() for path in inputs):
+            kept = list(records())
+            records = lambda: iter(kept)  # noqa: E731
+        faults = Complaints(SHOWN)
         try:
             counts = write_records(
                 lambda: track(records(), "reading"),
                 out,
                 skip_faults=self.on_error is OnError.skip,
                 min_count=self.min_count,
-                on_fault=report,
+                on_fault=faults,
             )
         finally:
-            if faults > SHOWN:
-                complain(f"and {faults - SHOWN} more")
+            faults.close()
         typer.echo(f"{out}: {counts.read} images read, {counts.written} written with {counts.tags} different tags")
         for kind, count in counts.skipped.most_common():
             typer.echo(f"left out: {count}, {kind}")
@@ -147,16 +153,21 @@ def voc2007(
     folder = find_voc2007(root)
     images = ImageFolder(folder / "JPEGImages", out, options.check_images)
     records = (
-        partial(read_importance, folder, images, difficult=difficult, truncated=truncated)
+        partial(read_importance, folder, images, difficult=difficult, truncated=truncated, tag=options.tag)
         if lists is None
-        else partial(read_lists, lists, images)
+        else partial(read_lists, lists, images, options.tag)
     )
     options.write(records, out)
 
 
 @command("tagrank prepare labelme LabelMe/ --min-count 50 --on-error skip --out LabelMe/labelme.jsonl", app)
 def labelme(
-    root: Annotated[Path, typer.Argument(help="The folder that contains Annotations and Images.", show_default=False)],
+    root: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder that contains Annotations and Images, or JSON files beside images.", show_default=False
+        ),
+    ],
     out: Out,
     synonyms: Annotated[
         Path | None, typer.Option(help="Text file with one tag and its other names per line: 'person: man, woman'.")
@@ -171,20 +182,29 @@ def labelme(
     from tagrank.data.sets.records import ImageFolder
 
     names = Names(read_words(synonyms) if synonyms else None, plurals)
-    images = ImageFolder(root / "Images", out, options.check_images)
-    options.write(partial(read_labelme, root / "Annotations", images, names), out)
+    apart = any((root / name).is_dir() for name in ("Annotations", "Images"))
+    images = ImageFolder(root / "Images" if apart else root, out, options.check_images)
+    options.write(partial(read_labelme, root / "Annotations" if apart else root, images, names), out)
 
 
 @command("tagrank prepare coco coco/ --order captions --part train2017 --part val2017 --out coco/captions.jsonl", app)
 def coco(
-    root: Annotated[
-        Path, typer.Argument(help="The folder that contains annotations, train2017 and so on.", show_default=False)
-    ],
     out: Out,
     order: Annotated[
         COCOOrder,
         typer.Option(help="By area and place of the objects (importance), or as captions mention them (captions)."),
     ],
+    root: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The folder of annotations and images, as COCO, CVAT, Roboflow or Label Studio write it.",
+            show_default=False,
+        ),
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Instead of ROOT: one file of annotations.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With --annotations: the folder of the images. Default: the file's folder.")
+    ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="A part to read, such as train2017. May be given more than once. Default: all parts."),
@@ -199,25 +219,33 @@ def coco(
     options: WriteOptions,
 ) -> None:
     """COCO: objects by importance, or one list per caption."""
-    from tagrank.data.sets.coco import default_words, find_parts, read_captions, read_instances, split_of
+    from tagrank.data.sets.coco import default_words, read_captions, read_instances
+    from tagrank.data.sets.coco_layouts import find_parts, single_part
     from tagrank.data.sets.names import read_words
-    from tagrank.data.sets.records import ImageFolder
+    from tagrank.data.sets.records import ImageFolders
 
     captions = order is COCOOrder.captions
+    kind = "captions" if captions else "instances"
     if words is not None and not captions:
         raise InputError("--words needs --order captions")
+    if images is not None and annotations is None:
+        raise InputError("--images goes with --annotations")
+    if annotations is not None and part:
+        raise InputError("--part goes with ROOT, not with --annotations")
+    if annotations is not None and root is None:
+        parts = [single_part(annotations, images, kind)]
+    elif root is not None and annotations is None:
+        parts = list(find_parts(root, kind, part or ()).values())
+    else:
+        raise InputError("expected ROOT, or --annotations instead; not both")
     vocabulary = (read_words(words) if words else default_words()) if captions else {}
-    parts = find_parts(root, "captions" if captions else "instances", part or ())
-    folders = {name: ImageFolder(folder, out, options.check_images) for name, (_, folder) in parts.items()}
-
-    def records() -> Iterator["Record"]:
-        for name, (file, _) in parts.items():
-            if captions:
-                yield from read_captions(file, folders[name], split_of(name), vocabulary)
-            else:
-                yield from read_instances(file, folders[name], split_of(name))
-
-    options.write(records, out)
+    readers = [
+        partial(read_captions, file, ImageFolders(folders, out, options.check_images), split, vocabulary)
+        if captions
+        else partial(read_instances, file, ImageFolders(folders, out, options.check_images), split, options.tag)
+        for file, folders, split in parts
+    ]
+    options.write(lambda: chain.from_iterable(read() for read in readers), out, *(part.file for part in parts))
 
 
 @command(
@@ -242,22 +270,28 @@ def openimages(
     from tagrank.data.sets.openimages import read_classes, read_openimages, split_of
     from tagrank.data.sets.records import ImageFolder
 
-    names = read_classes(classes)
+    names = read_classes(classes, options.tag)
     readers = []
     for path in annotations:
         split = split_of(path)
         inner = images / split if split else images
         folder = ImageFolder(inner if inner.is_dir() else images, out, options.check_images)
         readers.append(partial(read_openimages, path, names, folder, split))
-    options.write(lambda: chain.from_iterable(read() for read in readers), out)
+    options.write(lambda: chain.from_iterable(read() for read in readers), out, *annotations)
 
 
 @command("tagrank prepare csv photos.csv --separator ';' --out photos.jsonl", app)
 def csv(
-    file: Annotated[Path, typer.Argument(help="The CSV file. Each row has an image and its tags.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="The CSV file, or - for stdin. Each row has an image and its tags.", show_default=False),
+    ],
     out: Out,
     images: Annotated[
-        Path | None, typer.Option(help="The folder that image paths are relative to. Default: FILE's folder.")
+        Path | None,
+        typer.Option(
+            help="The folder that image paths are relative to. Default: FILE's, or the current one for pipes."
+        ),
     ] = None,
     image_column: Annotated[str, typer.Option(help="The column of image paths.")] = "image",
     tags_column: Annotated[str, typer.Option(help="The column of tags, the most important first.")] = "tags",
@@ -271,6 +305,8 @@ def csv(
     from tagrank.data.sets.csv_file import read_csv
     from tagrank.data.sets.records import ImageFolder
 
+    file = STDIN if str(file) == "-" else file
+    piped = file.is_fifo() or file.is_relative_to("/dev")
     delimiter = "\t" if delimiter == "tab" else delimiter
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(
@@ -281,11 +317,12 @@ def csv(
     records = partial(
         read_csv,
         file,
-        ImageFolder(images or file.parent, out, options.check_images),
+        ImageFolder(images or (Path() if piped else file.parent), out, options.check_images),
         image_column=image_column,
         tags_column=tags_column,
         split_column=split_column,
         separator=separator,
         delimiter=delimiter,
+        tag=options.tag,
     )
-    options.write(records, out)
+    options.write(records, out, file)

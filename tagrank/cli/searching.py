@@ -2,16 +2,29 @@
 
 import csv
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagrank.cli.app import Format, FormatOption, ImagesOption, Model, WeightsOption, check_inputs, command
-from tagrank.cli.terminal import complain, shown
+from tagrank.cli.app import (
+    ExcludeOption,
+    Format,
+    FormatOption,
+    ImagesOption,
+    Model,
+    NullOption,
+    WeightsOption,
+    check_inputs,
+    command,
+)
+from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.terminal import Complaints, shown
+from tagrank.data.spellings import file_key
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
 from tagrank.options import split_tags
@@ -21,8 +34,8 @@ if TYPE_CHECKING:
 
     from tagrank.annotator import Annotator
     from tagrank.features.store import Features
-    from tagrank.retrieval import Match, PhotoIndex
-    from tagrank.retrieval.index import HalfArray
+    from tagrank.retrieval import IndexWriter, Match, PhotoIndex
+    from tagrank.retrieval.index import HalfArray, Stamp
 
 BATCH = 256
 
@@ -32,43 +45,65 @@ def index(
     model: Model,
     out: Annotated[Path, typer.Option(help="The index; an existing one is added to.", show_default=False)],
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Images, folders of them, or manifests.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Images, folders of them, manifests, or - for paths on stdin.", show_default=False),
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="A store or .npz instead of PATHS: all images in it, by their names there.")
     ] = None,
     images: ImagesOption = None,
     weights: WeightsOption = None,
+    exclude_folder: ExcludeOption = None,
+    null: NullOption = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update/--no-update",
+            help="Whether photographs that are gone from PATHS leave the index, and changed ones are computed again.",
+        ),
+    ] = True,
 ) -> None:
     """Keep a model's predictions for photographs, to search them.
 
-    Photographs that the index has already are not computed again. A photograph that cannot be read is reported on
-    stderr; the others are added, and the exit code is 1.
+    Photographs that the index has already are not computed again, unless their file has another size or time. What
+    cannot be read is reported on stderr; the others are added, and the exit code is 1.
     """
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features instead; not both")
     check_model(model)
-    check_inputs(features, images, *(path for path in paths or () if path.suffix == ".jsonl"))
-    photographs = None if features is not None else _photographs(paths or [], images)
+    given = expand_stdin(paths or (), null)
+    check_inputs(features, images, *(Path(path) for path in given if path.endswith(".jsonl")))
+    unread, failed = Complaints(), Complaints()
+    photographs = _photographs(given, images, exclude_folder or (), unread) if features is None else []
     from tagrank.annotator import Annotator
     from tagrank.progress import track
     from tagrank.retrieval import IndexWriter
+    from tagrank.retrieval.index import UNKNOWN
 
     annotator = Annotator.load(model)
     added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)
         table = None if features is None else _stored(features, annotator)
-        names = photographs or [] if table is None else table.names
-        new = [name for name in names if name not in writer.done]
-        rows = _computed_features(annotator, new, weights) if table is None else _stored_features(table, new)
+        names = photographs if table is None else table.names
+        by_key = {file_key(name): name for name in reversed(names)}
+        left = _left(writer, by_key, given) if update and table is None else []
+        writer.remove(left)
+        there = by_key.keys() & set(map(file_key, writer.done))
+        new = [name for key, name in reversed(by_key.items()) if key not in there]
+        stamps = {name: _stamp(name) for name in new} if table is None else {}
+        rows = _computed_features(annotator, new, weights, failed) if table is None else _stored_features(table, new)
         for batch in track(_batches(rows), "indexing", total=-(-len(new) // BATCH)):
-            writer.add([name for name, _ in batch], annotator.probabilities(_stack(batch)))
+            some = [name for name, _ in batch]
+            known = None if table is not None else [stamps[name] or UNKNOWN for name in some]
+            writer.add(some, annotator.probabilities(_stack(batch)), known)
             added += len(batch)
-    there, failed = len(names) - len(new), len(new) - added
-    typer.echo(f"{out}: {added} photographs added, {there} were there, {failed} failed; {before + added} in all")
-    if failed:
-        raise typer.Exit(1)
+    typer.echo(
+        f"{out}: {added} photographs added, {len(there)} were there, {unread.count + failed.count} failed; "
+        f"{before - len(left) + added} in all" + (f"; {len(left)} left, gone or changed" if left else "")
+    )
+    unread.exit()
+    failed.exit()
 
 
 @command('tagrank search indexes/holiday "dog, ball, grass" --top-k 10')
@@ -111,6 +146,7 @@ def search(
         _write(photos.search(split_tags("query", query), ordered=not unordered, top_k=top_k), format)
         return
     assert like is not None
+    like = _spelling(photos, like) if model is None else like
     gains = photos.gains(like) if model is None else _gains(photos, model, Path(like), weights)
     # A photograph of the index is most similar to itself, and is left out.
     found = photos.similar(gains, top_k + 1 if model is None else top_k)
@@ -118,21 +154,59 @@ def search(
     _write([match._replace(rank=rank) for rank, match in enumerate(others, 1)], format)
 
 
-def _photographs(paths: Sequence[Path], root: Path | None) -> list[str]:
-    """The paths of all image files in these folders and manifests, each once."""
+def _photographs(
+    paths: Sequence[str], root: Path | None, exclude_folders: Sequence[str], on_error: Complaints
+) -> list[str]:
+    """The paths of all image files in these folders and manifests."""
     from tagrank.data.manifest import read_manifest
-    from tagrank.features.images import find_images
+    from tagrank.data.spellings import find_file
+    from tagrank.features.folders import find_images
     from tagrank.features.picture_folder import check_some_there
 
-    found: dict[str, None] = {}
-    for path in paths:
+    images: list[Path] = []
+    for path in map(Path, paths):
         if path.suffix != ".jsonl":
-            found.update(dict.fromkeys(map(str, find_images([path]))))
+            images.append(path)
             continue
         manifest = read_manifest(path)
-        check_some_there(manifest, root or manifest.root)
-        found.update(dict.fromkeys(str((root or manifest.root) / example.image) for example in manifest.examples))
-    return list(found)
+        folder = root or manifest.root
+        check_some_there(manifest, folder)
+        images.extend(find_file(folder, example.image) for example in manifest.examples)
+    return list(map(str, find_images(images, exclude_folders=exclude_folders, on_error=on_error)))
+
+
+def _left(writer: "IndexWriter", by_key: Mapping[str, str], paths: Sequence[str]) -> list[str]:
+    """The photographs of an index that changed, and those that are gone from folders among the paths."""
+    from tagrank.features.folders import is_folder
+    from tagrank.retrieval.index import UNKNOWN
+
+    folders = tuple(f"{file_key(path)}/".replace("//", "/") for path in paths if is_folder(Path(path)))
+    left = []
+    for name in writer.done:
+        key = file_key(name)
+        if key in by_key or key.startswith(folders):
+            stamp, now = writer.stamp(name), _stamp(name)
+            if now is None or (UNKNOWN not in (stamp, now) and now != stamp):
+                left.append(name)
+    return left
+
+
+def _stamp(name: str) -> "Stamp | None":
+    """The stamp of a photograph's file. None if there is no such file, and unknown if that cannot be found out."""
+    from tagrank.retrieval.index import UNKNOWN, Stamp
+
+    try:
+        return Stamp.of(name)
+    except (OSError, ValueError):
+        return UNKNOWN
+
+
+def _spelling(photos: "PhotoIndex", image: str) -> str:
+    """The name that a photograph has in the index, if it is there under any path to the same file."""
+    if image in photos:
+        return image
+    keys = {file_key(image), file_key(os.path.realpath(image))}
+    return next((name for name in photos.names() if file_key(name) in keys), image)
 
 
 def _stored(features: Path, annotator: "Annotator") -> "Features":
@@ -152,14 +226,14 @@ def _stored_features(table: "Features", names: Sequence[str]) -> "Iterator[tuple
 
 
 def _computed_features(
-    annotator: "Annotator", names: Sequence[str], weights: str | None
+    annotator: "Annotator", names: Sequence[str], weights: str | None, on_error: Complaints
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Photographs with their features. A photograph that cannot be read is left out and reported on stderr."""
+    """Photographs with their features. A photograph that cannot be read is reported and left out."""
     from tagrank.features.extraction import extract_features
 
     for path, row in extract_features(annotator.backbone(weights), [Path(name) for name in names]):
         if isinstance(row, InputError):
-            complain(row)
+            on_error(row)
         else:
             yield str(path), row
 

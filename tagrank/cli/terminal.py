@@ -6,6 +6,11 @@ from typing import TextIO
 
 import typer
 
+from tagrank.errors import InputError
+
+SHOWN = 20
+"""How many errors of a kind a command writes at most, if there may be as many as images."""
+
 
 def visible(text: str) -> str:
     """A text with each control or formatting character as an escape, such as ``\\x1b``. Lone surrogates stay."""
@@ -27,3 +32,34 @@ def shown(text: str, stream: TextIO | None = None) -> str:
 def complain(message: object) -> None:
     """Write an error as one line on stderr."""
     typer.echo(f"tagrank: {visible(str(message))}", err=True)
+
+
+class Complaints:
+    """Errors that do not end a command: each is written as a line on stderr. The exit code is then 1.
+
+    Args:
+        limit: how many are written at most; the others are counted.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.count = 0
+        self._limit = limit
+
+    def __call__(self, error: InputError) -> None:
+        """Write an error."""
+        self.count += 1
+        if self._limit is None or self.count <= self._limit:
+            complain(error)
+
+    def close(self) -> None:
+        """Say how many were not written."""
+        if self._limit is not None and self.count > self._limit:
+            complain(f"and {self.count - self._limit} more")
+
+    def exit(self) -> None:
+        """End the command with exit code 1 if there were errors."""
+        if self.count:
+            raise typer.Exit(1)

@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
-from tagrank.cli.app import ImagesOption, ManifestFile, SeedOption, WeightsOption, check_inputs, command
-from tagrank.cli.terminal import complain
+from tagrank.cli.app import (
+    ExcludeOption,
+    ImagesOption,
+    ManifestFile,
+    SeedOption,
+    SkipUnreadable,
+    WeightsOption,
+    check_inputs,
+    command,
+)
+from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
 from tagrank.training.train_options import TrainOptions
 
@@ -39,10 +48,12 @@ def features(
     ] = "vgg16",
     images: ImagesOption = None,
     weights: WeightsOption = None,
+    exclude_folder: ExcludeOption = None,
 ) -> None:
     """Compute the features of images once, and keep them in a feature store.
 
-    The name of an image in the store is its path relative to the given manifest or folder.
+    The name of an image in the store is its path relative to the given manifest or folder. What cannot be read is
+    reported on stderr; the others are added, and the exit code is 1.
     """
     if backbone == "small_cnn" and weights is None:
         raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
@@ -50,18 +61,13 @@ def features(
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
 
-    failed = 0
-
-    def report(path: Path, error: InputError) -> None:
-        nonlocal failed
-        failed += 1
-        complain(error)
-
-    named = named_images(paths, images)
-    computed = write_features(load_backbone(backbone, weights), named, out, on_error=report)
-    typer.echo(f"{out}: {computed} images added, {len(named) - computed - failed} were there, {failed} failed")
-    if failed:
-        raise typer.Exit(1)
+    unread, failed = Complaints(), Complaints()
+    named = named_images(paths, images, exclude_folders=exclude_folder or (), on_error=unread)
+    computed = write_features(load_backbone(backbone, weights), named, out, on_error=lambda _, error: failed(error))
+    there = len(named) - computed - failed.count
+    typer.echo(f"{out}: {computed} images added, {there} were there, {unread.count + failed.count} failed")
+    unread.exit()
+    failed.exit()
 
 
 @command("tagrank train photos.jsonl --backbone efficientnet_lite0 --out models/photos")
@@ -69,21 +75,26 @@ def train(
     manifest: ManifestFile,
     out: Annotated[Path, typer.Option(help="Folder for the model.", show_default=False)],
     options: TrainOptions,
+    skip_unreadable: SkipUnreadable = True,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
     check_inputs(manifest, options)
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
 
+    failed = Complaints(SHOWN)
     try:
-        run(manifest, out, options=options)
+        run(manifest, out, options=options, on_error=failed if skip_unreadable else None)
     except KeyboardInterrupt:
         if not has_run(out):
             raise
         complain("interrupted; the same command with --resume goes on where this one stopped")
         raise typer.Exit(130) from None
+    finally:
+        failed.close()
     best = max(read_history(out), key=lambda epoch: epoch["val_ndcg@5"])
     typer.echo(f"{out}: validation NDCG@5 {best['val_ndcg@5']:.4f} after epoch {best['epoch']}")
+    failed.exit()
 
 
 @command("tagrank env")

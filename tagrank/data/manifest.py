@@ -5,15 +5,14 @@ A manifest is a file with one JSON object a line, one line per image::
     {"image": "a.jpg", "tags": ["dog", "ball"]}
     {"image": "b.jpg", "lists": [["dog", "ball"], ["ball"]], "split": "val"}
 
-``image`` is a path relative to the manifest's folder. ``tags`` is one ordered list, most important first. ``lists`` has
-one such list per annotator. A line must have ``tags`` or ``lists``. If it has both, each of ``tags`` must be on at
-least one of ``lists``. ``split`` is optional.
+``image`` is a path relative to the manifest's folder, or an absolute path below it. ``tags`` is one ordered list, most
+important first. ``lists`` has one such list per annotator. A line must have ``tags`` or ``lists``. If it has both, each
+of ``tags`` must be on at least one of ``lists``. ``split`` is optional.
 """
 
 import codecs
 import json
 import math
-import posixpath
 import sys
 import unicodedata
 from collections import defaultdict
@@ -24,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tagrank.data.files import first_repeated, parse_json, reason, write_atomically
+from tagrank.data.spellings import find_file, image_key, tag_name
 from tagrank.errors import InputError
 
 FIELDS = ("image", "tags", "lists", "split")
@@ -38,7 +38,7 @@ class Example:
     """One image and its ordered lists of tags.
 
     Attributes:
-        image: path relative to the manifest's folder, exactly as the manifest writes it.
+        image: path relative to the manifest's folder, exactly as the manifest writes it, unless that is absolute.
         tags: one ordered list, most important first.
         lists: one ordered list per annotator; ``(tags,)`` if the manifest has only ``tags``.
         split: the part of the data that the image belongs to; None if the manifest does not say.
@@ -63,8 +63,8 @@ class Manifest:
         return self.path.parent
 
     def image_path(self, example: Example) -> Path:
-        """The path of an example's image. Does not check that the file exists."""
-        return self.root / example.image
+        """The path of an example's image (:func:`tagrank.data.spellings.find_file`). It need not exist."""
+        return find_file(self.root, example.image)
 
     def select(self, split: str) -> "Manifest":
         """The examples of one split, in the same order.
@@ -88,7 +88,8 @@ def read_manifest(path: str | Path) -> Manifest:
     """Read a manifest, strictly: any fault in the file is an error. Nothing is repaired or skipped.
 
     A byte order mark, Windows line ends and blank lines at the end of the file are allowed. If a line has no ``tags``,
-    they are :func:`merge_lists` of ``lists``. If a line has no ``lists``, they are ``(tags,)``.
+    they are :func:`merge_lists` of ``lists``. If a line has no ``lists``, they are ``(tags,)``. Tags are brought to
+    Unicode's normal form NFC, in which equal texts are equal.
 
     Raises:
         InputError: ``FILE, line N: reason`` if the line is not UTF-8 or not a JSON object; a field is unknown, missing
@@ -112,8 +113,8 @@ def read_manifest(path: str | Path) -> Manifest:
                 if blank:
                     raise InputError(f"{path}, line {blank}: expected a JSON object, got a blank line")
                 where = f"{path}, line {number}"
-                example = _read_line(where, line)
-                first = line_of.setdefault(posixpath.normpath(example.image), number)
+                example = _read_line(where, line, path.parent)
+                first = line_of.setdefault(image_key(example.image), number)
                 if first != number:
                     raise InputError(f"{where}: image {example.image!r} is already on line {first}")
                 examples.append(example)
@@ -184,9 +185,9 @@ def _sort_exactly(tags: list[str], positions: Mapping[str, Sequence[int]]) -> li
     return sorted(tags, key=lambda tag: (-exact[tag], tag))
 
 
-def _read_line(where: str, line: bytes) -> Example:
+def _read_line(where: str, line: bytes, root: Path) -> Example:
     try:
-        return _example(parse_json(line.rstrip(b"\r\n").decode("utf-8")))
+        return _example(parse_json(line.rstrip(b"\r\n").decode("utf-8")), root)
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8: byte 0x{line[error.start]:02x} at {error.start + 1}") from error
     except ValueError as error:
@@ -203,7 +204,7 @@ def _lines(
     for example in examples:
         where = f"{path}, line {len(images) + 1}" if source is None else source()
         try:
-            yield _line(where, example, images)
+            yield _line(where, example, images, path.parent)
         except InputError as error:
             if on_error is None:
                 raise
@@ -212,7 +213,7 @@ def _lines(
         raise InputError(f"{path}: expected at least one example to write, got none")
 
 
-def _line(where: str, example: Example, images: set[str]) -> bytes:
+def _line(where: str, example: Example, images: set[str], root: Path) -> bytes:
     """Encode an example as a line and add its image to ``images``."""
     record: dict[str, Any] = {"image": example.image, "tags": example.tags}
     if example.lists != (example.tags,):
@@ -220,16 +221,16 @@ def _line(where: str, example: Example, images: set[str]) -> bytes:
     if example.split is not None:
         record["split"] = example.split
     line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
-    if _read_line(where, line) != example:
-        raise InputError(f"{where}: expected tuples of strings, got {example!r:.200}")
-    image = posixpath.normpath(example.image)
+    if _read_line(where, line, root) != example:
+        raise InputError(f"{where}: expected tuples of strings in Unicode's normal form NFC, got {example!r:.200}")
+    image = image_key(example.image)
     if image in images:
         raise RepeatedImageError(f"{where}: image {example.image!r} is already in the manifest")
     images.add(image)
     return line
 
 
-def _example(record: Any) -> Example:
+def _example(record: Any, root: Path) -> Example:
     """The example that a decoded line describes. Raises a ValueError if the line is not valid."""
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {record!r:.60}")
@@ -238,7 +239,7 @@ def _example(record: Any) -> Example:
             raise ValueError(f"unknown field {field!r:.60}; known: {', '.join(FIELDS)}")
     if "image" not in record:
         raise ValueError("the field 'image' is missing")
-    image = _image(record["image"])
+    image = _image(record["image"], root)
     split = _text("split", record["split"]) if "split" in record else None
 
     lists: tuple[tuple[str, ...], ...] = ()
@@ -261,22 +262,26 @@ def _example(record: Any) -> Example:
     return Example(image, tags, lists, split)
 
 
-def _image(value: Any) -> str:
+def _image(value: Any, root: Path) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"image: expected a path, got {value!r:.60}")
     if _control(value):
         raise ValueError(f"image: expected a path without control characters, got {value!r:.200}")
     path = PurePosixPath(value)
+    for folder in (root.absolute(), root.resolve()) if path.is_absolute() else ():
+        if path.is_relative_to(folder):
+            path = path.relative_to(folder)
+            value = path.as_posix()
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ValueError(f"image: expected a path to a file inside the manifest's folder, got {value!r:.200}")
-    return value
+    return str(value)
 
 
 def _tags(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name}: expected a non-empty list of tags, got {value!r:.60}")
     # Many images have the same tags: interning keeps one string per tag in memory.
-    tags = tuple(sys.intern(_text(f"{name}[{index}]", tag)) for index, tag in enumerate(value))
+    tags = tuple(sys.intern(tag_name(_text(f"{name}[{index}]", tag))) for index, tag in enumerate(value))
     if len(set(tags)) < len(tags):
         twice = first_repeated(tags)
         raise ValueError(f"{name}: expected each tag once, got {twice!r:.60} twice")

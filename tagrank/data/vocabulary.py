@@ -3,14 +3,24 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tagrank.data.files import read_json, write_atomically
+from tagrank.data.files import write_atomically
+from tagrank.data.schema import Text, read_as
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
+
+
+@dataclass(frozen=True)
+class _File:
+    tags: tuple[Text, ...]
 
 
 class Vocabulary:
     """``V`` tags, numbered from 0. The number ``V`` is the class END, which ends a list.
+
+    A tag that is looked up may have any spelling of :func:`tagrank.data.spellings.tag_name`.
 
     Args:
         tags: the tags in the order of their numbers.
@@ -27,6 +37,7 @@ class Vocabulary:
             if not isinstance(tag, str) or not tag.strip():
                 raise ValueError(f"tags: expected non-blank strings, got {tag!r:.60}")
         self._index = {tag: number for number, tag in enumerate(self.tags)}
+        self._by_name = {tag_name(tag): number for tag, number in self._index.items()}
         if not self.tags:
             raise ValueError("tags: expected at least one, got none")
         if len(self._index) < len(self.tags):
@@ -63,14 +74,19 @@ class Vocabulary:
         Raises:
             ValueError: the vocabulary does not have the tag.
         """
-        try:
-            return self._index[tag]
-        except KeyError:
-            raise ValueError(f"tag: {tag!r} is not one of the {len(self)} tags of the vocabulary") from None
+        number = self._number(tag)
+        if number is None:
+            raise ValueError(f"tag: {tag!r} is not one of the {len(self)} tags of the vocabulary")
+        return number
+
+    def _number(self, tag: str) -> int | None:
+        # The vocabulary of an earlier version may have two spellings of a name.
+        number = self._index.get(tag)
+        return self._by_name.get(tag_name(tag)) if number is None else number
 
     def encode(self, tags: Iterable[str]) -> list[int]:
         """The numbers of the tags, in the same order. Tags that the vocabulary does not have are left out."""
-        return [self._index[tag] for tag in tags if tag in self._index]
+        return [number for tag in tags if (number := self._number(tag)) is not None]
 
     def tag(self, index: int) -> str:
         """The tag with the number ``index``.
@@ -97,11 +113,9 @@ class Vocabulary:
         Raises:
             InputError: the file is missing, damaged, or not a vocabulary.
         """
-        record = read_json(Path(path))
-        if not isinstance(record, dict) or record.keys() != {"tags"} or not isinstance(record["tags"], list):
-            raise InputError(f'{path}: expected a vocabulary, {{"tags": [...]}}; got {record!r:.60}')
+        file = read_as(Path(path), _File, 'a vocabulary, {"tags": [...]}')
         try:
-            return cls(record["tags"])
+            return cls(file.tags)
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -109,7 +123,7 @@ class Vocabulary:
         return len(self.tags)
 
     def __contains__(self, tag: object) -> bool:
-        return tag in self._index
+        return isinstance(tag, str) and self._number(tag) is not None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.tags == other.tags

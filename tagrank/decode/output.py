@@ -2,15 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tagrank.data.files import read_json
+from tagrank.data.files import first_repeated
 from tagrank.data.nearest import did_you_mean
+from tagrank.data.schema import read_as
+from tagrank.data.spellings import tag_name
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.ranking import Array, Ranking
 from tagrank.errors import InputError
+
+T = TypeVar("T")
 
 
 class OutputTags:
@@ -50,7 +55,8 @@ class OutputTags:
         stands_for = np.arange(len(vocabulary))
         names = list(vocabulary.tags)
         named: dict[str, str] = {}
-        for name, tags in (synonyms or {}).items():
+        synonyms, thresholds = _by_name("synonyms", synonyms or {}), _by_name("thresholds", thresholds or {})
+        for name, tags in synonyms.items():
             itself = vocabulary.encode([name])
             members = sorted({_index(vocabulary, f"synonyms of {name!r}", tag) for tag in tags} - set(itself))
             for tag in (vocabulary.tag(v) for v in members):
@@ -61,7 +67,7 @@ class OutputTags:
             first = [*itself, *members][0]
             stands_for[members] = first
             names[first] = name
-        chain = next((name for name in synonyms or {} if name in named), None)
+        chain = next((name for name in synonyms if name in named), None)
         if chain is not None:
             raise InputError(
                 f"synonyms: {chain!r} has synonyms and is itself a synonym of {named[chain]!r}; list all under one name"
@@ -81,7 +87,7 @@ class OutputTags:
         self.group: npt.NDArray[np.int64] = class_of[stands_for]
 
         self._thresholds = np.full(len(vocabulary), np.nan)
-        for tag, threshold in (thresholds or {}).items():
+        for tag, threshold in thresholds.items():
             if not 0 <= threshold <= 1:
                 raise InputError(f"thresholds: {tag!r}: expected a probability in [0, 1], got {threshold}")
             self._thresholds[self.index("thresholds", tag)] = threshold
@@ -96,6 +102,7 @@ class OutputTags:
         Raises:
             InputError: no tag is shown under this name.
         """
+        tag = tag_name(tag)
         if tag in self._named:
             raise InputError(
                 f"{what}: {tag!r} is shown as {self._named[tag]!r}, because of the synonyms; use that name"
@@ -135,13 +142,10 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    record = read_json(Path(path))
-    if isinstance(record, dict) and all(
-        name.strip() and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
-        for name, tags in record.items()
-    ):
-        return record
-    raise InputError(f'{path}: expected names with lists of tags, {{"person": ["man", "woman"]}}; got {record!r:.60}')
+    synonyms = read_as(Path(path), dict[str, list[str]], 'names with lists of tags, {"person": ["man", "woman"]}')
+    if not all(name.strip() for name in synonyms):
+        raise InputError(f"{path}: expected names that are not blank, got one that is")
+    return synonyms
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:
@@ -150,10 +154,16 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    record = read_json(Path(path))
-    if isinstance(record, dict) and all(type(value) in (int, float) for value in record.values()):
-        return record
-    raise InputError(f'{path}: expected tags with probabilities, {{"dog": 0.5}}; got {record!r:.60}')
+    return read_as(Path(path), dict[str, float], 'tags with probabilities, {"dog": 0.5}')
+
+
+def _by_name(what: str, values: Mapping[str, T]) -> dict[str, T]:
+    """The same values, with the names in normal form."""
+    named = {tag_name(name): value for name, value in values.items()}
+    if len(named) < len(values):
+        twice = first_repeated(map(tag_name, values))
+        raise InputError(f"{what}: expected each name once, got {twice!r:.60} in two spellings")
+    return named
 
 
 def _index(vocabulary: Vocabulary, what: str, tag: str) -> int:

@@ -1,5 +1,6 @@
 """A trained model with the images that it is judged by, and the images that its baselines are fitted on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class JudgedModel:
         manifest: images with people's lists.
         options: which images judge the model, and where their features come from.
         weights: as for :meth:`Annotator.backbone`, if features must be computed.
+        on_error: called with the error of each image that cannot be read or has no features. The image is then left
+            out. If it is None, the error is raised.
 
     Attributes:
         folder: the folder of the model.
@@ -37,12 +40,20 @@ class JudgedModel:
             splits, but not ``test``, and ``options`` does not name one.
     """
 
-    def __init__(self, model: Path, manifest: Path, options: JudgedOptions, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        manifest: Path,
+        options: JudgedOptions,
+        weights: str | None = None,
+        on_error: Callable[[InputError], None] | None = None,
+    ) -> None:
         self.folder = model
         self.annotator = Annotator.load(model)
         self.manifest = read_manifest(manifest)
         self._options = options
         self._weights = weights
+        self._on_error = on_error
         splits = {example.split for example in self.manifest.examples if example.split is not None}
         if options.split is None and splits and "test" not in splits:
             raise InputError(
@@ -58,6 +69,15 @@ class JudgedModel:
         """Which images judge: how many, of what split of which manifest."""
         split = "" if self._split is None else f"the split {self._split!r} of "
         return f"{len(self.images)} images of {split}{self.manifest.path}"
+
+    def keep_common(self, other: "JudgedModel") -> None:
+        """Judge both models by the images that are left of both."""
+        names = [{example.image for example in model.images.examples} for model in (self, other)]
+        for model in (self, other):
+            kept = [row for row, e in enumerate(model.images.examples) if e.image in names[0] & names[1]]
+            if len(kept) < len(model.images):
+                model.images = model.images.take(kept)
+                model._digests = digests(model.images)
 
     def seen(self) -> int:
         """The number of images that the model was trained or validated on (:mod:`tagrank.features.seen`)."""
@@ -100,6 +120,6 @@ class JudgedModel:
 
     def _load(self, manifest: Manifest, features: Path | None, images: Path | None) -> LabelledImages:
         backbone = None if features is not None else self.annotator.backbone(self._weights)
-        labelled = load_labelled(manifest, features=features, backbone=backbone, images=images)
+        labelled = load_labelled(manifest, features=features, backbone=backbone, images=images, on_error=self._on_error)
         labelled.check(self.annotator.ranker.feature_size, self.annotator.backbone_spec)
         return labelled

@@ -6,7 +6,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 from tagrank.errors import InputError
-from tagrank.features.images import read_image, upright_rgb
+from tagrank.features.images import upright_rgb, use_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]") -> T:
     from PIL import Image
 
     if isinstance(source, (str, Path)):
-        return function(read_image(source))
+        return use_image(source, function)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _use_bytes(source, function)
     if isinstance(source, Image.Image):
@@ -56,10 +56,9 @@ def _use_bytes(content: bytes, function: "Callable[[Image], T]") -> T:
         file.write(content)
         file.flush()
         try:
-            image = read_image(file.name)
+            return use_image(file.name, function)
         except InputError as error:
             raise InputError(str(error).replace(file.name, f"image of {len(content)} bytes", 1)) from error
-    return function(image)
 
 
 def _from_array(source: Any) -> "Image":

@@ -1,91 +1,44 @@
 """Reads photographs: from files on disk to RGB images in memory."""
 
-import os
-import sys
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from ctypes import CDLL
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Condition
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image as PILImage
 
+T = TypeVar("T")
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-AVIF = ".avif"
-"""Read if Pillow supports it: from version 11.3 on, in builds with libavif."""
-OTHERS = (
-    *(AVIF, ".heic", ".heif", ".hif", ".jp2", ".jxl"),
-    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
-    *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-)
-"""Suffixes of pictures that cannot be read. They are counted, and the user gets to know."""
+PIXELS_AT_ONCE = 100_000_000
+"""How many pixels all threads of a process decode at once. A single image may have more."""
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """List the image files that paths stand for.
-
-    A folder stands for the images below it, sorted by path. They are recognised by their suffix (:data:`SUFFIXES`, any
-    case). Hidden files and folders are left out, and links to folders are not followed. Pictures in formats that cannot
-    be read (:data:`OTHERS`: HEIC, raw and others) are left out too, and counted in a line on stderr. Any other path is
-    returned as it is, whether the file exists or not; :func:`read_image` reports what is wrong with it.
-
-    Raises:
-        InputError: a folder has no images, or cannot be read.
-    """
-    images: list[Path] = []
-    for path in map(Path, paths):
-        images.extend(_images_below(path) if _is_folder(path) else [path])
-    return images
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # the name is too long for the file system; read_image will report it
-        return False
-
-
-def _images_below(folder: Path) -> list[Path]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {reason(error)}") from error
-
-    suffixes = SUFFIXES if len(_formats()) == len(FORMATS) else (*SUFFIXES, AVIF)
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    for root, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in suffixes and not name.startswith("."):
-                found.append(Path(root, name))
-            elif suffix in OTHERS and not name.startswith("."):
-                others[suffix] += 1
-    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    if not found:
-        got = f"; got {left}" if left else ""
-        raise InputError(f"{folder}: no images in this folder; expected files named {', '.join(suffixes)}{got}")
-    if left:
-        print(f"tagrank: {folder}: left out, because they cannot be read: {left}", file=sys.stderr)
-    return sorted(found)
-
-
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """The formats that can be read: :data:`FORMATS`, and AVIF from Pillow 11.3 on in builds with libavif."""
     from PIL import Image
 
-    return (*FORMATS, "AVIF") if AVIF in Image.registered_extensions() else FORMATS
+    return (*FORMATS, "AVIF") if ".avif" in Image.registered_extensions() else FORMATS
 
 
 def read_image(path: str | Path) -> "PILImage.Image":
     """Read an image file as an upright RGB image with 8 bits per channel.
 
     - Of an animation, the first picture is read.
-    - The orientation in the EXIF data is applied; damaged EXIF data is ignored.
-    - ``PIL.Image.convert("RGB")`` drops transparency and converts CMYK, as in torchvision's data sets.
-    - 16-bit grey is scaled; ``convert`` would clip it to white.
+    - The orientation in the EXIF data is applied. Other EXIF data is not read.
+    - Transparency is dropped and CMYK converted as ``PIL.Image.convert("RGB")`` does, as in torchvision's data sets.
+    - Grey of more than 8 bits is scaled (:func:`_grey`).
+    - A JPEG file that lacks only its end marker is whole.
     - A JPEG file with more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) pixels, which some telephones write, is
       read at half its width and height. This needs a quarter of the memory.
 
@@ -93,25 +46,61 @@ def read_image(path: str | Path) -> "PILImage.Image":
 
     Raises:
         InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS` or
-            AVIF, or has more than 2 times ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (a JPEG file: more than 4 times).
+            AVIF, has grey values that are no shades of grey, or has more than 2 times ``PIL.Image.MAX_IMAGE_PIXELS``
+            pixels (a JPEG file: more than 4 times).
     """
+    return use_image(path, lambda image: image)
+
+
+def use_image(path: str | Path, function: "Callable[[PILImage.Image], T]") -> T:
+    """The result of a function of :func:`read_image`'s image.
+
+    While threads decode images and use them, they share :data:`PIXELS_AT_ONCE`; a larger image waits until it is alone.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
+    path = Path(path)
+    with ExitStack() as share:
+        try:
+            return _use(path, function, share)
+        except InputError as error:
+            # The error alone: its traceback would keep the image as long as somebody keeps the error.
+            failed = InputError(str(error))
+        raise failed
+
+
+def _use(path: Path, function: "Callable[[PILImage.Image], T]", share: ExitStack) -> T:
+    """The result of a function of an image. The image's share of pixels is kept until the image is gone."""
+    with ExitStack() as stack:
+        with _faults(path):
+            image = stack.enter_context(_open(path))
+            _halve(image)
+            pixels = image.width * image.height
+            share.enter_context(_SHARED.take(pixels))
+            if pixels > PIXELS_AT_ONCE // 4:
+                share.callback(_trim)
+            upright = _rgb(_upright(_loaded(image, path)))
+        return function(upright)
+
+
+def _trim() -> None:
+    """Give the memory of a large image back to the system: glibc would keep it for the thread that had it."""
+    with suppress(AttributeError):  # another C library
+        CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Whatever is wrong with an image file becomes an InputError with the file's name."""
     from PIL import Image, UnidentifiedImageError
 
-    path = Path(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise InputError(f"{path}: expected an image file, got a {'folder' if path.is_dir() else 'special file'}")
-        if size == 0:
-            raise InputError(f"{path}: the file is empty")
-        with _open(path) as image:
-            _halve(image)
-            image.load()
-            return _rgb(_upright(image))
-    except InputError:
-        raise
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        *most, last = _formats()
+        *most, last = formats()
         raise InputError(f"{path}: not a {', '.join(most)} or {last} image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large: {error}") from error
@@ -129,13 +118,42 @@ def upright_rgb(image: "PILImage.Image") -> "PILImage.Image":
     return _rgb(_upright(image))
 
 
+class _Pixels:
+    """Lets several threads have pixels at once, up to a limit."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._taken = 0
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until the pixels of all threads are within the limit, or no other thread has any."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= PIXELS_AT_ONCE)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+_SHARED = _Pixels()
+
+
 def _open(path: Path) -> "PILImage.Image":
     """Open an image: its size is known, its pixels are not read yet."""
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
 
+    size = path.stat().st_size
+    if not path.is_file():
+        raise InputError(f"expected an image file, got a {'folder' if path.is_dir() else 'special file'}")
+    if size == 0:
+        raise InputError("the file is empty")
     try:
-        return Image.open(path, formats=_formats())
+        return Image.open(path, formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Image.open refuses the size before a JPEG can be set to be read at half of it. JpegImageFile does not check.
         try:
@@ -157,23 +175,143 @@ def _halve(image: "PILImage.Image") -> None:
     image.draft(None, (max(1, image.width // 2), max(1, image.height // 2)))
 
 
-def _upright(image: "PILImage.Image") -> "PILImage.Image":
-    from PIL import ImageOps
+def _loaded(image: "PILImage.Image", path: Path) -> "PILImage.Image":
+    """An image with its pixels as they are in the file."""
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.TiffImagePlugin import TiffImageFile
 
+    if isinstance(image, TiffImageFile):
+        # When the pixels are there, Pillow would read all EXIF data, and turn the image. An odd tag would end that.
+        # A function that had the image would keep it until the garbage is collected: hundreds of megabytes.
+        image.load_end = partial(_end_tiff, ref(image))  # type: ignore[method-assign]
     try:
-        return ImageOps.exif_transpose(image)
+        image.load()
+    except OSError:
+        ended = _ended(path) if isinstance(image, JpegImageFile) else None
+        if ended is None:
+            raise
+        return ended
+    return image
+
+
+def _end_tiff(image: "ref[PILImage.Image]") -> None:
+    if tiff := image():
+        tiff._size = tiff.im.size
+
+
+def _ended(path: Path) -> "PILImage.Image | None":
+    """The image of a JPEG file that lacks only its end marker; None if more is missing.
+
+    The decoder makes up what is missing before an end marker. But no pixel of a whole image depends on what is put
+    between the file's last byte and the marker. Of a progressive image, all scans must be there.
+    """
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    data = path.read_bytes().rstrip(b"\xff")  # half a marker
+    images: list[PILImage.Image] = []
+    for between in (b"", b"\x5a" * 64, b"\xa5" * 64):
+        image = JpegImageFile(BytesIO(data + between + b"\xff\xd9"))
+        _halve(image)
+        try:
+            image.load()
+            whole = _all_scans(data) and (not images or image.tobytes() == images[0].tobytes())
+        except (OSError, ValueError, IndexError):
+            whole = False
+        if not whole:
+            return None
+        images = images or [image]
+    return images[0]
+
+
+def _all_scans(data: bytes) -> bool:
+    """Whether a JPEG file, if it is progressive, has the last bit of each coefficient of each component."""
+    missing: set[tuple[int, int]] = set()
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0:
+        marker = data[at + 1 : at + 2]
+        if marker == b"\xc2":  # the header of a progressive image
+            missing = {(data[at + 10 + 3 * i], k) for i in range(data[at + 9]) for k in range(64)}
+        if marker == b"\xda":  # the header of a scan: components, coefficients, and which of their bits
+            end = at + 5 + 2 * data[at + 4]
+            components, (first, last, bits) = data[at + 5 : end : 2], data[end : end + 3]
+            if bits & 15 == 0:
+                missing -= {(component, k) for component in components for k in range(first, last + 1)}
+        alone = marker in (b"", b"\0", b"\xff") or b"\xd0" <= marker <= b"\xd9"
+        at += 1 if marker == b"\xff" else 2 if alone else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return not missing
+
+
+def _upright(image: "PILImage.Image") -> "PILImage.Image":
+    from PIL import ExifTags, Image
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }
+    try:
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
+        orientation = tags.get(ExifTags.Base.Orientation)
     except Exception:
-        # Damaged EXIF data is common in photographs whose pixels are good. PIL raises many kinds of exceptions on it.
+        # EXIF data so damaged that no orientation is in it. The pixels are good. PIL raises many kinds of exceptions.
         return image
+    if isinstance(orientation, bytes):
+        orientation = int.from_bytes(orientation, "little")
+    if orientation not in turn:
+        return image
+    upright = image.transpose(turn[orientation])
+    upright.info = {}  # it has the orientation, and would be turned again by who reads it there
+    return upright
 
 
 def _rgb(image: "PILImage.Image") -> "PILImage.Image":
+    if image.mode[0] in "IF":
+        image = _grey(image)
+    # When PIL converts transparency to RGB, it warns that it is lost.
+    image.info.pop("transparency", None)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(image: "PILImage.Image") -> "PILImage.Image":
+    """8-bit grey from grey with more bits.
+
+    Integers of up to 16 bits are divided by the largest number of so many bits. Numbers of 32 bits have no usual range:
+    white is the smallest of 1 (only for floating point), 255, 65,535 and (only for integers) the largest integer, that
+    no pixel is above. An image so dark that this is wrong would be black otherwise.
+
+    Raises:
+        InputError: a number is negative, NaN, or above all of these.
+    """
     import numpy as np
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    elif "transparency" in image.info:
-        # When PIL converts from a palette directly to RGB, it warns that the transparency is lost.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file
+    bits, signed = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2
+    integers = image.mode != "F"
+    largest = 2 ** (bits - signed) - 1
+    whites = (1, 255, 65535) if not integers else (255, 65535, largest) if bits > 16 else (largest,)
+
+    def strips() -> "Iterator[tuple[slice, NDArray[Any]]]":
+        for top in range(0, image.height, 256):
+            rows = slice(top, min(top + 256, image.height))
+            strip = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+            yield rows, strip.view(np.uint32) if image.mode == "I" and not signed else strip
+
+    low, high = np.inf, -np.inf
+    for _, strip in strips():
+        low, high = np.minimum(low, strip.min()), np.maximum(high, strip.max())
+    if not 0 <= low <= high <= whites[-1]:  # NaN too
+        raise InputError(f"expected grey values from 0 to {', '.join(map(str, whites))}, got {low:g} to {high:g}")
+    white = next(white for white in whites if high <= white)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for rows, strip in strips():
+        grey[rows] = strip.astype(np.uint64) * 255 // white if integers else np.rint(strip.astype(float) * 255 / white)
+    if tags.get(262) == 0:  # white is zero
+        np.subtract(255, grey, out=grey)
+    return Image.fromarray(grey)

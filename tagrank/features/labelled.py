@@ -1,6 +1,8 @@
 """Images with people's lists of tags, as tensors to train a model on or to judge it by."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +11,15 @@ from torch import Tensor
 
 from tagrank.data.files import is_utf8
 from tagrank.data.manifest import Example, Manifest, read_manifest
+from tagrank.data.spellings import find_file, image_key
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
-from tagrank.features.extraction import all_readable, extract_features
-from tagrank.features.images import find_images, read_image
+from tagrank.features.extraction import extract_features
+from tagrank.features.folders import images_below, is_folder
+from tagrank.features.images import use_image
 from tagrank.features.picture_folder import check_some_there
-from tagrank.features.store import FeatureWriter, open_features
+from tagrank.features.store import Features, FeatureWriter, open_features
 from tagrank.progress import track
 
 
@@ -97,6 +101,7 @@ def load_labelled(
     store: Path | None = None,
     images: str | Path | None = None,
     progress: bool = True,
+    on_error: Callable[[InputError], None] | None = None,
 ) -> LabelledImages:
     """Load the images of a manifest with their features. Features are read from a file, or computed.
 
@@ -108,60 +113,137 @@ def load_labelled(
         store: a feature store for computed features, so that an interrupted run need not compute them again.
         images: the folder that image paths are relative to, if it is not the manifest's folder.
         progress: show a progress bar on stderr.
+        on_error: called with the error of each image that cannot be read or has no features. The image is then left
+            out. If it is None, the error is raised.
 
     Raises:
-        InputError: an image has no features or cannot be read, or both ``features`` and ``backbone`` are None.
+        InputError: an image has no features or cannot be read, and ``on_error`` is None or no image is left; or both
+            ``features`` and ``backbone`` are None.
     """
-    names = [example.image for example in manifest.examples]
     root = manifest.root if images is None else Path(images)
     if features is None and (store is None or not store.exists()):
         check_some_there(manifest, root)
     if features is not None:
-        table = open_features(features)
-        return LabelledImages(manifest.examples, table.rows(names), table.spec)
+        return _stored(manifest, open_features(features), on_error)
     if backbone is None:
         raise InputError(f"{manifest.path}: features are needed: give a file of them, or a backbone to compute them")
+    paths = {example.image: find_file(root, example.image) for example in manifest.examples}
     if any(p.requires_grad for p in backbone.parameters()):
-        paths = track([root / name for name in names], "reading images", progress)
-        # Half precision is enough for 8-bit pixel values that were scaled to [-1, 1].
-        pixels = torch.stack([backbone.transform(read_image(path)).half() for path in paths])
-        return LabelledImages(manifest.examples, pixels, backbone.spec)
+        pixels = _pixels(backbone, track(paths.values(), "reading images", progress))
+        return _readable(manifest, pixels, backbone.spec, on_error)
     if store is None:
-        rows = all_readable(extract_features(backbone, [root / name for name in names]))
-        inputs = torch.stack([row for _, row in track(rows, "computing features", progress, len(names))])
-        return LabelledImages(manifest.examples, inputs, backbone.spec)
-    write_features(backbone, {name: root / name for name in names}, store, progress=progress)
-    return LabelledImages(manifest.examples, open_features(store).rows(names), backbone.spec)
+        with closing(extract_features(backbone, paths.values())) as features_of:
+            rows = track(features_of, "computing features", progress, len(paths))
+            return _readable(manifest, (row for _, row in rows), backbone.spec, on_error)
+    if on_error is None:
+        write_features(backbone, paths, store, progress=progress)
+        return _stored(manifest, open_features(store))
+    failed: list[InputError] = []
+    write_features(backbone, paths, store, on_error=lambda _, error: failed.append(error), progress=progress)
+    _report(manifest, failed, on_error)
+    return _stored(manifest, open_features(store), lambda _: None)
 
 
-def named_images(paths: Sequence[Path], root: Path | None = None) -> dict[str, Path]:
+def _stored(
+    manifest: Manifest, table: Features, on_error: Callable[[InputError], None] | None = None
+) -> LabelledImages:
+    """The images with their features from a file."""
+    examples = manifest.examples
+    if on_error is not None:
+        absent = [example for example in examples if example.image not in table]
+        examples = tuple(example for example in examples if example.image in table)
+        errors = [InputError(f"{table.path}: no features of {example.image!r}") for example in absent]
+        _report(manifest, errors, on_error)
+    return LabelledImages(examples, table.rows([example.image for example in examples]), table.spec)
+
+
+def _readable(
+    manifest: Manifest,
+    inputs: Iterable[Tensor | InputError],
+    spec: dict[str, str],
+    on_error: Callable[[InputError], None] | None,
+) -> LabelledImages:
+    """The images with these features or pixels, without those that have an error instead."""
+    kept: list[tuple[Example, Tensor]] = []
+    errors: list[InputError] = []
+    for example, row in zip(manifest.examples, inputs, strict=True):
+        if isinstance(row, Tensor):
+            kept.append((example, row))
+        elif on_error is None:
+            raise row
+        else:
+            errors.append(row)
+    if on_error is not None:
+        _report(manifest, errors, on_error)
+    return LabelledImages([example for example, _ in kept], torch.stack([row for _, row in kept]), spec)
+
+
+def _report(manifest: Manifest, errors: Sequence[InputError], on_error: Callable[[InputError], None]) -> None:
+    """Report the errors of single images. If no image is left, there is one error for all."""
+    if len(errors) == len(manifest):
+        raise InputError(f"{manifest.path}: none of {len(errors)} images is left; the first: {errors[0]}")
+    for error in errors:
+        on_error(error)
+
+
+def _pixels(backbone: Backbone, paths: Iterable[Path]) -> Iterator[Tensor | InputError]:
+    for path in paths:
+        try:
+            # Half precision is enough for 8-bit pixel values that were scaled to [-1, 1].
+            yield use_image(path, backbone.transform).half()
+        except InputError as error:
+            yield error
+
+
+def named_images(
+    paths: Sequence[Path],
+    root: Path | None = None,
+    *,
+    exclude_folders: Sequence[str] = (),
+    on_error: Callable[[InputError], None] | None = None,
+) -> dict[str, Path]:
     """Image files by their names in a feature store.
 
     Args:
         paths: folders, manifests (``.jsonl``) and images. An image in a folder is named by its path relative to the
             folder, an image of a manifest as in the manifest, any other image by its file name.
         root: the folder that the paths in manifests are relative to, if it is not the manifest's folder.
+        exclude_folders: as for :func:`~tagrank.features.folders.find_images`.
+        on_error: called with the error of each image whose name is not UTF-8, and of each folder that cannot be read.
+            If it is None, the error is raised.
 
     Raises:
-        InputError: two images have the same name, a name is not UTF-8, a folder or manifest cannot be read, or no image
-            of a manifest is there.
+        InputError: two images have the same name; a manifest cannot be read, or none of its images is there; or no
+            image is left.
     """
     images: dict[str, Path] = {}
+    errors: list[InputError] = []
     for path in paths:
-        if path.suffix == ".jsonl":
-            manifest = read_manifest(path)
-            check_some_there(manifest, root or path.parent)
-            named = {example.image: (root or path.parent) / example.image for example in manifest.examples}
-        elif path.is_dir():
-            named = {image.relative_to(path).as_posix(): image for image in find_images([path])}
-        else:
-            named = {path.name: path}
-        for name, image in named.items():
+        for name, image in _named(path, root, exclude_folders, errors):
+            name = os.path.normpath(name)
             if not is_utf8(name):
-                raise InputError(f"{image}: its name is not UTF-8, which a store needs; rename the file")
-            if images.setdefault(name, image) != image:
+                errors.append(InputError(f"{image}: its name is not UTF-8, which a store needs; rename the file"))
+            elif os.path.abspath(images.setdefault(name, image)) != os.path.abspath(image):
                 raise InputError(f"{images[name]} and {image} would both be stored as {name!r}; use two stores")
+    for error in errors:
+        if on_error is None or not images:
+            raise error
+        on_error(error)
     return images
+
+
+def _named(
+    path: Path, root: Path | None, exclude_folders: Sequence[str], errors: list[InputError]
+) -> Iterator[tuple[str, Path]]:
+    if path.suffix == ".jsonl":
+        manifest, folder = read_manifest(path), root or path.parent
+        check_some_there(manifest, folder)
+        yield from ((e.image, find_file(folder, e.image)) for e in manifest.examples)
+    elif is_folder(path):
+        for image in images_below(path, exclude_folders, errors):
+            yield image.relative_to(path).as_posix(), image
+    else:
+        yield path.name, path
 
 
 def write_features(
@@ -189,8 +271,9 @@ def write_features(
     """
     with FeatureWriter(store, backbone.spec, backbone.feature_size) as writer:
         names: dict[Path, list[str]] = {}
+        done = set(map(image_key, writer.done))
         for name, path in images.items():
-            if name not in writer.done:
+            if image_key(name) not in done:
                 names.setdefault(path, []).append(name)
         rows = extract_features(backbone, list(names))
         computed = 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tagrank.data.manifest import Manifest
+from tagrank.data.spellings import find_file
 from tagrank.errors import InputError
 
 
@@ -16,7 +17,7 @@ def check_some_there(manifest: Manifest, root: Path) -> None:
     Raises:
         InputError: none of the pictures is there.
     """
-    if not any((root / example.image).exists() for example in manifest.examples):
+    if not any(find_file(root, example.image).exists() for example in manifest.examples):
         raise InputError(
             f"{root}: none of the {len(manifest)} images of {manifest.path} is in this folder, such as "
             f"{manifest.examples[0].image}; name the folder that their paths begin in (--images)"

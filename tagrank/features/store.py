@@ -17,6 +17,7 @@ index, because the index is written again with each shard: with the names of a m
 
 import hashlib
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,10 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tagrank.data.files import first_line, is_utf8, parse_json, read_json, reason
+from tagrank.data.files import first_line, is_utf8, parse_json, reason
+from tagrank.data.schema import Positive, read_as
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name, some
+from tagrank.data.spellings import image_key
 from tagrank.errors import InputError
 
 PREFIX = "features"
@@ -63,6 +67,7 @@ class Features:
         self._blocks = blocks
         self._starts = torch.tensor([0, *(len(block.features) for block in blocks)]).cumsum(0)
         self._row = {name: row for row, name in enumerate(self.names)}
+        self._by_key: dict[str, int] = {}
         if len(self._row) < len(self.names):
             twice = next(name for row, name in enumerate(self.names) if self._row[name] != row)
             raise InputError(f"{path}: expected each image once, but image {twice!r} is there twice")
@@ -71,7 +76,7 @@ class Features:
         """The vectors of images.
 
         Args:
-            names: ``N`` images; repetitions are allowed.
+            names: ``N`` images, in any spelling (:func:`tagrank.data.spellings.image_key`); repetitions are allowed.
 
         Returns:
             float32 ``[N, D]``, on the CPU, in the order of ``names``.
@@ -79,10 +84,11 @@ class Features:
         Raises:
             InputError: an image is not there, or its vector is damaged or has NaN or infinite elements.
         """
-        absent = [name for name in names if name not in self._row]
+        numbers = [self._number(name) for name in names]
+        absent = [name for name, number in zip(names, numbers, strict=True) if number is None]
         if absent:
             raise InputError(f"{self.path}: no features of {some(absent)}")
-        rows = torch.tensor([self._row[name] for name in names], dtype=torch.int64)
+        rows = torch.tensor(numbers, dtype=torch.int64)
         output = torch.empty(len(names), self.dimension)
         # Sorted by row, so that each block is indexed once, for all its rows.
         order = rows.argsort()
@@ -101,7 +107,15 @@ class Features:
         return len(self.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._row
+        return isinstance(name, str) and self._number(name) is not None
+
+    def _number(self, name: str) -> int | None:
+        number = self._row.get(name)
+        if number is None:
+            # Most files need no second table: their names are spelled as those that are asked for.
+            self._by_key = self._by_key or {image_key(other): row for other, row in self._row.items()}
+            number = self._by_key.get(image_key(name))
+        return number
 
 
 @dataclass(frozen=True)
@@ -265,35 +279,31 @@ def _digest(names: str, checksums: Tensor) -> str:
     return hashlib.sha256(names.encode(errors="surrogatepass") + checksums.numpy().astype("<i8").tobytes()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _ShardEntry:
+    file: str
+    rows: Positive
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The content of ``index.json``."""
+
+    spec: dict[str, str]
+    dimension: Positive
+    shards: tuple[_ShardEntry, ...]
+
+
 def _read_index(folder: Path) -> tuple[dict[str, str], int, list[Entry]]:
     """The spec, the dimension, and the shards."""
     path = folder / INDEX
-    index = read_json(path)
-    if not isinstance(index, dict) or index.keys() != {"spec", "dimension", "shards"}:
-        raise InputError(f"{path}: expected the index of a feature store, got {index!r:.60}")
-    spec, dimension, shards = index["spec"], index["dimension"], index["shards"]
-    if not isinstance(spec, dict) or not all(isinstance(value, str) for value in spec.values()):
-        raise InputError(f"{path}: spec: expected an object whose values are texts, got {spec!r:.60}")
-    if type(dimension) is not int or dimension < 1:
-        raise InputError(f"{path}: dimension: expected a whole number above 0, got {dimension!r:.60}")
-    if not isinstance(shards, list):
-        raise InputError(f"{path}: shards: expected a list, got {shards!r:.60}")
-    return spec, dimension, [_read_shard_entry(path, number, shard) for number, shard in enumerate(shards)]
-
-
-def _read_shard_entry(path: Path, number: int, shard: Any) -> Entry:
-    expected = shard_name(PREFIX, number)
-    if not isinstance(shard, dict) or shard.keys() - {"sha256"} != {"file", "rows"} or shard["file"] != expected:
-        raise InputError(
-            f"{path}: shards[{number}]: expected file {expected!r} and its number of rows, got {shard!r:.60}"
-        )
-    rows = shard["rows"]
-    if type(rows) is not int or rows < 1:
-        raise InputError(f"{path}: shards[{number}].rows: expected a whole number above 0, got {rows!r:.60}")
-    digest = shard.get("sha256")
-    if "sha256" in shard and not isinstance(digest, str):
-        raise InputError(f"{path}: shards[{number}].sha256: expected a digest, got {digest!r:.60}")
-    return Entry(rows, digest)
+    index = read_as(path, _Index, "the index of a feature store")
+    for number, shard in enumerate(index.shards):
+        expected = shard_name(PREFIX, number)
+        if shard.file != expected:
+            raise InputError(f"{path}: shards[{number}].file: expected {expected!r}, got {shard.file!r:.60}")
+    return index.spec, index.dimension, [Entry(shard.rows, shard.sha256) for shard in index.shards]
 
 
 def _open_shard(path: Path, entry: Entry, dimension: int) -> tuple[list[str], Block]:
@@ -342,24 +352,34 @@ def _open_npz(path: Path) -> Features:
             images, features = archive["images"], archive["features"]
         if not isinstance(images, np.ndarray) or not isinstance(features, np.ndarray):
             raise ValueError("'images' or 'features' is no array")
-        names = images.tolist()
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds of exceptions on a damaged file
         raise InputError(f"{path}: not a feature store, and not a readable .npz file ({first_line(error)})") from error
+    names = _npz_names(path, images)
+    shape, dtype = features.shape, features.dtype
+    if dtype.kind != "f" or dtype.itemsize > 8 or features.ndim != 2 or shape[0] != len(images) or shape[1] == 0:
+        expected = f"floating point [{len(images)}, D] with D of at least 1"
+        raise InputError(f"{path}: features: expected {expected}, got {dtype} {list(shape)}")
+    block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
+    return Features(path, names, [Block(path, block)], features.shape[1], None)
+
+
+def _npz_names(path: Path, images: NDArray[Any]) -> list[str]:
     if images.ndim != 1 or images.dtype.kind != "U":
         raise InputError(f"{path}: images: expected a vector of names, got {images.dtype} {list(images.shape)}")
+    codes = np.frombuffer(images.astype(images.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    # NumPy would make texts of these that Python fails to read.
+    beyond = codes[codes > sys.maxunicode]
+    if len(beyond):
+        raise InputError(f"{path}: images: expected names in Unicode, got the character {beyond[0]:#x}")
+    names: list[str] = images.tolist()
     foreign = [name for name in names if not is_utf8(name)]
     if foreign:
         raise InputError(f"{path}: images: expected names in Unicode, got {some(foreign)}")
-    if features.ndim != 2 or features.dtype.kind != "f" or features.dtype.itemsize > 8 or len(features) != len(images):
-        raise InputError(
-            f"{path}: features: expected floating point [{len(images)}, D], got {features.dtype} {list(features.shape)}"
-        )
-    block = torch.from_numpy(features.astype(features.dtype.newbyteorder("="), copy=False))
-    return Features(path, names, [Block(path, block)], features.shape[1], None)
+    return names
 
 
 def _check_size(path: Path) -> None:

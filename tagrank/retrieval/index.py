@@ -3,7 +3,7 @@
 An index is a folder that :mod:`tagrank.data.shards` describes, with these files::
 
     index.json                   {"format": 1, "model": DIGEST, "tags": [...], "positions": S, "shards": [n, n, ...],
-                                  "digests": [DIGEST, DIGEST, ...]}
+                                  "digests": [DIGEST, DIGEST, ...], "removed": [ROW, ROW, ...]}
     photos-00000.safetensors     n photographs:
                                    "log_p"    float16 [S, V, n]   log p_t(v), contiguous for one position t and tag v
                                    "gains"    float16 [n, V]      expected gain of each tag, scaled to length 1
@@ -11,10 +11,15 @@ An index is a folder that :mod:`tagrank.data.shards` describes, with these files
                                    "offsets"  int64 [n + 1]       where each name begins, and where the last name ends
                                    "sums"     int64 [S V + 1]     the CRC-32 of each log_p_t(v), and of gains
                                    "name_sums" int64 [n]          the CRC-32 of each name
+                                   "stamps"   int64 [n, 3]        the size of each file, the time of its last change,
+                                                                  -1 if unknown, and the CRC-32 of both
     ...
 
 The digest of a shard is of its ``sums``. It is compared when the index is opened; a CRC-32 is compared when what it
-belongs to is read. Shards that an earlier version wrote have none of the three.
+belongs to is read. Shards that an earlier version wrote have none of the three, and no stamps.
+
+A photograph leaves the index when the number of its row, counted over all shards, is written to ``removed``. Its shard
+stays as it is.
 
 A writer that is killed loses at most ``photos_per_shard`` photographs. Who reads an index needs no torch.
 """
@@ -24,17 +29,17 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagrank.data.files import read_json
 from tagrank.data.mapped import map_arrays, will_need
+from tagrank.data.schema import Positive, Rule, Text, read_as
 from tagrank.data.shards import INDEX, Entry, ShardWriter, shard_name
 from tagrank.errors import InputError
 
@@ -61,6 +66,7 @@ class Contents:
         positions: ``S`` of the model.
         shards: how many photographs each shard has.
         digests: the digest of each shard; None if an earlier version wrote it.
+        removed: the rows of photographs that left the index, in ascending order.
     """
 
     model: str
@@ -68,6 +74,41 @@ class Contents:
     positions: int
     shards: tuple[int, ...] = ()
     digests: tuple[str | None, ...] = ()
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _File:
+    format: Literal[1]
+    model: str
+    tags: Annotated[tuple[Text, ...], Rule("at least one tag", bool)]
+    positions: Positive
+    shards: tuple[Positive, ...]
+    digests: tuple[str | None, ...] | None = None
+    removed: tuple[int, ...] = ()
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file changed: its size in bytes, and the time of its last change in nanoseconds."""
+
+    size: int
+    time: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> "Stamp | None":
+        """The stamp of a file, or None if there is no such file.
+
+        Raises:
+            OSError: that cannot be found out.
+        """
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+UNKNOWN = Stamp(-1, -1)
 
 
 def digest(annotator: "Annotator") -> str:
@@ -126,15 +167,19 @@ class IndexWriter(ShardWriter):
                 "a model with the image at every step and without feedback"
             )
         self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps)
-        self._parts: list[tuple[list[str], HalfArray, HalfArray]] = []
+        self._parts: list[tuple[list[str], list[Stamp], HalfArray, HalfArray]] = []
+        self._rows: dict[str, int] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._removed: set[int] = set()
         super().__init__(folder, photos_per_shard)
 
-    def add(self, names: Sequence[str], probabilities: "Tensor") -> None:
+    def add(self, names: Sequence[str], probabilities: "Tensor", stamps: Sequence[Stamp] | None = None) -> None:
         """Add photographs. They are written when their shard is full, or when the writer is closed.
 
         Args:
             names: ``n`` names that are not in :attr:`done`.
             probabilities: ``[n, S, V + 1]``, from :meth:`tagrank.annotator.Annotator.probabilities`.
+            stamps: of the ``n`` files, from before they were read; None if they are not known.
 
         Raises:
             ValueError: the shape is wrong, a photograph is there already, or the writer is closed.
@@ -144,33 +189,60 @@ class IndexWriter(ShardWriter):
         if probabilities.shape != expected:
             raise ValueError(f"probabilities: expected shape {list(expected)}, got {list(probabilities.shape)}")
         self._check_new(names)
-        self._parts.append((list(names), *photo_tables(probabilities)))
+        self._parts.append((list(names), list(stamps or [UNKNOWN] * len(names)), *photo_tables(probabilities)))
         self._added(names)
+
+    def stamp(self, name: str) -> Stamp:
+        """The stamp of a photograph's file when the photograph was added; :data:`UNKNOWN` if it is not known."""
+        return self._stamps.get(name, UNKNOWN)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove photographs that an earlier writer added, at once. They may be added again.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        gone = [name for name in names if name in self._rows]
+        if gone:
+            self._removed.update(self._rows.pop(name) for name in gone)
+            self._done -= set(gone)
+            self._write_index(self._shards)
 
     def _read(self) -> tuple[Sequence[Entry], set[str]]:
         there = read_contents(self.folder)
-        if replace(there, shards=(), digests=()) != self._contents:
+        if replace(there, shards=(), digests=(), removed=()) != self._contents:
             raise InputError(f"{self.folder}: is the index of another model; use another folder")
-        names: set[str] = set()
+        self._removed = set(there.removed)
+        row = 0
         for number, count in enumerate(there.shards):
-            names.update(Shard(self.folder, number, count, there).names())
-        return [Entry(*entry) for entry in zip(there.shards, there.digests, strict=True)], names
+            names = Shard(self.folder, number, count, there).names()
+            stamps = _read_stamps(self.folder / shard_name(PREFIX, number), count)
+            for name, stamp in zip(names, stamps, strict=True):
+                if row not in self._removed:
+                    self._rows[name], self._stamps[name] = row, stamp
+                row += 1
+        return [Entry(*entry) for entry in zip(there.shards, there.digests, strict=True)], set(self._rows)
 
     def _index(self, shards: Sequence[Entry]) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            **vars(self._contents),
-            "shards": [entry.size for entry in shards],
-            "digests": [entry.digest for entry in shards],
-        }
+        contents = replace(
+            self._contents,
+            shards=tuple(entry.size for entry in shards),
+            digests=tuple(entry.digest for entry in shards),
+            removed=tuple(sorted(self._removed)),
+        )
+        record = {"format": FORMAT, **vars(contents)}
+        if not self._removed:  # earlier versions do not know it
+            del record["removed"]
+        return record
 
     def _shard(self, count: int) -> tuple[bytes, str]:
         from safetensors.numpy import save
 
-        names = [name for part, _, _ in self._parts for name in part]
-        log_p = np.concatenate([part for _, part, _ in self._parts])
-        gains = np.concatenate([part for _, _, part in self._parts])
-        self._parts = [(names, log_p, gains)]
+        names = [name for part, *_ in self._parts for name in part]
+        stamps = [stamp for _, part, *_ in self._parts for stamp in part]
+        log_p = np.concatenate([part for _, _, part, _ in self._parts])
+        gains = np.concatenate([part for _, _, _, part in self._parts])
+        self._parts = [(names, stamps, log_p, gains)]
         encoded = [os.fsencode(name) for name in names[:count]]
         by_column = np.ascontiguousarray(log_p[:count].transpose(1, 2, 0))
         sums = np.array(
@@ -183,14 +255,15 @@ class IndexWriter(ShardWriter):
                 "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
                 "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
                 "sums": sums.astype(np.int64),
+                "stamps": np.array([(*stamp, _stamp_sum(stamp)) for stamp in stamps[:count]], dtype=np.int64),
                 "name_sums": np.array([zlib.crc32(name) for name in encoded], dtype=np.int64),
             }
         )
         return content, _digest(sums)
 
     def _forget(self, count: int) -> None:
-        ((names, log_p, gains),) = self._parts
-        self._parts = [(names[count:], log_p[count:], gains[count:])]
+        ((names, stamps, log_p, gains),) = self._parts
+        self._parts = [(names[count:], stamps[count:], log_p[count:], gains[count:])]
 
 
 class Shard:
@@ -305,6 +378,24 @@ def _digest(sums: NDArray[np.int64]) -> str:
     return hashlib.sha256(sums.astype("<i8").tobytes()).hexdigest()
 
 
+def _stamp_sum(stamp: Stamp) -> int:
+    return zlib.crc32(np.array(stamp, dtype="<i8").tobytes())
+
+
+def _read_stamps(path: Path, count: int) -> list[Stamp]:
+    """The stamps of a shard's photographs; :data:`UNKNOWN` where they are damaged or an earlier version wrote none."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        if "stamps" not in file.keys():  # noqa: SIM118
+            return [UNKNOWN] * count
+        rows = file.get_tensor("stamps")
+    if rows.shape != (count, 3):
+        return [UNKNOWN] * count
+    stamps = [(Stamp(size, time), checksum) for size, time, checksum in rows.tolist()]
+    return [stamp if _stamp_sum(stamp) == checksum else UNKNOWN for stamp, checksum in stamps]
+
+
 def read_contents(folder: Path) -> Contents:
     """Read ``index.json`` of an index.
 
@@ -314,25 +405,15 @@ def read_contents(folder: Path) -> Contents:
     path = folder / INDEX
     if not path.is_file():
         raise InputError(f"{folder}: expected an index of photographs, but {INDEX} is not there")
-    record: Any = read_json(path)
-    fields = {"format", "model", "tags", "positions", "shards"}
-    if not isinstance(record, dict) or record.get("format") != FORMAT or record.keys() - {"digests"} != fields:
-        raise InputError(f"{path}: expected an index of format {FORMAT}, got {record!r:.60}")
-    tags, positions, shards = record["tags"], record["positions"], record["shards"]
-    whole = [positions, *shards] if isinstance(shards, list) else [None]
-    strings = [record["model"], *tags] if isinstance(tags, list) and tags else [None]
-    if not all(type(n) is int and n > 0 for n in whole) or not all(isinstance(s, str) for s in strings):
-        raise InputError(
-            f"{path}: expected tags, and positive numbers of positions and photographs; got {record!r:.60}"
-        )
+    file = read_as(path, _File, f"an index of format {FORMAT}")
+    tags, shards = file.tags, file.shards
     if len(set(tags)) < len(tags):
         ((twice, _),) = Counter[str](tags).most_common(1)
         raise InputError(f"{path}: tags: expected each tag once, got {twice!r:.60} twice")
-    digests = record.get("digests", [None] * len(shards))
-    if (
-        not isinstance(digests, list)
-        or len(digests) != len(shards)
-        or not all(isinstance(d, str | None) for d in digests)
-    ):
-        raise InputError(f"{path}: digests: expected one for each of {len(shards)} shards, got {digests!r:.60}")
-    return Contents(record["model"], tuple(tags), positions, tuple(shards), tuple(digests))
+    digests = (None,) * len(shards) if file.digests is None else file.digests
+    if len(digests) != len(shards):
+        raise InputError(f"{path}: digests: expected one for each of {len(shards)} shards, got {len(digests)}")
+    removed = file.removed
+    if list(removed) != sorted(set(removed)) or (removed and not 0 <= removed[0] <= removed[-1] < sum(shards)):
+        raise InputError(f"{path}: removed: expected rows of {sum(shards)} photographs in ascending order")
+    return Contents(file.model, tags, file.positions, shards, digests, removed)

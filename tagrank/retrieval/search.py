@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagrank.data.nearest import did_you_mean
+from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.retrieval.index import Contents, HalfArray, Shard, digest, photo_tables, read_contents
 
@@ -50,7 +51,7 @@ def open_index(folder: str | Path) -> "PhotoIndex":
     """
     folder = Path(folder)
     contents = read_contents(folder)
-    if not contents.shards:
+    if sum(contents.shards) == len(contents.removed):
         raise InputError(f"{folder}: the index has no photographs yet")
     shards = [Shard(folder, number, count, contents) for number, count in enumerate(contents.shards)]
     return PhotoIndex(folder, contents, shards)
@@ -72,10 +73,12 @@ class PhotoIndex:
         self._model = contents.model
         self._shards = shards
         self._starts = np.cumsum([0, *contents.shards])
-        self._number = {tag: number for number, tag in enumerate(contents.tags)}
+        self._removed = frozenset(contents.removed)
+        self._kept = np.delete(np.arange(self._starts[-1]), contents.removed) if contents.removed else None
+        self._vocabulary = Vocabulary(contents.tags)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) - len(self._removed)
 
     def search(self, tags: Sequence[str], *, ordered: bool = True, top_k: int = 20) -> list[Match]:
         """Find the photographs whose lists most likely start with these tags.
@@ -157,7 +160,8 @@ class PhotoIndex:
 
     def names(self) -> list[str]:
         """The names of all photographs, in the order of the index."""
-        return [name for shard in self._shards for name in shard.names()]
+        names = (name for shard in self._shards for name in shard.names())
+        return [name for row, name in enumerate(names) if row not in self._removed]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._find(name) is not None
@@ -166,10 +170,15 @@ class PhotoIndex:
         """A photograph's shard number and its row number in the shard; None if it is not in the index."""
         for shard in self._shards:
             shard.fetch_names()
-        found = ((number, shard.row(name)) for number, shard in enumerate(self._shards))
-        return next(((number, row) for number, row in found if row is not None), None)
+        for number, shard in enumerate(self._shards):
+            row = shard.row(name)
+            if row is not None and row + int(self._starts[number]) not in self._removed:
+                return number, row
+        return None
 
     def _locate(self, row: int) -> tuple[int, int]:
+        """The shard number and the row number in the shard of a photograph, by its number among all."""
+        row = row if self._kept is None else int(self._kept[row])
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, row - int(self._starts[number])
 
@@ -177,15 +186,17 @@ class PhotoIndex:
         if not 1 <= len(tags) <= self.positions:
             raise InputError(f"query: expected 1 to {self.positions} tags, got {len(tags)}")
         for tag in tags:
-            if tag not in self._number:
+            if tag not in self._vocabulary:
                 meant = did_you_mean(tag, self.tags)
                 raise InputError(f"query: {tag!r} is not one of the {len(self.tags)} tags of this index{meant}")
-        if len(set(tags)) < len(tags):
+        numbers = self._vocabulary.encode(tags)
+        if len(set(numbers)) < len(tags):
             raise InputError(f"query: expected each tag once, got {', '.join(tags)}")
-        return [self._number[tag] for tag in tags]
+        return numbers
 
     def _over_shards(self, score: Callable[[Shard], Scores]) -> Scores:
-        return np.concatenate([score(shard) for shard in self._shards])
+        scores = np.concatenate([score(shard) for shard in self._shards])
+        return scores if self._kept is None else scores[self._kept]
 
     def _best(self, scores: Scores, top_k: int) -> list[Match]:
         if top_k < 1:

@@ -56,7 +56,10 @@ def fit_ranker(
 
     lists, val_lists = images.lists(vocabulary), val_images.lists(vocabulary)
     if not any(val_lists):
-        raise InputError("val: none of its tags is in the training images")
+        raise InputError(
+            f"val: none of its tags is in the training images ({len(val_images)} and {len(images)} images); expected "
+            "more images, or other images to validate on (--val)"
+        )
     if backbone is not None and len(images) < 2:
         raise InputError(f"a backbone is trained on at least 2 images, got {len(images)}")
     finished = resume and is_finished(folder)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ def train(
     out: str | Path,
     *,
     options: TrainOptions | None = None,
+    on_error: Callable[[InputError], None] | None = None,
     **keywords: "Unpack[TrainKeywords]",
 ) -> Annotator:
     """Train a ranker, and write its model folder.
@@ -43,6 +46,8 @@ def train(
         out: the model's folder; ``out/training`` keeps computed features, checkpoints and the history. An existing
             model stays as it is until the new model is finished; until then the new run is in ``out/training.new``.
         options: of the run; the defaults if left out.
+        on_error: called with the error of each image that cannot be read or has no features. The image is then left
+            out. If it is None, the error is raised.
         **keywords: fields of :class:`~tagrank.training.train_options.TrainOptions` that replace those of ``options``:
             ``train(manifest, out, features="features", seed=1)``.
 
@@ -65,11 +70,12 @@ def train(
         "preset": options.preset,
         **asdict(preset),
         "seed": options.seed,
-        "data": _digest(parts, options),
+        "data": _digest(parts, options, partial(_place, parts[0].root)),
     }
+    earlier = {"data": _digest(parts, options, str)}
     out = Path(out)
-    with run_folder.open_run(out, settings, resume=options.resume, overwrite=options.overwrite) as folder:
-        annotator, *seen = _fit(parts, options, preset, settings, folder)
+    with run_folder.open_run(out, settings, earlier, resume=options.resume, overwrite=options.overwrite) as folder:
+        annotator, *seen = _fit(parts, options, preset, settings, folder, on_error)
         try:
             run_folder.replace_model(out, folder)
             write_seen(out, *seen)
@@ -85,10 +91,14 @@ def _fit(
     preset: Preset,
     settings: Mapping[str, Any],
     folder: Path,
+    on_error: Callable[[InputError], None] | None,
 ) -> tuple[Annotator, Digests, Digests]:
     """The model, trained in the folder of its run, and the digests of the images that it has seen."""
     backbone = _backbone(options)
-    images, val_images = _load(parts, options, backbone, folder)
+    images, val_images = _load(parts, options, backbone, folder, on_error)
+    there = {example.image for loaded in (images, val_images) for example in loaded.examples}
+    left_out = sorted({example.image for part in parts for example in part.examples} - there)
+    run_folder.keep_left_out(folder, left_out, resume=options.resume)
     spec = _spec(images, options.backbone)
     val_images.check(images.inputs.shape[1], spec)
     vocabulary = Vocabulary.build(tags for example in images.examples for tags in example.lists)
@@ -111,11 +121,27 @@ def _fit(
     return annotator, digests(images, trained), digests(val_images, trained)
 
 
-def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions) -> str:
-    """Changes with anything that a resumed run reads, except the contents of features and pictures."""
-    sources = (options.features, options.val_features, options.backbone, options.weights)
-    read = [[asdict(e) for e in part.examples] for part in parts] + [[str(s)] for s in sources if s is not None]
+def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions, place: Callable[[str | Path], str]) -> str:
+    """Changes with anything that a resumed run reads, except the contents of features and pictures.
+
+    Args:
+        parts: the images.
+        options: of the run.
+        place: makes a text of where features or weights are.
+    """
+    files = [
+        None if file is None else place(file) for file in (options.features, options.val_features, options.weights)
+    ]
+    sources = (*files[:2], options.backbone, files[2])
+    read = [[asdict(e) for e in part.examples] for part in parts] + [[s] for s in sources if s is not None]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _place(folder: Path, file: str | Path) -> str:
+    """Where a file is, as seen from a folder: the same for all paths to it, and after both were moved."""
+    if not os.path.exists(file):  # a name of weights
+        return str(file)
+    return os.path.relpath(os.path.realpath(file), os.path.realpath(folder))
 
 
 def _backbone(options: TrainOptions) -> Backbone | None:
@@ -130,7 +156,11 @@ def _backbone(options: TrainOptions) -> Backbone | None:
 
 
 def _load(
-    parts: tuple[Manifest, Manifest], options: TrainOptions, backbone: Backbone | None, folder: Path
+    parts: tuple[Manifest, Manifest],
+    options: TrainOptions,
+    backbone: Backbone | None,
+    folder: Path,
+    on_error: Callable[[InputError], None] | None,
 ) -> tuple[LabelledImages, LabelledImages]:
     """The images to train on and to validate on, with features or pixels; features are computed into ``folder``."""
     val_features = options.features if options.val_features is None else options.val_features
@@ -142,6 +172,7 @@ def _load(
             store=folder / "features" / name,
             images=options.images,
             progress=options.progress,
+            on_error=on_error,
         )
         for part, given, name in zip(parts, (options.features, val_features), ("train", "val"), strict=True)
     )

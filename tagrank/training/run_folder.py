@@ -2,7 +2,7 @@
 
 ``training`` is the run that the model comes from. A run that is to replace an existing model is in ``training.new``
 until it is finished. Each has ``settings.json`` from its first moment on, checkpoints, features that were computed for
-it, and ``history.json`` once it is finished.
+it, ``left-out.json`` if images cannot be read, and ``history.json`` once it is finished.
 
 A process that trains locks the model's folder. It may be killed at any moment:
 
@@ -32,6 +32,8 @@ from tagrank.data.files import (
     temporary_path,
     write_atomically,
 )
+from tagrank.data.schema import read_as
+from tagrank.data.shards import some
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
 from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
@@ -39,18 +41,25 @@ from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"
 HISTORY = "history.json"
+LEFT_OUT = "left-out.json"
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 @contextmanager
 def open_run(
-    out: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+    out: Path,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Iterator[Path]:
     """The folder of a run, while other processes are kept out of the model's folder.
 
     Args:
         out: the model's folder.
         settings: of the run. A new run has them in ``settings.json``, a run to resume must have begun with them.
+        earlier: settings that an earlier version of tagrank would have written otherwise.
         resume: whether to continue the run that began with these settings.
         overwrite: whether a new run may replace a model or an unfinished run.
 
@@ -64,7 +73,7 @@ def open_run(
     lock = lock_folder(out)
     try:
         try:
-            run = _resume(out, settings) if resume else _begin(out, settings, overwrite)
+            run = _resume(out, settings, earlier or {}) if resume else _begin(out, settings, overwrite)
         except OSError as error:
             raise InputError(f"{out}: cannot be used: {reason(error)}") from error
         yield run
@@ -98,14 +107,14 @@ def _begin(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
     return run
 
 
-def _resume(out: Path, settings: Mapping[str, Any]) -> Path:
+def _resume(out: Path, settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> Path:
     """Find the folder of the run that began with these settings."""
     runs = _runs(out)
     _clean(out, runs)
     if not runs:
         raise InputError(f"{out}: nothing to resume: {out / TRAINING / SETTINGS} is missing")
     for folder, before in runs.items():
-        changed = [key for key in settings if before.get(key) != settings[key]]
+        changed = [k for k in settings if before.get(k) not in (settings[k], earlier.get(k, settings[k]))]
         if not changed:
             return folder
     was = ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)
@@ -154,7 +163,7 @@ def _clean(out: Path, runs: Iterable[Path]) -> None:
     """Delete what killed processes left under temporary names."""
     for folder, names in [
         (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, FAMILIARITY, SEEN)),
-        *((run, (SETTINGS, HISTORY, BEST, LAST)) for run in runs),
+        *((run, (SETTINGS, HISTORY, LEFT_OUT, BEST, LAST)) for run in runs),
     ]:
         for path in leftovers(folder, "|".join(map(re.escape, names))):
             _delete(path)
@@ -167,6 +176,25 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
         OSError: the file cannot be written; the one before it is unchanged.
     """
     write_atomically(path, [content])
+
+
+def keep_left_out(run: Path, images: Sequence[str], *, resume: bool) -> None:
+    """Write down which images a run leaves out, because they cannot be read; or compare, if it goes on.
+
+    Raises:
+        InputError: the run that goes on left out other images, or the file cannot be written.
+    """
+    path = run / LEFT_OUT
+    if resume and (run / LAST).exists():
+        before = read_as(path, list[str], "the images that a run leaves out") if path.exists() else []
+        changed = sorted(set(before) ^ set(images))
+        if changed:
+            raise InputError(f"{run}: cannot resume: other images can be read than before: {some(changed)}")
+    elif images or path.exists():
+        try:
+            write_atomically(path, [json.dumps(images, indent=0).encode(), b"\n"])
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def has_run(folder: str | Path) -> bool:
@@ -201,7 +229,7 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
     path = Path(folder) / TRAINING / HISTORY
     if not path.is_file():
         return []
-    history: list[dict[str, float]] = read_json(path)
+    history = read_as(path, list[dict[str, float]], "the metrics of each epoch")
     if not is_history(history):
         raise InputError(f"{path}: expected the metrics of each epoch, got {history!r:.60}")
     return history

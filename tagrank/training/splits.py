@@ -20,7 +20,7 @@ def split(manifest: Manifest, val: Manifest | None, seed: int) -> tuple[Manifest
         seed: draws the tenth.
 
     Raises:
-        InputError: an image is in both parts, or one part is empty.
+        InputError: an image is in both parts, or there are too few images for two parts.
     """
     part = training_part(manifest)
     source = val or manifest
@@ -29,6 +29,9 @@ def split(manifest: Manifest, val: Manifest | None, seed: int) -> tuple[Manifest
         chosen = Manifest(source.path, held_out or source.examples)
         check_apart(part, chosen)
         return part, chosen
+    if len(part) < 2:
+        expected = "at least 2 images, one to train on and one to validate on, or --val"
+        raise InputError(f"{manifest.path}: expected {expected}; got {len(part)} to train on")
     kept, drawn = hold_out(len(part), seed)
     return (
         Manifest(manifest.path, tuple(part.examples[i] for i in kept)),

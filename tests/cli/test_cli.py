@@ -284,6 +284,72 @@ def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Pa
     assert "zero.jpg: " in second.stderr
 
 
+def test_training_goes_on_without_what_cannot_be_read(world: Path, tmp_path: Path) -> None:
+    """It is reported, and the exit code says so; or training stops, if that is wanted."""
+    manifest = write_scenes(tmp_path / "scenes", 60, seed=0)
+    by_split = {split: read_manifest(manifest).select(split).examples for split in ("train", "val")}
+    for example in [*by_split["train"][:25], by_split["val"][0]]:
+        (manifest.parent / example.image).write_bytes(b"no image")
+    train = ("train", manifest, "--backbone", "small_cnn", "--epochs", 1, "--out", tmp_path / "model")
+    assert "not a JPEG" in fails(*train, "--no-skip-unreadable")
+    result = tagrank(*train, "--overwrite")
+    assert result.exit_code == 1
+    assert "validation NDCG@5" in result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("tagrank: ")]
+    assert len(lines) == 21
+    assert all("not a JPEG" in line for line in lines[:20])
+    assert lines[20] == "tagrank: and 6 more"
+    for example in by_split["val"]:
+        (manifest.parent / example.image).write_bytes(b"no image")
+    result = tagrank(*train, "--overwrite")
+    assert result.exit_code == 2
+    assert f"manifest.jsonl: none of {len(by_split['val'])} images is left; the first: " in result.stderr
+
+
+def test_paths_on_stdin(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    """A byte order mark is none of the first path; paths may have any byte but NUL."""
+    odd = tmp_path / os.fsdecode(b"new\nline \xff.png")
+    odd.write_bytes(photos[0].read_bytes())
+
+    def images(stdin: bytes, *options: str, code: int = 0) -> list[str]:
+        result = CliRunner().invoke(app, ["annotate", str(world / "model"), "-", *options, "--format", "jsonl"], stdin)
+        assert result.exit_code == code, result.output
+        return [json.loads(line)["image"] for line in result.stdout.splitlines()]
+
+    plain = [str(path) for path in photos]
+    assert images(("\ufeff" + "\r\n".join(plain)).encode()) == plain
+    assert images(b"\0".join(map(os.fsencode, [odd, *photos])) + b"\0", "-0") == [str(odd), *plain]
+    assert images(os.fsencode(photos[0]) + b"\0", code=2) == []
+    assert "-0 goes with -" in fails("annotate", world / "model", photos[0], "-0")
+
+
+def test_a_folder_that_cannot_be_read(
+    world: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "locked/b.png", "private/c.png"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_bytes(photos[0].read_bytes())
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for command in (
+        ("annotate", world / "model", tmp_path / "p"),
+        ("index", world / "model", tmp_path / "p", "--out", tmp_path / "index"),
+        ("features", tmp_path / "p", "--backbone", "efficientnet_lite0", "--out", tmp_path / "store"),
+    ):
+        result = tagrank(*command, "--exclude-folder", "private")
+        assert result.exit_code == 1, result.output
+        assert "locked: permission denied" in result.stderr
+        assert result.stdout.count(f"{tmp_path / 'p' / 'a.png'}: ") or "1 failed" in result.stdout
+        assert "c.png" not in result.stdout
+        assert " 2 " not in result.stdout.partition(": ")[2] or command[0] == "annotate"
+
+
 def test_features_of_an_untrained_backbone(photos: list[Path], tmp_path: Path) -> None:
     line = fails("features", photos[0], "--backbone", "small_cnn", "--out", tmp_path / "store")
     assert "small_cnn is trained with a ranker" in line

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,83 @@ def test_photographs_like_one_of_the_index_or_another(world: Path, index: Path, 
     assert scores[str(photo)] == pytest.approx(1.0, abs=2e-3)
     for match in map(json.loads, inside):
         assert match["score"] == pytest.approx(scores[match["image"]], abs=2e-3)
+
+
+def test_spellings_of_one_path(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph is in an index once, and found by any path to it."""
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    write_manifest(tmp_path / "some.jsonl", [Example("photos/00.png", ("dog",), (("dog",),))])
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model, out = world / "a", ("--out", tmp_path / "index")
+    first = tagrank("index", model, "./photos/00.png", "photos/01.png", tmp_path / "photos" / "01.png", *out)
+    assert "2 photographs added, 0 were there" in first.stdout
+    again = tagrank("index", model, "photos", tmp_path / "photos", "some.jsonl", "../" + tmp_path.name, *out)
+    assert f"{COUNT - 2} photographs added, 2 were there" in again.stdout
+
+    def like(name: Any) -> list[str]:
+        lines = tagrank("search", tmp_path / "index", "--like", name, "--top-k", COUNT, "--format", "jsonl").stdout
+        return [json.loads(line)["image"] for line in lines.splitlines()]
+
+    expected = like("photos/00.png")
+    assert len(expected) == COUNT - 1
+    assert "photos/00.png" not in expected
+    for name in ("./photos/00.png", tmp_path / "photos" / "00.png", "link/photos/00.png", "photos//../photos/00.png"):
+        assert like(name) == expected
+    assert "no photograph 'photos/nowhere.png'" in fails("search", tmp_path / "index", "--like", "photos/nowhere.png")
+
+
+def test_an_index_is_updated(world: Path, tmp_path: Path) -> None:
+    """Photographs that are gone leave it, and those that changed are computed again; nothing else is."""
+    photos = shutil.copytree(world / "photos", tmp_path / "photos")
+    shutil.copytree(world / "photos", tmp_path / "others")
+    arguments = ("index", world / "a", photos, "--out", tmp_path / "index")
+    tagrank("index", world / "a", photos, tmp_path / "others", "--out", tmp_path / "index")
+
+    def found() -> dict[str, float]:
+        lines = tagrank("search", tmp_path / "index", "dog", "--top-k", 99, "--format", "jsonl").stdout.splitlines()
+        return {match["image"]: match["score"] for match in map(json.loads, lines)}
+
+    before = found()
+    (photos / "00.png").unlink()
+    shutil.copy(photos / "02.png", photos / "01.png")
+    (tmp_path / "others" / "00.png").unlink()
+    kept = tagrank(*arguments, "--no-update").stdout
+    assert kept.endswith(f": 0 photographs added, {COUNT - 1} were there, 0 failed; {2 * COUNT} in all\n")
+    assert found() == before
+    line = tagrank(*arguments).stdout
+    assert line.endswith(
+        f"1 photographs added, {COUNT - 2} were there, 0 failed; {2 * COUNT - 1} in all; 2 left, gone or changed\n"
+    )
+    after = found()
+    assert after.keys() == before.keys() - {str(photos / "00.png")}
+    assert after.pop(str(photos / "01.png")) == before[str(photos / "02.png")] != before[str(photos / "01.png")]
+    assert after.items() <= before.items()
+    again = tagrank(*arguments).stdout
+    assert again.endswith(f": 0 photographs added, {COUNT - 1} were there, 0 failed; {2 * COUNT - 1} in all\n")
+
+
+def test_photographs_that_only_seem_gone_stay(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = shutil.copytree(world / "photos", tmp_path / "photos")
+    (photos / "locked").mkdir()
+    (photos / "00.png").rename(photos / "locked" / "00.png")
+    arguments = ("index", world / "a", photos, "--out", tmp_path / "index")
+    tagrank(*arguments)
+    stat, scandir = os.stat, os.scandir
+
+    def refuse(call: Any, path: Any, *more: Any, **options: Any) -> Any:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return call(path, *more, **options)
+
+    monkeypatch.setattr(os, "scandir", partial(refuse, scandir))
+    monkeypatch.setattr(os, "stat", partial(refuse, stat))
+    result = tagrank(*arguments, code=1)
+    assert "locked: permission denied" in result.stderr
+    assert f"; {COUNT} in all\n" in result.stdout
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    assert "no images in this folder" in fails(*arguments)
 
 
 def test_features_instead_of_photographs(world: Path, tmp_path: Path) -> None:
@@ -322,6 +401,28 @@ def test_a_photograph_that_cannot_be_read_is_reported(world: Path, tmp_path: Pat
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"tagrank: {broken}: not a ")
     assert out.read_text().count("data:image/jpeg") == 2 * (COUNT - 1)
+
+
+def test_judged_without_a_photograph_that_cannot_be_read(world: Path, tmp_path: Path) -> None:
+    """Two models are compared by the photographs that both have."""
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    manifest = Path(shutil.copy(world / "photos.jsonl", tmp_path))
+    (tmp_path / "photos" / "03.png").write_bytes(b"no image")
+    for command in (("evaluate",), ("report", "--out", tmp_path / "report.html")):
+        result = tagrank(command[0], world / "a", manifest, *command[1:], code=1)
+        assert "03.png: not a JPEG" in result.stderr
+        assert "not a JPEG" in fails(command[0], world / "a", manifest, *command[1:], "--no-skip-unreadable")
+    names = [f"photos/{i:02d}.png" for i in range(COUNT) if i != 5]
+    np.savez(tmp_path / "f.npz", images=names, features=np.random.default_rng(0).random((COUNT - 1, 256)))
+    against = ("--against", world / "b", "--against-features", tmp_path / "f.npz", "--json", tmp_path / "s.json")
+    result = tagrank("evaluate", world / "a", manifest, *against, code=1)
+    assert "no features of 'photos/05.png'" in result.stderr
+    examples = [e for e in read_manifest(manifest).examples if e.image[-6:-4] not in ("03", "05")]
+    write_manifest(tmp_path / "rest.jsonl", examples)
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    alone = tagrank("evaluate", world / "a", tmp_path / "rest.jsonl", "--json", tmp_path / "alone.json")
+    assert alone.stderr == ""
+    assert json.loads((tmp_path / "alone.json").read_text())["rows"] == rows[:1]
 
 
 @pytest.mark.parametrize(("model", "decoder"), [("a", "headline"), ("a", "assignment"), ("feedback", "greedy")])

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import time
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,8 +18,10 @@ from tagrank.errors import InputError
 
 GOOD = b'{"image": "good.jpg", "tags": ["dog", "ball"]}\n'
 
-text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8).filter(
-    lambda text: text == text.strip()
+text = (
+    st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
+    .map(lambda text: unicodedata.normalize("NFC", text))
+    .filter(lambda text: text == text.strip() != "")
 )
 tag_lists = st.lists(text, min_size=1, max_size=5, unique=True).map(tuple)
 
@@ -77,6 +80,35 @@ def test_fields(tmp_path: Path) -> None:
     assert manifest.select("val") == Manifest(manifest.path, manifest.examples[1:])
     with pytest.raises(InputError, match=r"no example of split 'test'; splits in this file: val$"):
         manifest.select("test")
+
+
+def test_spellings_of_a_tag(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    path = write(tmp_path, json.dumps({"image": "a.jpg", "lists": [[one, "x"], [two]]}, ensure_ascii=False).encode())
+    assert read_manifest(path).examples[0].lists == ((one, "x"), (one,))
+    path = write(tmp_path, json.dumps({"image": "a.jpg", "tags": [one, two]}).encode())
+    with pytest.raises(InputError, match=f"expected each tag once, got '{one}' twice"):
+        read_manifest(path)
+
+
+def test_an_absolute_path_below_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = json.dumps({"image": f"{tmp_path}/b/a.jpg", "tags": ["dog"]}).encode() + b"\n"
+    path = write(tmp_path, line)
+    monkeypatch.chdir(tmp_path)
+    for spelling in (path, Path(path.name)):
+        (example,) = read_manifest(spelling).examples
+        assert example.image == "b/a.jpg"
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path)
+    (example,) = read_manifest(tmp_path.parent / f"{tmp_path.name}-link" / path.name).examples
+    assert example.image == "b/a.jpg"
+    with pytest.raises(InputError, match=r"line 2: image '\./b/a\.jpg' is already on line 1"):
+        read_manifest(write(tmp_path, line + b'{"image": "./b/a.jpg", "tags": ["dog"]}'))
+
+
+def test_the_file_of_an_image_in_another_spelling(tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301.jpg").touch()
+    manifest = read_manifest(write(tmp_path, '{"image": "caf\u00e9.jpg", "tags": ["dog"]}'.encode()))
+    assert manifest.image_path(manifest.examples[0]).exists()
 
 
 @given(examples=examples)

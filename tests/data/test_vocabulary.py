@@ -23,6 +23,18 @@ def test_numbers() -> None:
             vocabulary.tag(index)
 
 
+def test_spellings_of_a_tag() -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    for stored in (one, two, f" {one}"):
+        vocabulary = Vocabulary(["dog", stored])
+        assert vocabulary.encode([two, one, f"{one} "]) == [1, 1, 1]
+        assert vocabulary.index(two) == 1
+        assert two in vocabulary
+        assert one in vocabulary
+    # Vocabularies of earlier versions can have both.
+    assert Vocabulary([two, one]).encode([one, two]) == [1, 0]
+
+
 def test_build() -> None:
     lists = [["dog", "ball"], ["ball", "ant"], ["cat", "ball", "dog"], ["ant"]]
     assert Vocabulary.build(lists).tags == ("ball", "ant", "dog", "cat")

@@ -46,6 +46,19 @@ def test_a_name_of_the_vocabulary_keeps_its_place() -> None:
     assert output.rename(["man", "woman"]) == ("woman",)
 
 
+def test_spellings_of_a_tag() -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    output = OutputTags(
+        Vocabulary([one, "dog", "bar"]), include=[two], thresholds={f"{two} ": 0.5}, synonyms={two: ["bar "]}
+    )
+    assert output.vocabulary.tags[0] == one
+    assert output.group.tolist() == [0, -1, 0]
+    assert output.index("include", two) == 0
+    for option in ("synonyms", "thresholds"):
+        with pytest.raises(InputError, match=f"{option}: expected each name once, got '{one}' in two spellings"):
+            OutputTags(Vocabulary([one, "dog"]), **{option: {one: ["dog"], two: ["dog"]}})
+
+
 def test_include_and_exclude() -> None:
     assert [tag for tag, _ in shown(OutputTags(VOCABULARY, include=["dog", "ball"]), top_k=9)] == ["dog", "ball"]
     output = OutputTags(VOCABULARY, exclude=["dog", "person"], synonyms={"person": ["man", "woman"]})

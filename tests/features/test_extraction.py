@@ -13,7 +13,8 @@ from PIL import Image
 from tagrank.errors import InputError
 from tagrank.features.backbones import load_backbone
 from tagrank.features.extraction import all_readable, extract_features, map_batches
-from tagrank.features.images import find_images, read_image
+from tagrank.features.folders import find_images
+from tagrank.features.images import read_image
 from tagrank.features.store import open_features
 
 

@@ -1,19 +1,26 @@
+import gc
 import io
 import os
 import re
 import struct
+import subprocess
+import sys
+import time
 import warnings
+import weakref
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from tagrank.errors import InputError
-from tagrank.features.images import find_images, read_image
+from tagrank.features import images
+from tagrank.features.images import read_image, use_image
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -225,53 +232,223 @@ def test_from_several_threads(tmp_path: Path) -> None:
     assert warnings.filters == filters
 
 
-def test_find_images(tmp_path: Path) -> None:
-    images = ["a.png", "b.JPG", "c.jfif", "d.jpe", "e.MPO", "sub/c.webp", "sub/deep/d.tiff", "sub-2/e.gif"]
-    for name in [*reversed(images), "note.txt", ".hidden.jpg", ".git/f.jpg"]:
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    photos = tmp_path / "photos"
-    below = [photos / name for name in images]
-    assert find_images([photos]) == below
-    explicit = [tmp_path / "z.jpg", photos / "note.txt", tmp_path / "nowhere"]
-    assert find_images([str(explicit[0]), photos, *explicit[1:]]) == [explicit[0], *below, *explicit[1:]]
-    assert find_images([]) == []
-
-
-def test_find_images_in_a_folder_without(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").touch()
-    with pytest.raises(InputError, match=r"no images in this folder; expected files named \.jpg, \.jpeg.*[a-z]$"):
-        find_images([tmp_path])
-    (tmp_path / "a.HEIC").touch()
-    with pytest.raises(InputError, match=r"no images in this folder; .*; got 1 \.heic$"):
-        find_images([tmp_path])
-
-
-def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a.HEIC", "sub/b.heic", "c.dng", ".d.heic", "note.txt", "e.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images([tmp_path]) == [tmp_path / "e.jpg"]
-    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, because they cannot be read: 1 .dng, 2 .heic\n"
-
-
 def test_mpo(tmp_path: Path) -> None:
     flat = Image.new("RGB", (40, 30), (200, 100, 50))
     content = encoded(flat, "MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
     assert np.abs(np.asarray(read_image(write(tmp_path, content)), int) - [200, 100, 50]).max() <= 3
 
 
-def test_avif_where_pillow_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a.png").touch()
-    (tmp_path / "b.avif").touch()
+def test_avif_where_pillow_has_it(tmp_path: Path) -> None:
     if ".avif" in Image.registered_extensions():
-        assert [path.name for path in find_images([tmp_path])] == ["a.png", "b.avif"]
         flat = Image.new("RGB", (40, 30), (200, 100, 50))
         image = read_image(write(tmp_path, encoded(flat, "AVIF", quality=95), "b.avif"))
         assert np.abs(np.asarray(image, int) - [200, 100, 50]).max() <= 8
-    monkeypatch.setattr(Image, "registered_extensions", dict)
-    assert [path.name for path in find_images([tmp_path])] == ["a.png"]
-    assert "1 .avif" in capsys.readouterr().err
+
+
+def with_tags(*tags: tuple[int, int, bytes], gps: tuple[tuple[int, int, bytes], ...] = ()) -> bytes:
+    """EXIF data with orientation 6 and some tags: their number, type and value."""
+
+    def directory(entries: list[tuple[int, int, bytes]], base: int) -> bytes:
+        sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
+        after = base + 2 + 12 * len(entries) + 4
+        out, data = struct.pack("<H", len(entries)), b""
+        for tag, kind, value in sorted(entries):
+            place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<L", after + len(data))
+            data += value if len(value) > 4 else b""
+            out += struct.pack("<HHL", tag, kind, len(value) // sizes[kind]) + place
+        return out + struct.pack("<L", 0) + data
+
+    entries = [(0x112, 3, struct.pack("<H", 6)), *tags]
+    if not gps:
+        return b"Exif\0\0II*\0\x08\0\0\0" + directory(entries, 8)
+    end = 8 + len(directory([*entries, (0x8825, 4, bytes(4))], 8))
+    first = directory([*entries, (0x8825, 4, struct.pack("<L", end))], 8)
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + directory(list(gps), end)
+
+
+ODD_TAGS = {
+    "resolution as text": with_tags((282, 2, b"72\0")),
+    "positioning as a byte": with_tags((531, 1, b"\1")),
+    "description as bytes": with_tags((270, 7, b"\xff\xfe\0abc")),
+    "strip offsets": with_tags((273, 2, b"none\0")),
+    "altitude as a fraction of nothing": with_tags(gps=((5, 5, bytes(8)),)),
+    "time as text": with_tags(gps=((7, 2, b"12:00:00\0"),)),
+    "GPS data beyond the end": with_tags((0x8825, 4, b"\xff\xff\xff\x7f")),
+    "EXIF data as text": with_tags((0x8769, 2, b"none\0")),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_the_orientation_counts_whatever_the_other_tags_are(tmp_path: Path, odd: str, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
+    content = encoded(noise(), kind, exif=ODD_TAGS[odd], **options)
+    stored = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(write(tmp_path, content))), np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("tag", [282, 273 + 10_000, 0x8769, 0x8825])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_the_orientation_of_a_tiff_counts_whatever_the_other_tags_are(
+    tmp_path: Path, tag: int, compression: str | None
+) -> None:
+    content = encoded(noise(), "TIFF", tiffinfo={0x112: 6, 40_000: "mark"}, compression=compression)
+    # The entry of the tag with which the text is found, made another tag with the type of a text.
+    place = content.index(struct.pack("<HH", 40_000, 2))
+    content = content[:place] + struct.pack("<HH", tag, 2) + content[place + 4 :]
+    upright = read_image(write(tmp_path, content))
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(noise()), -1))
+
+
+@pytest.mark.parametrize("value", [(1, b"\6"), (4, b"\6\0\0\0"), (3, b"\6\0\6\0")])
+def test_an_orientation_of_another_type(tmp_path: Path, value: tuple[int, bytes]) -> None:
+    exif = with_tags()[:6] + b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHL", 0x112, value[0], 1) + value[1].ljust(4, b"\0")
+    assert read_image(write(tmp_path, encoded(noise(), "JPEG", exif=exif + bytes(4)))).size == (30, 40)
+
+
+def test_nobody_turns_an_image_again(tmp_path: Path) -> None:
+    image = read_image(write(tmp_path, encoded(noise(), "JPEG", exif=with_tags())))
+    assert image.size == ImageOps.exif_transpose(image).size == (30, 40)
+
+
+SHADES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SHADES / np.float32(255),
+        SHADES.astype(np.float32),
+        SHADES * np.float32(257),
+        SHADES.astype(np.int32),
+        SHADES * np.int32(257),
+        SHADES * np.int32(2**31 // 256),
+        SHADES * np.uint16(257),
+    ],
+)
+def test_grey_of_more_than_8_bits(tmp_path: Path, values: np.ndarray) -> None:
+    image = read_image(write(tmp_path, encoded(Image.fromarray(values.astype(values.dtype)), "TIFF")))
+    grey = np.asarray(image)[..., 1].astype(int)
+    assert np.abs(grey - SHADES).max() <= (0 if values.max() in (1, 255, 65535) else 1)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(-1), np.float32(np.nan), np.float32(np.inf), np.float32(1e6), np.int32(-1)]
+)
+def test_numbers_that_are_no_grey(tmp_path: Path, value: np.generic) -> None:
+    values = np.full((4, 4), 100, value.dtype)
+    values[1, 1] = value
+    signed = {339: 2} if value.dtype == np.int32 else {}
+    said = message(write(tmp_path, encoded(Image.fromarray(values), "TIFF", tiffinfo=signed)))
+    assert re.fullmatch(r"expected grey values from 0 to [\d, ]+, got \S+ to \S+", said)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_white_is_zero(tmp_path: Path, dtype: type) -> None:
+    values = (SHADES * np.uint16(257)).astype(dtype)
+    content = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    place = content.index(struct.pack("<HHL", 262, 3, 1)) + 8
+    content = content[:place] + b"\0" + content[place + 1 :]
+    assert np.array_equal(np.asarray(read_image(write(tmp_path, content)))[..., 0], 255 - SHADES)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_lacks_its_end(tmp_path: Path, options: dict[str, object], mode: str) -> None:
+    content = encoded(noise().convert(mode), "JPEG", **options)
+    whole = read_image(write(tmp_path, content))
+    for end in (content[:-2], content[:-1], content[:-2] + bytes(40)):
+        assert read_image(write(tmp_path, end)).tobytes() == whole.tobytes()
+    for cut in range(4, 40):
+        assert "truncated" in message(write(tmp_path, content[:-cut])), cut
+
+
+def test_threads_share_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (write(tmp_path, encoded(noise(*size), "PNG"), f"{size[0]}.png") for size in ((10, 10), (40, 30)))
+    monkeypatch.setattr(images, "PIXELS_AT_ONCE", 200)
+    together: list[list[int]] = []
+    taken: list[int] = []
+
+    def use(image: Image.Image) -> None:
+        taken.append(image.width * image.height)
+        together.append(list(taken))
+        time.sleep(0.01)
+        taken.remove(image.width * image.height)
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda path: use_image(path, use), [small, small, small, large] * 4))
+    assert sorted({tuple(sorted(pixels)) for pixels in together}) == [(100,), (100, 100), (1200,)]
+
+
+def test_an_error_of_the_function_is_no_error_of_the_file(tmp_path: Path) -> None:
+    def fail(_: Image.Image) -> None:
+        raise IndexError("mine")
+
+    with pytest.raises(IndexError, match="mine"):
+        use_image(write(tmp_path, encoded(noise(), "PNG")), fail)
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_an_image_is_gone_after_its_use(tmp_path: Path, kind: str) -> None:
+    """Its memory is free without a garbage collection, which may come much later."""
+    path = write(tmp_path, encoded(noise(), kind))
+    kept = use_image(path, weakref.ref)
+    assert kept() is None
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_an_error_keeps_no_image(tmp_path: Path, kind: str) -> None:
+    """Errors are kept, for instance until all images were read."""
+    path = write(tmp_path, encoded(noise(400, 300), kind)[:-20000])
+
+    def alive() -> int:
+        return sum(isinstance(thing, Image.Image) for thing in gc.get_objects())
+
+    message(path)  # Pillow has images of its own once its formats are loaded
+    before = alive()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(InputError, match="damaged image") as caught:
+            use_image(path, lambda image: image.size)
+        errors.append(caught.value)
+        del caught
+    assert alive() == before
+    assert len(errors) == 3
+
+
+def test_the_memory_of_large_images_goes_back(tmp_path: Path) -> None:
+    """Threads keep none of it, and decode one image at a time if two have too many pixels."""
+    code = """if True:
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        from tagrank.features import images
+
+        def memory(what):
+            (line,) = [line for line in open("/proc/self/status") if line.startswith(what)]
+            return int(line.split()[1]) / 1024
+
+        images.PIXELS_AT_ONCE = 40_000_000
+        images.use_image(sys.argv[1], lambda image: image.size)
+        before, peak = memory("VmRSS"), memory("VmHWM")
+        with ThreadPoolExecutor(4) as executor:
+            list(executor.map(images.use_image, [sys.argv[1]] * 8, [lambda image: image.size] * 8))
+        print(memory("VmRSS") - before, memory("VmHWM") - peak)
+    """
+    path = tmp_path / "large.png"
+    Image.new("RGB", (6000, 4000)).save(path)  # 96 MB
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60)
+    kept, more = map(float, done.stdout.split())
+    assert kept < 30, done.stdout
+    assert more < 80, done.stdout

@@ -250,13 +250,18 @@ def damage(folder: Path, **fields: object) -> None:
     [
         ({"more": 1}, "expected the index of a feature store"),
         ({"dimension": 0}, "dimension: expected a whole number above 0, got 0"),
+        ({"dimension": 2**64}, "dimension: expected a whole number above 0, got a number of 65 bits"),
         ({"dimension": True}, "dimension: expected a whole number above 0, got True"),
-        ({"spec": ["a"]}, "spec: expected an object whose values are texts"),
-        ({"spec": {"a": 1}}, "spec: expected an object whose values are texts"),
+        ({"spec": ["a"]}, "spec: expected an object, got ['a']"),
+        ({"spec": {"a": 1}}, "spec.a: expected text, got 1"),
         ({"shards": {}}, "shards: expected a list"),
-        ({"shards": ["x"]}, "shards[0]: expected file 'features-00000.safetensors' and its number of rows, got 'x'"),
-        ({"shards": [{"file": "../x", "rows": 3}]}, "shards[0]: expected file"),
-        ({"shards": [{"file": SHARD, "images": ["a", "b", "c"]}]}, "shards[0]: expected file"),
+        ({"shards": ["x"]}, "shards[0]: expected an object, got 'x'"),
+        (
+            {"shards": [{"file": "../x", "rows": 3}]},
+            "shards[0].file: expected 'features-00000.safetensors', got '../x'",
+        ),
+        ({"shards": [{"file": SHARD, "images": ["a", "b", "c"]}]}, "shards[0].images: unknown; known: file, rows, sha"),
+        ({"shards": [{"file": SHARD}]}, "shards[0].rows: missing"),
         ({"shards": [{"file": SHARD, "rows": 0}]}, "shards[0].rows: expected a whole number above 0, got 0"),
         ({"shards": [{"file": SHARD, "rows": "3"}]}, "shards[0].rows: expected a whole number above 0, got '3'"),
         ({"shards": [{"file": SHARD, "rows": 2}]}, "expected float16 [2, 2] according to the index, got"),
@@ -386,9 +391,19 @@ def test_npz(tmp_path: Path, dtype: str, save: object) -> None:
     ("arrays", "reason"),
     [
         ({"images": ["a"]}, "expected arrays 'images' and 'features', got 'images'"),
-        ({"images": ["a"], "features": [1.0]}, "features: expected floating point [1, D], got float64 [1]"),
-        ({"images": ["a"], "features": [[1.0], [2.0]]}, "features: expected floating point [1, D], got float64 [2, 1]"),
-        ({"images": ["a"], "features": [[1]]}, "features: expected floating point [1, D], got int64 [1, 1]"),
+        (
+            {"images": ["a"], "features": [1.0]},
+            "features: expected floating point [1, D] with D of at least 1, got float64 [1]",
+        ),
+        (
+            {"images": ["a"], "features": [[1.0], [2.0]]},
+            "features: expected floating point [1, D] with D of at least 1, got float64 [2, 1]",
+        ),
+        ({"images": ["a"], "features": np.zeros((1, 0))}, "with D of at least 1, got float64 [1, 0]"),
+        (
+            {"images": ["a"], "features": [[1]]},
+            "features: expected floating point [1, D] with D of at least 1, got int64 [1, 1]",
+        ),
         ({"images": [["a"]], "features": [[1.0]]}, "images: expected a vector of names"),
         ({"images": [1], "features": [[1.0]]}, "images: expected a vector of names, got int64 [1]"),
         ({"images": ["a", "a"], "features": [[1.0], [2.0]]}, "image 'a' is there twice"),
@@ -445,7 +460,7 @@ def test_npz_that_numpy_opens_and_torch_does_not(tmp_path: Path) -> None:
     for images, features, reason in (
         (["a"], np.ones((1, 2), np.longdouble), "features: expected floating point"),
         (["\ud800"], np.ones((1, 2)), "images: expected names in Unicode"),
-        (np.frombuffer(b"\xff\xff\xff\x7f", "<U1"), np.ones((1, 2)), "not a readable .npz file"),
+        (np.frombuffer(b"\xff\xff\xff\x7f", "<U1"), np.ones((1, 2)), "images: expected names in Unicode"),
         (["a"], np.zeros((1, 20_000_000)), "expected arrays of at most .* MB in a file of this size, got 152 MB"),
     ):
         np.savez_compressed(path, images=images, features=features)
@@ -456,3 +471,17 @@ def test_npz_that_numpy_opens_and_torch_does_not(tmp_path: Path) -> None:
         archive.writestr("features", b"no array")
     with pytest.raises(InputError, match="'images' or 'features' is no array"):
         open_features(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF])
+def test_names_beyond_unicode(tmp_path: Path, order: str, code: int) -> None:
+    """Damaged bytes, of which NumPy makes a text that Python cannot read."""
+    images = np.array(["a.jpg", "b.jpg"]).astype(f"{order}U5")
+    images.view(f"{order}u4")[7] = code
+    np.savez(tmp_path / "f.npz", images=images, features=np.ones((2, 3)))
+    with pytest.raises(InputError, match=rf"f\.npz: images: expected names in Unicode, got the character {code:#x}$"):
+        open_features(tmp_path / "f.npz")
+    images.view(f"{order}u4")[7] = ord("x")
+    np.savez(tmp_path / "f.npz", images=images, features=np.ones((2, 3)))
+    assert open_features(tmp_path / "f.npz").names == ("a.jpg", "b.xpg")

@@ -20,7 +20,7 @@ from tagrank.annotator import Annotator
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.retrieval import IndexWriter, open_index, photo_tables
-from tagrank.retrieval.index import Contents, Shard, read_contents
+from tagrank.retrieval.index import UNKNOWN, Contents, Shard, Stamp, read_contents
 
 VOCABULARY = Vocabulary(["ant", "bee", "cat", "dog", "elk"])
 
@@ -276,6 +276,10 @@ def test_a_tag_that_is_there_twice(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"index\.json: tags: expected each tag once, got '.*' twice$"):
         open_index(tmp_path)
+    index["tags"][1] = "\u2028"
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: .*: tags\[1\]: expected text that is not blank"):
+        open_index(tmp_path)
 
 
 def test_a_shard_of_another_index(tmp_path: Path) -> None:
@@ -295,3 +299,70 @@ def test_an_index_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
     assert open_index(tmp_path).names() == ["0.jpg", "1.jpg", "2.jpg", "new.jpg"]
     digests = json.loads((tmp_path / "index.json").read_text())["digests"]
     assert [digest is None for digest in digests] == [True, False]
+
+
+def test_photographs_leave(tmp_path: Path) -> None:
+    """At once, and as if they had never been there; they may come back."""
+    fill(tmp_path / "index", 10)
+    fill(tmp_path / "without", 10)
+    with IndexWriter(tmp_path / "index", make()) as writer:
+        writer.remove(["1.jpg", "5.jpg", "none.jpg"])
+        assert writer.done == {f"{i}.jpg" for i in range(10)} - {"1.jpg", "5.jpg"}
+        shutil.copytree(tmp_path / "index", tmp_path / "killed")
+        writer.add(["5.jpg"], tables(11)[10:])
+        with pytest.raises(ValueError, match="photographs that are not there yet"):
+            writer.add(["0.jpg"], tables(1))
+    whole = open_index(tmp_path / "without")
+    killed = open_index(tmp_path / "killed")
+    index = open_index(tmp_path / "index")
+    rest = [f"{i}.jpg" for i in (0, 2, 3, 4, 6, 7, 8, 9)]
+    assert (len(killed), killed.names()) == (8, rest)
+    assert (len(index), index.names()) == (9, [*rest, "5.jpg"])
+    for query in (["dog"], ["cat", "ant"]):
+        for ordered in (True, False):
+            expected = [m[::2] for m in whole.search(query, ordered=ordered) if m.image in rest]
+            assert [m[::2] for m in killed.search(query, ordered=ordered)] == expected
+            assert [m[::2] for m in index.search(query, ordered=ordered) if m.image != "5.jpg"] == expected
+            assert [m.rank for m in killed.search(query, ordered=ordered, top_k=3)] == [1, 2, 3]
+        assert len(killed.scores(query)) == 8
+    assert "1.jpg" not in index
+    assert "5.jpg" in index
+    assert "5.jpg" not in killed
+    fill(tmp_path / "new", 11)
+    np.testing.assert_array_equal(index.gains("5.jpg"), open_index(tmp_path / "new").gains("10.jpg"))
+    assert {m.image for m in killed.similar(whole.gains("0.jpg"), 20)} == set(rest)
+    with IndexWriter(tmp_path / "killed", make()) as writer:
+        writer.remove(rest)
+    with pytest.raises(InputError, match="the index has no photographs yet"):
+        open_index(tmp_path / "killed")
+
+
+def test_stamps(tmp_path: Path) -> None:
+    """They are read back; unless they are damaged or were not given."""
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"12345")
+    os.utime(photo, ns=(1, 1_700_000_000_123_456_789))
+    assert Stamp.of(photo) == (5, 1_700_000_000_123_456_789)
+    assert Stamp.of(photo / "b.jpg") is Stamp.of(tmp_path / "b.jpg") is None
+    folder = tmp_path / "index"
+    with IndexWriter(folder, make()) as writer:
+        writer.add(["a.jpg", "b.jpg"], tables(2), [Stamp(5, 10), Stamp(6, 11)])
+        writer.add(["c.jpg"], tables(1))
+    path = folder / "photos-00000.safetensors"
+    with IndexWriter(folder, make()) as writer:
+        assert [writer.stamp(f"{name}.jpg") for name in "abcd"] == [(5, 10), (6, 11), UNKNOWN, UNKNOWN]
+    data = bytearray(path.read_bytes())
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    data[start + json.loads(data[8:start])["stamps"]["data_offsets"][0]] ^= 1
+    path.write_bytes(data)
+    with IndexWriter(folder, make()) as writer:
+        assert [writer.stamp(f"{name}.jpg") for name in "ab"] == [UNKNOWN, (6, 11)]
+
+
+@pytest.mark.parametrize("removed", [[-1], [3], [1, 0], [1, 1], ["0"], {}, [True]])
+def test_damaged_rows_of_what_left(tmp_path: Path, removed: object) -> None:
+    fill(tmp_path, 3)
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(index | {"removed": removed}))
+    with pytest.raises(InputError, match=r"index\.json: .*removed"):
+        open_index(tmp_path)

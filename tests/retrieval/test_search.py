@@ -37,6 +37,17 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> PhotoIndex:
     return open_index(folder)
 
 
+def test_spellings_of_a_tag(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Annotator(TagRanker(8, 2, max_length=3, embedding_size=6, hidden_size=7), Vocabulary(["dog", "caf\u00e9"]))
+    with IndexWriter(tmp_path, model) as writer:
+        writer.add(["a.jpg"], P[:1, :, :3] / P[:1, :, :3].sum(-1, keepdim=True))
+    photos = open_index(tmp_path)
+    assert photos.search(["cafe\u0301"]) == photos.search(["caf\u00e9"])
+    with pytest.raises(InputError, match="expected each tag once"):
+        photos.search(["cafe\u0301", "caf\u00e9"])
+
+
 QUERIES = [("dog",), ("cat", "ant"), ("elk", "dog", "bee"), ("ant", "bee", "cat", "dog")]
 
 

@@ -1,14 +1,18 @@
 """CSV files, read row by row, and the adjacent rows of one image."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from tagrank.data.files import reason
 from tagrank.data.sets.records import SkipError
 from tagrank.errors import InputError
+
+SEPARATOR = re.compile(r'"?sep=([^"])"?')
+"""The first line of a file for Excel, where the character between fields depends on the country."""
 
 
 class ImageRows(NamedTuple):
@@ -23,25 +27,18 @@ class ImageRows(NamedTuple):
     rows: list[tuple[str, list[str]]]
 
 
-def read_header(path: Path, delimiter: str = ",") -> list[str]:
-    """The fields of a file's first row, without white space around them.
-
-    Raises:
-        InputError: the file cannot be read or is empty.
-    """
-    for _, row in _rows(path, delimiter):
-        return [name.strip() for name in row]
-    raise InputError(f"{path}: expected a first line with the names of the columns, the file is empty")
+Columns = Sequence[str] | Callable[[list[str]], Sequence[str]]
 
 
-def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, list[str] | SkipError]]:
-    """Read some columns of a CSV file in UTF-8 (RFC 4180).
+def read_table(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[tuple[int, list[str] | SkipError]]:
+    """Read some columns of a CSV file in UTF-8 (RFC 4180). The file is read once, so that it may be a pipe.
 
-    A byte order mark is allowed, and line ends may be ``\\n`` or ``\\r\\n``. Blank lines are skipped.
+    A byte order mark is allowed, and line ends may be ``\\n`` or ``\\r\\n``. Blank lines are skipped. A first line
+    ``sep=;``, which Excel understands, names the character between fields.
 
     Args:
         path: the file; its first row names the columns.
-        columns: the names of the columns to read.
+        columns: the names of the columns to read, or a function that chooses them from the names of all columns.
         delimiter: the character between fields.
 
     Yields:
@@ -51,14 +48,17 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iter
     Raises:
         InputError: the file cannot be read, is not UTF-8 or not CSV, or one of ``columns`` is missing or repeated.
     """
-    header = read_header(path, delimiter)
-    for column in columns:
+    rows = read_rows(path, delimiter)
+    header = next((row for _, row in rows), None)
+    if header is None:
+        raise InputError(f"{path}: expected a first line with the names of the columns, the file is empty")
+    header = [name.strip() for name in header]
+    wanted = columns(header) if callable(columns) else columns
+    for column in wanted:
         if header.count(column) != 1:
             problem = "appears more than once" if column in header else "is missing"
             raise InputError(f"{path}: the column {column!r} {problem}; columns: {', '.join(header)}")
-    places = [header.index(column) for column in columns]
-    rows = _rows(path, delimiter)
-    next(rows)
+    places = [header.index(column) for column in wanted]
     for line, row in rows:
         if len(row) == len(header):
             yield line, [row[place] for place in places]
@@ -68,13 +68,13 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iter
 
 
 def read_image_rows(
-    path: Path, columns: Sequence[str], delimiter: str = ",", *, name: Callable[[str], str] = str
+    path: Path, columns: Columns, delimiter: str = ",", *, name: Callable[[str], str] = str
 ) -> Iterator[ImageRows | SkipError]:
     """The rows of :func:`read_table`, grouped while consecutive rows name the same image.
 
     Args:
         path: the file.
-        columns: the columns to read; the first one names the image.
+        columns: as for :func:`read_table`; the first one names the image.
         delimiter: the character between two fields.
         name: makes an image's name from its field.
 
@@ -92,11 +92,19 @@ def read_image_rows(
             yield ImageRows(image, [(f"{path}, line {line}", row) for line, row in group if isinstance(row, list)])
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, as :func:`read_table` reads them, with the number of each row's last line.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8 or not CSV.
+    """
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            first = file.readline()
+            named = SEPARATOR.fullmatch(first.rstrip("\r\n"))
+            lines = chain(["\n" if named else first], file)
+            rows = csv.reader(lines, delimiter=named[1] if named else delimiter, strict=True)
             for row in rows:
                 line = rows.line_num
                 if row:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tagrank.data.sets.delimited import read_header, read_image_rows, read_table
+from tagrank.data.sets.delimited import read_image_rows, read_rows
 from tagrank.data.sets.importance import Seen, rank_by_importance
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 BOXES = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -24,26 +25,31 @@ SPLIT = re.compile(r"(?:^|[-_])(train|validation|test)(?=[-_.])")
 Rows = Sequence[tuple[str, list[str]]]
 
 
-def read_classes(path: Path) -> dict[str, str]:
-    """Read a file that maps labels, such as ``/m/0199g``, to the names of classes.
+def read_classes(path: Path, tag: Callable[[str], str] = tag_name) -> dict[str, str]:
+    """Read a file that maps labels, such as ``/m/0199g``, to tags, which are the names of classes.
 
-    The first row is a header if its first field does not begin with ``/``.
+    Args:
+        path: the file. Its first row is a header if its first field does not begin with ``/``.
+        tag: makes a tag from a name.
 
     Raises:
         InputError: the file cannot be read or is not a list of classes.
     """
-    first = read_header(path)
-    if len(first) != 2:
-        raise InputError(f"{path}: expected two columns, a class's label and its name; got {', '.join(first):.60}")
-    classes = {} if not first[0].startswith("/") else {first[0]: first[1]}
-    for line, row in read_table(path, first):
-        if isinstance(row, SkipError):
-            raise row
-        label, name = (field.strip() for field in row)
+    classes: dict[str, str] = {}
+    for line, row in read_rows(path):
+        if len(row) != 2:
+            raise InputError(
+                f"{path}, line {line}: expected two columns, a class's label and its name; got {row!r:.60}"
+            )
+        label, name = row[0].strip(), tag(row[1])
+        if not label.startswith("/") and line == 1:
+            continue
         if not label.startswith("/") or not name:
             raise InputError(f"{path}, line {line}: expected a label such as /m/0199g and a name, got {row!r:.60}")
         if classes.setdefault(label, name) != name:
             raise InputError(f"{path}, line {line}: the label {label} already has the name {classes[label]!r}")
+    if not classes:
+        raise InputError(f"{path}: expected labels and names of classes, got none")
     return classes
 
 
@@ -68,9 +74,7 @@ def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder,
     Raises:
         InputError: the file cannot be read, or has neither the columns of boxes nor the columns of labels.
     """
-    boxes = "XMin" in read_header(path)
-    rank: Callable[[Rows, Mapping[str, str]], Sequence[str]] = _by_importance if boxes else _by_confidence
-    for group in read_image_rows(path, BOXES if boxes else LABELS):
+    for group in read_image_rows(path, lambda header: BOXES if "XMin" in header else LABELS):
         if isinstance(group, SkipError):
             yield group
             continue
@@ -79,7 +83,8 @@ def read_openimages(path: Path, classes: Mapping[str, str], images: ImageFolder,
         try:
             if not image or "/" in image:
                 raise SkipError(where, "no image named", repr(image))
-            tags = rank(rows, classes)
+            boxes = len(rows[0][1]) == len(BOXES)
+            tags = _by_importance(rows, classes) if boxes else _by_confidence(rows, classes)
             if not tags:
                 raise SkipError(where, "no labels", fault=False)
             yield make_record(where, images.name(f"{image}.jpg"), [tags], split)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from tagrank.data.manifest import Example, RepeatedImageError, merge_lists, write_manifest
+from tagrank.data.spellings import find_file
 from tagrank.errors import InputError
 
 
@@ -82,7 +83,8 @@ class ImageFolder:
             )
         if check and not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of the images, there is no such folder")
-        self._folder = str(folder)
+        self._folder = folder
+        self._roots = tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
         self._prefix = "" if relative == Path() else relative.as_posix() + "/"
         self._check = check
 
@@ -90,14 +92,18 @@ class ImageFolder:
         """The path of an image relative to the manifest's folder.
 
         Args:
-            image: the image's path relative to the folder of the images.
+            image: the image's path relative to the folder of the images, or an absolute path below it. If there is no
+                such file, another spelling in Unicode is looked for (:func:`~tagrank.data.spellings.find_file`), and
+                one with ``/`` for the backslashes of Windows.
 
         Raises:
             SkipError: the path leads out of the folder; or ``check`` is on and the file is missing or empty.
         """
-        if image.startswith("/") or ".." in image.split("/"):
+        image = self._relative(image)
+        if image.startswith("/") or ".." in image.replace("\\", "/").split("/"):
             raise SkipError(image, "image outside of its folder", f"expected a path below {self._folder}")
         if self._check:
+            image = self._spelling(image)
             path = os.path.join(self._folder, image)
             try:
                 size = os.stat(path).st_size
@@ -106,6 +112,50 @@ class ImageFolder:
             if size == 0:
                 raise SkipError(path, "image empty")
         return self._prefix + image
+
+    def has(self, image: str) -> bool:
+        """Whether there is a file with this path in the folder."""
+        image = self._relative(image)
+        return not image.startswith("/") and os.path.isfile(os.path.join(self._folder, self._spelling(image)))
+
+    def _relative(self, image: str) -> str:
+        for root in self._roots if image.startswith("/") else ():
+            image = image.removeprefix(f"{root}/")
+        return image
+
+    def _spelling(self, image: str) -> str:
+        if "\\" in image and not os.path.exists(os.path.join(self._folder, image)):
+            image = image.replace("\\", "/")
+        return image if image.isascii() else find_file(self._folder, image).relative_to(self._folder).as_posix()
+
+
+class ImageFolders:
+    """The folders that a set's images may be in: :class:`ImageFolder` for each.
+
+    Args:
+        folders: the most likely folder first. Folders that do not exist or are not inside the manifest's folder are
+            left out, if there are others.
+        manifest: as for :class:`ImageFolder`.
+        check: as for :class:`ImageFolder`.
+
+    Raises:
+        InputError: none of the folders is fit; the error is the first folder's.
+    """
+
+    def __init__(self, folders: Sequence[Path], manifest: Path, check: bool = True) -> None:
+        self._folders: list[ImageFolder] = []
+        errors: list[InputError] = []
+        for folder in folders:
+            try:
+                self._folders.append(ImageFolder(folder, manifest, check))
+            except InputError as error:
+                errors.append(error)
+        if not self._folders:
+            raise errors[0]
+
+    def name(self, image: str) -> str:
+        """:meth:`ImageFolder.name` of the first folder that has the image, or else of the first folder."""
+        return next((folder for folder in self._folders if folder.has(image)), self._folders[0]).name(image)
 
 
 def make_record(where: object, image: str, lists: Sequence[Sequence[str]], split: str | None) -> Found:

@@ -5,16 +5,18 @@ retrieval and cross-modal search", IJCV 2012. People named what they saw in the 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tagrank.data.files import read_text, reason
+from tagrank.data.files import read_text
 from tagrank.data.sets.importance import Seen, rank_by_importance
+from tagrank.data.sets.mat_files import load_mat
 from tagrank.data.sets.records import ImageFolder, Record, SkipError, make_record
 from tagrank.data.sets.xml_files import read_xml, text_of
+from tagrank.data.spellings import tag_name
 from tagrank.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +43,12 @@ def find_voc2007(root: Path) -> Path:
 
 
 def read_importance(
-    folder: Path, images: ImageFolder, *, difficult: bool = False, truncated: bool = True
+    folder: Path,
+    images: ImageFolder,
+    *,
+    difficult: bool = False,
+    truncated: bool = True,
+    tag: Callable[[str], str] = tag_name,
 ) -> Iterator[Record]:
     """Read the images that ``ImageSets/Main`` lists, with their objects ranked by :func:`rank_by_importance`.
 
@@ -50,6 +57,7 @@ def read_importance(
         images: the folder ``JPEGImages``.
         difficult: include objects that are marked as difficult. VOC's own evaluation leaves them out.
         truncated: include objects that are marked as truncated, because they extend beyond the image.
+        tag: makes a tag from the name of an object.
 
     Raises:
         InputError: there is no list of images, or a list is damaged.
@@ -63,28 +71,29 @@ def read_importance(
             annotation = folder / "Annotations" / f"{image}.xml"
             try:
                 name = images.name(f"{image}.jpg")
-                tags = _ranked(annotation, difficult, truncated)
+                tags = _ranked(annotation, difficult, truncated, tag)
             except SkipError as skip:
                 yield skip
             else:
                 yield make_record(annotation, name, [tags], split)
 
 
-def read_lists(folder: Path, images: ImageFolder) -> Iterator[Record]:
+def read_lists(folder: Path, images: ImageFolder, tag: Callable[[str], str] = tag_name) -> Iterator[Record]:
     """Read the images of the ordered tag lists. The tags are in the order in which people named them.
 
     Args:
         folder: contains ``train.mat`` and ``test.mat``, which have struct arrays ``D1`` and ``D2`` with the fields
             ``filename`` and ``taglist``; and ``voc.mat``, which has the words. A ``taglist`` has word numbers, from 1.
         images: the folder ``JPEGImages``.
+        tag: makes a tag from a word.
 
     Raises:
         InputError: a file is missing or damaged, or has other contents.
     """
-    words = _words(folder / WORDS)
+    words = [tag(word) for word in _words(folder / WORDS)]
     for split, file in LISTS.items():
         path = folder / file
-        arrays = _load(path, ("D1", "D2"))
+        arrays = load_mat(path, ("D1", "D2"))
         for array in ("D1", "D2"):
             if array not in arrays:
                 raise InputError(f"{path}: expected the struct arrays D1 and D2, there is no {array}")
@@ -113,13 +122,13 @@ def _image_set(path: Path) -> Iterator[str]:
             yield line.strip()
 
 
-def _ranked(path: Path, difficult: bool, truncated: bool) -> tuple[str, ...]:
+def _ranked(path: Path, difficult: bool, truncated: bool, tag: Callable[[str], str]) -> tuple[str, ...]:
     annotation = read_xml(path, "annotation")
     width, height = (_number(path, annotation, f"size/{side}") for side in ("width", "height"))
     if width < 1 or height < 1:
         raise SkipError(path, "image without a size", f"{width:g} x {height:g}")
     objects = [
-        _seen(path, thing, width, height)
+        _seen(path, thing, tag, width, height)
         for thing in annotation.findall("object")
         if (difficult or text_of(thing, "difficult") != "1") and (truncated or text_of(thing, "truncated") != "1")
     ]
@@ -128,9 +137,9 @@ def _ranked(path: Path, difficult: bool, truncated: bool) -> tuple[str, ...]:
     return rank_by_importance(objects)
 
 
-def _seen(path: Path, thing: "Element", width: float, height: float) -> Seen:
+def _seen(path: Path, thing: "Element", tag: Callable[[str], str], width: float, height: float) -> Seen:
     """Read an object. Its box is in pixels, counted from 1, and includes both ends."""
-    name = text_of(thing, "name")
+    name = tag(text_of(thing, "name"))
     if not name:
         raise SkipError(path, "object without a name")
     if thing.find("bndbox") is None:
@@ -153,24 +162,8 @@ def _number(path: Path, element: "Element", where: str) -> float:
     return value
 
 
-def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """The variables of a MATLAB file. scipy only makes arrays: no code in the file is run."""
-    from scipy.io import loadmat
-
-    try:
-        variables: dict[str, Any] = loadmat(str(path), variable_names=names, appendmat=False)
-    except NotImplementedError as error:
-        raise InputError(f"{path}: MATLAB 7.3 files cannot be read; save it with '-v7'") from error
-    except Exception as error:
-        # A damaged file can raise ValueError, TypeError, zlib.error, KeyError and more, or OSError without errno.
-        if isinstance(error, OSError) and error.errno:
-            raise InputError(f"{path}: {reason(error)}") from error
-        raise InputError(f"{path}: not a MATLAB file, or damaged ({error})") from error
-    return {name: value for name, value in variables.items() if not name.startswith("__")}
-
-
 def _words(path: Path) -> list[str]:
-    variables = _load(path)
+    variables = load_mat(path)
     if len(variables) > 1 and "voc" in variables:
         variables = {"voc": variables["voc"]}
     if len(variables) != 1:

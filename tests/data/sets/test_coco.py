@@ -122,6 +122,22 @@ def test_parts_below_a_folder_images(root: Path, prepare: Prepare) -> None:
     ]
 
 
+def test_spellings_of_a_category(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    record = instances()
+    for entry, name in zip(record["categories"], ("Dog ", "dog", "cafe\u0301"), strict=True):
+        entry["name"] = name
+    write("coco/annotations/instances_train2017.json", json.dumps(record))
+    for one in record["images"]:
+        write(f"coco/train2017/{one['file_name']}")
+    arguments = ("coco", tmp_path / "coco", "--order", "importance", "--out", tmp_path / "m.jsonl")
+    assert prepare(*arguments).exit_code == 0
+    tags = {e.image.rpartition("/")[2]: e.tags for e in read_manifest(tmp_path / "m.jsonl").examples}
+    assert tags == {"000000000009.jpg": ("Dog", "dog"), "\u00e9.jpg": ("Dog", "dog", "caf\u00e9")}
+    assert prepare(*arguments, "--lower-case", "--overwrite").exit_code == 0
+    tags = {e.image.rpartition("/")[2]: e.tags for e in read_manifest(tmp_path / "m.jsonl").examples}
+    assert tags == {"000000000009.jpg": ("dog",), "\u00e9.jpg": ("dog", "caf\u00e9")}
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -132,15 +148,17 @@ def test_parts_below_a_folder_images(root: Path, prepare: Prepare) -> None:
         (lambda r: r["annotations"][0].update(category_id=7), "object of an unknown category"),
         (lambda r: r["annotations"][0].pop("category_id"), "category_id missing or of the wrong type"),
         (lambda r: r["images"][1].update(height=0), "image without a size"),
-        (lambda r: r["images"][1].update(width=None), "width missing or of the wrong type"),
+        (lambda r: r["images"][1].update(width=None), "image without a size"),
         (lambda r: r["images"][1].update(file_name="none.jpg"), "image missing"),
         (lambda r: r["images"].append(image(31, "../train2017/é.jpg")), "image outside of its folder"),
         (lambda r: r["annotations"][0].update(area=10**400), "object without an area"),
         (lambda r: r["images"][1].update(height=10**400), "image without a size"),
         (lambda r: r["images"].append(r["images"][1]), "id of two images"),
+        (lambda r: r["images"].append(image("25", "é.jpg")), "id of two images"),
+        (lambda r: r["annotations"][0].update(category_id=True), "category_id missing or of the wrong type"),
         (lambda r: r["annotations"].append(instance(6, 77, 1, [1, 1, 1, 1], 1)), "annotations of an image that is not"),
         (
-            lambda r: r["annotations"].append(instance(6, "9", 1, [1, 1, 1, 1], 1)),
+            lambda r: r["annotations"].append(instance(6, 9.5, 1, [1, 1, 1, 1], 1)),
             "image_id missing or of the wrong type",
         ),
     ],
@@ -198,5 +216,96 @@ def test_options(root: Path, prepare: Prepare) -> None:
     assert "no instances_val2018.json; parts in this folder: train2017, val2017" in fails(
         root, "--order", "importance", "--part", "val2018"
     )
-    assert "expected files captions_PART.json" in fails(root / "val2017", "--order", "captions")
+    assert "expected files annotations/captions_PART.json, got none" in fails(root / "val2017", "--order", "captions")
     assert "Missing option" in fails(root)
+    importance = ("--order", "importance")
+    assert "PART/_annotations.coco.json or result.json, got none" in fails(root / "val2017", *importance)
+    assert "expected ROOT, or --annotations instead" in fails(*importance)
+    assert "expected ROOT, or --annotations instead" in fails(root, "--annotations", "x.json", *importance)
+    assert "--images goes with --annotations" in fails(root, "--images", root, *importance)
+    assert "--part goes with ROOT" in fails("--annotations", "x.json", "--part", "train", *importance)
+    assert "x.json: no such file" in fails("--annotations", "x.json", "--images", root, *importance)
+
+
+def small(*names: str) -> dict[str, Any]:
+    """Two images with a dog; the second one with a larger ball."""
+    return {
+        "images": [image(number, name, 64, 64) for number, name in enumerate(names)],
+        "annotations": [
+            instance(0, 0, 1, [1, 1, 20, 20], 400),
+            instance(1, 1, 1, [1, 1, 20, 20], 400),
+            instance(2, 1, 2, [1, 1, 60, 60], 3600),
+        ],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "ball"}],
+    }
+
+
+TAGS = [("dog",), ("ball", "dog")]
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "images", "splits"),
+    [
+        ("valid/_annotations.coco.json", ("a.jpg", "b.jpg"), "valid", ["val", "val"]),
+        ("result.json", ("a.jpg", "b.jpg"), "images", [None, None]),
+        ("result.json", ("images/a.jpg", "images/b.jpg"), "images", [None, None]),
+        ("result.json", ("images\\a.jpg", "images\\b.jpg"), "images", [None, None]),
+        ("annotations/instances_default.json", ("a.jpg", "b.jpg"), "images", [None, None]),
+        ("annotations/instances_default.json", ("a.jpg", "b.jpg"), "images/default", [None, None]),
+        ("annotations/instances_test.json", ("deep/a.jpg", "deep/b.jpg"), "images/test/deep", ["test", "test"]),
+        ("annotations/instances_train.json", ("p/a.jpg", "p/b.jpg"), "p", ["train", "train"]),
+    ],
+)
+def test_layouts_of_tools(
+    write: Write,
+    prepare: Prepare,
+    tmp_path: Path,
+    file: str,
+    names: tuple[str, ...],
+    images: str,
+    splits: list[str | None],
+) -> None:
+    """Roboflow, Label Studio, CVAT and Datumaro."""
+    path = write(file, json.dumps(small(*names)))
+    for name in ("a.jpg", "b.jpg"):
+        write(f"{images}/{name}")
+    expected = [(f"{images}/{name}", tags) for name, tags in zip(("a.jpg", "b.jpg"), TAGS, strict=True)]
+    out = tmp_path / "m.jsonl"
+    for given in ((tmp_path,), ("--annotations", path, "--images", tmp_path / images.removesuffix("/deep"))):
+        result = prepare("coco", *given, "--order", "importance", "--out", out, "--overwrite")
+        assert result.exit_code == 0, result.output
+        assert [(e.image, e.tags) for e in read_manifest(out).examples] == expected
+        assert [e.split for e in read_manifest(out).examples] == splits
+
+
+@pytest.mark.parametrize("as_id", [int, float, str, lambda number: f" {number} "])
+def test_ids_as_tools_write_them(
+    write: Write, prepare: Prepare, tmp_path: Path, as_id: Callable[[int], int | float | str]
+) -> None:
+    """And areas that are missing, and sizes in floating point."""
+    record = small("a.jpg", "b.jpg")
+    for entry in record["annotations"]:
+        entry.update(image_id=as_id(entry["image_id"]), category_id=as_id(entry["category_id"]), area=None)
+        if entry["id"] == 1:
+            del entry["area"]
+    for entry in record["images"]:
+        entry.update(width=64.0, height=64.0)
+        write(entry["file_name"])
+    path = write("coco.json", json.dumps(record))
+    result = prepare("coco", "--annotations", path, "--order", "importance", "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 0, result.output
+    assert [e.tags for e in read_manifest(tmp_path / "m.jsonl").examples] == TAGS
+
+
+def test_images_elsewhere(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    """Annotations need not be near the images. Absolute paths below the folder of the images are fine."""
+    photos = tmp_path / "photos"
+    path = write("elsewhere/x.json", json.dumps(small("a.jpg", f"{photos}/b.jpg")))
+    write("photos/a.jpg")
+    write("photos/b.jpg")
+    out = photos / "m.jsonl"
+    arguments = ("coco", "--annotations", path, "--images", photos, "--order", "importance", "--out", out)
+    assert prepare(*arguments).exit_code == 0
+    assert [e.image for e in read_manifest(out).examples] == ["a.jpg", "b.jpg"]
+    (photos / "b.jpg").unlink()
+    assert "b.jpg: image missing" in prepare(*arguments, "--overwrite").stderr

@@ -1,5 +1,9 @@
 """Open Images' CSV files, and CSV files of any other origin."""
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,10 +118,10 @@ def test_damaged_files_of_open_images(root: Path, write: Write, prepare: Prepare
     assert "the column 'YMin' appears more than once" in fails(BOXES.replace("YMax", "YMin") + "\n")
     assert "boxes.csv: not UTF-8, somewhere after line 0" in fails(b"\xff\xfe" + BOXES.encode("utf-16-le"))
     assert "boxes.csv, after line 1: not CSV" in fails(BOXES + '\n"a"b,\n')
-    assert "c.csv: expected two columns" in fails(classes="/m/1,a,b\n")
+    assert "c.csv, line 1: expected two columns" in fails(classes="/m/1,a,b\n")
     assert "c.csv, line 2: expected a label such as" in fails(classes="id,name\nTree,/m/1\n")
     assert "c.csv, line 2: the label /m/1 already has the name 'a'" in fails(classes="/m/1,a\n/m/1,b\n")
-    assert "c.csv, line 2: row with the wrong number of fields" in fails(classes="/m/1,a\n/m/2\n")
+    assert "c.csv, line 2: expected two columns" in fails(classes="/m/1,a\n/m/2\n")
 
 
 def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
@@ -147,6 +151,55 @@ def test_any_csv(write: Write, prepare: Prepare, tmp_path: Path) -> None:
     # The sums of reciprocal positions are: cat 1 + 1/2, bowl 1.
     assert (b.image, b.lists, b.tags, b.split) == ("b.jpg", (("cat",), ("bowl", "cat")), ("cat", "bowl"), "val")
     assert prepare("csv", path, *options).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['dog', 'red ball']",
+        '["dog","red ball"]',
+        "('dog', 'red ball')",
+        "['dog' 'red ball']",
+        "[ 'dog',\n 'red ball', ]",
+        "dog, red ball",
+        " dog ,red ball\u00a0",
+        r"['d\x6fg', 'red ball']",
+        r'["d\u006fg", "red\u0020ball"]',
+    ],
+)
+def test_lists_as_programs_print_them(write: Write, prepare: Prepare, tmp_path: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    path = write("photos.csv", f'image,tags\na.jpg,"{quoted}"\nb.jpg,[]\n')
+    write("a.jpg")
+    result = prepare("csv", path, "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "1 written" in result.stdout
+    assert "left out: 1, no tags" in result.stdout
+    assert read_manifest(tmp_path / "m.jsonl").examples[0].tags == ("dog", "red ball")
+
+
+@pytest.mark.parametrize(
+    "cell", ["[dog, ball]", "{'dog', 'ball'}", "{dog,ball}", "['dog', 3]", "['dog', ball']", "[[]]", r"['\x']"]
+)
+def test_brackets_that_are_no_list(write: Write, prepare: Prepare, tmp_path: Path, cell: str) -> None:
+    path = write("photos.csv", f'image,tags\na.jpg,"{cell}"\n')
+    write("a.jpg")
+    result = prepare("csv", path, "--out", tmp_path / "m.jsonl")
+    assert result.exit_code == 2
+    assert "photos.csv, line 2: tags in brackets: expected " in result.stderr
+
+
+def test_spellings_of_a_path(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    names = ["a.jpg", f"{tmp_path}/b.jpg", "./c.jpg", "caf\u00e9/d.jpg", "sub\\e.jpg"]
+    path = write("photos.csv", "image,tags\n" + "".join(f"{name},dog\n" for name in names))
+    for name in ("a.jpg", "b.jpg", "c.jpg", "cafe\u0301/d.jpg", "sub/e.jpg"):
+        write(name)
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path)
+    for root in (tmp_path, tmp_path.parent / f"{tmp_path.name}-link"):
+        result = prepare("csv", root / path.name, "--out", root / "m.jsonl", "--overwrite")
+        assert result.exit_code == 0, result.output
+        images = [e.image for e in read_manifest(root / "m.jsonl").examples]
+        assert images == ["a.jpg", "b.jpg", "./c.jpg", "cafe\u0301/d.jpg", "sub/e.jpg"]
 
 
 def test_csv_with_tabs_and_images_in_another_folder(write: Write, prepare: Prepare, tmp_path: Path) -> None:
@@ -199,3 +252,61 @@ def test_bad_csv(
     assert message in result.stderr
     assert not (tmp_path / "m.jsonl").exists()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "\ufeffsep=;"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_separator_of_excel(write: Write, prepare: Prepare, tmp_path: Path, first: str, end: str) -> None:
+    write("a.jpg")
+    lines = (first, "image;tags", 'a.jpg;"dog,\r\n ball"', "a.jpg;dog;x", "")
+    path = write("photos.csv", end.join(lines))
+    arguments = ("csv", path, "--out", tmp_path / "m.jsonl")
+    assert "photos.csv, line 5: row with the wrong number of fields" in prepare(*arguments).stderr
+    path.write_text(end.join(lines[:3]), encoding="utf-8", newline="")
+    assert prepare(*arguments).exit_code == 0
+    assert [e.tags for e in read_manifest(tmp_path / "m.jsonl").examples] == [("dog", "ball")]
+
+
+def feed(path: Path, text: str) -> threading.Thread:
+    """Write a text to a named pipe, once, when somebody reads it."""
+    os.mkfifo(path)
+    thread = threading.Thread(target=path.write_text, args=(text,), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_pipes(
+    root: Path, write: Write, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_count: int
+) -> None:
+    """A pipe can be read only once, also if rare tags are to be left out. Images are in the current folder."""
+    write("photos/a.jpg")
+    write("photos/b.jpg")
+    monkeypatch.chdir(tmp_path / "photos")
+    feed(tmp_path / "csv", '\ufeffimage,tags\na.jpg,dog\nb.jpg,"ball, dog"\n')
+    out = tmp_path / "photos" / "m.jsonl"
+    result = prepare("csv", tmp_path / "csv", "--out", out, "--min-count", min_count)
+    assert result.exit_code == 0, result.output
+    assert [e.tags for e in read_manifest(out).examples] == [("dog",), ("ball", "dog") if min_count == 1 else ("dog",)]
+    feed(tmp_path / "boxes", (root / "oidv6-train-annotations-bbox.csv").read_text())
+    feed(tmp_path / "classes", (root / "classes.csv").read_text())
+    out = root / "boxes.jsonl"
+    arguments = ("--classes", tmp_path / "classes", "--images", root / "images" / "train", "--out", out)
+    result = prepare("openimages", tmp_path / "boxes", *arguments, "--min-count", min_count)
+    if min_count == 2:
+        assert "none of the 2 images is left to write" in result.stderr
+    else:
+        assert [e.tags for e in read_manifest(out).examples] == [("Car, motor", "Tree"), ("Human face",)]
+
+
+def test_a_file_on_stdin(write: Write, tmp_path: Path) -> None:
+    write("a.jpg")
+    command = [sys.executable, "-m", "tagrank", "prepare", "csv", "-", "--out", "m.jsonl"]
+    done = subprocess.run(command, input=b"\xef\xbb\xbfimage,tags\na.jpg,dog\n", cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0
+    assert [e.image for e in read_manifest(tmp_path / "m.jsonl").examples] == ["a.jpg"]
+    empty = subprocess.run(
+        [*command, "--overwrite"], input=b"", cwd=tmp_path, timeout=60, check=False, capture_output=True
+    )
+    assert empty.returncode == 2
+    assert b"/dev/stdin: expected a first line with the names of the columns, the file is empty" in empty.stderr

@@ -1,7 +1,10 @@
-"""LabelMe files, as the web tool of LabelMe writes them."""
+"""LabelMe files, as the web tool of LabelMe and the program labelme write them."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -119,11 +122,11 @@ def test_missing_folders(root: Path, write: Write, prepare: Prepare, tmp_path: P
         assert result.exit_code == 2
         return result.stderr
 
-    assert "Images: expected the folder of the images" in fails(root / "street", "--out", root / "street" / "l.jsonl")
+    assert "street: expected the folder of the images" in fails(root / "street", "--out", root / "street" / "l.jsonl")
     write("empty/Images/a.jpg")
     assert "Annotations: no such file or directory" in fails(root / "empty", "--out", root / "empty" / "l.jsonl")
     write("empty/Annotations/a.txt", "")
-    assert "Annotations: expected XML files in this folder, got none" in fails(
+    assert "Annotations: expected XML or JSON files in this folder, got none" in fails(
         root / "empty", "--out", root / "empty" / "l.jsonl"
     )
     assert "no such file" in fails(root, "--synonyms", root / "none.txt", "--out", root / "l.jsonl")
@@ -156,3 +159,104 @@ def test_a_link_to_a_folder_above_is_not_followed(root: Path, prepare: Prepare) 
     (root / "Annotations" / "round").symlink_to(root / "Annotations", target_is_directory=True)
     assert prepare("labelme", root, "--out", root / "after.jsonl").exit_code == 0
     assert (root / "after.jsonl").read_bytes() == (root / "before.jsonl").read_bytes()
+
+
+def shapes(image: Any, *labels: Any) -> str:
+    """A file of labelme 5.4."""
+    points = [[1.5, 2.0], [5.0, 2.0], [5.0, 9.0]]
+    common = {"points": points, "group_id": None, "description": "", "shape_type": "polygon", "flags": {}, "mask": None}
+    record = {
+        "version": "5.4.1",
+        "flags": {},
+        "shapes": [{"label": label, **common} for label in labels],
+        "imagePath": image,
+        "imageData": "iVBORw0KGgo=",
+        "imageHeight": 64,
+        "imageWidth": 64,
+    }
+    return json.dumps(record, ensure_ascii=False, indent=2)
+
+
+def test_json_beside_the_images(write: Write, prepare: Prepare, tmp_path: Path) -> None:
+    for name, text in {
+        "a": shapes("a.jpg", "Dogs", "ball", "dog"),
+        "b": shapes("b.jpg"),
+        "c/d": shapes("d.jpg", "sky"),
+        "c/e": shapes("..\\photos\\é.jpg", "árbol"),
+        "c/f": shapes("../photos/f.jpg", "people"),
+    }.items():
+        write(f"{name}.json", text)
+    for name in ("a", "b", "c/d", "photos/é", "photos/f"):
+        write(f"{name}.jpg")
+    out = tmp_path / "l.jsonl"
+    result = prepare("labelme", tmp_path, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "left out: 1, no objects" in result.stdout
+    assert [(e.image, e.tags) for e in read_manifest(out).examples] == [
+        ("a.jpg", ("dog", "ball")),
+        ("c/d.jpg", ("sky",)),
+        ("photos/é.jpg", ("árbol",)),
+        ("photos/f.jpg", ("person",)),
+    ]
+    (tmp_path / "a.jpg").unlink()
+    assert "a.jpg: image missing" in prepare("labelme", tmp_path, "--out", out, "--overwrite").stderr
+    assert prepare("labelme", tmp_path, "--out", out, "--overwrite", "--no-check-images").exit_code == 0
+    assert read_manifest(out).examples[0].image == "a.jpg"
+
+
+def test_json_apart_from_the_images(root: Path, write: Write, prepare: Prepare) -> None:
+    (root / "Annotations" / "street" / "c.xml").unlink()
+    write("Annotations/street/b2.json", shapes("c.jpg", "lamp"))
+    write("Annotations/users/x.json", shapes("../../Images/street/x.jpg", "lamp"))
+    write("Images/street/x.jpg")
+    assert prepare("labelme", root, "--out", root / "l.jsonl").exit_code == 0
+    tags = {e.image: e.tags for e in read_manifest(root / "l.jsonl").examples}
+    assert tags["Images/street/c.jpg"] == tags["Images/street/x.jpg"] == ("lamp",)
+    assert len(tags) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "damaged JSON: not valid JSON"),
+        (shapes("a.jpg", "dog")[:-9], "damaged JSON: not valid JSON"),
+        (shapes("a.jpg", "ñ").encode("latin-1"), "damaged JSON: not UTF-8"),
+        ("[]", "not an annotation: expected an object with imagePath and shapes"),
+        ('{"images": [], "annotations": []}', "not an annotation"),
+        ('{"imagePath": "a.jpg", "shapes": {"label": "dog"}}', "not an annotation: expected shapes with labels"),
+        (shapes("a.jpg", None), "not an annotation: expected shapes with labels"),
+        (shapes(None, "dog"), "no image named"),
+        (shapes("../a.jpg", "dog"), "image outside of its folder"),
+        (shapes("/somewhere/a.jpg", "dog"), "image outside of its folder"),
+        (shapes("b.jpg", "dog"), "image missing"),
+    ],
+)
+def test_damaged_json(write: Write, prepare: Prepare, tmp_path: Path, text: str | bytes, kind: str) -> None:
+    write("p/a.json", text)
+    write("p/c.json", shapes("c.jpg", "dog"))
+    for name in ("a", "p/a", "p/c"):
+        write(f"{name}.jpg")
+    arguments = ("labelme", tmp_path / "p", "--out", tmp_path / "p" / "l.jsonl")
+    failed = prepare(*arguments)
+    assert failed.exit_code == 2
+    assert kind in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    assert prepare(*arguments, "--on-error", "skip").exit_code == 1
+    assert [e.image for e in read_manifest(tmp_path / "p" / "l.jsonl").examples] == ["c.jpg"]
+
+
+def test_a_folder_that_cannot_be_read(root: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("street"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    arguments = ("labelme", root, "--out", root / "l.jsonl")
+    assert "Annotations/street: folder that cannot be read: permission denied" in prepare(*arguments).stderr
+    result = prepare(*arguments, "--on-error", "skip")
+    assert result.exit_code == 1
+    assert "left out: 1, folder that cannot be read" in result.stdout
+    assert len(read_manifest(root / "l.jsonl")) == 2

@@ -107,6 +107,8 @@ def test_what_is_no_image(annotator: Annotator, path: Path, source: Any, message
 def test_no_image_at_all(annotator: Annotator, path: Path) -> None:
     ((_, error),) = annotator.annotate([3])  # type: ignore[list-item]
     assert str(error) == "image: expected a path, bytes, a PIL image or an array of pixels, got int"
+    with pytest.raises(InputError, match="image: expected grey values from 0 to 1, 255, 65535, got -1 to -1"):
+        annotator.annotate(Image.new("F", (4, 4), -1.0))
     cut = Image.open(io.BytesIO(path.read_bytes()[:3000]))
     with pytest.raises(InputError, match=r"image: damaged \("):
         annotator.annotate(cut)

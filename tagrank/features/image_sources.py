@@ -44,6 +44,8 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]") -> T:
     if isinstance(source, Image.Image):
         try:
             return function(upright_rgb(source.copy()))
+        except InputError as error:
+            raise InputError(f"image: {error}") from error
         except (OSError, SyntaxError) as error:  # Pillow reads the pixels of an opened file when they are needed
             raise InputError(f"image: damaged ({error})") from error
     if hasattr(source, "__array__"):

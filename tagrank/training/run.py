@@ -150,6 +150,8 @@ def _backbone(options: TrainOptions) -> Backbone | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             return load_backbone(options.backbone or "vgg16", options.weights)
+    if options.weights is not None:
+        raise InputError("weights: are those of a backbone that computes features or is trained; features are given")
     if options.backbone == "small_cnn":
         raise InputError("backbone: small_cnn is trained with the ranker, from pixels; it does not go with features")
     return None

@@ -619,3 +619,12 @@ def test_weights_so_large_that_no_probability_is_left(model: Path) -> None:
     for use in (annotator.probabilities, annotator.rank):
         with pytest.raises(InputError, match="the model gives no probabilities for these features"):
             use(torch.ones(2, annotator.ranker.feature_size))
+
+
+def test_weights_of_no_backbone(tmp_path: Path) -> None:
+    """Features are given, so that no backbone computes any."""
+    manifest = tmp_path / "photos.jsonl"
+    manifest.write_text('{"image": "a.jpg", "tags": ["dog"]}\n{"image": "b.jpg", "tags": ["cat"]}\n')
+    np.savez(tmp_path / "features.npz", **{"a.jpg": np.zeros(3), "b.jpg": np.ones(3)})
+    with pytest.raises(InputError, match="weights: are those of a backbone that computes features or is trained"):
+        train(manifest, tmp_path / "model", features=tmp_path / "features.npz", weights="none", progress=False)

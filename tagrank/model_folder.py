@@ -1,11 +1,11 @@
 """The folder of a trained model: ``model.safetensors``, ``config.json``, ``vocabulary.json``, ``familiar.safetensors``.
 
-``config.json`` has the SHA-256 of the others under ``files``; configurations of earlier versions have not. The last,
-which says what photographs the model knows, is not in their folders. Nothing in the folder is unpickled.
+``config.json`` has the SHA-256 of the others under ``files``, and a checksum of its own; configurations of earlier
+versions have neither. The last, which says what photographs the model knows, is not in their folders. Nothing in the
+folder is unpickled.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from tagrank.data.files import reason, sha256, write_atomically
 from tagrank.data.schema import read_as
+from tagrank.data.sealed import seal
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
@@ -107,7 +108,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomically(folder / name, [content])
-        write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
+        write_atomically(folder / CONFIG, [seal(config, indent=2)])
     except OSError as error:
         raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
 
@@ -119,7 +120,7 @@ def load_model(folder: Path) -> SavedModel:
         InputError: a file is missing or damaged, or the weights do not fit the configuration.
     """
     check_model(folder)
-    config = read_as(folder / CONFIG, _Config, "the configuration of a model")
+    config = read_as(folder / CONFIG, _Config, "the configuration of a model", sealed=True)
     spec = config.backbone
     try:
         if config.format != FORMAT:

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tagrank.data.files import read_json
+from tagrank.data.sealed import unseal
 from tagrank.errors import InputError
 
 T = TypeVar("T")
@@ -31,18 +32,19 @@ Positive = Annotated[int, Rule("a whole number above 0", lambda number: number >
 Text = Annotated[str, Rule("text that is not blank", lambda text: bool(text.strip()))]
 
 
-def read_as(path: Path, schema: type[T], what: str) -> T:
+def read_as(path: Path, schema: type[T], what: str, *, sealed: bool = False) -> T:
     """Read a JSON file.
 
     Args:
         path: the file.
         schema: the type of its content, as for :func:`decode`.
         what: what the file should be, for the error message: ``"a vocabulary"``.
+        sealed: whether the file may have a checksum, which is then compared (:mod:`tagrank.data.sealed`).
 
     Raises:
         InputError: the file cannot be read, is not JSON, or holds something else.
     """
-    value = read_json(path)
+    value = unseal(path, read_json(path)) if sealed else read_json(path)
     try:
         decoded: T = decode(schema, value)
     except ValueError as error:

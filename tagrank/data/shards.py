@@ -5,7 +5,6 @@ the shards that count. Each file appears as a whole: first the shard is written,
 at any moment; it loses only the entries that were not yet in a shard. The next writer deletes what it left behind.
 """
 
-import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from tagrank.data.files import leftovers, lock_folder, reason, write_atomically
+from tagrank.data.sealed import seal
 from tagrank.errors import InputError
 
 INDEX = "index.json"
@@ -155,7 +155,7 @@ class ShardWriter(ABC):
         self._waiting -= count
 
     def _write_index(self, shards: Sequence[Entry]) -> None:
-        self._write(INDEX, [json.dumps(self._index(shards), ensure_ascii=False).encode(), b"\n"])
+        self._write(INDEX, [seal(self._index(shards))])
 
     def _write(self, name: str, chunks: Sequence[bytes]) -> None:
         try:

@@ -298,7 +298,7 @@ class _Index:
 def _read_index(folder: Path) -> tuple[dict[str, str], int, list[Entry]]:
     """The spec, the dimension, and the shards."""
     path = folder / INDEX
-    index = read_as(path, _Index, "the index of a feature store")
+    index = read_as(path, _Index, "the index of a feature store", sealed=True)
     for number, shard in enumerate(index.shards):
         expected = shard_name(PREFIX, number)
         if shard.file != expected:

@@ -405,7 +405,7 @@ def read_contents(folder: Path) -> Contents:
     path = folder / INDEX
     if not path.is_file():
         raise InputError(f"{folder}: expected an index of photographs, but {INDEX} is not there")
-    file = read_as(path, _File, f"an index of format {FORMAT}")
+    file = read_as(path, _File, f"an index of format {FORMAT}", sealed=True)
     tags, shards = file.tags, file.shards
     if len(set(tags)) < len(tags):
         ((twice, _),) = Counter[str](tags).most_common(1)

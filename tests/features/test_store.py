@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tagrank.data.sealed import seal
 from tagrank.errors import InputError
 from tagrank.features.store import FeatureWriter, open_features
 
@@ -242,7 +243,7 @@ def test_killed_from_outside(tmp_path: Path) -> None:
 def damage(folder: Path, **fields: object) -> None:
     index = json.loads((folder / "index.json").read_text())
     index.update(fields)
-    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "index.json").write_bytes(seal(index))
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,15 @@ def test_damaged_index(tmp_path: Path, fields: dict[str, object], reason: str) -
     assert reason in str(caught.value)
 
 
+def test_a_flipped_bit_in_the_index(tmp_path: Path) -> None:
+    path = small_store(tmp_path) / "index.json"
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"dimension": 2') + 13] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"index\.json: damaged, or edited by hand: its checksum is that of something"):
+        open_features(path.parent)
+
+
 def test_truncated_index(tmp_path: Path) -> None:
     folder = small_store(tmp_path)
     (folder / "index.json").write_text('{"spec": {')
@@ -290,6 +300,7 @@ def written_before(folder: Path) -> None:
     index = json.loads((folder / "index.json").read_text())
     for shard in index["shards"]:
         del shard["sha256"]
+    del index["checksum"]
     (folder / "index.json").write_text(json.dumps(index))
 
 

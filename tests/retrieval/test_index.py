@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tagrank import TagRanker
 from tagrank.annotator import Annotator
+from tagrank.data.sealed import seal
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.retrieval import IndexWriter, open_index, photo_tables
@@ -171,10 +172,10 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         open_index(folder)
     shard.write_bytes(content)
     for change in ({"format": 2}, {"tags": []}, {"positions": 0}, {"shards": [0]}, {"shards": 3}, {"model": 5}):
-        (folder / "index.json").write_text(json.dumps(json.loads(text) | change))
+        (folder / "index.json").write_bytes(seal(json.loads(text) | change))
         with pytest.raises(InputError, match=r"index\.json: expected "):
             open_index(folder)
-    (folder / "index.json").write_text(json.dumps(json.loads(text) | {"shards": [4]}))
+    (folder / "index.json").write_bytes(seal(json.loads(text) | {"shards": [4]}))
     with pytest.raises(InputError, match=r"log_p: expected .* according to the index"):
         open_index(folder)
     (tmp_path / "full").mkdir()
@@ -227,7 +228,8 @@ def written_before(folder: Path) -> None:
     for path in folder.glob("photos-*"):
         save_file({k: t for k, t in load_file(path).items() if k not in ("sums", "name_sums")}, path)
     index = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "digests"}))
+    old = {k: v for k, v in index.items() if k not in ("digests", "checksum")}
+    (folder / "index.json").write_text(json.dumps(old))
 
 
 @pytest.mark.parametrize(
@@ -269,15 +271,23 @@ def test_impossible_numbers_without_checksums(tmp_path: Path, tensor: str, value
                 use()
 
 
+def test_a_flipped_bit_in_a_tag(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    path, tag = tmp_path / "index.json", VOCABULARY.tags[0]
+    path.write_text(path.read_text().replace(f'"{tag}"', f'"{tag[:-1]}{chr(ord(tag[-1]) ^ 1)}"', 1))
+    with pytest.raises(InputError, match=r"index\.json: damaged, or edited by hand: its checksum is that of something"):
+        open_index(tmp_path)
+
+
 def test_a_tag_that_is_there_twice(tmp_path: Path) -> None:
     fill(tmp_path, 3)
     index = json.loads((tmp_path / "index.json").read_text())
     index["tags"][1] = index["tags"][0]
-    (tmp_path / "index.json").write_text(json.dumps(index))
+    (tmp_path / "index.json").write_bytes(seal(index))
     with pytest.raises(InputError, match=r"index\.json: tags: expected each tag once, got '.*' twice$"):
         open_index(tmp_path)
     index["tags"][1] = "\u2028"
-    (tmp_path / "index.json").write_text(json.dumps(index))
+    (tmp_path / "index.json").write_bytes(seal(index))
     with pytest.raises(InputError, match=r"index\.json: .*: tags\[1\]: expected text that is not blank"):
         open_index(tmp_path)
 
@@ -363,6 +373,6 @@ def test_stamps(tmp_path: Path) -> None:
 def test_damaged_rows_of_what_left(tmp_path: Path, removed: object) -> None:
     fill(tmp_path, 3)
     index = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps(index | {"removed": removed}))
+    (tmp_path / "index.json").write_bytes(seal(index | {"removed": removed}))
     with pytest.raises(InputError, match=r"index\.json: .*removed"):
         open_index(tmp_path)

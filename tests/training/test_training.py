@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tagrank.annotator import Annotator
 from tagrank.data.manifest import Example, read_manifest, write_manifest
 from tagrank.data.scenes import write_scenes
+from tagrank.data.sealed import seal
 from tagrank.errors import InputError, InputWarning
 from tagrank.evaluation.judgement import judge
 from tagrank.features.labelled import LabelledImages
@@ -516,11 +517,11 @@ def test_a_model_folder_with_something_missing_or_damaged(model: Path) -> None:
         ({"training": 3}, "config.json: expected the configuration of a model: training: expected an object, got 3"),
         ({"ranker": {**config["ranker"], "num_tags": 2}}, "model.safetensors: does not fit"),
     ):
-        (model / "config.json").write_text(json.dumps(config | change))
+        (model / "config.json").write_bytes(seal(config | change))
         with pytest.raises(InputError, match=message):
             Annotator.load(model)
     # As earlier versions wrote it: without digests.
-    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "files"}))
+    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in ("files", "checksum")}))
     (model / "vocabulary.json").write_text('{"tags": ["sea"]}')
     with pytest.raises(InputError, match="vocabulary: expected 3 tags like the ranker, got 1"):
         Annotator.load(model)
@@ -563,11 +564,21 @@ def test_a_flipped_bit_in_a_model(model: Path, name: str) -> None:
         Annotator.load(model)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b'"max_length": 3', b'"max_length": 7'), (b'"dropout"', b'"dropouu"')])
+def test_a_flipped_bit_in_the_configuration(model: Path, old: bytes, new: bytes) -> None:
+    path = model / "config.json"
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match=r"config\.json: damaged, or edited by hand: its checksum is that of"):
+        Annotator.load(model)
+
+
 def test_a_calibration_that_is_none(model: Path) -> None:
     for wrong in ({"temperature": 0.0}, {"temperature": "1"}, {"slope": 1.0}, [1.0, 0.0]):
         config = json.loads((model / "config.json").read_text())
         config["calibration"] = wrong
-        (model / "config.json").write_text(json.dumps(config))
+        (model / "config.json").write_bytes(seal(config))
         with pytest.raises(InputError, match=r"config\.json: expected the configuration of a model: "):
             Annotator.load(model)
 
@@ -603,7 +614,7 @@ def test_a_model_without_a_known_backbone(model: Path) -> None:
 def test_a_configuration_with_wrong_types_or_sizes(model: Path, option: str, value: Any, reason: str) -> None:
     config = json.loads((model / "config.json").read_text())
     config["ranker"][option] = value
-    (model / "config.json").write_text(json.dumps(config))
+    (model / "config.json").write_bytes(seal(config))
     with pytest.raises(InputError, match=reason) as caught:
         Annotator.load(model)
     assert str(model) in str(caught.value)
@@ -612,7 +623,7 @@ def test_a_configuration_with_wrong_types_or_sizes(model: Path, option: str, val
 def test_weights_so_large_that_no_probability_is_left(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     del config["files"]
-    (model / "config.json").write_text(json.dumps(config))
+    (model / "config.json").write_bytes(seal(config))
     tensors = load_file(model / "model.safetensors")
     save_file({name: torch.full_like(t, 3e38) for name, t in tensors.items()}, model / "model.safetensors")
     annotator = Annotator.load(model)

@@ -335,7 +335,9 @@ class Backward {
 #pragma unroll
         for (int which = 0; which < 2; ++which) {
           const float dh_here = dh.at[which] + warp.dh[i][which][lane];
-          const Gates d = cell_backward(warp.derivative[i][which][lane], dh_here, warp.dc[i][lane].at[which]);
+          Gates d = cell_backward(warp.derivative[i][which][lane], dh_here, warp.dc[i][lane].at[which]);
+          // A unit that does not exist may be NaN, as in forward.
+          if (warp.at[lane].rows <= 0) d = Gates{};
           block_.write(gradient(index, lane, i, which, now), round_gates<T>(d));
           if (call_.d_gates_x != nullptr) warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
         }

@@ -358,7 +358,9 @@ class Forward {
           pre = pre + (kAhead ? warp.input[chunk][i][lane] : input_of(warp, tile, chunk, i, lane));
           if constexpr (P::kPairs) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
           const Gates gates = activate<kActivations>(pre);
-          warp.h[tile][i][lane] = to_bits(T{}, cell_forward<kActivations>(gates, warp.c[tile][i][lane]));
+          const float h = cell_forward<kActivations>(gates, warp.c[tile][i][lane]);
+          // A unit that does not exist multiplies zeros of U. If h0 is infinite, it is NaN, and would make NaN of all units.
+          warp.h[tile][i][lane] = to_bits(T{}, P::unit(index, lane) < slice_.count ? h : 0.0f);
           warp.gates[tile][i][lane] = round_gates<T>(gates);
         }
       });

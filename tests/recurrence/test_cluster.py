@@ -395,3 +395,22 @@ def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:
     # The shared memory of a block of compute capability 9.0.
     assert max(host.cluster_forward_bytes(), host.cluster_backward_bytes()) <= 227 * 1024
     assert host.cluster_blocks(max(cluster.MAX_HIDDEN.values())) == 16
+
+
+def kinds(tensor: Tensor) -> Tensor:
+    """For each element 0 if it is finite, and other numbers for the two infinities and NaN."""
+    return tensor.isposinf() * 1 + tensor.isneginf() * 2 + tensor.isnan() * 4
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["gates_x", "h0", "c0", "weight_hh", "grad_output", "grad_c_n"])
+@pytest.mark.parametrize("numbers", ["bfloat16", "tf32", "tf32x3"])
+def test_infinities_and_nan_stay_where_they_belong(host: ctypes.CDLL, numbers: str, name: str, value: float) -> None:
+    """Neither the units beyond H nor other rows get them, nor a sum of a float's two parts."""
+    problem = make_problem(11, 100, 3, False, True, numbers)
+    # Small, so that no gate is 0 or 1 after it is rounded to 16 bit: an infinity times 0 would be NaN.
+    problem = {key: item * 0.3 if isinstance(item, Tensor) else item for key, item in problem.items()}
+    problem[name].view(-1)[137] = value
+    result, expected = run(host, problem, 2), reference(problem)
+    for key, right in expected.items():
+        assert torch.equal(kinds(result[key]), kinds(right)), key

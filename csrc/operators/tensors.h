@@ -12,6 +12,11 @@
 #include <optional>
 #include <string>
 
+// Torch 2.10 has only the other one, whose errors do not say what torch said.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace tagrank {
 
 using torch::headeronly::ScalarType;

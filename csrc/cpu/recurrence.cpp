@@ -55,9 +55,13 @@ const InstructionSet* if_by_matrix_unit() {
 template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).forward(call, threads);
-  // NaN stays in c until the last step.
   const InstructionSet* vectors = if_by_matrix_unit();
-  if (vectors != nullptr && has_nan(call.c_n, call.batch * call.hidden)) vectors->passes(T{}).forward(call, threads);
+  if (vectors == nullptr) return;
+  // NaN stays in c until the last step, and NaN of an output gate is in h until the step after.
+  const int64_t states = call.batch * call.hidden;
+  if (has_nan(call.c_n, states) || has_nan(call.output + (call.steps - 1) * states, states)) {
+    vectors->passes(T{}).forward(call, threads);
+  }
 }
 
 template <typename T>

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tagrank import lstm_recurrence
 from tagrank.kernels.variants import Variant
 from tagrank.recurrence.backends import FUSED
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("gates_x", "weight_hh", "h0", "c0", "grad_output", "grad_c_n")
 RESULTS = ("output", "c_n", "d_gates_x", "d_weight_hh", "d_h0", "d_c0")
 VALUES = (float("inf"), float("-inf"), float("nan"))
@@ -92,6 +94,46 @@ def test_native(capability: str, every: int) -> None:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason=str(FUSED["native"].unavailable()))
+def test_native_on_an_emulated_matrix_unit(tmp_path: Path) -> None:
+    """The library for AMX with the unit's instructions in plain C++ (``emulated_tiles.h``), on a CPU without AMX."""
+    if torch.ops.tagrank.cpu_capability() != "avx512":
+        pytest.skip("it needs AVX-512, and no AMX")
+    package, built = tmp_path / "site" / "tagrank", tmp_path / "built"
+    shutil.copytree(ROOT / "tagrank", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "csrc", built)
+    capability = built / "cpu" / "capability.cpp"
+    text, asked = capability.read_text(), "if (may_use_tiles()) return"
+    assert asked in text
+    capability.write_text(text.replace(asked, "if (may_use_tiles() || true) return"))
+    torch_files = Path(torch.__file__).parent
+    flags = ["-std=c++17", "-O2", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-DTAGRANK_AMX=1"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(torch_files / "include")]
+    wide = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+    own = {
+        "amx": [*wide, "-include", str(Path(__file__).with_name("emulated_tiles.h"))],
+        "avx512": wide,
+        "avx2": ["-mavx2", "-mfma"],
+    }
+    compiler, objects = os.environ.get("CXX", "c++").split()[0], []
+    for source in [*built.glob("*.cpp"), *built.glob("operators/*.cpp"), *built.glob("cpu/*.cpp")]:
+        objects.append(source.with_suffix(".o"))
+        subprocess.run([compiler, *flags, *own.get(source.stem, []), "-c", source, "-o", objects[-1]], check=True)
+    linked = [f"-L{torch_files / 'lib'}", "-ltorch_cpu", "-ldl", "-lpthread"]
+    subprocess.run([compiler, "-shared", *objects, "-o", package / "_C.so", *linked], check=True)
+    code = (
+        "import torch, test_not_finite\n"
+        "assert torch.ops.tagrank.cpu_capability() == 'amx'\n"
+        "test_not_finite.check_native(3, 13)"
+    )
+    paths = os.pathsep.join([str(package.parent), str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TAGRANK_CPU_CAPABILITY": "amx"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -27,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -215,7 +216,11 @@ def _run(
 
 def _read(file: IO[str]) -> str:
     # By position: the process that writes shares the file's offset.
-    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+    text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+    # The result file does not say where this machine has its files.
+    for folder in (sysconfig.get_path("purelib"), os.getcwd()):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def run_sanitizer(seconds: float, so_far: SoFar) -> dict[str, str]:

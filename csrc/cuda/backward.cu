@@ -1,7 +1,5 @@
 #include "backward.h"
 
-#include <iterator>
-
 #include "launch.cuh"
 
 namespace tagrank::cuda {
@@ -21,9 +19,7 @@ struct BackwardKernels {
   }
   template <typename T, int kPadded>
   static Kernels<BackwardCall<Element<T>>> kernels() {
-    static const Kernel<BackwardCall<Element<T>>> all[] = {kernel<T, Sizes<kPadded, 1>>(), kernel<T, Sizes<kPadded, 2>>(),
-                                                           kernel<T, Sizes<kPadded, 4>>()};
-    return {all, static_cast<int>(std::size(all))};
+    return kernels_of_tiles<BackwardKernels, BackwardCall<Element<T>>, T, kPadded, 1, 2, 4>();
   }
 };
 

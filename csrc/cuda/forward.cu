@@ -1,7 +1,5 @@
 #include "forward.h"
 
-#include <iterator>
-
 #include "launch.cuh"
 
 namespace tagrank::cuda {
@@ -20,18 +18,13 @@ struct ForwardKernels {
   static Kernel<ForwardCall<Element<T>>> kernel() {
     return {&forward_kernel<T, S>, S::kRows, ForwardLayout<S, sizeof(Element<T>)>::kThreads, Forward<T, S>::kShared};
   }
-  template <typename T, int kPadded, int... kTiles>
-  static Kernels<ForwardCall<Element<T>>> of_tiles() {
-    static const Kernel<ForwardCall<Element<T>>> all[] = {kernel<T, Sizes<kPadded, kTiles>>()...};
-    return {all, static_cast<int>(std::size(all))};
-  }
   template <typename T, int kPadded>
   static Kernels<ForwardCall<Element<T>>> kernels() {
     // In float32, the cells of eight tiles would not fit in a lane's registers.
     if constexpr (sizeof(Element<T>) == 4) {
-      return of_tiles<T, kPadded, 1, 2, 4>();
+      return kernels_of_tiles<ForwardKernels, ForwardCall<Element<T>>, T, kPadded, 1, 2, 4>();
     } else {
-      return of_tiles<T, kPadded, 1, 2, 4, 8>();
+      return kernels_of_tiles<ForwardKernels, ForwardCall<Element<T>>, T, kPadded, 1, 2, 4, 8>();
     }
   }
 };

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <iterator>
 
 #include "number.h"
 #include "plan.h"
@@ -26,6 +27,13 @@ struct Kernels {
   const Kernel<Call>* first;
   int count;
 };
+
+// The kernels of a pass for T and H with these numbers of row tiles: Pass::kernel<T, Sizes<kPadded, kTiles>>() of each.
+template <typename Pass, typename Call, typename T, int kPadded, int... kTiles>
+Kernels<Call> kernels_of_tiles() {
+  static const Kernel<Call> all[] = {Pass::template kernel<T, Sizes<kPadded, kTiles>>()...};
+  return {all, static_cast<int>(std::size(all))};
+}
 
 // The kernels of a pass for T and H: Pass::kernels<T, kPadded>(). Pass is ForwardKernels or BackwardKernels.
 template <typename Pass, typename T>

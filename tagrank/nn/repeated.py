@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.checks import State
 from tagrank.nn.layer import ContextLSTM
@@ -46,7 +45,7 @@ class RepeatedInputLSTM(ContextLSTM):
             TypeError, ValueError, RuntimeError: as :class:`ContextLSTM`. A ``ValueError`` also if the features that are
                 to repeat do not.
         """
-        if isinstance(input, PackedSequence) or not isinstance(input, Tensor):
+        if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
         features = self.input_size + self.context_size
         if input.dim() not in (2, 3) or input.shape[-1] != features:

@@ -7,6 +7,7 @@ is a context ``[B, D]``, D = H, which is the same in all ``T`` time steps.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -135,7 +136,13 @@ def _can_be_graphed(run: Contestant) -> bool:
 def _in_tf32(run: Contestant) -> Contestant:
     """The same with products in TF32, which is cuDNN's default."""
     name = run.name.removesuffix(")") + ", TF32)" if run.name.endswith(")") else run.name + ", TF32"
-    return replace(run, name=name, tf32=True, within=tf32)
+    return replace(run, name=name, tf32=True, within=partial(_in_both, run.within, tf32))
+
+
+@contextmanager
+def _in_both(outer: Callable[[], Any], inner: Callable[[], Any]) -> Iterator[None]:
+    with outer(), inner():
+        yield
 
 
 @contextmanager

@@ -11,7 +11,10 @@ The parts, one after another:
 - kernels: all contestants, named kernels and CUDA graphs among them, in a few sizes.
 - long: 1000 time steps.
 
-Another part runs only if --only names it: compiled, the loop under torch.compile, which takes minutes to compile.
+Other parts run only if --only names them:
+
+- products: the product variant against the others and nn.LSTM, for large H.
+- compiled: the loop under torch.compile, which takes minutes to compile.
 
 The result file is written again and again while a part runs, so that a kill loses nothing. With --only, the other parts
 of a file that is there stay; "commits" says what each part was measured on. With --select, only some of the tests run.
@@ -69,7 +72,7 @@ KERNELS = {
 #: The parts, and the most seconds that each gets. What a part does not need is left for those after it.
 PARTS = {"tests": 150.0, "sanitizer": 60.0, "benchmark": 170.0, "overhead": 35.0, "kernels": 60.0, "long": 40.0}
 #: A part that runs only if it is named.
-NAMED_ONLY = {"compiled": 400.0}
+NAMED_ONLY = {"products": 130.0, "compiled": 400.0}
 #: The seconds for everything.
 ALL_SECONDS = 430
 #: A test process that prints nothing for this many seconds hangs.
@@ -295,6 +298,13 @@ def _runs(part: str) -> list[list[str]]:
             # FlashRNN builds kernels for each H, which takes minutes.
             ["--dtype", "bfloat16", *few, *quick, *plain, "--without", "flashrnn"],
             ["--dtype", "float32", *more, *quick, *plain, "--only", *graphs],
+        ]
+    if part == "products":
+        large = _sizes((1, 16, 64, 256), (512, 1024), (40,))
+        names = ("tagrank triton product", "tagrank triton product, TF32")
+        return [
+            ["--dtype", dtype, *large, *quick, *plain, "--only", *_graphs(AIM + IN_TF32 + names)]
+            for dtype in ("bfloat16", "float32")
         ]
     if part == "long":
         long = _sizes((1, 64), (256, 1024), (1000,))

@@ -6,6 +6,7 @@
 - *Resident*: in the registers of the same program.
 - *Grouped*: in memory, where the programs of the same batch rows stored it. A program waits at their barrier first.
 - *Step*: in memory, where the launch for time step ``t + 1`` stored it.
+- *Product*: nowhere; its product with ``U`` was computed before the launch.
 
 Each sum is added up in a fixed order, so that results repeat bit for bit. The caller computes the gradient of ``h0``:
 it is the product ``d_gates[0] U``. The kernel never writes to what forward saved.
@@ -41,6 +42,7 @@ def lstm_backward(
     d_c0,  # [B, H], or None if it is not wanted; written at t = 0
     carry_c,  # [2, B, H], slot t0 % 2: the gradient of c_{t0-1}, for the next launch; unused if one launch does all
     carry_x,  # [2, B, 4H], the same for the sum of d_gates[t] over t >= t0; also unused unless SUM
+    products,  # [B, H], d_gates[t+1] U in the dtype of cells; only the product variant uses it
     counters,  # [batch tiles], int32, zero before and after the launch; only the grouped variant uses them
     step_stride_over_unit,  # strides of grad_output over steps and rows; their unit is ALIGN, or 1 if GRAD_STRIDE is 0
     row_stride_over_unit,
@@ -54,7 +56,7 @@ def lstm_backward(
     CONSTANT: tl.constexpr,  # gates_x is the same in all time steps
     SUM: tl.constexpr,  # the sum of d_gates over all t is wanted
     RECOMPUTE: tl.constexpr,  # forward did not save the gates
-    VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
+    VARIANT: tl.constexpr,  # "resident", "grouped", "step" or "product"
     PRECISION: tl.constexpr,  # of float32 products: "tf32", or "tf32x3" for float32 results
     BLOCK_B: tl.constexpr,  # BLOCK_*: see tagrank.kernels.variants.Variant
     BLOCK_H: tl.constexpr,
@@ -141,6 +143,8 @@ def lstm_backward(
             dh = tl.dot(next_o, u_o, dh, input_precision=PRECISION, out_dtype=accumulate)
             # At the last time step there is nothing to multiply. If U has an infinity, zeros would make NaN of it.
             dh = tl.where(t + 1 < length, dh, 0.0)
+        elif VARIANT == "product":
+            dh = tl.load(products + at_state, mask=mask & (t + 1 < length), other=0.0)
         elif t + 1 < length:
             if VARIANT == "grouped":
                 if step > 0:

@@ -19,7 +19,8 @@ from tagrank.kernels.verified import VERIFIED, Entry
 
 #: Which backend serves both passes of a call: what one has saved, it reads itself. The first line that serves the call
 #: decides. The reasons compare GPU times of an H100, from ``benchmarks/results/``: ``cluster-steps-9.0.json`` has those
-#: of the cluster kernels in 16 bit, ``gpu-9.0-292029f.json`` those of the others, ``gpu-9.0.json`` those of float32.
+#: of the cluster kernels in 16 bit, ``gpu-9.0-292029f.json`` those of the others, ``gpu-9.0.json`` those of float32,
+#: and ``product-steps-9.0.json`` those of the product variants.
 BACKENDS: tuple[BackendRule, ...] = (
     BackendRule(
         HALF,
@@ -102,6 +103,11 @@ def _grouped_single(
     return Rule(SINGLE, variant, why, shared, 4 * 4 * block_k * block_h, oldest=oldest, max_hidden=max_hidden)
 
 
+def _product(dtypes: tuple[str, ...], why: str, *, aligned: bool = True, **bounds: int) -> Rule:
+    """A rule for the variant whose products are cuBLAS's. What it launches is elementwise: nearly any tile will do."""
+    return Rule(dtypes, Variant("product", 4, 128, 1, 4), why, shared=0, aligned=aligned, **bounds)
+
+
 #: Triton's variants and tiles. The first rule that serves a call decides. The last rules of each kernel serve every H.
 RULES: dict[Kernel, tuple[Rule, ...]] = {
     "forward": (
@@ -142,6 +148,13 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             dtypes=SINGLE,
             all_registers=False,
         ),
+        _product(
+            SINGLE,
+            "for one row cuBLAS has kernels that multiply a vector: a step takes 9.2 us at H = 1024, where slices of 8 "
+            "units take 14.4 without TF32, and with it 8.9",
+            min_hidden=1024,
+            max_batch=1,
+        ),
         _grouped_single(16, 8, 32, "few rows: the smallest tiles use the most multiprocessors", shared=4 * 1024),
         _grouped_single(16, 16, 32, "slices of 8 units would be too many programs", shared=4 * 1024, max_hidden=768),
         _grouped_single(32, 16, 32, "tiles of 16 rows would be too many programs", shared=8 * 1024, max_hidden=512),
@@ -166,6 +179,12 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "tiles of 64 x 32 would be too few to fill the GPU",
             shared=65 * 1024,
         ),
+        _product(
+            SINGLE,
+            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step takes 64 us in place of 82, "
+            "in TF32 18 in place of 29; for smaller products it gains nothing",
+            min_programs=4 * FULL_GRID,
+        ),
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 2),
@@ -185,10 +204,16 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "one size for all: float64 is there to check the other dtypes",
             shared=40 * 1024,
         ),
+        _product(
+            (*HALF, *SINGLE, *DOUBLE),
+            "H not divisible by 8: cuBLAS has kernels for it, where a step kernel loads single numbers",
+            aligned=False,
+            min_hidden=256,
+        ),
         Rule(
             (*HALF, *SINGLE, *DOUBLE),
             Variant("step", 16, 16, 16, 4, 2),
-            "H not divisible by 8: loading single numbers takes many addresses; any larger tile spills in some dtype",
+            "the same for small H; to load single numbers takes many addresses; any larger tile spills in some dtype",
             shared=10 * 1024,
             aligned=False,
         ),
@@ -203,7 +228,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         # In each step a program reads all 4H gate gradients of its rows, so few rows matter more than narrow slices.
         # No grouped tile serves B = 256, H = 1024. U allows slices of 16 units there, and 64 slices would read 134 MB
         # a step from the second-level cache, which takes 24 us on an H100. Exchanging partial sums would move as many
-        # bytes. The step variant moves 98 MB.
+        # bytes. The step variant moves 98 MB; cuBLAS's tiles are larger.
         _grouped(16, 16, 4, "few rows: the smallest tiles use the most multiprocessors", shared=16 * 1024),
         _resident(
             128,
@@ -266,6 +291,12 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             max_batch=16,
         ),
         Rule(HALF, Variant("step", 32, 16, 128, 4, 4), "few rows, as for 16", shared=36 * 1024, max_batch=32),
+        _product(
+            HALF,
+            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step of both passes takes 31 us "
+            "in place of 34",
+            min_programs=4 * FULL_GRID,
+        ),
         Rule(
             HALF,
             Variant("step", 64, 32, 64, 8, 4),
@@ -279,31 +310,39 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "tiles of 64 x 32 would be too few to fill the GPU; 4 warps spill on 10.0",
             shared=41 * 1024,
         ),
-        Rule(
+        _product(
             SINGLE,
-            Variant("step", 32, 32, 16, 8, 3),
-            "as in forward; block_k = 32 spills",
-            shared=16 * 1024,
-            min_programs=FULL_GRID,
+            "the inner dimension is 4H, and cuBLAS divides it among blocks: at H = 1024 in TF32 a step takes 12 us with "
+            "B = 1 and 42 with B = 256, where a step kernel takes 17 and 100",
+            min_hidden=640,
+        ),
+        _product(
+            SINGLE, "the same for many rows: 19 us in TF32 at B = 256, H = 512, and not 36", min_programs=FULL_GRID
         ),
         Rule(
             SINGLE,
             Variant("step", 16, 16, 64, 4, 3),
-            "tiles of 32 x 32 would be too few to fill the GPU",
+            "small products: cuBLAS would be a second launch a step",
             shared=24 * 1024,
         ),
         Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as in forward", shared=16 * 1024),
+        _product(
+            (*HALF, *SINGLE, *DOUBLE),
+            "H not divisible by 8, as in forward",
+            aligned=False,
+            min_hidden=256,
+        ),
         Rule(
             SINGLE,
             Variant("step", 16, 16, 16, 4, 2),
-            "H not divisible by 8, as in forward; block_k = 32 spills on 8.0",
+            "the same for small H; block_k = 32 spills on 8.0",
             shared=8 * 1024,
             aligned=False,
         ),
         Rule(
             (*HALF, *DOUBLE),
             Variant("step", 16, 16, 32, 4, 2),
-            "H not divisible by 8, as in forward",
+            "the same for small H",
             shared=8 * 1024,
             aligned=False,
         ),
@@ -371,7 +410,7 @@ def consider(
         variant = rule.variant.name
         refusal = rule.refusal(hidden, batch, dtype, gpu)
         entry = gpu.capability, kernel, variant, dtype
-        if refusal is None and name is None and variant != "step" and entry not in verified:
+        if refusal is None and name is None and not rule.variant.stepwise and entry not in verified:
             refusal = _not_verified(dtype, gpu)
         if name in (None, variant):
             yield rule, refusal

@@ -1,7 +1,7 @@
 """The forward kernel: one launch computes the time steps from ``t0`` to ``t0 + steps - 1``.
 
 ``U`` is ``weight_hh``. Each program computes a tile of ``BLOCK_B`` batch rows and ``BLOCK_H`` hidden units, with all
-four gates of these units. The same source serves three variants:
+four gates of these units. The same source serves four variants:
 
 - *Resident*: a program has all the hidden units of its batch rows. One launch runs all time steps. The program loads
   ``U`` once and keeps it, and ``h`` stays in registers from one time step to the next. No program loads what was stored
@@ -11,6 +11,7 @@ four gates of these units. The same source serves three variants:
   time step it needs all of ``h_{t-1}`` of its batch rows, which all programs of these rows have stored. It therefore
   waits at a barrier among these programs first. A launch of a single time step has no barrier.
 - *Step*: the same slices, but each launch runs a single time step and loads ``U`` again.
+- *Product*: each launch runs a single time step, for which ``h_{t-1} U^T`` was computed before.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -48,6 +49,7 @@ def lstm_forward(
     c_n,  # [B, H], written by the launch that runs the last time step
     gates,  # [T, B, 4H], the activated gates; unused unless SAVE_GATES
     cells,  # [cell_slots, B, H], c_t in slot t % cell_slots; unused unless SAVE_CELLS, which t0 > 0 requires
+    products,  # [B, 4H], h_{t-1} U^T in the dtype of cells; only the product variant uses it
     counters,  # [batch tiles], int32, zero before and after the launch; only the grouped variant uses them
     t0,  # first time step of this launch
     steps,  # number of time steps of this launch
@@ -60,7 +62,7 @@ def lstm_forward(
     ADDEND: tl.constexpr,  # "none", "row" for one [4H] that all batch rows share, or "rows" for [B, 4H]
     SAVE_GATES: tl.constexpr,
     SAVE_CELLS: tl.constexpr,
-    VARIANT: tl.constexpr,  # "resident", "grouped" or "step"
+    VARIANT: tl.constexpr,  # "resident", "grouped", "step" or "product"
     PRECISION: tl.constexpr,  # of float32 products: "tf32", or "tf32x3" for float32 results
     BLOCK_B: tl.constexpr,  # BLOCK_*: see tagrank.kernels.variants.Variant
     BLOCK_H: tl.constexpr,
@@ -82,7 +84,7 @@ def lstm_forward(
     counter = counters + tl.program_id(0)
     # The sums of a product begin with a row. In the narrowest tiles that takes registers during the product: there the
     # row is added afterwards, as rows are.
-    row_first: tl.constexpr = ADDEND == "row" and VARIANT != "resident" and BLOCK_H > 8
+    row_first: tl.constexpr = ADDEND == "row" and (VARIANT == "grouped" or VARIANT == "step") and BLOCK_H > 8
     first_product: tl.constexpr = 1 if h0 is None else 0  # the first time step whose h_{t-1} is not zero
 
     if t0 > 0:
@@ -122,6 +124,8 @@ def lstm_forward(
             a_f = tl.dot(h, u_f, zeros, input_precision=PRECISION, out_dtype=accumulate)
             a_g = tl.dot(h, u_g, zeros, input_precision=PRECISION, out_dtype=accumulate)
             a_o = tl.dot(h, u_o, zeros, input_precision=PRECISION, out_dtype=accumulate)
+        elif VARIANT == "product":
+            a_i, a_f, a_g, a_o = load_gates(products + at_gates, hidden, mask & (t >= first_product))
         else:
             a = tl.zeros([BLOCK_B, 4 * BLOCK_H], accumulate)
             if row_first:

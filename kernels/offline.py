@@ -46,7 +46,7 @@ MOST_SPILLED = 56
 _FUNCTIONS = {"forward": lstm_forward, "backward": lstm_backward}
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 #: The kernels' arguments in the accumulation dtype, and those that are integers.
-_ACCUMULATED = ("cells", "carry_c", "carry_x")
+_ACCUMULATED = ("cells", "carry_c", "carry_x", "products")
 _SIZES = (
     "step_stride_over_unit",
     "row_stride_over_unit",
@@ -123,10 +123,11 @@ def _flags(kernel: Kernel, variant: str) -> list[dict[str, Any]]:
     if kernel == "backward":
         constant = [{**flag, "SUM": flag["CONSTANT"], "GRAD_STRIDE": 1} for flag in constant]
         # Step, with saved gates: the code for a varying input is that for a constant input without some of its parts.
-        saved = constant[:1] if variant == "step" else constant
+        stepwise = variant in ("step", "product")
+        saved = constant[:1] if stepwise else constant
         return [{**c, "RECOMPUTE": False} for c in saved] + [{**c, "RECOMPUTE": True} for c in constant]
     constant = [{**flag, "ADDEND": "row" if flag["CONSTANT"] else "rows"} for flag in constant]
-    if variant == "step":
+    if variant in ("step", "product"):
         # The code for other flags is this code without some of its parts. Step variants always save c.
         return [{**constant[1], "SAVE_GATES": True, "SAVE_CELLS": True}]
     return [{**c, "SAVE_GATES": save, "SAVE_CELLS": save} for c in constant for save in (True, False)]
@@ -144,7 +145,7 @@ def compile_case(case: Case) -> CompiledKernel:
         "BLOCK_K": variant.block_k,
         "CHUNKS": variant.chunks(case.hidden),
     }
-    if variant.name == "step":
+    if variant.stepwise:
         constants["steps"] = 1  # the launcher passes 1, and Triton makes an argument that is 1 a constant
     types = dict.fromkeys(function.arg_names, "*" + _TYPES[case.dtype])
     types |= dict.fromkeys(_ACCUMULATED, "*fp64" if case.dtype == "float64" else "*fp32") | {"counters": "*i32"}

@@ -117,6 +117,19 @@ def triton_step(kernel: Kernel, variant: Variant, batch: int, hidden: int, *, tr
     memory, special = _cell_work(kernel, batch * hidden, training)
     exchanged = (2 if kernel == "forward" else 8) * batch * hidden
     weights = tiles * 8 * hidden**2  # each batch tile reads all of U
+    if variant.name == "product":
+        # What cuBLAS writes in float32 is read again. Its own tiles are not known: each number is read once at least.
+        products = (16 if kernel == "forward" else 4) * batch * hidden
+        return Step(
+            flops=8 * batch * hidden**2,
+            memory=memory,
+            cache=8 * hidden**2 + exchanged + 2 * products,
+            shared=0,
+            special=special,
+            barriers=0,
+            launches=2,
+            programs=tiles * slices,
+        )
     return Step(
         flops=8 * batch * hidden**2,
         memory=memory,

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, Literal
 
 Kernel = Literal["forward", "backward"]
-Name = Literal["resident", "grouped", "step"]
+Name = Literal["resident", "grouped", "step", "product"]
 #: The backends that run the recurrence on GPUs.
 Backend = Literal["cluster", "triton"]
 
@@ -65,13 +65,16 @@ class Variant:
             ``"grouped"``: one launch runs all time steps, with one program for each tile of ``block_b`` batch rows and
             ``block_h`` hidden units; the programs of the same rows meet at a barrier in each step.
             ``"step"``: the same tiles, but each launch runs a single time step.
+            ``"product"``: as step, but cuBLAS has computed the step's matrix product before the launch.
         block_b: batch rows in a tile.
         block_h: hidden units in a tile. In a resident variant at least H.
-        block_k: how much of the matrix product's inner dimension is loaded at a time. Resident variants do not use it.
+        block_k: how much of the matrix product's inner dimension is loaded at a time. Resident and product variants do
+            not use it.
         num_warps: warps in a block.
         num_stages: depth of the software pipeline over ``block_k``. Only a step variant may have more than 1: in the
             others the pipeline could load ``h`` of the next time step before it is stored.
-        all_registers: whether ptxas is told that a thread may have 255 registers. A step variant is never told.
+        all_registers: whether ptxas is told that a thread may have 255 registers. A variant with a launch for each step
+            is never told.
     """
 
     name: Name
@@ -87,10 +90,15 @@ class Variant:
         """Whether its programs wait for each other, so that all must run at the same time."""
         return self.name == "grouped"
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether each launch runs a single time step."""
+        return self.name in ("step", "product")
+
     def launch_options(self) -> dict[str, Any]:
         """The options that Triton's launcher takes besides the kernel's own arguments."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        if self.name != "step" and self.all_registers:
+        if not self.stepwise and self.all_registers:
             # Without this limit ptxas keeps registers free for a second block on the multiprocessor, and spills 16-bit
             # tiles to do so. These variants seldom have a second block there. With it ptxas computes more addresses
             # ahead of the time loop than there are registers if products are made of three, and spills these.
@@ -125,6 +133,7 @@ class Range:
         dtypes: the dtypes that it serves.
         oldest: the first compute capability that it serves.
         newest: the last compute capability that it serves.
+        min_hidden: the smallest H that it serves.
         max_hidden: the largest H that it serves.
         max_batch: the largest B that it serves.
         beyond: why it serves no larger B, as the second half of a sentence.
@@ -134,6 +143,7 @@ class Range:
     _: KW_ONLY
     oldest: tuple[int, int] = (8, 0)
     newest: tuple[int, int] | None = None
+    min_hidden: int = 1
     max_hidden: int | None = None
     max_batch: int | None = None
     beyond: str = ""
@@ -150,6 +160,8 @@ class Range:
             return f"it is for compute capability {self.oldest[0]}.{self.oldest[1]} and later"
         if self.newest is not None and capability > self.newest:
             return f"it is for compute capability up to {self.newest[0]}.{self.newest[1]}"
+        if hidden < self.min_hidden:
+            return f"it is for H from {self.min_hidden} on"
         if self.max_hidden is not None and hidden > self.max_hidden:
             return f"it is for H up to {self.max_hidden}"
         if self.max_batch is not None and batch > self.max_batch:

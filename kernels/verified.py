@@ -9,7 +9,7 @@ dtype)``:
 - the dtype, because the tiles and the instructions of float32 and of 16 bit are not the same.
 
 A commit that adds an entry also adds the result file of ``make gpu`` under ``benchmarks/results/`` that shows the run.
-The step variant needs no entry: it runs wherever no other variant may.
+The step and product variants need no entry: they run wherever no other variant may.
 """
 
 from itertools import product

@@ -26,6 +26,7 @@ enum Place {
   kCooperative,  // whether all programs must run at once, for which they have counters
   kCounters,     // the address of the counters, which are zero before and after each launch
   kStepwise,     // whether each step is a launch of its own
+  kByProduct,    // whether the product of each step is computed before its launch
   kAlignment,    // a divisor of H
   kGradStride,   // backward: the stride of grad_output over hidden units, 0 or 1, that the kernel was compiled for
   kLaunchNumbers
@@ -169,6 +170,8 @@ void forward_by_triton(const ForwardPass& pass, const Launch& launch) {
   const Tensor gates_x = aligned(pass.gates_x), weight_hh = aligned(pass.weight_hh);
   const MaybeTensor addend = aligned(pass.addend), h0 = aligned(pass.h0), c0 = aligned(pass.c0);
   const MaybeTensor counters = own_counters(weight_hh, launch);
+  MaybeTensor products;
+  if (launch[kByProduct] != 0) products = empty({batch, 4 * hidden}, of_cells);
   Parameters parameters;
   parameters.add(gates_x);
   parameters.add(addend);
@@ -180,6 +183,7 @@ void forward_by_triton(const ForwardPass& pass, const Launch& launch) {
   parameters.add(pass.c_n);
   parameters.add(pass.gates);
   parameters.add(cells);
+  parameters.add(products);
   parameters.add(counters.has_value() ? counters->const_data_ptr() : reinterpret_cast<const void*>(launch[kCounters]));
   const int first = parameters.add_number(0);
   parameters.add_number(count);
@@ -187,7 +191,13 @@ void forward_by_triton(const ForwardPass& pass, const Launch& launch) {
   parameters.add_number(batch);
   parameters.add_number(hidden / launch[kAlignment]);
   parameters.add_number(slots);
+  const Products by(kind, launch);
+  const Tensor right = transposed(weight_hh);
   for (int64_t t = 0; t < steps; t += count) {
+    if (products.has_value() && (t > 0 || h0.has_value())) {
+      const Tensor h = t > 0 ? matrix(pass.output, batch, hidden, (t - 1) * batch) : matrix(*h0, batch, hidden);
+      by.product_into(*products, h, right);
+    }
     parameters.set(first, t);
     parameters.launch(launch);
   }
@@ -214,6 +224,8 @@ void backward_by_triton(const BackwardPass& pass, const Launch& launch, const Te
   const MaybeTensor grad_h_n = aligned(pass.grad_h_n), grad_c_n = aligned(pass.grad_c_n), c0 = aligned(pass.c0);
   const MaybeTensor gates_x = aligned(pass.gates_x), counters = own_counters(weight_hh, launch);
   const Tensor saved = aligned(gates);
+  MaybeTensor products;
+  if (launch[kByProduct] != 0) products = empty({batch, hidden}, of_cells);
   Parameters parameters;
   parameters.add(grad_output);
   parameters.add(grad_h_n);
@@ -228,6 +240,7 @@ void backward_by_triton(const BackwardPass& pass, const Launch& launch, const Te
   parameters.add(gradients.c0);
   parameters.add(carry_c);
   parameters.add(carry_x);
+  parameters.add(products);
   parameters.add(counters.has_value() ? counters->const_data_ptr() : reinterpret_cast<const void*>(launch[kCounters]));
   parameters.add_number(grad_output.has_value() ? grad_output->stride(0) / unit : 0);
   parameters.add_number(grad_output.has_value() ? grad_output->stride(1) / unit : 0);
@@ -236,7 +249,11 @@ void backward_by_triton(const BackwardPass& pass, const Launch& launch, const Te
   parameters.add_number(steps);
   parameters.add_number(batch);
   parameters.add_number(hidden / alignment);
+  const Products by(kind, launch);
   for (int64_t t = steps - count; t >= 0; t -= count) {
+    if (products.has_value() && t + 1 < steps) {
+      by.product_into(*products, matrix(d_gates, batch, 4 * hidden, (t + 1) * batch), weight_hh);
+    }
     parameters.set(first, t);
     parameters.launch(launch);
   }

@@ -123,16 +123,11 @@ Tensor Products::product(const Tensor& a, const Tensor& b) const {
   return out;
 }
 
-void Products::product_into(const Tensor& out, const Tensor& a, const Tensor& b) const {
-  if (by_cublas(out, a, b, std::nullopt, /*accumulate=*/false)) return;
-  STABLE_TORCH_ERROR_CODE_CHECK(functions_for(kind_of(a)).mm_out(out.get(), a.get(), b.get()));
-}
-
 namespace {
 
-// a^T b in float32, by the one operator of torch that has it.
-Tensor exact_product_over_rows(const Tensor& a, const Tensor& b) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(transposed(a)), torch::stable::detail::from(b),
+// a b of 16-bit numbers, in float32, by the one operator of torch that has it.
+Tensor exact_product(const Tensor& a, const Tensor& b) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(ScalarType::Float)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -144,6 +139,16 @@ Tensor rows_of(const Tensor& matrix, int64_t first, int64_t count) {
 }
 
 }  // namespace
+
+void Products::product_into(const Tensor& out, const Tensor& a, const Tensor& b) const {
+  if (by_cublas(out, a, b, std::nullopt, /*accumulate=*/false)) return;
+  if (out.scalar_type() != a.scalar_type()) {
+    Tensor sums = out;
+    torch::stable::copy_(sums, exact_product(a, b));
+  } else {
+    STABLE_TORCH_ERROR_CODE_CHECK(functions_for(kind_of(a)).mm_out(out.get(), a.get(), b.get()));
+  }
+}
 
 void Products::over_rows_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const {
   const Kind kind = kind_of(a);
@@ -159,7 +164,7 @@ void Products::over_rows_into(const Tensor& out, const Tensor& a, const Tensor& 
   if (by_cublas(out, left, b, std::nullopt, accumulate)) return;
   if (half_on_gpu && rows >= kManyRows && !accumulate) {
     Tensor rounded = out;
-    torch::stable::copy_(rounded, exact_product_over_rows(a, b));
+    torch::stable::copy_(rounded, exact_product(left, b));
   } else if (accumulate) {
     STABLE_TORCH_ERROR_CODE_CHECK(
         functions_for(kind).addmm_out(out.get(), out.get(), left.get(), b.get(), /*beta=*/1, /*alpha=*/1));

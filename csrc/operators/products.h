@@ -17,7 +17,7 @@ class Products {
   Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& other_bias) const;
   // a b.
   Tensor product(const Tensor& a, const Tensor& b) const;
-  // out = a b.
+  // out = a b. `out` is of the factors' dtype, or in float32 for 16-bit factors on a GPU.
   void product_into(const Tensor& out, const Tensor& a, const Tensor& b) const;
   // out = a^T b (+ out, if `accumulate`): a sum over the rows of both factors, of which there may be many. In 16 bit, sums on
   // GPUs are kept in float32 and rounded once, or twice over many rows.

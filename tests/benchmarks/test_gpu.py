@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_rows_are_written_as_they_come(gpu: Any, monkeypatch: pytest.MonkeyPatch
     assert [*gpu.unsuccessful("long", {"failures": failures})] == ["error in long"]
 
 
-@pytest.mark.parametrize("part", ["benchmark", "kernels", "long", "compiled"])
+@pytest.mark.parametrize("part", ["benchmark", "kernels", "products", "long", "compiled"])
 def test_what_a_part_runs_is_what_the_benchmark_takes(
     gpu: Any, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -247,6 +248,7 @@ def test_what_a_part_runs_is_what_the_benchmark_takes(
     assert peers._in_tf32(peers.Contestant("nn.LSTM (cuDNN)", "peer", lstm, lstm)).name in known
     assert peers._in_tf32(peers.Contestant("tagrank auto", "ours", lstm, lstm)).name in known
     known |= {f"tagrank {name}{precision}" for name in env()["backends"] for precision in ("", ", TF32")}
+    known |= {f"tagrank triton product{precision}" for precision in ("", ", TF32")}
     cases: list[tuple[Any, ...]] = []
 
     def measure(case: Any, rates: Any, seconds: float, compiled: bool, only: Any, without: Any) -> Any:
@@ -258,8 +260,25 @@ def test_what_a_part_runs_is_what_the_benchmark_takes(
     for options in gpu._runs(part):
         monkeypatch.setattr(sys, "argv", ["recurrence", "--device", "cuda", *options])
         recurrence.main()
-    counts = {"benchmark": 3 * 48, "kernels": 4 + 12, "long": 4, "compiled": 4}
+    counts = {"benchmark": 3 * 48, "kernels": 4 + 12, "products": 2 * 8, "long": 4, "compiled": 4}
     assert len(cases) == len(set(cases)) == counts[part]
+
+
+def test_a_variant_in_tf32_is_still_that_variant(load: Callable[[str], Any]) -> None:
+    peers, lstm = load("contestants"), torch.nn.LSTM(8, 8)
+    inside: list[bool] = []
+
+    @contextmanager
+    def only() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.clear()
+
+    run = peers._in_tf32(peers.Contestant("tagrank triton grouped", "ours", lstm, lstm, within=only))
+    with run.within():
+        assert inside
+        assert torch.backends.cudnn.allow_tf32
+    assert not inside
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it would run everything")

@@ -34,6 +34,8 @@ FLOAT32_TOLERANCE = {"tf32x3": 1e-6, "tf32": 5e-3}
 FLOAT32_SUM_TOLERANCE = 3e-6
 #: Of dU in float16, whose product over all steps and rows is summed in float32 and rounded once.
 LONG_SUM_TOLERANCE = 1e-3
+#: Bytes that a product may take beside its result: kWorkspace of csrc/operators/cublas.cpp.
+MOST_WORKSPACE = 32 * 2**20
 GPU_BACKENDS = [backend for backend in FUSED.values() if backend.device == "cuda"]
 
 
@@ -192,7 +194,10 @@ def test_tf32_makes_a_difference(kernels: Kernels) -> None:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32), kernels.only():
             got = results(*lstm_recurrence(*inputs, steps=20, backend=kernels.backend.name), inputs)
         found[tf32] = errors(got, inputs, 20)["output"]
-    assert found[False] <= FLOAT32_TOLERANCE["tf32x3"] < 1e-5 < found[True] <= FLOAT32_TOLERANCE["tf32"]
+    assert found[False] <= FLOAT32_TOLERANCE["tf32x3"] < 1e-5
+    assert found[True] <= FLOAT32_TOLERANCE["tf32"]
+    # cuBLAS does not take TF32 for every product for which it may.
+    assert found[True] > 1e-5 or kernels.name == "product"
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
@@ -368,8 +373,11 @@ def test_no_synchronisation_and_no_more_memory_than_the_results(kernels: Kernels
             output, c_n = lstm_recurrence(*inputs, steps=steps, backend=kernels.backend.name)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    # Two slots for c go from launch to launch; each allocation is rounded up to 512 bytes.
-    scratch = 2 * 4 * batch * hidden if kernels.name == "step" else 0
+    # Two slots for c go from launch to launch; each allocation is rounded up to 512 bytes. A product variant has the
+    # products of a step, too, and what cuBLAS takes for them.
+    stepwise = kernels.name in ("step", "product")
+    scratch = 2 * 4 * batch * hidden if stepwise else 0
+    scratch += 4 * 4 * batch * hidden + MOST_WORKSPACE if kernels.name == "product" else 0
     assert torch.cuda.max_memory_allocated() - before <= output.nbytes + c_n.nbytes + scratch + 4 * 512
 
 
@@ -416,7 +424,8 @@ def test_a_stream_that_was_captured(kernels: Kernels) -> None:
         return results(*lstm_recurrence(*inputs, steps=20, backend=kernels.backend.name), inputs)
 
     with kernels.only():
-        expected = run()
+        # Without its graph: what is left of it would be bound to this stream, on which backward then waits.
+        expected = [tensor.detach() for tensor in run()]
         torch.cuda.synchronize()
         for _ in range(3):
             stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()

@@ -40,7 +40,8 @@ make_inputs = partial(problems.make_inputs, device=DEVICE)
 RESIDENT = Variant("resident", 16, 32, 32, 4)
 GROUPED = Variant("grouped", 16, 16, 16, 4)
 STEP = Variant("step", 16, 16, 16, 4, 2)
-VARIANTS = {"resident": RESIDENT, "grouped": GROUPED, "step": STEP}
+PRODUCT = Variant("product", 4, 16, 1, 4)
+VARIANTS = {"resident": RESIDENT, "grouped": GROUPED, "step": STEP, "product": PRODUCT}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,6 +81,7 @@ TILES = [
     (Variant("step", 16, 16, 16, 4, 2), (2, 3)),
     (Variant("step", 32, 16, 64, 4, 4), (1, 3)),
     (Variant("step", 16, 32, 32, 4, 3), (2, 2)),
+    (PRODUCT, (6, 3)),
 ]
 
 
@@ -108,7 +110,9 @@ def test_many_programs(variant: Variant, grid: tuple[int, int], dtype: torch.dty
     assert_matches_the_oracle(got, inputs, steps, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("first", "second"), [(RESIDENT, STEP), (STEP, GROUPED), (GROUPED, RESIDENT)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(RESIDENT, STEP), (STEP, GROUPED), (GROUPED, PRODUCT), (PRODUCT, RESIDENT)]
+)
 def test_one_variant_reads_what_the_other_saved(first: Variant, second: Variant) -> None:
     inputs = make_inputs(18, 20, None, torch.float32)
     with backend.forced(forward=first, backward=second):

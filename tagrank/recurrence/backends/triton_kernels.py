@@ -113,7 +113,7 @@ class Triton(Compiled):
         return os.environ.get("TRITON_INTERPRET") == "1"
 
     def variants(self) -> Mapping[str, Callable[[], AbstractContextManager[object]]]:
-        names: tuple[Name, ...] = ("resident", "grouped", "step")
+        names: tuple[Name, ...] = ("resident", "grouped", "step", "product")
         return {name: partial(self.forced, forward=name, backward=name) for name in names}
 
     @contextmanager
@@ -122,9 +122,9 @@ class Triton(Compiled):
     ) -> Iterator[None]:
         """Inside the block, launch these variants whatever ``tagrank.kernels.verified`` says.
 
-        A name (``"resident"``, ``"grouped"``, ``"step"``) leaves the tile sizes to the table; gates that no entry of
-        this name serves are then not supported. It holds for all threads, because PyTorch runs backward passes on GPUs
-        in a thread of its own.
+        A name (``"resident"``, ``"grouped"``, ``"step"``, ``"product"``) leaves the tile sizes to the table; gates that
+        no entry of this name serves are then not supported. It holds for all threads, because PyTorch runs backward
+        passes on GPUs in a thread of its own.
         """
         before = self._forced
         given: dict[Kernel, Variant | Name | None] = {"forward": forward, "backward": backward}
@@ -170,7 +170,8 @@ class Triton(Compiled):
         places = [compiled.src.fn.arg_names.index(name) for name in names]
         stride = call.grad_stride if isinstance(call, BackwardCall) else None
         after = [
-            variant.name == "step",
+            variant.stepwise,
+            variant.name == "product",
             alignment(call.hidden),
             1 if stride is None else stride,
             *places,
@@ -209,6 +210,8 @@ class Triton(Compiled):
         with _guard(gates_x):
             counters = self._zeroed_counters(variant, gates_x, grid[0])
             for t0, count in launches:
+                h_prev = output[t0 - 1] if t0 > 0 else h0
+                products = _product(variant, h_prev, weight_hh.t(), cells)
                 lstm_forward[grid](
                     gates_x,
                     None,
@@ -220,6 +223,7 @@ class Triton(Compiled):
                     c_n,
                     gates,
                     cells,
+                    products,
                     counters,
                     t0,
                     count,
@@ -257,6 +261,8 @@ class Triton(Compiled):
         with _guard(gates):
             counters = self._zeroed_counters(variant, gates, grid[0])
             for t0, count in reversed(launches):
+                d_next = d_gates[t0 + count] if t0 + count < steps else None
+                products = _product(variant, d_next, inputs.weight_hh, carry_c)
                 lstm_backward[grid](
                     grad_output,
                     None,
@@ -271,6 +277,7 @@ class Triton(Compiled):
                     None if c0 is None else d_c0,
                     carry_c,
                     carry_x,
+                    products,
                     counters,
                     batch * hidden // alignment(hidden),
                     hidden // alignment(hidden),
@@ -373,7 +380,7 @@ def _compile(variant: "Variant", call: ForwardCall | BackwardCall) -> Any:
     from tagrank.kernels.forward import lstm_forward
 
     dtype, cells = call.dtype, cell_dtype(call.dtype)
-    steps = 1 if variant.name == "step" else call.steps
+    steps = 1 if variant.stepwise else call.steps
     several = call.steps > steps
     # Stands for any number that the kernel takes as a parameter; only `steps` decides how it is compiled.
     number = 2
@@ -390,6 +397,7 @@ def _compile(variant: "Variant", call: ForwardCall | BackwardCall) -> Any:
             dtype,
             dtype,
             cells,
+            cells,
             torch.int32,
         )
         numbers: tuple[int, ...] = (number, steps, number, number, number, number)
@@ -399,7 +407,7 @@ def _compile(variant: "Variant", call: ForwardCall | BackwardCall) -> Any:
         given = (call.grad_stride is not None, call.grad_h_n, call.grad_c_n)
         grads = (dtype if there else None for there in given)
         c0, d_c0 = (dtype if there else None for there in (call.c0, call.c0_wanted))
-        pointers = (*grads, dtype, c0, dtype, dtype, cells, dtype, dtype, d_c0, cells, cells, torch.int32)
+        pointers = (*grads, dtype, c0, dtype, dtype, cells, dtype, dtype, d_c0, cells, cells, cells, torch.int32)
         numbers = (number, number, number, steps, number, number, number)
         stride = 1 if call.grad_stride is None else call.grad_stride
         own = _backward_options(stride, call.constant, call.summed, call.recompute)
@@ -430,7 +438,14 @@ def _guard(tensor: Tensor) -> AbstractContextManager[Any]:
 
 def _launches(variant: "Variant", steps: int) -> list[tuple[int, int]]:
     """``(first step, number of steps)`` of each launch, in order of time."""
-    return [(t, 1) for t in range(steps)] if variant.name == "step" else [(0, steps)]
+    return [(t, 1) for t in range(steps)] if variant.stepwise else [(0, steps)]
+
+
+def _product(variant: "Variant", a: Tensor | None, b: Tensor, like: Tensor) -> Tensor:
+    """What a product variant reads before it launches: ``a @ b`` in the dtype of ``like``. Otherwise no elements."""
+    if variant.name != "product" or a is None:
+        return like.new_empty(0)
+    return torch.mm(a.to(like.dtype), b.to(like.dtype))
 
 
 def _forward_options(constant: bool, addend: str, save_gates: bool, save_cells: bool) -> dict[str, Any]:

@@ -181,8 +181,8 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         ),
         _product(
             SINGLE,
-            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step takes 64 us in place of 82, "
-            "in TF32 18 in place of 29; for smaller products it gains nothing",
+            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step takes 64 us in place of "
+            "82, in TF32 18 in place of 29; for smaller products it gains nothing",
             min_programs=4 * FULL_GRID,
         ),
         Rule(
@@ -293,8 +293,8 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(HALF, Variant("step", 32, 16, 128, 4, 4), "few rows, as for 16", shared=36 * 1024, max_batch=32),
         _product(
             HALF,
-            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step of both passes takes 31 us "
-            "in place of 34",
+            "cuBLAS's tiles are larger, and it reads U less often: at B = 256, H = 1024 a step of both passes takes 31 "
+            "us in place of 34",
             min_programs=4 * FULL_GRID,
         ),
         Rule(
@@ -312,8 +312,8 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         ),
         _product(
             SINGLE,
-            "the inner dimension is 4H, and cuBLAS divides it among blocks: at H = 1024 in TF32 a step takes 12 us with "
-            "B = 1 and 42 with B = 256, where a step kernel takes 17 and 100",
+            "the inner dimension is 4H, and cuBLAS divides it among blocks: at H = 1024 in TF32 a step takes 12 us "
+            "with B = 1 and 42 with B = 256, where a step kernel takes 17 and 100",
             min_hidden=640,
         ),
         _product(

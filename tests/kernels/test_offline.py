@@ -75,7 +75,8 @@ def test_hardly_a_spill_and_no_more_shared_memory_than_there_is(reports: list[di
         there = Gpu(version(report["capability"]), 128).shared_memory
         assert report["spilled"] <= offline.MOST_SPILLED, report
         assert 0 < report["registers"] <= 255, report
-        assert 0 < report["shared_memory"] <= report["shared_limit"] <= there, report
+        assert report["shared_memory"] <= report["shared_limit"] <= there, report
+        assert report["shared_memory"] > 0 or report["name"] == "product", report
         assert report["blocks"] >= 1, report
 
 
@@ -106,6 +107,9 @@ def test_matrix_instructions(reports: list[dict[str, Any]]) -> None:
     """All products are on the tensor cores, in float32 as three TF32 products; 64 rows make a wgmma on Hopper."""
     found = set()
     for report in reports:
+        if report["name"] == "product":
+            assert report["matrix_instructions"] == [], report
+            continue
         if report["capability"] != "8.0" and report["block_b"] >= 64:
             expected = ["wgmma.mma_async" if report["capability"] == "9.0" else "tcgen05.mma"]
         else:
@@ -128,6 +132,8 @@ for case in cases((8, 0)):
     variant = case.rule.variant
     # Only the smallest tile of each variant: the code of larger tiles differs only in sizes.
     key = (case.kernel, variant.name, *case.flags.items())
+    if variant.name == "product":
+        continue  # it has no product of its own
     if case.dtype not in ("float16", "bfloat16") or found.get(key, (variant,))[0] != variant or case.hidden > 256 * 2:
         continue
     if any(case.flags.get(name) == wanted for name, wanted in (("RECOMPUTE", True), ("SAVE_GATES", False))):

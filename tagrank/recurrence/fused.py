@@ -99,44 +99,54 @@ def _forward(
     A layer keeps its output, its activated gates (or those before the recurrence, to compute them again) and its cells.
     """
     if len(parameters) == PER_LAYER:
-        output, h_n, c_n, *kept = _layer_forward(settings, train, Tensors(context, input, h0, c0, *parameters))
+        output, h_n, c_n, *kept = _layer_forward(settings, train, context, input, h0, c0, *parameters)
         return output, h_n, c_n, [[output, *kept]]
     everything = []
     one = settings._replace(state_dimensions=2)
     for layer in range(len(parameters) // PER_LAYER):
         own = parameters[PER_LAYER * layer : PER_LAYER * (layer + 1)]
         h, c = (None if state is None else state[layer] for state in (h0, c0))
-        everything.append(_layer_forward(one, train, Tensors(context, input, h, c, *own)))
+        everything.append(_layer_forward(one, train, context, input, h, c, *own))
         context, input = None, everything[-1][0]
     h_n, c_n = (torch.stack([results[i] for results in everything]) for i in (1, 2))
     return everything[-1][0], h_n, c_n, [[results[0], *results[3:]] for results in everything]
 
 
-def _layer_forward(settings: Settings, train: bool, tensors: Tensors) -> list[Tensor]:
+def _layer_forward(
+    settings: Settings,
+    train: bool,
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+) -> list[Tensor]:
     """The results of ``tagrank::layer_forward``: output, h_n, c_n, and if ``train`` what backward reads."""
-    context, input, h0, c0, weight_ih, weight_hh, _, bias_hh = tensors
-    constant = input is None
-    x: Any = context if input is None else input
-    if elsewhere(x.device):
-        with torch.cuda.device(x.device):
-            return _layer_forward(settings, train, tensors)
-    recompute = settings.recompute and (constant or weight_ih is None)
-    addend = "none"
-    if weight_ih is not None and not (train and recompute):
-        both = context is not None and input is not None
-        ready = both and weight_ih.shape[1] == x.shape[-1]
-        addend = "none" if ready and settings.steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
-    save_gates = train and not recompute
-    backend = settings.backend
+    backend, steps, state_dimensions, recompute = settings
+    save_gates = train and not (recompute and (input is None or weight_ih is None))
+    tensors = context, input, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh
     launch = backend.fixed_launch
     if launch is not None:
         record(f"{backend.name}.forward")
     else:
-        size = x.shape[-2], weight_hh.shape[1], settings.steps
-        states = h0 is not None, c0 is not None
-        launch = backend.launch(ForwardCall(x.device, x.dtype, *size, constant, addend, *states, save_gates, train))
+        x: Any = context if input is None else input
+        device = x.device
+        if elsewhere(device):
+            with torch.cuda.device(device):
+                return _layer_forward(settings, train, *tensors)
+        addend = "none"
+        if weight_ih is not None and save_gates == train:
+            both = context is not None and input is not None
+            ready = both and weight_ih.size(1) == x.size(-1)
+            addend = "none" if ready and steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
+        size = x.size(-2), weight_hh.size(1), steps
+        given = input is None, addend, h0 is not None, c0 is not None
+        launch = backend.launch(ForwardCall(device, x.dtype, *size, *given, save_gates, train))
     results: list[Tensor] = torch.ops.tagrank.layer_forward.default(
-        *tensors, settings.steps, settings.state_dimensions, save_gates, train, launch
+        *tensors, steps, state_dimensions, save_gates, train, launch
     )
     return results
 
@@ -161,8 +171,11 @@ class _Layers(torch.autograd.Function):
             kept[0][0] = None
         if parameters[0] is None:
             context = input = None  # backward does not read gates that were given
-        weights = [p for i, p in enumerate(parameters) if i % PER_LAYER < 2]
-        ctx.save_for_backward(context, input, h0, c0, *weights, *(tensor for some in kept for tensor in some))
+        if len(kept) == 1:
+            ctx.save_for_backward(context, input, h0, c0, *parameters[:2], *kept[0])
+        else:
+            weights = [p for i, p in enumerate(parameters) if i % PER_LAYER < 2]
+            ctx.save_for_backward(context, input, h0, c0, *weights, *(tensor for some in kept for tensor in some))
         return output, h_n, c_n
 
     @staticmethod
@@ -257,11 +270,10 @@ def _layer_backward(
     # Compiled autograd traces this function. How to launch a pass, and on which stream, is then found when it runs.
     compiling = torch.compiler.is_compiling()
     run: Any = torch.ops.tagrank.layer_backward_on if compiling else _launch_backward
-    results = list(run(*arguments, settings.backend.name))
-    results.reverse()
-    d_context, d_input, d_weight_ih, d_weight_hh, d_bias, d_h0, d_c0 = (
-        results.pop() if wanted & bit else None for bit in _BITS
-    )
+    results = iter(run(*arguments, settings.backend.name))
+    d_context, d_input, d_weight_ih, d_weight_hh, d_bias, d_h0, d_c0 = [
+        next(results) if wanted & bit else None for bit in _BITS
+    ]
     d_bias_ih, d_bias_hh = d_bias if needed[6] else None, d_bias if needed[7] else None
     return [d_context, d_input, d_h0, d_c0, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from tagrank.recurrence.backends import FUSED, choose
+from tagrank.recurrence.backends.base import CHOSEN
 from tagrank.recurrence.backends.eager import lstm_loop
 from tagrank.recurrence.dtypes import DTYPES, autocasts, dtype_name
 from tagrank.recurrence.fused import Settings, layers
@@ -136,17 +137,24 @@ def run_layers(
     weight_hh: Any = parameters[1]
     if observed((context, input, h0, c0, *parameters)):
         return None
-    if autocasts(weight_hh.device.type):
-        if weight_hh.device.type != "cuda" or state_dimensions == 2:
+    device = weight_hh.device
+    if autocasts(device.type):
+        if device.type != "cuda" or state_dimensions == 2:
             return None
         context, input, h0, c0 = (None if t is None else _autocast(t) for t in (context, input, h0, c0))
         parameters = [None if parameter is None else _autocast(parameter) for parameter in parameters]
         weight_hh = parameters[1]
     x: Any = context if input is None else input
-    name = choose(backend, _Gates(weight_hh.device, weight_hh.dtype, (x.shape[-2], weight_hh.shape[0])))
-    if name == "eager" or not FUSED[name].by_library():
-        return None
-    return layers(Settings(FUSED[name], steps, state_dimensions, recompute), context, input, h0, c0, parameters)
+    batch, gates, dtype = x.size(-2), weight_hh.size(0), weight_hh.dtype
+    key = (backend, device, dtype, batch, gates, steps, state_dimensions, recompute)
+    settings = CHOSEN.get(key)
+    if settings is None:
+        name = choose(backend, _Gates(device, dtype, (batch, gates)))
+        if name == "eager" or not FUSED[name].by_library():
+            return None
+        settings = Settings(FUSED[name], steps, state_dimensions, recompute)
+        CHOSEN.remember(key, settings)
+    return layers(settings, context, input, h0, c0, parameters)
 
 
 def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:

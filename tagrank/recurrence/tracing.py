@@ -1,4 +1,4 @@
-"""Who looks at what runs: a list of the kernels that ran, and whether PyTorch records or intercepts operators.
+"""Who looks at what runs: a list of the kernels that ran, and whether PyTorch records, intercepts or transforms it.
 
 With the list, a test (or a curious user) can tell a fused path from its fallback.
 """
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _logs: list[list[str]] = []
 
@@ -46,9 +47,22 @@ def observed(inputs: Iterable[Tensor | None]) -> bool:
     # torch.jit.is_tracing() takes longer than the second of these.
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return True
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if torch._C._len_torch_dispatch_stack() > 0 or transformed() is not None:
         return True
     for tensor in inputs:
         if tensor is not None and type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
             return True
     return False
+
+
+def transformed() -> str | None:
+    """Why no fused backend can be used, because PyTorch transforms the computation, or ``None`` if it does not.
+
+    A fused operator has a reverse-mode derivative only: forward mode would silently take its tangent for zero, and
+    torch.func cannot see through it.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func works with backend='eager' only"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives work with backend='eager' only"
+    return None

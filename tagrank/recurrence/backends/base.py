@@ -13,7 +13,7 @@ Shapes, for ``T`` steps, batch ``B`` and hidden size ``H``; gates in nn.LSTM's o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -123,8 +123,8 @@ class BackwardCall(NamedTuple):
     c0_wanted: bool
 
 
-class Choices(dict[tuple[object, ...], str]):
-    """The backends that ``auto`` chose, by what decides: to choose takes as long as to launch a kernel.
+class Choices(dict[tuple[object, ...], Any]):
+    """What serves a call, by what decides it: to choose takes as long as to launch a kernel.
 
     A backend that changes, and whoever adds one, empties it.
     """
@@ -132,10 +132,10 @@ class Choices(dict[tuple[object, ...], str]):
     #: So many kinds of calls are remembered; a program whose batches have all sizes must not fill the memory.
     MOST = 4096
 
-    def remember(self, key: tuple[object, ...], name: str) -> None:
+    def remember(self, key: tuple[object, ...], choice: object) -> None:
         if len(self) >= self.MOST:
             self.clear()
-        self[key] = name
+        self[key] = choice
 
 
 CHOSEN = Choices()

@@ -4,13 +4,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from torch.autograd import forward_ad
 
 from tagrank.errors import InputError
 from tagrank.recurrence.backends.base import CHOSEN, Backend, GatesLike
 from tagrank.recurrence.backends.cluster import Cluster
 from tagrank.recurrence.backends.native import Native
 from tagrank.recurrence.backends.triton_kernels import Triton
+from tagrank.recurrence.tracing import transformed
 
 if TYPE_CHECKING:
     from tagrank.kernels.variants import Gpu
@@ -74,22 +74,22 @@ def choose(backend: str, gates_x: GatesLike) -> str:
         InputError: an environment variable has a value that a backend for this device cannot take.
         RuntimeError: the named backend cannot run here, or not on these tensors.
     """
-    transformed = _transformed()
+    reason = transformed()
     # Sizes may be symbols while torch.compile traces.
-    if transformed is not None or torch.compiler.is_compiling():
-        return _choose(backend, gates_x, transformed)
+    if reason is not None or torch.compiler.is_compiling():
+        return _choose(backend, gates_x, reason)
     key = (backend, gates_x.device, gates_x.dtype, gates_x.shape[-2], gates_x.shape[-1])
     name = CHOSEN.get(key)
     if name is None:
-        name = _choose(backend, gates_x, transformed)
+        name = _choose(backend, gates_x, None)
         if name != "eager":  # whose warning is to come again
             CHOSEN.remember(key, name)
     return name
 
 
-def _choose(backend: str, gates_x: GatesLike, transformed: str | None) -> str:
+def _choose(backend: str, gates_x: GatesLike, because_transformed: str | None) -> str:
     check_name(backend)
-    if backend == "auto" and transformed is None:
+    if backend == "auto" and because_transformed is None:
         device = gates_x.device.type
         for name, fused in FUSED.items():
             # The device first, because looking for a GPU takes time.
@@ -100,7 +100,7 @@ def _choose(backend: str, gates_x: GatesLike, transformed: str | None) -> str:
         _warn_if_slow(gates_x)
     if backend in ("auto", "eager"):
         return "eager"
-    reason = transformed or _refusal(FUSED[backend], gates_x)
+    reason = because_transformed or _refusal(FUSED[backend], gates_x)
     if reason is not None:
         raise RuntimeError(f"backend={backend!r} cannot run this: {reason}")
     return backend
@@ -144,16 +144,3 @@ def _warn_if_slow(gates_x: GatesLike) -> None:
                 "(backend='eager' keeps this warning away)",
                 stacklevel=2,
             )
-
-
-def _transformed() -> str | None:
-    """Why no fused backend can be used, because PyTorch transforms the computation, or ``None`` if it does not.
-
-    A fused operator has a reverse-mode derivative only: forward mode would silently take its tangent for zero, and
-    torch.func cannot see through it.
-    """
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func works with backend='eager' only"
-    if forward_ad._current_level >= 0:
-        return "forward-mode derivatives work with backend='eager' only"
-    return None

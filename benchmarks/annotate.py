@@ -1,83 +1,83 @@
-"""Time the annotator stage by stage, from photographs on disk to ranked tags, and a training step of its ranker.
+"""Time the annotator against what people use instead, and its stages; and a training step of its ranker.
 
-Annotation, in milliseconds per photograph: reading and decoding the file, the backbone's preprocessing, the backbone,
-the ranker (projection, recurrence, classifier, softmax), and the decoder that makes a ranked list; one after another,
-files (cached by the system) on one thread. ``Annotator.annotate``, the last row, reads them while the network runs.
+Files to results, in photographs per second, of the same files with the same backbone, in turn, round after round:
 
-Training, in milliseconds per step: forward (the ``ContextLSTM`` apart from the rest), loss, backward and optimizer, on
-feature vectors in memory, with the sizes of a member of the default preset; with the eager loop and with
-``backend="auto"``.
+- a loop: open, transform, stack, compute, one after another;
+- a DataLoader with a process for each core; on a GPU with pinned memory, channels-last and autocast;
+- tagrank's features, and its tags (Annotator.annotate), which the ranker and the decoder make of them;
+- with --against, the annotator of another checkout in a process of its own.
 
-Everything runs on the CPU, what is compared in turn, round after round; figures are medians over the rounds. Weights
-and training data are random, which costs the same: accuracy is not measured. The ranker's results and gradients are
-compared with float64 before anything is timed.
+On a GPU the share of the time in which it computes the backbone is beside each; the rest is waiting for photographs.
+
+Stage by stage, one thing after another, what a photograph costs: reading the file (which the system has in memory),
+decoding it, the backbone's preprocessing, the backbone, the ranker, and the decoder that makes a ranked list. Then how
+reading scales: in threads, as tagrank does it, and in the processes of a DataLoader. Photographs are a folder's
+(--images), or drawn in the sizes that cameras make.
+
+Training, on CPUs only, in milliseconds per step: forward (the ContextLSTM apart from the rest), loss, backward and
+optimizer, on feature vectors in memory; with the eager loop and with backend="auto". The ranker's results and gradients
+are compared with float64 before anything is timed.
+
+Figures are medians over the rounds. Weights of the ranker, and with --random those of the backbone, are random, which
+costs the same: accuracy is not measured.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from benchmarks.contestants import TOLERANCE, error
+from benchmarks.another_commit import AnotherCommit
+from benchmarks.feature_peers import Loader, plain_loop
 from benchmarks.machine import describe, write
-from benchmarks.timing import Times, turns
-from tagrank import TagRanker
+from benchmarks.photographs import SIZES, photographs
+from benchmarks.timing import Laps, Seconds, time_rounds
+from benchmarks.training_step import PRESET, TAGS, check, make_batch, make_ranker, training_step
 from tagrank.annotator import Annotator
-from tagrank.data.scenes import draw_scene
-from tagrank.data.targets import ListTargets, encode_lists
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import decode
 from tagrank.errors import InputError
-from tagrank.features.backbones import load_backbone
-from tagrank.features.folders import find_images
-from tagrank.features.images import read_image
-from tagrank.ranker.presets import PRESETS
-from tagrank.recurrence import trace
+from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.computing import Computation
+from tagrank.features.devices import cores, find_device
+from tagrank.features.extraction import decoders, extract_features, pixels_needed
+from tagrank.features.image_sources import use_source
+from tagrank.features.images import use_image
 
-# As in Flickr8k: tags, tags of the longest list, lists per image, and how long these are.
-TAGS, MAX_LENGTH, LISTS, LIST_LENGTHS = 124, 8, 5, (1, 1, 2, 2, 2, 2, 3, 3, 3, 4)
-SCENES, SCENE_PIXELS = 64, 400
-# A call of annotate gets four batches: in one alone there would be nothing to overlap.
-BATCHES = 4
-PRESET = PRESETS["default"]
+COUNTS = {
+    "cpu": {"small": 64, "2 MP": 32, "12 MP": 16, "48 MP": 4},
+    "cuda": {"small": 1024, "2 MP": 512, "12 MP": 192, "48 MP": 32},
+}
+"""How many photographs of a size a call deals with; the loop, which reads them on one core, on a GPU an eighth."""
 
-Seconds = dict[str, float]
 Row = dict[str, Any]
 
 
-class Laps:
-    """Seconds of each stage: those since the last mark are added to the stage that ends."""
-
-    def __init__(self) -> None:
-        self.seconds: Seconds = {}
-        self._last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-
-def by_stages(annotator: Annotator, paths: Sequence[Path], batch: int) -> Seconds:
+def by_stages(annotator: Annotator, paths: Sequence[Path]) -> Seconds:
     """What :meth:`Annotator.annotate` does, one thing after another."""
     backbone = annotator.backbone()
+    computation, at_least = Computation(backbone), pixels_needed(backbone)
     laps = Laps()
-    for start in range(0, len(paths), batch):
-        images = [read_image(path) for path in paths[start : start + batch]]
-        laps.mark("read and decode")
-        pixels = torch.stack([backbone.transform(image) for image in images])
+    for start in range(0, len(paths), computation.batch_size):
+        batch = paths[start : start + computation.batch_size]
+        for path in batch:
+            path.read_bytes()
+        laps.mark("read")
+        images = [use_image(path, lambda image: image, at_least) for path in batch]
+        laps.mark("decode")
+        pixels = [backbone.transform(image) for image in images]
         laps.mark("preprocessing")
-        with torch.inference_mode():
-            features = backbone(pixels).float()
+        features = torch.stack(computation.start(pixels)())
         laps.mark("backbone")
         probabilities = annotator.probabilities(features)
         laps.mark("ranker")
@@ -87,147 +87,190 @@ def by_stages(annotator: Annotator, paths: Sequence[Path], batch: int) -> Second
     return laps.seconds
 
 
-def end_to_end(annotator: Annotator, paths: Sequence[Path], batch: int) -> Seconds:
-    """What a user waits for; it has no stages that could be told apart."""
-    for _ in annotator.annotate(paths, batch_size=batch, decoder="expected_gain"):
-        pass
-    return {}
+@contextmanager
+def gpu_time(backbone: Backbone) -> Iterator[Callable[[], Seconds]]:
+    """A function that says for how long the GPU computed the backbone since it was last called."""
+    events: list[torch.cuda.Event] = []
+
+    def mark(*_: Any) -> None:
+        events.append(torch.cuda.Event(enable_timing=True))
+        events[-1].record()
+
+    def seconds() -> Seconds:
+        torch.cuda.synchronize()
+        busy = sum(begin.elapsed_time(end) for begin, end in list(pairwise(events))[::2]) / 1e3
+        events.clear()
+        return {"GPU busy": busy}
+
+    if next(backbone.parameters()).device.type != "cuda":
+        yield dict
+        return
+    hooks = [backbone.register_forward_pre_hook(mark), backbone.register_forward_hook(mark)]
+    yield seconds
+    for hook in hooks:
+        hook.remove()
 
 
-def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Callable[[], Seconds]:
-    """A function that makes a step like those of ``tagrank train``."""
-    from tagrank.training.module import RankerModule
+def against_peers(annotator: Annotator, size: str, paths: Sequence[Path], args: argparse.Namespace) -> list[Row]:
+    """Rows of photographs per second, of all contestants."""
+    backbone = annotator.backbone()
+    few = paths[:: 8 if annotator.device.type == "cuda" else 1]
+    loader = Loader(backbone, paths)
 
-    # A schedule would ask a Trainer for the number of steps, and costs next to nothing.
-    module = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[], seed=0)
-    optimizer = module.configure_optimizers()
-    laps = Laps()
-    ranker.lstm.register_forward_pre_hook(lambda *_: laps.mark("forward, the rest"))
-    ranker.lstm.register_forward_hook(lambda *_: laps.mark("forward, recurrence"))
-    ranker.classifier.register_forward_hook(lambda *_: laps.mark("forward, the rest"))
+    def consume(stream: Iterator[Any]) -> None:
+        for _ in stream:
+            pass
 
-    def run() -> Seconds:
-        nonlocal laps
-        laps = Laps()
-        loss = ranker.loss(features, lists)
-        laps.mark("loss")
-        loss.backward()
-        laps.mark("backward")
-        optimizer.step()
-        optimizer.zero_grad()
-        laps.mark("optimizer")
-        return laps.seconds
+    contestants: dict[str, tuple[int, Callable[[], None]]] = {
+        "loop": (len(few), lambda: plain_loop(backbone, few)),
+        "DataLoader": (len(paths), loader.features),
+        "tagrank features": (len(paths), lambda: consume(extract_features(backbone, paths))),
+        "tagrank annotate": (len(paths), lambda: consume(annotator.annotate(paths))),
+    }
+    with ExitStack() as stack:
+        if args.against:
+            other = stack.enter_context(AnotherCommit(args.against, args.model, args.weights_file, paths))
+            contestants = {"tagrank before": (len(paths), other.annotate)} | contestants
+        busy = stack.enter_context(gpu_time(backbone))
 
-    return run
+        def timed(run: Callable[[], None]) -> Callable[[], Seconds]:
+            def call() -> Seconds:
+                run()
+                return busy()
 
+            return call
 
-def make_ranker(feature_size: int, backend: str) -> TagRanker:
-    """A member of the default preset's ensemble, without its auxiliary loss; the same weights each time."""
-    torch.manual_seed(0)
-    options = PRESET.ranker_options() | {"auxiliary": 0.0}
-    return TagRanker(feature_size, TAGS, max_length=MAX_LENGTH, backend=backend, **options).eval()
-
-
-def make_batch(feature_size: int) -> tuple[Tensor, ListTargets]:
-    """Features ``[B, D]`` and lists for a step of the default preset."""
-    torch.manual_seed(0)
-    lengths = torch.tensor(LIST_LENGTHS)[torch.randint(len(LIST_LENGTHS), (PRESET.batch_size, LISTS))].tolist()
-    lists = [[torch.randperm(TAGS)[:length].tolist() for length in image] for image in lengths]
-    return torch.rand(PRESET.batch_size, feature_size), encode_lists(lists, TAGS, MAX_LENGTH + 1)
+        runs = {name: timed(run) for name, (_, run) in contestants.items()}
+        counts = {name: count for name, (count, _) in contestants.items()}
+        return [{"size": size} | row for row in time_rounds("annotation", runs, args.seconds, counts)]
 
 
-def check(ranker: TagRanker, features: Tensor, lists: ListTargets) -> list[str]:
-    """Compare probabilities and gradients with the eager loop in float64; return the kernels that ran."""
-
-    def results(ranker: TagRanker, features: Tensor) -> list[Tensor]:
-        gradients = torch.autograd.grad(ranker.loss(features, lists), list(ranker.parameters()))
-        return [ranker.predict(features), *gradients]
-
-    want = results(make_ranker(features.shape[1], "eager").double(), features.double())
-    with trace() as kernels:
-        deviation = error(results(ranker, features), want)
-    if not deviation <= TOLERANCE[features.dtype]:
-        raise SystemExit(f"WRONG: {ranker.lstm.backend}: relative error {deviation:.1e}")
-    return sorted(set(kernels))
+def stages(annotator: Annotator, size: str, paths: Sequence[Path], args: argparse.Namespace) -> list[Row]:
+    """Rows of the stages of one photograph after another."""
+    some = paths[:: max(1, len(paths) // 64)]
+    runs = {"stage by stage": lambda: by_stages(annotator, some)}
+    return [{"size": size} | row for row in time_rounds("stages", runs, args.seconds, len(some))]
 
 
-def time_rounds(part: str, runs: Mapping[str, Callable[[], Seconds]], seconds: float, count: int = 1) -> list[Row]:
-    """Call these in turn, after a round to warm up; a row for each stage, one for all. A call deals with ``count``."""
-    taken: dict[str, list[Seconds]] = {name: [] for name in runs}
-    for name, run in turns(runs, seconds):
-        start = time.perf_counter()
-        taken[name].append(run() | {"all": time.perf_counter() - start})
-    rows: list[Row] = []
-    for name, rounds in taken.items():
-        whole = statistics.median(stages["all"] for stages in rounds)
-        for stage in rounds[0]:
-            times = Times.of([stages[stage] * 1e3 / count for stages in rounds])
-            row = {"part": part, "name": name, "stage": stage, **times.columns()}
-            row |= {"share": round(times.median * count / 1e3 / whole, 4)}
-            rows.append(row | {"per_second": round(count / whole, 2) if stage == "all" else None})
-    return rows
+def reading(annotator: Annotator, size: str, paths: Sequence[Path], args: argparse.Namespace) -> list[Row]:
+    """Rows of photographs read and transformed per second, by threads and by processes, up to one for each core."""
+    backbone = annotator.backbone()
+    numbers = sorted({1, 2, *(n for n in (4, 8) if n < cores()), cores()})
+    at_least = pixels_needed(backbone)
+    with ExitStack() as stack:
+        pools = {n: stack.enter_context(decoders(n)) for n in numbers}
+
+        def threads(pool: ThreadPoolExecutor) -> Seconds:
+            for _ in pool.map(lambda path: use_source(path, backbone.transform, at_least), paths):
+                pass
+            return {}
+
+        def processes(loader: Loader) -> Seconds:
+            loader.read()
+            return {}
+
+        runs: dict[str, Callable[[], Seconds]] = {
+            f"{n} threads": lambda pool=pool: threads(pool)  # type: ignore[misc]
+            for n, pool in pools.items()
+        }
+        loader = Loader(backbone, paths)
+        runs[f"DataLoader, {cores()}"] = lambda: processes(loader)
+        return [{"size": size} | row for row in time_rounds("reading", runs, args.seconds / 2, len(paths))]
+
+
+def cosines(backbone: Backbone, paths: Sequence[Path]) -> float:
+    """The least cosine between the features of photographs on the backbone's device and in float32 on the CPU."""
+    device = next(backbone.parameters()).device
+    there = torch.stack([row for _, row in extract_features(backbone, paths) if isinstance(row, torch.Tensor)])
+    here = torch.stack([row for _, row in extract_features(backbone.cpu(), paths) if isinstance(row, torch.Tensor)])
+    backbone.to(device)
+    return float(cosine_similarity(there, here).min())
 
 
 def show(title: str, unit: str, rows: Sequence[Row]) -> None:
-    """Print a table, and how the last of the contestants compares with the first."""
-    print(f"{title}\n{'':18} {'stage':19} {'ms':>9} {'quartiles':>17}  share  per second")
+    """Print a table."""
+    print(f"\n{title}\n{'':18} {'stage':19} {'ms':>9} {'quartiles':>19}  share  {unit} per second")
     for row in rows:
         low, high = row["ms_quartiles"]
         rate = f"{row['per_second']:12.1f}" if row["per_second"] else ""
-        print(f"{row['name']:18} {row['stage']:19} {row['ms']:9.3f} {low:8.3f} {high:8.3f} {row['share']:6.1%}{rate}")
-    first, last = (row for row in rows if row["stage"] == "all")
-    ratio = f"{first['ms'] / last['ms']:.2f}x {first['name']}"
-    print(f"{last['name']}: {last['per_second']:.1f} {unit} per second, {ratio}\n", flush=True)
+        print(f"{row['name']:18} {row['stage']:19} {row['ms']:9.3f} {low:9.3f} {high:9.3f} {row['share']:6.1%}{rate}")
+    sys.stdout.flush()
 
 
-def photographs(folder: Path | None, scratch: Path, count: int) -> list[Path]:
-    """``count`` photographs, evenly spaced over a folder's, or drawn; again and again where there are fewer."""
-    if folder is None:
-        for i in range(min(count, SCENES)):
-            draw_scene(i, size=SCENE_PIXELS).image.save(scratch / f"{i:03d}.jpg", quality=90)
-    found = find_images([folder or scratch])
-    return [found[i * len(found) // count] for i in range(count)]
+def random_weights(name: str, path: Path) -> None:
+    """Write a state dict of a torchvision network that has random weights, and statistics that fit them."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    network = models.get_model(name)
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all batches, of which there is one
+    with torch.no_grad():
+        network.train()(torch.randn(8, 3, 224, 224))
+    torch.save(network.state_dict(), path)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print both parts. Returns their rows, and what they were measured on."""
-    if not (args.batch > 0 and args.seconds > 0):
-        raise InputError(f"--batch, --seconds: expected numbers above 0, got {args.batch} and {args.seconds}")
-    backbone = load_backbone(args.backbone)
-    features, lists = make_batch(backbone.feature_size)
-    rankers = {backend: make_ranker(backbone.feature_size, backend) for backend in ("eager", "auto")}
-    vocabulary = Vocabulary([f"tag {number}" for number in range(TAGS)])
-    annotator = Annotator(rankers["auto"], vocabulary, backbone.spec, backbone=backbone)
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = photographs(args.images, Path(scratch), BATCHES * args.batch)
-        pixels = statistics.mean(width * height for width, height in (read_image(path).size for path in paths))
-        kernels = {name: check(ranker, features, lists) for name, ranker in rankers.items()}
-        given = (annotator, paths, args.batch)
-        runs = {"stage by stage": lambda: by_stages(*given), "Annotator.annotate": lambda: end_to_end(*given)}
-        rows = time_rounds("annotation", runs, args.seconds, len(paths))
-    pictures = f"{len(paths)} of {pixels / 1e6:.2f} megapixels"
-    title = f"Annotation, ms per photograph: {pictures}, {args.batch} at a time, {backbone.name}"
-    show(title, "photographs", rows)
-    steps = {name: training_step(ranker, features, lists) for name, ranker in rankers.items()}
-    rows += (trained := time_rounds("training", steps, args.seconds))
-    title = f"Training, ms per step: {len(features)} images, {len(lists.targets)} lists, D = {backbone.feature_size}"
-    show(title, "steps", trained)
-    return {"backbone": backbone.spec, "batch": args.batch, "pictures": pictures, "kernels": kernels, "rows": rows}
+def measure(args: argparse.Namespace, so_far: Callable[[dict[str, Any]], None]) -> None:
+    """Measure and print all parts. ``so_far`` is given what is known whenever there is more."""
+    if not args.seconds > 0:
+        raise InputError(f"--seconds: expected a number above 0, got {args.seconds}")
+    device = find_device(args.device)
+    rows: list[Row] = []
+    result: dict[str, Any] = {"device": str(device), "rows": rows}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        args.weights_file = args.model = None
+        if args.random:
+            args.weights_file = scratch / f"{args.backbone}.pth"
+            random_weights(args.backbone, args.weights_file)
+        backbone = load_backbone(args.backbone, args.weights_file)
+        features, lists = make_batch(backbone.feature_size)
+        rankers = {backend: make_ranker(backbone.feature_size, backend) for backend in ("eager", "auto")}
+        result["backbone"] = backbone.spec
+        result["kernels"] = {name: check(ranker, features, lists) for name, ranker in rankers.items()}
+        vocabulary = Vocabulary([f"tag {number}" for number in range(TAGS)])
+        annotator = Annotator(make_ranker(backbone.feature_size, "auto"), vocabulary, backbone.spec)
+        if args.against:
+            args.model = scratch / "model"
+            annotator.save(args.model)
+        annotator.to(device).backbone(args.weights_file)
+        sizes = ["given"] if args.images else args.sizes
+        for size in sizes:
+            count = args.photographs or COUNTS[device.type].get(size, COUNTS[device.type]["small"])
+            paths = photographs(args.images, scratch, size, count)
+            pixels = statistics.mean(use_image(path, lambda image: image.width * image.height) for path in paths[:16])
+            title = f"{len(paths)} photographs of {pixels / 1e6:.2f} megapixels, {backbone.name} on {device}"
+            result["cosine"] = min(result.get("cosine", 1.0), cosines(annotator.backbone(), paths[:16]))
+            for part, of in (("files to results", against_peers), ("stage by stage", stages), ("reading", reading)):
+                rows += (some := of(annotator, size, paths, args))
+                show(f"{part}: {title}", "photographs", some)
+                so_far(result)
+        print(f"\nleast cosine with float32 on the CPU: {result['cosine']:.6f}")
+    if device.type == "cpu":
+        steps = {name: training_step(ranker, features, lists) for name, ranker in rankers.items()}
+        rows += (trained := time_rounds("training", steps, args.seconds))
+        show(f"Training: {PRESET.batch_size} images, {len(lists.targets)} lists", "steps", trained)
+        so_far(result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn scenes, as JPEG files)")
+    parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn ones, as JPEG files)")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "2 MP", "12 MP"], help="of drawn ones")
+    parser.add_argument("--photographs", type=int, help="how many (default: by size and device)")
     backbone = "efficientnet_lite0" if find_spec("efficientnet_lite_pytorch") else "small_cnn"
     parser.add_argument("--backbone", default=backbone, help="as for tagrank (default here: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="photographs at a time (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each part (default: %(default)g)")
+    parser.add_argument("--random", action="store_true", help="with random weights, for one of torchvision's backbones")
+    parser.add_argument("--device", default="auto", help="as for tagrank (default: %(default)s)")
+    parser.add_argument("--against", type=Path, help="a checkout of another commit, to time its annotator too")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each table (default: %(default)g)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
     try:
-        result = describe() | measure(args)
-        if args.json:
-            write(args.json, result)
+        described = describe()
+        measure(args, lambda result: write(args.json, described | result) if args.json else None)
     except (InputError, OSError) as problem:
         print(problem, file=sys.stderr)
         sys.exit(2)

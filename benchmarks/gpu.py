@@ -10,6 +10,7 @@ The parts, one after another:
 - overhead: what a call costs besides arithmetic (benchmarks.overhead).
 - kernels: all contestants, named kernels and CUDA graphs among them, in a few sizes.
 - long: 1000 time steps.
+- annotate: photographs per second from file to tags (benchmarks.annotate), with backbones that have random weights.
 
 Other parts run only if --only names them:
 
@@ -58,6 +59,7 @@ TESTS = (
     "tests/kernels/test_arithmetic.py",
     "tests/nn/test_nn.py",
     "tests/nn/test_cuda_graphs.py",
+    "tests/features/test_computing.py",
 )
 PROCESSES = 14
 #: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.
@@ -70,11 +72,21 @@ KERNELS = {
     for name, only in backend.variants().items()
 }
 #: The parts, and the most seconds that each gets. What a part does not need is left for those after it.
-PARTS = {"tests": 150.0, "sanitizer": 60.0, "benchmark": 170.0, "overhead": 35.0, "kernels": 60.0, "long": 40.0}
+PARTS = {
+    "tests": 150.0,
+    "sanitizer": 60.0,
+    "benchmark": 170.0,
+    "overhead": 35.0,
+    "kernels": 60.0,
+    "long": 40.0,
+    "annotate": 150.0,
+}
 #: A part that runs only if it is named.
 NAMED_ONLY = {"products": 130.0, "compiled": 400.0}
+#: torchvision's, for the part annotate.
+BACKBONES = ("resnet50", "efficientnet_b0")
 #: The seconds for everything.
-ALL_SECONDS = 430
+ALL_SECONDS = 550
 #: A test process that prints nothing for this many seconds hangs.
 SILENT_SECONDS = 50
 #: How many characters of a process's output go into the result file.
@@ -350,6 +362,31 @@ def run_overhead(seconds: float, so_far: SoFar) -> dict[str, Any]:
     return result
 
 
+def run_annotate(seconds: float, so_far: SoFar) -> dict[str, Any]:
+    """The rows of ``benchmarks.annotate`` for each of :data:`BACKBONES`, in a process of its own."""
+    result: dict[str, Any] = {"rows": [], "ended": {}, "cosine": {}, "summary": []}
+    end = time.monotonic() + seconds
+    for i, name in enumerate(BACKBONES):
+        before = result["rows"]
+
+        def add(record: dict[str, Any], name: str = name, before: list[Any] = before) -> None:
+            result["rows"] = before + [{"backbone": name} | row for row in record["rows"]]
+            result["cosine"][name] = record.get("cosine")
+            result["summary"] = [_in_a_line(row) for row in result["rows"] if row["part"] == "annotation"]
+            so_far(result)
+
+        command = ["benchmarks.annotate", "--device", "cuda", "--backbone", name, "--random", "--seconds", "2"]
+        result["ended"][name] = _measured(command, (end - time.monotonic()) / (len(BACKBONES) - i), add)
+    return result
+
+
+def _in_a_line(row: dict[str, Any]) -> str:
+    what = f"{row['backbone']}, {row['size']}, {row['name']}"
+    if row["stage"] == "all":
+        return f"{what}: {row['per_second']:.0f} photographs per second"
+    return f"{what}: {row['stage']} {row['share']:.0%}"
+
+
 def _measured(command: Sequence[str], seconds: float, add: Callable[[dict[str, Any]], None]) -> str:
     """Run a module that takes ``--json``, and give ``add`` what it writes, whenever it does. Returns how it ended."""
     with tempfile.TemporaryDirectory() as folder:
@@ -459,6 +496,8 @@ def _run_part(name: str, seconds: float, select: str | None, so_far: SoFar) -> A
         return run_sanitizer(seconds, so_far)
     if name == "overhead":
         return run_overhead(seconds, so_far)
+    if name == "annotate":
+        return run_annotate(seconds, so_far)
     return run_benchmark(name, seconds, so_far)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+Seconds = dict[str, float]
+"""The time of each stage of a call."""
+
 
 @dataclass(frozen=True)
 class Times:
@@ -89,3 +92,43 @@ def milliseconds(run: Callable[[], Any], device: str) -> float:
     run()
     synchronize()
     return (time.perf_counter() - start) * 1e3
+
+
+class Laps:
+    """Seconds of each stage: those since the last mark are added to the stage that ends."""
+
+    def __init__(self) -> None:
+        self.seconds: Seconds = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def time_rounds(
+    part: str, runs: Mapping[str, Callable[[], Seconds]], seconds: float, counts: int | Mapping[str, int] = 1
+) -> list[dict[str, Any]]:
+    """Call these in turn, after a round to warm up; a row for each stage, one for all.
+
+    Args:
+        part: what is timed; it is in each row.
+        runs: functions that return the time of each of their stages, by the names of the contestants.
+        seconds: as for :func:`turns`.
+        counts: how many things a call deals with, of all contestants or of each. Times are for one of them.
+    """
+    taken: dict[str, list[Seconds]] = {name: [] for name in runs}
+    for name, run in turns(runs, seconds):
+        start = time.perf_counter()
+        taken[name].append(run() | {"all": time.perf_counter() - start})
+    rows: list[dict[str, Any]] = []
+    for name, rounds in taken.items():
+        count = counts if isinstance(counts, int) else counts[name]
+        whole = statistics.median(stages["all"] for stages in rounds)
+        for stage in rounds[0]:
+            times = Times.of([stages[stage] * 1e3 / count for stages in rounds])
+            row = {"part": part, "name": name, "stage": stage, **times.columns()}
+            row |= {"share": round(times.median * count / 1e3 / whole, 4)}
+            rows.append(row | {"per_second": round(count / whole, 2) if stage == "all" else None})
+    return rows

@@ -25,6 +25,8 @@ from tagrank.decode import (
 )
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.computing import default_batch_size
+from tagrank.features.devices import find_device
 from tagrank.features.extraction import extract_features, map_batches
 from tagrank.features.familiarity import Familiarity
 from tagrank.features.image_sources import ImageSource, is_image
@@ -292,22 +294,22 @@ class Annotator:
         return decoder
 
     @overload
-    def annotate(self, images: ImageSource, *, batch_size: int = 32, **options: Any) -> TagList: ...
+    def annotate(self, images: ImageSource, *, batch_size: int | None = None, **options: Any) -> TagList: ...
 
     @overload
     def annotate(
-        self, images: Iterable[S], *, batch_size: int = 32, **options: Any
+        self, images: Iterable[S], *, batch_size: int | None = None, **options: Any
     ) -> Iterator[tuple[S, TagList | InputError]]: ...
 
     def annotate(
-        self, images: ImageSource | Iterable[S], *, batch_size: int = 32, **options: Any
+        self, images: ImageSource | Iterable[S], *, batch_size: int | None = None, **options: Any
     ) -> TagList | Iterator[tuple[S, TagList | InputError]]:
         """Ranked tags for a photograph, or for several.
 
         Args:
             images: an image, or any number of them: a path, the bytes of a file, a PIL image, or an array of pixels
                 (:data:`tagrank.features.image_sources.ImageSource`).
-            batch_size: how many photographs go through the backbone at a time.
+            batch_size: how many photographs go through the backbone at a time; by default what suits the device.
             **options: the options of :meth:`rank` except ``batch_size``.
 
         Returns:
@@ -327,7 +329,7 @@ class Annotator:
         return self._annotated(cast(Iterable[S], images), batch_size, options)
 
     def _annotated(
-        self, images: Iterable[S], batch_size: int, options: Mapping[str, Any]
+        self, images: Iterable[S], batch_size: int | None, options: Mapping[str, Any]
     ) -> Iterator[tuple[S, TagList | InputError]]:
         def annotated(features: list[Tensor]) -> list[TagList]:
             rows = torch.stack(features)
@@ -336,7 +338,7 @@ class Annotator:
             return [TagList(tags, share) for tags, share in zip(lists, unlike, strict=True)]
 
         features = extract_features(self.backbone(), images, batch_size=batch_size)
-        yield from map_batches(annotated, features, batch_size)
+        yield from map_batches(annotated, features, batch_size or default_batch_size(self.device))
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """The tags of a ranking: names of the vocabulary, or of ``output`` if the ranking was made with it."""
@@ -364,15 +366,21 @@ class Annotator:
         save_model(Path(folder), model)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Annotator":
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Annotator":
         """Read a model folder.
 
+        Args:
+            folder: what ``tagrank train`` made.
+            device: where the ranker and the backbone compute, as for :func:`tagrank.features.devices.find_device`:
+                ``"auto"`` takes a GPU if there is one.
+
         Raises:
-            InputError: a file is missing or damaged, or the files contradict each other.
+            InputError: a file is missing or damaged, the files contradict each other, or there is no such device.
         """
+        place = find_device(device)
         model = load_model(Path(folder))
         try:
-            return cls(
+            annotator = cls(
                 model.ranker,
                 model.vocabulary,
                 model.backbone_spec,
@@ -383,6 +391,7 @@ class Annotator:
             )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error
+        return annotator.to(place)
 
 
 def _describe(spec: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 FEATURES = "Features of the images: a store or .npz. If left out, they are computed."
 IMAGES = "Folder of the images, if it is not the manifest's folder."
 WEIGHTS = "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
+DEVICE = "Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N or mps."
 SEED = "Seed of everything that is drawn at random."
 MAX_SEED = 2**32 - 1
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagrank.cli.app import (
+    DeviceOption,
     ExcludeOption,
     Format,
     FormatOption,
@@ -19,6 +20,7 @@ from tagrank.cli.app import (
     NullOption,
     WeightsOption,
     check_inputs,
+    chosen_device,
     command,
 )
 from tagrank.cli.photographs import expand_stdin
@@ -53,6 +55,7 @@ def annotate(
     ] = Unknown.mark,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
 ) -> None:
@@ -73,7 +76,7 @@ def annotate(
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
     from tagrank.annotator import Annotator
 
-    annotator = Annotator.load(model)
+    annotator = Annotator.load(model, chosen_device(device))
     if unknown is Unknown.skip and annotator.familiarity is None:
         raise InputError(
             f"--unknown skip: {model} does not say what its training photographs were like: train it again"

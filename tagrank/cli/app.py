@@ -20,7 +20,7 @@ from tagrank.cli.expansion import expand
 from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
 from tagrank.errors import InputError, InputWarning
-from tagrank.options import IMAGES, MAX_SEED, SEED, WEIGHTS
+from tagrank.options import DEVICE, IMAGES, MAX_SEED, SEED, WEIGHTS
 
 app = typer.Typer(
     name="tagrank",
@@ -61,6 +61,7 @@ ManifestFile = Annotated[
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
 ImagesOption = Annotated[Path | None, typer.Option(help=IMAGES)]
 WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
+DeviceOption = Annotated[str, typer.Option("--device", help=DEVICE)]
 ExcludeOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,6 +95,20 @@ def check_inputs(*given: object) -> None:
         for path in vars(value).values() if is_dataclass(value) else (value,):
             if isinstance(path, Path) and not path.exists():
                 raise InputError(f"{path}: no such file or directory")
+
+
+def chosen_device(name: str) -> str:
+    """The device that an option names. If ``auto`` takes a GPU, a line on stderr says so.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    from tagrank.features.devices import find_device, in_words
+
+    device = find_device(name)
+    if name == "auto" and device.type != "cpu":
+        complain(f"computing on {in_words(device)}")
+    return str(device)
 
 
 def check_target(option: str, path: Path, *, make_folder: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import (
+    DeviceOption,
     ManifestFile,
     Model,
     SeedOption,
@@ -14,6 +15,7 @@ from tagrank.cli.app import (
     WeightsOption,
     check_inputs,
     check_target,
+    chosen_device,
     command,
 )
 from tagrank.cli.terminal import SHOWN, Complaints, complain
@@ -35,6 +37,7 @@ def evaluate(
     rival: RivalOptions,
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
     weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     skip_unreadable: SkipUnreadable = True,
     seed: SeedOption = 0,
     all_measures: Annotated[bool, typer.Option("--all", help="Show all measures on a narrow terminal too.")] = False,
@@ -51,14 +54,15 @@ def evaluate(
     from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
     from tagrank.metrics import compare
 
+    device = chosen_device(device)
     failed = Complaints(SHOWN)
     on_error = failed if skip_unreadable else None
-    judged = _open(model, manifest, data, weights, on_error)
+    judged = _open(model, manifest, data, weights, device, on_error)
     train_images = judged.train_images(baselines)
     other = None
     if rival.against is not None:
         features = rival.against_features or data.features
-        other = _open(rival.against, manifest, replace(data, features=features), weights, on_error)
+        other = _open(rival.against, manifest, replace(data, features=features), weights, device, on_error)
         judged.keep_common(other)
     failed.close()
     _warn(judged)
@@ -101,6 +105,7 @@ def report(
     lists: ListOptions,
     baselines: BaselineOptions,
     weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     skip_unreadable: SkipUnreadable = True,
     examples: Annotated[int, typer.Option(help="How many photographs to show.", min=0)] = 48,
     worst: Annotated[int, typer.Option(help="How many of the photographs with the worst lists to show.", min=0)] = 12,
@@ -118,7 +123,7 @@ def report(
     from tagrank.training.run_folder import read_history
 
     left_out = Complaints(SHOWN)
-    judged = _open(model, manifest, data, weights, left_out if skip_unreadable else None)
+    judged = _open(model, manifest, data, weights, chosen_device(device), left_out if skip_unreadable else None)
     train_images = judged.train_images(baselines)
     left_out.close()
     _warn(judged)
@@ -152,11 +157,16 @@ def report(
 
 
 def _open(
-    model: Path, manifest: Path, data: JudgedOptions, weights: str | None, on_error: Complaints | None
+    model: Path,
+    manifest: Path,
+    data: JudgedOptions,
+    weights: str | None,
+    device: str,
+    on_error: Complaints | None,
 ) -> "JudgedModel":
     from tagrank.evaluation.judged import JudgedModel
 
-    return JudgedModel(model, manifest, data, weights, on_error)
+    return JudgedModel(model, manifest, data, weights, device, on_error)
 
 
 def _warn(judged: "JudgedModel") -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagrank.cli.app import (
+    DeviceOption,
     ExcludeOption,
     Format,
     FormatOption,
@@ -20,6 +21,7 @@ from tagrank.cli.app import (
     NullOption,
     WeightsOption,
     check_inputs,
+    chosen_device,
     command,
 )
 from tagrank.cli.photographs import expand_stdin
@@ -53,6 +55,7 @@ def index(
     ] = None,
     images: ImagesOption = None,
     weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
     update: Annotated[
@@ -80,7 +83,7 @@ def index(
     from tagrank.retrieval import IndexWriter
     from tagrank.retrieval.index import UNKNOWN
 
-    annotator = Annotator.load(model)
+    annotator = Annotator.load(model, chosen_device(device))
     added = 0
     with IndexWriter(out, annotator) as writer:
         before = len(writer.done)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tagrank.cli.app import (
+    DeviceOption,
     ExcludeOption,
     ImagesOption,
     ManifestFile,
@@ -14,6 +15,7 @@ from tagrank.cli.app import (
     SkipUnreadable,
     WeightsOption,
     check_inputs,
+    chosen_device,
     command,
 )
 from tagrank.cli.terminal import SHOWN, Complaints, complain
@@ -48,6 +50,7 @@ def features(
     ] = "vgg16",
     images: ImagesOption = None,
     weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
 ) -> None:
     """Compute the features of images once, and keep them in a feature store.
@@ -63,7 +66,8 @@ def features(
 
     unread, failed = Complaints(), Complaints()
     named = named_images(paths, images, exclude_folders=exclude_folder or (), on_error=unread)
-    computed = write_features(load_backbone(backbone, weights), named, out, on_error=lambda _, error: failed(error))
+    network = load_backbone(backbone, weights).to(chosen_device(device))
+    computed = write_features(network, named, out, on_error=lambda _, error: failed(error))
     there = len(named) - computed - failed.count
     typer.echo(f"{out}: {computed} images added, {there} were there, {unread.count + failed.count} failed")
     unread.exit()

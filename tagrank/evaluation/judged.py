@@ -26,6 +26,7 @@ class JudgedModel:
         manifest: images with people's lists.
         options: which images judge the model, and where their features come from.
         weights: as for :meth:`Annotator.backbone`, if features must be computed.
+        device: as for :meth:`Annotator.load`.
         on_error: called with the error of each image that cannot be read or has no features. The image is then left
             out. If it is None, the error is raised.
 
@@ -46,10 +47,11 @@ class JudgedModel:
         manifest: Path,
         options: JudgedOptions,
         weights: str | None = None,
+        device: str = "cpu",
         on_error: Callable[[InputError], None] | None = None,
     ) -> None:
         self.folder = model
-        self.annotator = Annotator.load(model)
+        self.annotator = Annotator.load(model, device)
         self.manifest = read_manifest(manifest)
         self._options = options
         self._weights = weights

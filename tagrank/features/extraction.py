@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
+from tagrank.features.computing import Computation
+from tagrank.features.devices import cores
 from tagrank.features.image_sources import ImageSource, use_source
 
 S = TypeVar("S", bound=ImageSource)
@@ -26,17 +29,18 @@ K = TypeVar("K")
 
 
 def extract_features(
-    backbone: Backbone, images: Iterable[S], *, batch_size: int = 32, workers: int = 2
+    backbone: Backbone, images: Iterable[S], *, batch_size: int | None = None, workers: int | None = None
 ) -> Generator[tuple[S, Tensor | InputError], None, None]:
     """Read images and compute their features, in the order of ``images``.
 
-    At most three batches of images are in memory.
+    At most four batches of images are in memory.
 
     Args:
-        backbone: runs on the device of its parameters, in evaluation mode.
+        backbone: runs on the device of its parameters, in evaluation mode: see :mod:`tagrank.features.computing`.
         images: image files, or images in memory.
-        batch_size: how many images go through the backbone at a time.
-        workers: how many threads decode images.
+        batch_size: how many images go through the backbone at a time; by default what suits the device. If a GPU's
+            memory does not suffice, it is halved.
+        workers: how many threads decode images; by default as many as there are cores.
 
     Yields:
         Each image as it was given, with its feature, float32 ``[feature_size]`` on the CPU, or with the error that says
@@ -44,22 +48,23 @@ def extract_features(
 
     Raises:
         ValueError: ``batch_size`` or ``workers`` is less than 1.
+        InputError: a GPU has not enough memory for a single image.
     """
-    if batch_size < 1 or workers < 1:
-        raise ValueError(f"batch_size, workers: expected at least 1, got {batch_size} and {workers}")
-    device = next(backbone.parameters()).device
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    workers = workers or cores()
     training = backbone.training
     backbone.eval()
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    computation = Computation(backbone, batch_size)
+    executor = decoders(workers)
 
-    def compute(pixels: list[Tensor]) -> list[Tensor]:
-        with torch.inference_mode():
-            features = backbone(torch.stack(pixels).to(device)).float().cpu()
-        # Cloned outside inference mode: autograd may save these tensors, and none keeps the whole batch in memory.
-        return [feature.clone() for feature in features]
+    def in_advance() -> int:
+        return 2 * max(computation.batch_size, workers)
 
     try:
-        yield from map_batches(compute, _decode(executor, backbone, images, 2 * batch_size), batch_size)
+        decoded = _decode(executor, backbone, images, in_advance)
+        yield from _in_batches(computation.start, decoded, lambda: computation.batch_size, computation.ahead)
     finally:
         executor.shutdown(cancel_futures=True)
         backbone.train(training)
@@ -88,39 +93,98 @@ def map_batches(
         items: keys such as paths, each with a value or an error.
         batch_size: how many values the function gets; fewer in the last batch. Errors do not count.
     """
+
+    def start(values: list[T]) -> Callable[[], Sequence[U]]:
+        results = function(values)
+        return lambda: results
+
+    yield from _in_batches(start, items, lambda: batch_size, 1)
+
+
+def _in_batches(
+    start: Callable[[list[T]], Callable[[], Sequence[U]]],
+    items: Iterable[tuple[K, T | InputError]],
+    batch_size: Callable[[], int],
+    ahead: int,
+) -> Iterator[tuple[K, U | InputError]]:
+    """Like :func:`map_batches`, but a batch is started, and finished when ``ahead`` batches have been started."""
+    started: deque[tuple[list[tuple[K, T | InputError]], Callable[[], Sequence[U]]]] = deque()
     batch: list[tuple[K, T | InputError]] = []
     values: list[T] = []
-    for path, value in items:
+
+    def finished(most: int) -> Iterator[tuple[K, U | InputError]]:
+        while len(started) > most:
+            places, finish = started.popleft()
+            yield from _in_place(places, finish())
+
+    for key, value in items:
         if isinstance(value, InputError):
-            if not values:  # nothing before it waits for its batch
-                yield path, value
+            if not values:  # it need not wait for a batch
+                yield from finished(0)
+                yield key, value
                 continue
         else:
             values.append(value)
-        batch.append((path, value))
-        if len(values) == batch_size:
-            yield from _in_place(batch, function(values))
+        batch.append((key, value))
+        if len(values) >= batch_size():
+            started.append((batch, start(values)))
             batch, values = [], []
+            yield from finished(ahead - 1)
     if values:
-        yield from _in_place(batch, function(values))
+        started.append((batch, start(values)))
+    yield from finished(0)
 
 
 def _in_place(batch: list[tuple[K, T | InputError]], results: Sequence[U]) -> Iterator[tuple[K, U | InputError]]:
     """The batch with results instead of values."""
     remaining = iter(results)
-    for path, value in batch:
-        yield path, value if isinstance(value, InputError) else next(remaining)
+    for key, value in batch:
+        yield key, value if isinstance(value, InputError) else next(remaining)
+
+
+def decoders(workers: int) -> ThreadPoolExecutor:
+    """Threads that decode images, each on one core.
+
+    PyTorch's operations share their work among as many threads as there are cores, and would do so in each of these.
+    What a thread sets for itself is also what threads that begin later start with, so the caller sets that back.
+    """
+    threads = torch.get_num_threads()
+    everyone = Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    for _ in range(workers):
+        executor.submit(begin)
+    everyone.wait()
+    torch.set_num_threads(threads)
+    return executor
+
+
+def pixels_needed(backbone: Backbone) -> int:
+    """How many pixels of an image's shorter side a backbone's preprocessing needs (:func:`use_image`).
+
+    Preprocessing makes the image smaller, and takes the centre. If the image has two and a half times the pixels that
+    the network sees, it is still made smaller by two or more, after what JPEG's transform has averaged.
+    """
+    from PIL import Image
+
+    height, width = backbone.transform(Image.new("RGB", (64, 64))).shape[1:]
+    return 5 * min(height, width) // 2
 
 
 def _decode(
-    executor: ThreadPoolExecutor, backbone: Backbone, images: Iterable[S], ahead: int
+    executor: ThreadPoolExecutor, backbone: Backbone, images: Iterable[S], in_advance: Callable[[], int]
 ) -> Iterator[tuple[S, Tensor | InputError]]:
-    """Transformed images or errors, in the order of ``images``; up to ``ahead`` images are decoded in advance."""
+    """Transformed images or errors, in the order of ``images``; up to ``in_advance()`` are decoded in advance."""
+    at_least = pixels_needed(backbone)
     pending: deque[tuple[S, Future[Tensor]]] = deque()
     remaining = iter(images)
     while True:
-        for source in islice(remaining, ahead - len(pending)):
-            pending.append((source, executor.submit(use_source, source, backbone.transform)))
+        for source in islice(remaining, max(0, in_advance() - len(pending))):
+            pending.append((source, executor.submit(use_source, source, backbone.transform, at_least)))
         if not pending:
             return
         source, future = pending.popleft()

@@ -25,12 +25,13 @@ def is_image(value: object) -> bool:
     return isinstance(value, (str, Path, bytes, bytearray, memoryview, Image)) or hasattr(value, "__array__")
 
 
-def use_source(source: ImageSource, function: "Callable[[Image], T]") -> T:
+def use_source(source: ImageSource, function: "Callable[[Image], T]", at_least: int | None = None) -> T:
     """The result of a function of an image, which it gets upright and in RGB with 8 bits per channel.
 
     Args:
         source: the image. A PIL image is left as it is.
         function: of the image as :func:`tagrank.features.images.read_image` returns it.
+        at_least: as for :func:`tagrank.features.images.use_image`.
 
     Raises:
         InputError: the image cannot be read, or is of none of these types.
@@ -38,9 +39,9 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]") -> T:
     from PIL import Image
 
     if isinstance(source, (str, Path)):
-        return use_image(source, function)
+        return use_image(source, function, at_least)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _use_bytes(source, function)
+        return _use_bytes(source, function, at_least)
     if isinstance(source, Image.Image):
         try:
             return function(upright_rgb(source.copy()))
@@ -53,12 +54,12 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]") -> T:
     raise InputError(f"image: expected a path, bytes, a PIL image or an array of pixels, got {type(source).__name__}")
 
 
-def _use_bytes(content: bytes, function: "Callable[[Image], T]") -> T:
+def _use_bytes(content: bytes, function: "Callable[[Image], T]", at_least: int | None) -> T:
     with NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
         try:
-            return use_image(file.name, function)
+            return use_image(file.name, function, at_least)
         except InputError as error:
             raise InputError(str(error).replace(file.name, f"image of {len(content)} bytes", 1)) from error
 

@@ -52,10 +52,17 @@ def read_image(path: str | Path) -> "PILImage.Image":
     return use_image(path, lambda image: image)
 
 
-def use_image(path: str | Path, function: "Callable[[PILImage.Image], T]") -> T:
+def use_image(path: str | Path, function: "Callable[[PILImage.Image], T]", at_least: int | None = None) -> T:
     """The result of a function of :func:`read_image`'s image.
 
     While threads decode images and use them, they share :data:`PIXELS_AT_ONCE`; a larger image waits until it is alone.
+
+    Args:
+        path: the image file.
+        function: of the image.
+        at_least: if the function needs no more than this many pixels of the shorter side, a larger JPEG file is read at
+            1/2, 1/4 or 1/8 of its width and height, which takes a fraction of the time: its shorter side then has at
+            least so many pixels.
 
     Raises:
         InputError: as :func:`read_image`.
@@ -63,24 +70,24 @@ def use_image(path: str | Path, function: "Callable[[PILImage.Image], T]") -> T:
     path = Path(path)
     with ExitStack() as share:
         try:
-            return _use(path, function, share)
+            return _use(path, function, share, at_least)
         except InputError as error:
             # The error alone: its traceback would keep the image as long as somebody keeps the error.
             failed = InputError(str(error))
         raise failed
 
 
-def _use(path: Path, function: "Callable[[PILImage.Image], T]", share: ExitStack) -> T:
+def _use(path: Path, function: "Callable[[PILImage.Image], T]", share: ExitStack, at_least: int | None) -> T:
     """The result of a function of an image. The image's share of pixels is kept until the image is gone."""
     with ExitStack() as stack:
         with _faults(path):
             image = stack.enter_context(_open(path))
-            _halve(image)
+            _reduce(image, at_least)
             pixels = image.width * image.height
             share.enter_context(_SHARED.take(pixels))
             if pixels > PIXELS_AT_ONCE // 4:
                 share.callback(_trim)
-            upright = _rgb(_upright(_loaded(image, path)))
+            upright = _rgb(_upright(_loaded(image, path, at_least)))
         return function(upright)
 
 
@@ -162,20 +169,27 @@ def _open(path: Path) -> "PILImage.Image":
             raise error from None
 
 
-def _halve(image: "PILImage.Image") -> None:
-    """Set a JPEG with more pixels than Pillow's limit to be read at half its width and height."""
+def _reduce(image: "PILImage.Image", at_least: int | None) -> None:
+    """Set a JPEG to be read at a fraction of its width and height.
+
+    That is if its shorter side has at least twice ``at_least`` pixels, or the image more than Pillow's limit.
+    """
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
 
-    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is None or pixels <= limit or not isinstance(image, JpegImageFile):
+    if not isinstance(image, JpegImageFile):
         return
-    if pixels > 4 * limit:
-        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {4 * limit} pixels")
-    image.draft(None, (max(1, image.width // 2), max(1, image.height // 2)))
+    fraction = 1 if at_least is None else min(image.size) // at_least
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        if pixels > 4 * limit:
+            raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {4 * limit} pixels")
+        fraction = max(fraction, 2)
+    if fraction > 1:
+        image.draft(None, (max(1, image.width // fraction), max(1, image.height // fraction)))
 
 
-def _loaded(image: "PILImage.Image", path: Path) -> "PILImage.Image":
+def _loaded(image: "PILImage.Image", path: Path, at_least: int | None) -> "PILImage.Image":
     """An image with its pixels as they are in the file."""
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.TiffImagePlugin import TiffImageFile
@@ -187,7 +201,7 @@ def _loaded(image: "PILImage.Image", path: Path) -> "PILImage.Image":
     try:
         image.load()
     except OSError:
-        ended = _ended(path) if isinstance(image, JpegImageFile) else None
+        ended = _ended(path, at_least) if isinstance(image, JpegImageFile) else None
         if ended is None:
             raise
         return ended
@@ -199,7 +213,7 @@ def _end_tiff(image: "ref[PILImage.Image]") -> None:
         tiff._size = tiff.im.size
 
 
-def _ended(path: Path) -> "PILImage.Image | None":
+def _ended(path: Path, at_least: int | None) -> "PILImage.Image | None":
     """The image of a JPEG file that lacks only its end marker; None if more is missing.
 
     The decoder makes up what is missing before an end marker. But no pixel of a whole image depends on what is put
@@ -211,7 +225,7 @@ def _ended(path: Path) -> "PILImage.Image | None":
     images: list[PILImage.Image] = []
     for between in (b"", b"\x5a" * 64, b"\xa5" * 64):
         image = JpegImageFile(BytesIO(data + between + b"\xff\xd9"))
-        _halve(image)
+        _reduce(image, at_least)
         try:
             image.load()
             whole = _all_scans(data) and (not images or image.tobytes() == images[0].tobytes())

@@ -82,9 +82,9 @@ def test_all_readable(folder: list[Path]) -> None:
 def test_extract_features_of_nothing_and_with_wrong_sizes(folder: list[Path]) -> None:
     backbone = load_backbone("small_cnn")
     assert list(extract_features(backbone, [])) == []
-    for sizes, got in (({"batch_size": 0}, "0 and 2"), ({"workers": 0}, "32 and 0")):
-        with pytest.raises(ValueError, match=f"batch_size, workers: expected at least 1, got {got}"):
-            next(extract_features(backbone, folder, **sizes))
+    for name in ("batch_size", "workers"):
+        with pytest.raises(ValueError, match=f"^{name}: expected at least 1, got 0$"):
+            next(extract_features(backbone, folder, **{name: 0}))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])

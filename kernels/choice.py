@@ -148,13 +148,6 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             dtypes=SINGLE,
             all_registers=False,
         ),
-        _product(
-            SINGLE,
-            "for one row cuBLAS has kernels that multiply a vector: a step takes 9.2 us at H = 1024, where slices of 8 "
-            "units take 14.4 without TF32, and with it 8.9",
-            min_hidden=1024,
-            max_batch=1,
-        ),
         _grouped_single(16, 8, 32, "few rows: the smallest tiles use the most multiprocessors", shared=4 * 1024),
         _grouped_single(16, 16, 32, "slices of 8 units would be too many programs", shared=4 * 1024, max_hidden=768),
         _grouped_single(32, 16, 32, "tiles of 16 rows would be too many programs", shared=8 * 1024, max_hidden=512),
@@ -185,6 +178,12 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             "82, in TF32 18 in place of 29; for smaller products it gains nothing",
             min_programs=4 * FULL_GRID,
         ),
+        _product(
+            SINGLE,
+            "in TF32 a step takes 31 us at B = 64, H = 2048 in place of 64; for few rows it takes a little longer",
+            min_programs=2 * FULL_GRID,
+            min_hidden=1536,
+        ),
         Rule(
             SINGLE,
             Variant("step", 32, 32, 32, 8, 2),
@@ -205,15 +204,15 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             shared=40 * 1024,
         ),
         _product(
-            (*HALF, *SINGLE, *DOUBLE),
-            "H not divisible by 8: cuBLAS has kernels for it, where a step kernel loads single numbers",
+            (*HALF, *DOUBLE),
+            "H not divisible by 8: a step kernel loads single numbers, and takes 19 us at H = 300; this takes 5 to 10",
             aligned=False,
             min_hidden=256,
         ),
         Rule(
             (*HALF, *SINGLE, *DOUBLE),
             Variant("step", 16, 16, 16, 4, 2),
-            "the same for small H; to load single numbers takes many addresses; any larger tile spills in some dtype",
+            "any H; to load single numbers takes many addresses, and any larger tile spills in some dtype",
             shared=10 * 1024,
             aligned=False,
         ),
@@ -283,6 +282,11 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
             max_hidden=512,
             oldest=(9, 0),
         ),
+        _product(
+            HALF,
+            "at H = 2048 a backward step takes 15 us at B = 1 and 43 at B = 256, where step kernels take 22 and 94",
+            min_hidden=1536,
+        ),
         Rule(
             HALF,
             Variant("step", 16, 16, 128, 4, 4),
@@ -313,8 +317,8 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         _product(
             SINGLE,
             "the inner dimension is 4H, and cuBLAS divides it among blocks: at H = 1024 in TF32 a step takes 12 us "
-            "with B = 1 and 42 with B = 256, where a step kernel takes 17 and 100",
-            min_hidden=640,
+            "with B = 1 and 42 with B = 256, where a step kernel takes 17 and 100; at H = 768 it gains nothing",
+            min_hidden=1024,
         ),
         _product(
             SINGLE, "the same for many rows: 19 us in TF32 at B = 256, H = 512, and not 36", min_programs=FULL_GRID
@@ -328,7 +332,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         Rule(DOUBLE, Variant("step", 16, 16, 32, 4, 3), "as in forward", shared=16 * 1024),
         _product(
             (*HALF, *SINGLE, *DOUBLE),
-            "H not divisible by 8, as in forward",
+            "H not divisible by 8: at H = 300 a backward step takes 6 to 16 us, where step kernels take 10 to 33",
             aligned=False,
             min_hidden=256,
         ),

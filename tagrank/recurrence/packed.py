@@ -1,19 +1,19 @@
 """The recurrence over a packed batch: sequences of different lengths, without padding.
 
-The rows are those of ``torch.nn.utils.rnn.PackedSequence``: step ``t`` has ``batch_sizes[t]`` rows, one for each sequence
-that has not ended, the longest sequence first. On CPUs a backend runs once for each run of steps with the same number
-of rows, from the states that the run before left, so that there is no arithmetic on padding.
+The rows are those of ``torch.nn.utils.rnn.PackedSequence``: step ``t`` has ``batch_sizes[t]`` rows, one for each
+sequence that has not ended, the longest sequence first. The C++ library takes them as they are, so that there is no
+arithmetic on padding; the eager loop runs once for each run of steps with the same number of rows. The other backends
+get padded sequences.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tagrank.recurrence.backends import FUSED, choose
-from tagrank.recurrence.backends.base import Backend, BackwardInputs
+from tagrank.recurrence.backends.compiled import C0, H0, WEIGHT_HH
 from tagrank.recurrence.backends.eager import lstm_loop
 from tagrank.recurrence.dtypes import autocasts
 from tagrank.recurrence.fused import refuse_second_derivative
@@ -47,20 +47,25 @@ def packed_recurrence(
     Raises:
         ValueError, RuntimeError: as :func:`tagrank.lstm_recurrence`.
     """
-    if weight_hh.device.type != "cpu" or observed((gates_x, constant, weight_hh, h0, c0)):
-        return scattered(gates_x, constant, weight_hh, h0, c0, batch_sizes, backend)
+    tensors = (gates_x, constant, weight_hh, h0, c0)
+    if weight_hh.device.type != "cpu" or observed(tensors):
+        return scattered(*tensors, batch_sizes, backend)
     if autocasts("cpu"):
         weight_hh = to_autocast(weight_hh)
         gates_x, constant, h0, c0 = (None if t is None else to_autocast(t) for t in (gates_x, constant, h0, c0))
-    sizes = tuple(batch_sizes.tolist())
+        tensors = (gates_x, constant, weight_hh, h0, c0)
+    sizes = batch_sizes.tolist()
     name = choose(backend, FutureGates(weight_hh.device, weight_hh.dtype, (sizes[0], weight_hh.shape[0])))
     if name == "eager":
-        return _eagerly(sizes, gates_x, constant, weight_hh, h0, c0)
-    arguments = (FUSED[name], sizes, gates_x, constant, weight_hh, h0, c0)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments[2:]):
-        results: Results = _Segments.apply(*arguments)
+        return _eagerly(sizes, *tensors)
+    if not FUSED[name].packs():
+        return scattered(*tensors, batch_sizes, name)
+    launch = FUSED[name].fixed_launch
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        results: Results = _Packed.apply(name, sizes, launch, *tensors)
         return results
-    return _forward(*arguments, save=False)[0]
+    output, h_n, c_n = _forward(name, sizes, launch, *tensors, save=False)
+    return output, h_n, c_n
 
 
 class _Segment(NamedTuple):
@@ -86,38 +91,6 @@ def _segments(sizes: Sequence[int]) -> Iterator[_Segment]:
             start = t
 
 
-#: From the gates ``[steps, rows, 4H]`` or ``[rows, 4H]``, the states ``[rows, H]`` and the number of steps to the output
-#: ``[steps, rows, H]``, the last cell state, and what is kept for backward.
-_Run = Callable[[Tensor, Any, Any, int], tuple[Tensor, ...]]
-
-
-def _walk(
-    sizes: Sequence[int],
-    gates_x: Tensor | None,
-    constant: Tensor | None,
-    h: Tensor | None,
-    c: Tensor | None,
-    run: _Run,
-) -> tuple[Results, list[Any]]:
-    """The results, and for each segment its first cell state and what ``run`` kept, in one list."""
-    outputs, ends, kept = [], [], []
-    for segment in _segments(sizes):
-        rows = segment.rows
-        x: Any = None if gates_x is None else segment.of(gates_x)
-        if constant is not None:
-            x = constant[:rows] if x is None else x + constant[:rows]
-        h, c = (None if state is None else state[:rows] for state in (h, c))
-        kept.append(c)
-        output, c, *others = run(x, h, c, segment.steps)
-        kept += others
-        h = output[-1]
-        outputs.append(output.flatten(0, 1))
-        ends.append((h[segment.rows_after :], c[segment.rows_after :]))
-    # The sequences that end first are the last rows.
-    h_n, c_n = (torch.cat([pair[i] for pair in reversed(ends)]) for i in range(2))
-    return (torch.cat(outputs), h_n, c_n), kept
-
-
 def _eagerly(
     sizes: Sequence[int],
     gates_x: Tensor | None,
@@ -128,44 +101,54 @@ def _eagerly(
 ) -> Results:
     record("eager.forward")
     zeros = weight_hh.new_zeros(sizes[0], weight_hh.shape[1])
-    h0, c0 = (zeros if state is None else state for state in (h0, c0))
-
-    def run(x: Tensor, h: Tensor, c: Tensor, steps: int) -> tuple[Tensor, ...]:
-        return lstm_loop(x, weight_hh, h, c, steps)
-
-    return _walk(sizes, gates_x, constant, h0, c0, run)[0]
+    h, c = (zeros if state is None else state for state in (h0, c0))
+    outputs, ends = [], []
+    for segment in _segments(sizes):
+        rows = segment.rows
+        x: Any = None if gates_x is None else segment.of(gates_x)
+        if constant is not None:
+            x = constant[:rows] if x is None else x + constant[:rows]
+        output, c = lstm_loop(x, weight_hh, h[:rows], c[:rows], segment.steps)
+        h = output[-1]
+        outputs.append(output.flatten(0, 1))
+        ends.append((h[segment.rows_after :], c[segment.rows_after :]))
+    # The sequences that end first are the last rows.
+    h_n, c_n = (torch.cat([pair[i] for pair in reversed(ends)]) for i in range(2))
+    return torch.cat(outputs), h_n, c_n
 
 
 def _forward(
-    fused: Backend,
+    name: str,
     sizes: Sequence[int],
+    launch: Any,
     gates_x: Tensor | None,
     constant: Tensor | None,
     weight_hh: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
     save: bool,
-) -> tuple[Results, list[Any]]:
-    weight = weight_hh.contiguous()
-    gates_x, constant, h0, c0 = (None if t is None else t.contiguous() for t in (gates_x, constant, h0, c0))
+) -> list[Tensor]:
+    """``output``, ``h_n``, ``c_n``, and if ``save`` the activated gates ``[N, 4H]`` and the cell states ``[N, H]``."""
+    x: Any = constant if gates_x is None else gates_x
+    if gates_x is not None and constant is not None:
+        x = torch.empty_like(gates_x, memory_format=torch.contiguous_format)
+        for segment in _segments(sizes):
+            torch.add(segment.of(gates_x), constant[: segment.rows], out=segment.of(x))
+    record(f"{name}.forward")
+    results: list[Tensor] = torch.ops.tagrank.packed_forward.default(
+        x, weight_hh, h0, c0, sizes, gates_x is None, save, launch
+    )
+    return results
 
-    def run(x: Tensor, h: Tensor | None, c: Tensor | None, steps: int) -> tuple[Tensor, ...]:
-        return fused.forward(x, weight, h, c, steps, save, save)
 
-    return _walk(sizes, gates_x, constant, h0, c0, run)
-
-
-class _Segments(torch.autograd.Function):
-    """All segments as one node of the graph."""
-
+class _Packed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fused: Backend, sizes: Sequence[int], *tensors: Any) -> Results:
-        results, kept = _forward(fused, sizes, *tensors, save=True)
+    def forward(ctx: Any, name: str, sizes: Sequence[int], launch: Any, *tensors: Any) -> Results:
+        output, h_n, c_n, *kept = _forward(name, sizes, launch, *tensors, save=True)
         ctx.set_materialize_grads(False)
-        ctx.fused, ctx.sizes = fused, sizes
-        _, _, weight_hh, h0, _ = tensors
-        ctx.save_for_backward(weight_hh, h0, results[0], *kept)
-        return results
+        ctx.name, ctx.sizes, ctx.launch, ctx.varies = name, sizes, launch, tensors[0] is not None
+        ctx.save_for_backward(*tensors[2:], output, *kept)
+        return output, h_n, c_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -186,61 +169,26 @@ class _Gradients(torch.autograd.Function):
         refuse_second_derivative()
 
 
-def _backward(
-    ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """The gradients of the arguments of :meth:`_Segments.forward`."""
-    if autocasts("cpu"):
-        # A caller's autocast is for the forward pass.
-        with torch.autocast("cpu", enabled=False):
-            return _backward(ctx, grad_output, grad_h_n, grad_c_n)
-    weight_hh, h0, output, *kept = ctx.saved_tensors
-    _, _, gates_wanted, constant_wanted, weight_wanted, h0_wanted, c0_wanted = ctx.needs_input_grad
-    batch, weight = ctx.sizes[0], weight_hh.contiguous()
-    nothing = output.new_empty(0)
-    # Copies, to which the gradients that come from the next segment are added.
-    grads = (
-        torch.zeros_like(output) if grad_output is None else grad_output.clone(memory_format=torch.contiguous_format)
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of the arguments of :meth:`_Packed.forward`."""
+    weight_hh, h0, c0, *kept = ctx.saved_tensors
+    *_, gates_wanted, constant_wanted, weight_wanted, h0_wanted, c0_wanted = ctx.needs_input_grad
+    wanted = weight_wanted * WEIGHT_HH | h0_wanted * H0 | c0_wanted * C0
+    record(f"{ctx.name}.backward")
+    d_gates, *others = torch.ops.tagrank.packed_backward.default(
+        *grads, weight_hh, h0, c0, ctx.sizes, *kept, not ctx.varies, wanted, ctx.launch
     )
-    d_h, d_c = (torch.zeros_like(output[:batch]) if grad is None else grad.clone() for grad in (grad_h_n, grad_c_n))
-    d_constant = output.new_zeros(batch, weight.shape[0]) if constant_wanted else None
-    d_gates = output.new_empty(len(output), weight.shape[0]) if gates_wanted or weight_wanted else None
-    before: Any = None if h0 is None else h0.contiguous()
-    hidden_before = [before]
-    segments = list(_segments(ctx.sizes))
-    for segment, after in pairwise(segments):
-        hidden_before.append(segment.of(output)[-1, : after.rows])
-    for segment in reversed(segments):
-        gates, cells = kept.pop(-2), kept.pop()
-        c, h, rows = kept.pop(), hidden_before.pop(), segment.rows
-        grad = segment.of(grads)
-        grad[-1] += d_h[:rows]
-        saved = (weight, h, c, segment.of(output), gates, cells)
-        inputs = BackwardInputs(grad, d_c[:rows], nothing, *saved, constant=False, weight_wanted=False)
-        d, _, before_h, before_c = ctx.fused.backward(inputs)
-        if d_gates is not None:
-            segment.of(d_gates).copy_(d)
-        if d_constant is not None:
-            d_constant[:rows] += d.sum(0)
-        if h is not None:
-            d_h[:rows] = before_h
-        if c is not None:
-            d_c[:rows] = before_c
-    return (
-        None,
-        None,
-        d_gates if gates_wanted else None,
-        d_constant,
-        _weight_gradient(d_gates, output, h0, ctx.sizes) if weight_wanted and d_gates is not None else None,
-        d_h if h0_wanted else None,
-        d_c if c0_wanted else None,
-    )
+    d_constant = None
+    if constant_wanted:
+        d_constant = _sum_over_steps(d_gates, ctx.sizes) if ctx.varies else d_gates
+    found = iter(others)
+    d_others = [next(found) if want else None for want in (weight_wanted, h0_wanted, c0_wanted)]
+    return None, None, None, d_gates if gates_wanted else None, d_constant, *d_others
 
 
-def _weight_gradient(d_gates: Tensor, output: Tensor, h0: Tensor | None, sizes: Sequence[int]) -> Tensor:
-    """One product over all rows: of the gates' gradients, and the hidden states before them."""
-    batch, rows = sizes[0], torch.tensor(sizes)
-    # The row of the same sequence one step before is as many rows before as that step has.
-    before = torch.arange(batch, len(output)) - torch.repeat_interleave(rows[:-1], rows[1:])
-    d_weight = d_gates[batch:].t() @ output.index_select(0, before)
-    return d_weight if h0 is None else d_weight.addmm_(d_gates[:batch].t(), h0)
+def _sum_over_steps(packed: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``[N, F]`` to ``[B, F]``, the sum of each sequence."""
+    sums = packed.new_zeros(sizes[0], packed.shape[1])
+    for segment in _segments(sizes):
+        sums[: segment.rows] += segment.of(packed).sum(0)
+    return sums

@@ -64,10 +64,8 @@ def number_of_steps(steps: Any, input: Tensor | None) -> int:
     return found
 
 
-def initial_states(
-    hx: State | None, count: int, batch: int, batched: bool, sizes: tuple[int, int], weight: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """``h_0`` and ``c_0`` with a batch dimension, or ``None`` for both.
+def initial_states(hx: State, count: int, batch: int, batched: bool, sizes: tuple[int, int], weight: Tensor) -> State:
+    """``h_0`` and ``c_0`` with a batch dimension.
 
     Args:
         hx: the argument of the call.
@@ -76,9 +74,11 @@ def initial_states(
         batched: whether the call has a batch dimension.
         sizes: the number of features of ``h_0`` and of ``c_0``.
         weight: has the dtype of both.
+
+    Raises:
+        TypeError: ``hx`` is no pair of tensors.
+        ValueError, RuntimeError: a shape or dtype does not fit.
     """
-    if hx is None:
-        return None, None
     rows = (batch,) if batched else ()
     shape, cell_shape = ((count, *rows, size) for size in sizes)
     h_0, c_0 = check_state(hx, "hidden", shape, weight, cell_shape)

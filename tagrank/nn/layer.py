@@ -1,29 +1,25 @@
 """ContextLSTM: an LSTM over whole sequences."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import overload
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.arguments import batch_size, check_inputs, initial_states, number_of_steps
 from tagrank.nn.cell import ContextLSTMCell
-from tagrank.nn.checks import State, as_int, check_dropout, check_flag, check_projection, check_sizes, leaf_of
+from tagrank.nn.checks import State, leaf_of
 from tagrank.nn.lengths import Ragged, of_lengths, of_packed
-from tagrank.nn.parameters import add_bias, context_share, copy_parameters, initialise, lstm_parameters
+from tagrank.nn.lstm_parameters import ParametersOfLSTM
+from tagrank.nn.parameters import add_bias, context_share
 from tagrank.nn.sequences import Sequences, Whole
-from tagrank.nn.stack import Direction, Options, run_stack
-from tagrank.recurrence.backends import check_name
+from tagrank.nn.stack import Options, run_stack
 from tagrank.recurrence.op import run_layers
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class ContextLSTM(nn.Module):
+class ContextLSTM(ParametersOfLSTM):
     """``nn.LSTM`` over ``cat([x_t, context])`` that never repeats the context's share of the work.
 
     The context does not change over the sequence: an image feature, a speaker, a document embedding. The parameters
@@ -50,8 +46,8 @@ class ContextLSTM(nn.Module):
             before their activation, which vary over time, would have to be kept instead.
         device: of the parameters.
         dtype: of the parameters.
-        bidirectional: whether each layer also runs from the last step to the first, with parameters of its own. The next
-            layer, and the caller, get the hidden states of both directions beside each other.
+        bidirectional: whether each layer also runs from the last step to the first, with parameters of its own. The
+            next layer, and the caller, get the hidden states of both directions beside each other.
         proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. The
             recurrence then runs with the product of the weights, ``weight_hh weight_hr``, on the states before
             projection, so that every backend serves it.
@@ -65,139 +61,6 @@ class ContextLSTM(nn.Module):
         >>> output.shape
         torch.Size([10, 8, 256])
     """
-
-    def __init__(
-        self,
-        context_size: int,
-        hidden_size: int,
-        *,
-        input_size: int = 0,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        recompute: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-    ) -> None:
-        super().__init__()
-        context_size, hidden_size, input_size = check_sizes(context_size, hidden_size, input_size)
-        num_layers = as_int("num_layers", num_layers)
-        if num_layers <= 0:
-            raise ValueError("num_layers must be greater than zero")
-        self.context_size = context_size
-        self.hidden_size = hidden_size
-        self.input_size = input_size
-        self.num_layers = num_layers
-        self.bias = check_flag("bias", bias)
-        self.batch_first = check_flag("batch_first", batch_first)
-        self.dropout = check_dropout(dropout, num_layers)
-        self.backend = check_name(backend)
-        self.recompute = recompute
-        self.bidirectional = check_flag("bidirectional", bidirectional)
-        self.proj_size = check_projection(proj_size, hidden_size)
-        features = input_size + context_size
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                made = lstm_parameters(features, hidden_size, bias, device, dtype, self.proj_size)
-                for name, parameter in made.items():
-                    self.register_parameter(name + suffix, parameter)
-            features = (self.proj_size or hidden_size) * (2 if bidirectional else 1)
-        self._parameter_names = self._name_parameters()
-        self.reset_parameters()
-
-    @classmethod
-    def from_lstm(cls, lstm: nn.LSTM, context_size: int, *, backend: str = "auto", recompute: bool = False) -> "Self":
-        """A layer with copies of an ``nn.LSTM``'s parameters, on their device and in their dtype.
-
-        Args:
-            lstm: the module whose input is ``cat([x_t, context])``, or the context alone.
-            context_size: how many features of its input are the context, the last ones.
-            backend, recompute: as for the class.
-
-        Raises:
-            TypeError: ``lstm`` is no ``nn.LSTM``, or ``context_size`` no integer.
-            ValueError: it has fewer features than ``context_size``.
-        """
-        if not isinstance(lstm, nn.LSTM):
-            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
-        context_size = as_int("context_size", context_size)
-        if not 0 <= context_size <= lstm.input_size:
-            raise ValueError(
-                f"context_size: expected 0 to {lstm.input_size}, as many as lstm reads; got {context_size}"
-            )
-        layer = cls(
-            context_size,
-            lstm.hidden_size,
-            input_size=lstm.input_size - context_size,
-            num_layers=lstm.num_layers,
-            bias=lstm.bias,
-            batch_first=lstm.batch_first,
-            dropout=lstm.dropout if lstm.num_layers > 1 else 0.0,
-            backend=backend,
-            recompute=recompute,
-            device="meta",
-            bidirectional=lstm.bidirectional,
-            proj_size=lstm.proj_size,
-        )
-        copy_parameters(lstm, layer)
-        return layer.train(lstm.training)
-
-    def to_lstm(self) -> nn.LSTM:
-        """An ``nn.LSTM`` with copies of this layer's parameters: its input is ``cat([x_t, context])``."""
-        features = self.input_size + self.context_size
-        sizes = features, self.hidden_size, self.num_layers
-        both = self.bidirectional, self.proj_size
-        lstm = nn.LSTM(*sizes, self.bias, self.batch_first, self.dropout, *both, device="meta")
-        copy_parameters(self, lstm)
-        lstm.flatten_parameters()
-        return lstm.train(self.training)
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTM does."""
-        initialise(self, self.hidden_size)
-
-    @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The parameters of each direction of each layer, in the order of nn.LSTM."""
-        return [[parameter for parameter in own if parameter is not None] for own in self._directions()]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._parameter_names = self._name_parameters()
-
-    def _suffixes(self, layer: int) -> Sequence[str]:
-        """What the names of a layer's parameters end with, in each direction."""
-        return (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
-
-    def _name_parameters(self) -> list[str | None]:
-        names: tuple[str | None, ...] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        names = names if self.bias else (*names[:2], None, None)
-        names = (*names, "weight_hr") if self.proj_size else names
-        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
-        return [name and name + suffix for suffix in suffixes for name in names]
-
-    def _all_parameters(self) -> list[Tensor | None]:
-        """``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh`` of each layer and direction, and ``weight_hr`` if there
-        is a projection, with ``None`` for missing biases."""
-        own, found = self._parameters, []
-        for name in self._parameter_names:
-            # The dictionary is many times as fast as an attribute. In data-parallel replicas and if they are
-            # parametrised, the parameters are attributes only.
-            parameter = None if name is None else own.get(name)
-            found.append(getattr(self, name) if parameter is None and name is not None else parameter)
-        return found
-
-    def _directions(self) -> list[Direction]:
-        each = 5 if self.proj_size else 4
-        found: list[Any] = self._all_parameters()
-        return [Direction(*(*found[at : at + each], None)[:5]) for at in range(0, len(found), each)]
-
-    def flatten_parameters(self) -> None:
-        """Does nothing. Code written for nn.LSTM may call it, to pack the weights for cuDNN."""
 
     @overload
     def forward(
@@ -235,20 +98,21 @@ class ContextLSTM(nn.Module):
 
         Args:
             context: ``[B, C]``, or ``[C]`` unbatched; ``None`` if ``context_size`` is 0.
-            steps: ``T``, required if there is neither an input nor ``lengths``; otherwise the input's length, or left out.
+            steps: ``T``, required if there is neither an input nor ``lengths``; otherwise the input's length, or left
+                out.
             input: ``[T, B, I]``, ``[B, T, I]`` with ``batch_first``, ``[T, I]`` unbatched; ``None`` if ``input_size``
                 is 0. Or a ``PackedSequence`` of such, sorted by length or not; the context and the states are in the
                 order of its sequences before they were sorted.
-            hx: ``(h_0, c_0)``, ``[num_layers * D, B, P]`` and ``[num_layers * D, B, H]``, unbatched without ``B``; zeros
-                if left out.
-            lengths: ``[B]``, integers from 1 to ``T``: how long each sequence is. The input beyond is padding, and is not
-                read. Not beside a ``PackedSequence``.
+            hx: ``(h_0, c_0)``, ``[num_layers * D, B, P]`` and ``[num_layers * D, B, H]``, unbatched without ``B``;
+                zeros if left out.
+            lengths: ``[B]``, integers from 1 to ``T``: how long each sequence is. The input beyond is padding, and is
+                not read. Not beside a ``PackedSequence``.
 
         Returns:
-            ``output`` ``[T, B, D * P]`` (``[B, T, D * P]`` with ``batch_first``, ``[T, D * P]`` unbatched), the hidden states
-            of the last layer, and ``(h_n, c_n)``, the last states of each layer, shaped like ``hx``. With ``lengths`` the
-            output is zero beyond the end of each sequence, and the last states are those at that end. For a
-            ``PackedSequence`` the output is one, too.
+            ``output`` ``[T, B, D * P]`` (``[B, T, D * P]`` with ``batch_first``, ``[T, D * P]`` unbatched), the hidden
+            states of the last layer, and ``(h_n, c_n)``, the last states of each layer, shaped like ``hx``. With
+            ``lengths`` the output is zero beyond the end of each sequence, and the last states are those at that end.
+            For a ``PackedSequence`` the output is one, too.
 
         Raises:
             TypeError: an argument is missing or not a tensor.
@@ -317,27 +181,11 @@ class ContextLSTM(nn.Module):
         return run_stack(sequences, context, input, h_0, c_0, self._directions(), options)
 
     def _initial_states(self, hx: State | None, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None]:
+        if hx is None:
+            return None, None
         count = self.num_layers * (2 if self.bidirectional else 1)
         sizes = self.proj_size or self.hidden_size, self.hidden_size
         return initial_states(hx, count, batch, batched, sizes, self._parameter("weight_hh_l0"))
-
-    def extra_repr(self) -> str:
-        text = f"{self.context_size}, {self.hidden_size}"
-        defaults: dict[str, Any] = {
-            "input_size": 0,
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0.0,
-            "bidirectional": False,
-            "proj_size": 0,
-            "backend": "auto",
-            "recompute": False,
-        }
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)!r}"
-        return text
 
     def cell(self) -> ContextLSTMCell:
         """A cell that runs this layer step by step, for decoders that choose each input from the output before.
@@ -393,8 +241,3 @@ class ContextLSTM(nn.Module):
     def input_gates(self, input: Tensor) -> Tensor:
         """The input's share of the first layer's gates, without biases: ``[..., I]`` to ``[..., 4H]``."""
         return F.linear(input, self._parameter("weight_ih_l0")[:, : self.input_size])
-
-    def _parameter(self, name: str) -> Tensor:
-        # Not by get_parameter, because under functional_call and in data-parallel replicas it is a plain tensor.
-        parameter: Tensor = getattr(self, name)
-        return parameter

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.checks import check_features
 from tagrank.nn.sequences import Packed, Padded, Sequences, Whole
@@ -21,6 +21,7 @@ class Ragged(NamedTuple):
         input: ``[rows, I]``, or ``None``.
         order: ``[B]``, the order of the sequences in the layout, or ``None`` if it is the caller's.
         back: ``[B]``, the caller's order, or ``None``.
+        padded: ``[N]``, for each packed row the row of ``[T B]`` where the caller has it, or ``None``.
     """
 
     sequences: Sequences
@@ -28,6 +29,7 @@ class Ragged(NamedTuple):
     input: Tensor | None
     order: Tensor | None = None
     back: Tensor | None = None
+    padded: Tensor | None = None
 
     def sort(self, tensor: Tensor | None, dim: int) -> Tensor | None:
         """A tensor in the caller's order of sequences, which are its dimension ``dim``, in that of the layout."""
@@ -39,10 +41,11 @@ class Ragged(NamedTuple):
 
     def pad(self, output: Tensor, steps: int) -> Tensor:
         """``[rows, H]`` as ``[T, B, H]``, zero beyond the end of each sequence."""
-        if not isinstance(self.sequences, Packed):
+        if self.padded is None:
             return output
-        packed = PackedSequence(output, self.sequences.batch_sizes, self.order, self.back)
-        return pad_packed_sequence(packed, total_length=steps)[0]
+        features = output.shape[1]
+        rows = output.new_zeros(steps * self.batch, features).index_copy(0, self.padded, output)
+        return rows.view(steps, self.batch, features)
 
     def pack(self, output: Tensor) -> PackedSequence:
         """``[rows, H]``, packed as the input was."""
@@ -88,8 +91,8 @@ def of_lengths(
 ) -> tuple[Ragged, int]:
     """Sequences of the given lengths beside ``context`` ``[B, C]`` and ``input`` ``[T, B, I]``, and ``T``.
 
-    On CPUs they are packed, so that there is no arithmetic on padding. Where that would wait for a GPU, or depend on data
-    that a compiler does not know, they stay padded.
+    On CPUs they are packed, so that there is no arithmetic on padding. Where that would wait for a GPU, or depend on
+    data that a compiler does not know, they stay padded.
 
     Raises:
         TypeError: the lengths are no integers, or ``steps`` is required.
@@ -132,13 +135,15 @@ def _checked(lengths: Any, batch: int) -> Tensor:
 
 def _pack(lengths: Tensor, input: Tensor | None) -> Ragged:
     """The sequences without their padding, the longest one first."""
+    # By index, and not by pack_padded_sequence, which torch.func and forward-mode derivatives do not go through.
     batch = len(lengths)
-    if input is not None:
-        data, batch_sizes, order, back = pack_padded_sequence(input, lengths.long(), enforce_sorted=False)
-        return Ragged(Packed(batch_sizes, data.shape[0], batch), batch, data, order, back)
     ordered, order = lengths.long().sort(descending=True, stable=True)
     batch_sizes = (ordered > torch.arange(int(ordered[0])).unsqueeze(1)).sum(1)
-    return Ragged(Packed(batch_sizes, int(ordered.sum()), batch), batch, None, order, order.argsort())
+    layout = Packed(batch_sizes, int(ordered.sum()), batch)
+    places = layout.places()
+    padded = places.step * batch + order[places.sequence]
+    data = None if input is None else input.flatten(0, 1).index_select(0, padded)
+    return Ragged(layout, batch, data, order, order.argsort(), padded)
 
 
 def _describe(given: Any) -> str:

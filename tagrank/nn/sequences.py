@@ -115,6 +115,9 @@ class Packed:
         self.batch_sizes, self.rows, self.sequences = batch_sizes, rows, sequences
         self._opposite: Tensor | None = None
 
+    def places(self) -> Places:
+        return Places.of(self.batch_sizes, self.rows, self.sequences)
+
     def recurrence(
         self,
         input_gates: Tensor | None,
@@ -129,7 +132,7 @@ class Packed:
 
     def backwards(self, rows: Tensor) -> Tensor:
         if self._opposite is None:
-            self._opposite = Places.of(self.batch_sizes, self.rows, self.sequences).opposite().to(rows.device)
+            self._opposite = self.places().opposite().to(rows.device)
         return rows.index_select(0, self._opposite)
 
     def at_first_step(self, values: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def _run_direction(
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = parameters
     projected_h0 = None
     if weight_hr is not None:
-        # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only h_0 is
-        # no projection of anything, and enters the gates of the first step by itself.
+        # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only
+        # h_0 is no projection of anything, and enters the gates of the first step by itself.
         projected_h0 = None if h0 is None else F.linear(h0, weight_hh)
         h0, weight_hh = None, weight_hh @ weight_hr
     results = None

@@ -48,9 +48,9 @@ class ContextLSTM(ParametersOfLSTM):
         dtype: of the parameters.
         bidirectional: whether each layer also runs from the last step to the first, with parameters of its own. The
             next layer, and the caller, get the hidden states of both directions beside each other.
-        proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. The
-            recurrence then runs with the product of the weights, ``weight_hh weight_hr``, on the states before
-            projection, so that every backend serves it.
+        proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. A fused
+            backend then runs with the product of the weights, ``weight_hh weight_hr``, on the states before projection.
+            ``"auto"`` takes the eager loop instead on CPUs where nothing is trained, which is faster there.
 
     Raises:
         TypeError, ValueError: as ``nn.LSTM``.

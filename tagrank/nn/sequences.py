@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tagrank.recurrence import lstm_recurrence
-from tagrank.recurrence.packed import packed_recurrence
+from tagrank.recurrence.backends.eager import lstm_loop
+from tagrank.recurrence.packed import packed_loop, packed_recurrence
 from tagrank.recurrence.padded import Places, Results, padded_recurrence
+from tagrank.recurrence.tracing import record
 
 
 class Sequences(Protocol):
@@ -28,6 +30,18 @@ class Sequences(Protocol):
         recompute: bool,
     ) -> Results:
         """``output`` ``[rows, H]``, and ``h_n`` and ``c_n`` ``[B, H]``, of the gates ``[rows, 4H]`` and ``[B, 4H]``."""
+
+    def loop(
+        self,
+        input_gates: Tensor | None,
+        context_gates: Tensor | None,
+        weight_hh: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weight_hr: Tensor,
+    ) -> Results | None:
+        """The same by the eager loop with a projection, ``[rows, P]``, ``[B, P]`` and ``[B, H]``; or ``None`` if the
+        layout has no loop."""
 
     def backwards(self, rows: Tensor) -> Tensor:
         """``[rows, F]`` with the steps of each sequence in the opposite order. Applied twice, it is nothing."""
@@ -56,6 +70,23 @@ class Whole:
         recompute = recompute and gates_x.dim() == 2
         options: dict[str, Any] = {"steps": self.steps, "backend": backend, "recompute": recompute}
         output, c_n = lstm_recurrence(gates_x, weight_hh, h0, c0, **options)
+        return output, output[-1], c_n
+
+    def loop(
+        self,
+        input_gates: Tensor | None,
+        context_gates: Tensor | None,
+        weight_hh: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weight_hr: Tensor,
+    ) -> Results | None:
+        record("eager.forward")
+        gates_x = _sum(input_gates, context_gates)
+        batch = gates_x.shape[-2]
+        h0 = gates_x.new_zeros(batch, weight_hh.shape[1]) if h0 is None else h0
+        c0 = gates_x.new_zeros(batch, weight_hr.shape[1]) if c0 is None else c0
+        output, c_n = lstm_loop(gates_x, weight_hh, h0, c0, self.steps, weight_hr)
         return output, output[-1], c_n
 
     def backwards(self, rows: Tensor) -> Tensor:
@@ -96,6 +127,9 @@ class Padded(Whole):
         gates_x = _sum(input_gates, context_gates)
         return padded_recurrence(gates_x, weight_hh, h0, c0, self.lengths, self.steps, backend)
 
+    def loop(self, *arguments: Any) -> Results | None:
+        return None
+
     def backwards(self, rows: Tensor) -> Tensor:
         if self._opposite is None:
             self._opposite = self._opposites()
@@ -129,6 +163,18 @@ class Packed:
         recompute: bool,
     ) -> Results:
         return packed_recurrence(input_gates, context_gates, weight_hh, h0, c0, self.batch_sizes, backend)
+
+    def loop(
+        self,
+        input_gates: Tensor | None,
+        context_gates: Tensor | None,
+        weight_hh: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weight_hr: Tensor,
+    ) -> Results | None:
+        sizes = self.batch_sizes.tolist()
+        return packed_loop(sizes, input_gates, context_gates, weight_hh, h0, c0, weight_hr)
 
     def backwards(self, rows: Tensor) -> Tensor:
         if self._opposite is None:

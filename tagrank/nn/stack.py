@@ -11,6 +11,7 @@ from tagrank.nn.parameters import add_bias, context_share
 from tagrank.nn.sequences import Sequences, Whole
 from tagrank.recurrence.op import run_layers
 from tagrank.recurrence.padded import Results
+from tagrank.recurrence.tracing import observed
 
 
 class Direction(NamedTuple):
@@ -91,31 +92,58 @@ def _run_direction(
 ) -> Results:
     """One direction of a layer, over the steps as they come."""
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = parameters
-    projected_h0 = None
-    if weight_hr is not None:
-        # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only
-        # h_0 is no projection of anything, and enters the gates of the first step by itself.
-        projected_h0 = None if h0 is None else F.linear(h0, weight_hh)
-        h0, weight_hh = None, weight_hh @ weight_hr
-    results = None
-    if type(sequences) is Whole and projected_h0 is None:
+    if weight_hr is None:
+        return _run_plain(sequences, context, input, h0, c0, parameters, options, None)
+    tensors = (context, input, h0, c0, *parameters)
+    if _loops(tensors, options.backend):
+        gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))
+        results = sequences.loop(*gates, weight_hh, h0, c0, weight_hr)
+        if results is not None:
+            return results
+    # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only h_0 is
+    # no projection of anything, and enters the gates of the first step by itself.
+    first = None if h0 is None else F.linear(h0, weight_hh)
+    folded = parameters._replace(weight_hh=weight_hh @ weight_hr)
+    output, h_n, c_n = _run_plain(sequences, context, input, None, c0, folded, options, first)
+    return F.linear(output, weight_hr), F.linear(h_n, weight_hr), c_n
+
+
+def _loops(tensors: Sequence[Tensor | None], backend: str) -> bool:
+    """Whether a layer with a projection runs in the eager loop.
+
+    By default it does on CPUs where nothing is trained: a step of the folded recurrence has 4 H^2 multiplications for
+    each row, and not 5 H P, and takes longer there. In training the loop's backward pass would take as long or longer.
+    """
+    if observed(tensors):
+        return False
+    on_cpu = any(t is not None and t.device.type == "cpu" for t in tensors)
+    train = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return backend == "eager" or (backend == "auto" and on_cpu and not train)
+
+
+def _run_plain(
+    sequences: Sequences,
+    context: Tensor | None,
+    input: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    parameters: Direction,
+    options: Options,
+    first: Tensor | None,
+) -> Results:
+    """:func:`_run_direction` without the projection. ``first`` ``[B, 4H]`` is added to the gates of the first step."""
+    weight_ih, weight_hh, bias_ih, bias_hh, _ = parameters
+    if type(sequences) is Whole and first is None:
         states = [None if state is None else state.unsqueeze(0) for state in (h0, c0)]
         own = weight_ih, weight_hh, bias_ih, bias_hh
         results = run_layers(context, input, *states, own, sequences.steps, options.backend, options.recompute)
-    if results is not None:
-        output, h_n, c_n = results[0], results[1][0], results[2][0]
-    else:
-        bias = add_bias(bias_ih, bias_hh)
-        input_gates, context_gates = _gates(context, input, weight_ih, bias)
-        if projected_h0 is not None:
-            first = sequences.at_first_step(projected_h0)
-            input_gates = first if input_gates is None else input_gates + first
-        output, h_n, c_n = sequences.recurrence(
-            input_gates, context_gates, weight_hh, h0, c0, options.backend, options.recompute
-        )
-    if weight_hr is None:
-        return output, h_n, c_n
-    return F.linear(output, weight_hr), F.linear(h_n, weight_hr), c_n
+        if results is not None:
+            return results[0], results[1][0], results[2][0]
+    input_gates, context_gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))
+    if first is not None:
+        there = sequences.at_first_step(first)
+        input_gates = there if input_gates is None else input_gates + there
+    return sequences.recurrence(input_gates, context_gates, weight_hh, h0, c0, options.backend, options.recompute)
 
 
 def _gates(

@@ -57,7 +57,7 @@ def packed_recurrence(
     sizes = batch_sizes.tolist()
     name = choose(backend, FutureGates(weight_hh.device, weight_hh.dtype, (sizes[0], weight_hh.shape[0])))
     if name == "eager":
-        return _eagerly(sizes, *tensors)
+        return packed_loop(sizes, *tensors)
     if not FUSED[name].packs():
         return scattered(*tensors, batch_sizes, name)
     launch = FUSED[name].fixed_launch
@@ -91,24 +91,27 @@ def _segments(sizes: Sequence[int]) -> Iterator[_Segment]:
             start = t
 
 
-def _eagerly(
+def packed_loop(
     sizes: Sequence[int],
     gates_x: Tensor | None,
     constant: Tensor | None,
     weight_hh: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
+    weight_hr: Tensor | None = None,
 ) -> Results:
+    """:func:`packed_recurrence` by the eager loop, whose ``weight_hr`` projects the hidden states."""
     record("eager.forward")
-    zeros = weight_hh.new_zeros(sizes[0], weight_hh.shape[1])
-    h, c = (zeros if state is None else state for state in (h0, c0))
+    given: Any = constant if gates_x is None else gates_x
+    h = given.new_zeros(sizes[0], weight_hh.shape[1]) if h0 is None else h0
+    c = given.new_zeros(sizes[0], weight_hh.shape[0] // 4) if c0 is None else c0
     outputs, ends = [], []
     for segment in _segments(sizes):
         rows = segment.rows
         x: Any = None if gates_x is None else segment.of(gates_x)
         if constant is not None:
             x = constant[:rows] if x is None else x + constant[:rows]
-        output, c = lstm_loop(x, weight_hh, h[:rows], c[:rows], segment.steps)
+        output, c = lstm_loop(x, weight_hh, h[:rows], c[:rows], segment.steps, weight_hr)
         h = output[-1]
         outputs.append(output.flatten(0, 1))
         ends.append((h[segment.rows_after :], c[segment.rows_after :]))

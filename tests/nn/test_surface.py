@@ -127,6 +127,24 @@ def test_every_backend(any_backend: str, device_of: Callable[[str], str], kind: 
     assert {kernel.split(".")[0] for kernel in kernels} == {any_backend}
 
 
+@pytest.mark.parametrize("kind", ["whole", "lengths", "packed"])
+def test_projections_in_inference(kind: str) -> None:
+    """On CPUs they run in the eager loop, unless a backend is named."""
+    layer = ContextLSTM(C, H, input_size=2, bidirectional=True, proj_size=3, dtype=F64)
+    context, input, lengths = torch.randn(B, C, dtype=F64), torch.randn(T, B, 2, dtype=F64), torch.tensor(LENGTHS)
+    given: Any = pack_padded_sequence(input, lengths, enforce_sorted=False) if kind == "packed" else input
+    found = []
+    with torch.no_grad():
+        for backend in ("auto", "eager", "native") if FUSED["native"].unavailable() is None else ("auto", "eager"):
+            layer.backend = backend
+            with trace() as kernels:
+                output, states = layer(context, None, given, lengths=lengths if kind == "lengths" else None)
+            assert set(kernels) == {"native.forward" if backend == "native" else "eager.forward"}
+            found.append([output.data if kind == "packed" else output, *states])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
 def test_without_a_context_it_is_nn_lstm_too() -> None:
     layer, rows = ContextLSTM(0, H, input_size=3, bidirectional=True), [torch.randn(n, 3) for n in (2, 4, 1)]
     packed = pack_sequence(rows, enforce_sorted=False)
@@ -178,7 +196,7 @@ def test_the_constructors_errors_are_nn_lstms(wrong: dict[str, Any]) -> None:
 def test_a_layer_in_both_directions_has_no_cell() -> None:
     with pytest.raises(ValueError, match="bidirectional=False, got True; the backward direction starts from the last"):
         ContextLSTM(3, 5, bidirectional=True).cell()
-    with pytest.raises(ValueError, match="cell: expected proj_size=0, got 2; nn[.]LSTMCell has no projection"):
+    with pytest.raises(ValueError, match=r"cell: expected proj_size=0, got 2; nn\.LSTMCell has no projection"):
         ContextLSTM(3, 5, proj_size=2).cell()
 
 

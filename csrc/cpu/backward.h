@@ -28,6 +28,8 @@ class Backward {
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
         on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
+        rows_(call.rows()),
+        shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1),
         tiles_(call, chunk_) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
     workspace_.add(weight_, has_products() && !on_matrix_unit_ ? panels_ * panel_size() : 0);
@@ -107,19 +109,21 @@ class Backward {
   int64_t first_of(int64_t t) const {
     return std::max<int64_t>(call_.steps - ((call_.steps - 1 - t) / chunk_ + 1) * chunk_, 0);
   }
+  // The rows of its chunk before step t.
+  int64_t in_chunk(int64_t t) const { return rows_.at(t) - rows_.at(first_of(t)); }
   // The gates' gradients of step t, in blocks. Chunks have two buffers in turn, because a chunk begins with the gradients of
   // the chunk after it.
   C* grad_gates(int64_t t) const {
     const int64_t buffer = (call_.steps - 1 - t) / chunk_ % 2;
-    return grad_gates_[buffer] + (t - first_of(t)) * call_.batch * L;
+    return grad_gates_[buffer] + in_chunk(t) * L;
   }
   const T* gates_of(int64_t t) const {
-    return recompute_ ? gates_ + (t - first_of(t)) * call_.batch * 4 * call_.hidden
-                      : call_.gates + t * call_.batch * 4 * call_.hidden;
+    return recompute_ ? gates_ + in_chunk(t) * 4 * call_.hidden : call_.gates + rows_.at(t) * 4 * call_.hidden;
   }
   const T* grad_output(int64_t t, int64_t row, int64_t p) const {
     const int64_t* strides = call_.grad_output_strides;
-    return call_.grad_output + t * strides[0] + row * strides[1] + p * L * strides[2];
+    const int64_t before = call_.first_rows != nullptr ? rows_.at(t) * strides[1] : t * strides[0];
+    return call_.grad_output + before + row * strides[1] + p * L * strides[2];
   }
 
   void pack(int64_t p) {
@@ -140,7 +144,7 @@ class Backward {
         pack_gates(call_.weight_hh, call_.hidden, p * L, gate_weight_ + p * gate_panel_size());
       }
     }
-    const Range rows = grid_.row_share(worker, call_.batch);
+    const Range rows = shares_.of(worker);
     const Range panels = grid_.column_share(worker, panels_);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (int64_t p = panels.begin * kWidth; p < std::min(panels.end * kWidth, blocks_); ++p) {
@@ -155,10 +159,10 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.gather(first, last, grid_.workers(), worker);
     }
-    const int64_t H = call_.hidden, B = call_.batch;
-    const Range rows = grid_.row_share(worker, (last - first) * B), own = grid_.column_share(worker, blocks_);
+    const int64_t H = call_.hidden;
+    const Range rows = grid_.row_share(worker, rows_.at(last) - rows_.at(first)), own = grid_.column_share(worker, blocks_);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const T* h = call_.hidden_before(first, row);
+      const T* h = call_.hidden_before(rows_.at(first) + row);
       for (int64_t p = own.begin; p < own.end; ++p) {
         store(hidden_ + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
       }
@@ -201,14 +205,21 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
-    const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
-    const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0, depth = rows.end - rows.begin > kRows ? kDepth : all;
+    // Only the rows that step t + 1 has get a product.
+    const Range own = shares_.of(worker), panels = grid_.column_share(worker, panels_);
+    const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0;
+    const Range rows = all > 0 ? rows_.in(t + 1, own) : Range{own.begin, own.begin};
+    const Range others{rows.end, t < 0 ? own.end : rows_.in(t, own).end};
+    const int64_t depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       // A panel that only this worker needs is packed immediately before its first use.
       if (all > 0 && t == first_product() && grid_.rows == 1) pack(p);
+      for_each_tile(others, [&](Range part, int64_t) {
+        tile<kRows>(t, p, part, Range{0, 0}, /*complete=*/true, nullptr, Ahead<C>{weight_, 0});
+      });
       Range k{0, std::min(depth, all)};
-      while (true) {
+      while (rows.end > rows.begin) {
         // Prefetches the part of the weight that follows this one, or the worker's first panel after its last one.
         const int64_t from = (p - panels.begin) * all + k.end, next = from < (panels.end - panels.begin) * all ? from : 0;
         const C* there = weight_ + panels.begin * panel_size() + next * L * kWidth * L;
@@ -224,21 +235,21 @@ class Backward {
 
   // step() on the matrix unit, 32 batch rows at a time.
   void matrix_unit_step(int64_t t, int64_t worker) {
-    const Range groups = grid_.row_share(worker, padded_rows(call_.batch) / kTilePairRows);
-    const Range rows{groups.begin * kTilePairRows, std::min(groups.end * kTilePairRows, call_.batch)};
+    const Range own = shares_.of(worker), rows = t < 0 ? own : rows_.in(t, own);
     const Range panels = grid_.column_share(worker, panels_);
-    const bool product = t + 1 < call_.steps;
-    const int64_t parts = product ? tiles_.parts(rows.end - rows.begin) : 1;
+    // Only the rows up to here, which step t + 1 has, get a product.
+    const int64_t products = t + 1 < call_.steps ? rows_.in(t + 1, own).end : own.begin;
+    const int64_t parts = products > own.begin ? tiles_.parts(rows.end - rows.begin) : 1;
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t p = panels.begin; p < panels.end; ++p) {
         if (part == 0 && t == first_product() && grid_.rows == 1) pack(p);
         for (int64_t row = rows.begin; row < rows.end; row += kTilePairRows) {
-          if (product) tiles_.multiply(t + 1, p, row, part, parts);
+          if (row < products) tiles_.multiply(t + 1, p, row, part, parts);
           if (part < parts - 1) continue;
           for (int64_t m = row; m < std::min(row + kTilePairRows, rows.end); ++m) {
             if (t >= 0) prefetch(t, p, std::min(m + kRowsAhead, rows.end - 1));
             for (int64_t v = p * kWidth; v < std::min((p + 1) * kWidth, blocks_); ++v) {
-              cell(t, v, m, product ? tiles_.product(v, m) : Vector<C>{});
+              cell(t, v, m, m < products ? tiles_.product(v, m) : Vector<C>{});
             }
           }
         }
@@ -275,12 +286,12 @@ class Backward {
 
   // Prefetches what cell() will read for one row of a panel. Meanwhile the product is computed.
   TAGRANK_INLINE void prefetch(int64_t t, int64_t p, int64_t row) const {
-    const int64_t H = call_.hidden, B = call_.batch, at = row * H + p * kWidth * L;
+    const int64_t H = call_.hidden, at = row * H + p * kWidth * L;
     const T* gates = gates_of(t) + row * 4 * H + p * kWidth * L;
     for (int64_t v = 0; v < kWidth; ++v) {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates + gate * H + v * L);
-      __builtin_prefetch(call_.cells + t * B * H + at + v * L);
-      __builtin_prefetch(call_.cells + std::max<int64_t>(t - 1, 0) * B * H + at + v * L);
+      __builtin_prefetch(call_.cells + rows_.at(t) * H + at + v * L);
+      __builtin_prefetch(call_.cells + rows_.at(std::max<int64_t>(t - 1, 0)) * H + at + v * L);
       __builtin_prefetch(grad_output(t, row, p * kWidth + v));
       __builtin_prefetch(grad_c_ + at + v * L);
       for (int64_t gate = 0; on_matrix_unit_ && call_.constant && gate < kWidth; ++gate) {
@@ -292,28 +303,29 @@ class Backward {
   // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
   // of one row. grad_h is the gradient that h_t gets from step t + 1.
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
-    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
+    const int64_t H = call_.hidden, count = H - p * L, at = row * H + p * L;
     if (t < 0) return store(call_.d_h0 + at, grad_h, count);
     const T* gates = gates_of(t) + row * 4 * H + p * L;
     const Vector<C> i = load(gates, count), f = load(gates + H, count);
     const Vector<C> g = load(gates + 2 * H, count), o = load(gates + 3 * H, count);
-    const C* c = call_.cells + t * B * H + at;
+    const C* c = call_.cells + rows_.at(t) * H + at;
+    const bool ends = rows_.ends(t, row);
     Vector<C> c_prev{};
     if (t > 0) {
-      c_prev = load(c - B * H, count);
+      c_prev = load(call_.cells + rows_.at(t - 1) * H + at, count);
     } else if (call_.c0 != nullptr) {
       c_prev = load(call_.c0 + at, count);
     }
     const Vector<C> tanh_c = tanh(load(c, count));
     const T* from_output = grad_output(t, row, p);
     Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
-    if (t == call_.steps - 1 && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + at, count);
+    if (ends && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + at, count);
     const Vector<C> dc = load(grad_c_ + at, count) + dh * o * (1 - tanh_c * tanh_c);
     const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
                                      dh * tanh_c * o * (1 - o)};
     store(grad_c_ + at, dc * f, count);
     if (t == 0 && call_.d_c0 != nullptr) store(call_.d_c0 + at, dc * f, count);
-    T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
+    T* d_gates_x = call_.d_gates_x + ((call_.constant ? 0 : rows_.at(t)) + row) * 4 * H + p * L;
     for (int64_t gate = 0; gate < kWidth; ++gate) {
       keep(t, gate * blocks_ + p, row, first_lanes<C>(grads[gate], count));
       if (!call_.constant) {
@@ -321,7 +333,7 @@ class Backward {
         continue;
       }
       C* sum = grad_sum_ + row * 4 * H + gate * H + p * L;
-      const Vector<C> total = t == call_.steps - 1 ? grads[gate] : load(sum, count) + grads[gate];
+      const Vector<C> total = ends ? grads[gate] : load(sum, count) + grads[gate];
       if (t > 0) {
         store(sum, total, count);
       } else {
@@ -333,7 +345,7 @@ class Backward {
   // Stores block p of the gates' gradients of step t for the products that follow.
   TAGRANK_INLINE void keep(int64_t t, int64_t p, int64_t row, Vector<C> gradient) {
     if constexpr (GradientTiles<T>::kAvailable) {
-      if (on_matrix_unit_) return tiles_.keep(t, row, (t - first_of(t)) * call_.batch + row, p, gradient);
+      if (on_matrix_unit_) return tiles_.keep(t, row, in_chunk(t) + row, p, gradient);
     }
     store(grad_gates(t) + p * stride_ + row * L, gradient);
   }
@@ -343,7 +355,7 @@ class Backward {
     const int64_t groups = (blocks_ + kTileVectors - 1) / kTileVectors;
     const Range own = share(groups * 4 * blocks_, grid_.workers(), worker);
     // Without h0 there is no hidden state before the first step. The matrix unit takes whole blocks of rows.
-    const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = (last - first) * call_.batch;
+    const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = rows_.at(last) - rows_.at(first);
     const int64_t begin = on_matrix_unit_ ? none / kBlock * kBlock : none;
     for (int64_t row = begin; row == begin || row < end; row += kChunkRows) {
       const Range rows{row, std::min(row + kChunkRows, end)};
@@ -404,6 +416,8 @@ class Backward {
   const int64_t chunk_, stride_;  // the steps of a chunk, and the elements of a block of its rows
   // Whether the matrix unit computes the products. Its operands take more memory than recomputation is meant to save.
   const bool on_matrix_unit_;
+  const Rows rows_;
+  const RowShares shares_;
   GradientTiles<T> tiles_;
   Workspace workspace_;
   C* weight_;         // [panels][4 K][4][L]

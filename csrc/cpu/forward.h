@@ -24,7 +24,9 @@ class Forward {
         first_product_(call.h0 == nullptr ? 1 : 0),
         packed_(call.steps > first_product_ && call.batch * call.steps > kUnpackedRows),
         on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows),
-        padded_rows_(padded_rows(call.batch)) {
+        padded_rows_(padded_rows(call.batch)),
+        rows_(call.rows()),
+        shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1) {
     workspace_.add(weight_, packed_ && !on_matrix_unit_ ? panels_ * panel_size() : 0);
     workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
     for (C*& hidden : hidden_) workspace_.add(hidden, on_matrix_unit_ ? 0 : panels_ * call.batch * L);
@@ -107,7 +109,7 @@ class Forward {
     if constexpr (kTiles) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
-    const Range rows = grid_.row_share(worker, call_.batch), panels = grid_.column_share(worker, panels_);
+    const Range rows = rows_.in(t, shares_.of(worker)), panels = grid_.column_share(worker, panels_);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       // A panel that only this worker needs is packed immediately before its first use.
       if (t == first_product_ && packed_ && grid_.rows == 1) pack(p);
@@ -118,19 +120,19 @@ class Forward {
 
   // step() on the matrix unit: a product has 32 batch rows of two gates.
   void matrix_unit_step(int64_t t, int64_t worker) {
-    const Range groups = grid_.row_share(worker, padded_rows_ / kTilePairRows), panels = grid_.column_share(worker, panels_);
-    const int64_t H = call_.hidden, B = call_.batch;
+    const Range rows = rows_.in(t, shares_.of(worker)), panels = grid_.column_share(worker, panels_);
+    const int64_t H = call_.hidden;
     float* products = products_ + worker * kWidth * kTilePairRows * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       if (t == first_product_ && grid_.rows == 1) pack(p);
-      for (int64_t row = groups.begin * kTilePairRows; row < std::min(groups.end * kTilePairRows, B); row += kTilePairRows) {
+      for (int64_t row = rows.begin; row < rows.end; row += kTilePairRows) {
         for (int64_t gate = 0; t >= first_product_ && gate < kWidth; gate += 2) {
           multiply_tiles<P, P>(products + gate * kTilePairRows * L, kTilePairRows * L, /*fresh=*/true,
                                hidden_tiles(t).tiles_from(row / kTileRows), weight_tiles(p).tiles_from(gate),
                                tile_blocks(panels_));
         }
-        for (int64_t m = 0; m < std::min(kTilePairRows, B - row); ++m) {
-          const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row + m) * 4 * H + p * L;
+        for (int64_t m = 0; m < std::min(kTilePairRows, rows.end - row); ++m) {
+          const T* gates_x = call_.gates_x + ((call_.constant ? 0 : rows_.at(t)) + row + m) * 4 * H + p * L;
           Vector<C> gates[kWidth];
           TAGRANK_UNROLL for (int64_t gate = 0; gate < kWidth; ++gate) {
             gates[gate] = load(gates_x + gate * H, H - p * L);
@@ -149,7 +151,7 @@ class Forward {
     }
     const int64_t row = rows.begin;
     const int64_t H = call_.hidden, B = call_.batch, count = H - p * L;
-    const T* gates_x = call_.gates_x + ((call_.constant ? 0 : t * B) + row) * 4 * H + p * L;
+    const T* gates_x = call_.gates_x + ((call_.constant ? 0 : rows_.at(t)) + row) * 4 * H + p * L;
     for (int m = 0; m < M; ++m) {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates_x + (m * 4 + gate) * H);
     }
@@ -182,23 +184,23 @@ class Forward {
 
   // Equations (2)-(7) of Yan, Wang and Liao (2016) for L hidden units of one row, from the gates before activation.
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, const Vector<C> (&gates)[kWidth]) {
-    const int64_t H = call_.hidden, B = call_.batch, count = H - p * L, at = row * H + p * L;
+    const int64_t H = call_.hidden, count = H - p * L, at = row * H + p * L, first = rows_.at(t);
     const Vector<C> i = sigmoid(gates[0]), f = sigmoid(gates[1]), g = tanh(gates[2]), o = sigmoid(gates[3]);
-    C* kept = call_.cells == nullptr ? cells_ + at : call_.cells + t * B * H + at;
+    C* kept = call_.cells == nullptr ? cells_ + at : call_.cells + first * H + at;
     Vector<C> c_prev{};
     if (t > 0) {
-      c_prev = load(call_.cells == nullptr ? kept : kept - B * H, count);
+      c_prev = load(call_.cells == nullptr ? kept : call_.cells + rows_.at(t - 1) * H + at, count);
     } else if (call_.c0 != nullptr) {
       c_prev = load(call_.c0 + at, count);
     }
     const Vector<C> c = f * c_prev + i * g;
     const Vector<C> h = rounded<T>(o * tanh(c));
     store(kept, c, count);
-    if (t == call_.steps - 1) store(call_.c_n + at, c, count);
-    store(call_.output + t * B * H + at, h, count);
+    if (rows_.ends(t, row)) store(call_.c_n + at, c, count);
+    store(call_.output + first * H + at, h, count);
     keep(t + 1, p, row, first_lanes<C>(h, count));
     if (call_.gates != nullptr) {
-      T* saved = call_.gates + (t * B + row) * 4 * H + p * L;
+      T* saved = call_.gates + (first + row) * 4 * H + p * L;
       store(saved, i, count);
       store(saved + H, f, count);
       store(saved + 2 * H, g, count);
@@ -213,6 +215,8 @@ class Forward {
   const bool packed_;            // whether the weight is packed
   const bool on_matrix_unit_;    // whether the matrix unit computes the products
   const int64_t padded_rows_;    // B, rounded up to whole pairs of tiles
+  const Rows rows_;
+  const RowShares shares_;
   Workspace workspace_;
   C* weight_;              // [panels][K][4][L]
   C* cells_;               // [B, H], if the call does not save the cell states

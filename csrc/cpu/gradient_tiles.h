@@ -53,7 +53,8 @@ class GradientTiles {
   // Packs a worker's share of the hidden states before the steps [first, last). The last block of rows may not be full: the
   // missing rows of the gates' gradients become zeros.
   void gather(int64_t first, int64_t last, int64_t workers, int64_t worker) {
-    const int64_t rows = (last - first) * call_.batch, blocks = (rows + kBlock - 1) / kBlock;
+    const int64_t before = call_.rows().at(first), rows = call_.rows().at(last) - before;
+    const int64_t blocks = (rows + kBlock - 1) / kBlock;
     const Range own = share(units(), workers, worker), gates = share(4 * blocks_, workers, worker);
     for (int64_t unit = own.begin; unit < own.end; ++unit) {
       const int64_t count = call_.hidden - unit * L;
@@ -61,7 +62,7 @@ class GradientTiles {
         Vector<C> square[L];
         for (int64_t l = 0; l < L; ++l) {
           const int64_t row = k * L + l;
-          const T* h = row < rows && count > 0 ? call_.hidden_before(first, row) : nullptr;
+          const T* h = row < rows && count > 0 ? call_.hidden_before(before + row) : nullptr;
           square[l] = h != nullptr ? load(h + unit * L, count) : Vector<C>{};
         }
         transpose<C>(square);

@@ -59,7 +59,10 @@ void forward(const ForwardCall<T>& call, const Threads& threads) {
   if (vectors == nullptr) return;
   // NaN stays in c until the last step, and NaN of an output gate is in h until the step after.
   const int64_t states = call.batch * call.hidden;
-  if (has_nan(call.c_n, states) || has_nan(call.output + (call.steps - 1) * states, states)) {
+  // In a packed batch each step may be the last one of a sequence.
+  const int64_t from = call.first_rows != nullptr ? 0 : (call.steps - 1) * states;
+  const int64_t to = call.rows().at(call.steps) * call.hidden;
+  if (has_nan(call.c_n, states) || has_nan(call.output + from, to - from)) {
     vectors->passes(T{}).forward(call, threads);
   }
 }

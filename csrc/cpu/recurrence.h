@@ -2,13 +2,65 @@
 // strides are given. A row of gates is i, f, g, o, each of H columns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "capability.h"
 #include "dtypes.h"
 #include "team.h"
 
 namespace tagrank::cpu {
+
+// Where the batch rows of each step are in an array [T, B, ...], or in a packed array [N, ...]: there step t has the rows
+// [first[t], first[t + 1]), one for each sequence that has not ended, and no step has more rows than the step before.
+struct Rows {
+  int64_t batch, steps;
+  const int64_t* first;  // [T + 1], or null if each step has all rows
+
+  // The first row of step t.
+  int64_t at(int64_t t) const { return first != nullptr ? first[t] : t * batch; }
+  // The number of rows of step t.
+  int64_t count(int64_t t) const { return first != nullptr ? first[t + 1] - first[t] : batch; }
+  // The rows of `range` that step t has.
+  Range in(int64_t t, Range range) const { return {range.begin, std::clamp(count(t), range.begin, range.end)}; }
+  // Whether step t is the last one of a row.
+  bool ends(int64_t t, int64_t row) const { return t == steps - 1 || (first != nullptr && row >= count(t + 1)); }
+};
+
+// The batch rows of each worker, in whole units of `unit` rows. In a packed batch those of later rows are more, because these
+// have fewer steps.
+class RowShares {
+ public:
+  RowShares(const Grid& grid, const Rows& rows, int64_t unit) : grid_(grid), batch_(rows.batch), unit_(unit) {
+    if (rows.first == nullptr) return;
+    bounds_.assign(static_cast<std::size_t>(grid.rows) + 1, batch_);
+    bounds_[0] = 0;
+    int64_t done = 0, next = 1;
+    for (int64_t row = 0, t = rows.steps; row < batch_; row += unit_) {
+      for (; next < grid.rows && done * grid.rows >= rows.at(rows.steps) * next; ++next) {
+        bounds_[static_cast<std::size_t>(next)] = row;
+      }
+      for (int64_t r = row; r < std::min(row + unit_, batch_); ++r, done += t) {
+        while (rows.count(t - 1) <= r) --t;  // t is the length of row r
+      }
+    }
+  }
+
+  Range of(int64_t worker) const {
+    if (bounds_.empty()) {
+      const Range units = grid_.row_share(worker, (batch_ + unit_ - 1) / unit_);
+      return {units.begin * unit_, std::min(units.end * unit_, batch_)};
+    }
+    const auto i = static_cast<std::size_t>(worker / grid_.columns);
+    return {bounds_[i], bounds_[i + 1]};
+  }
+
+ private:
+  const Grid grid_;
+  const int64_t batch_, unit_;
+  std::vector<int64_t> bounds_;
+};
 
 // The arguments of a forward pass; T is float, double or bfloat16.
 template <typename T>
@@ -23,6 +75,9 @@ struct ForwardCall {
   T* c_n;                        // [B, H]     c_T
   T* gates;                      // [T, B, 4H] the activated gates, or null if they are not saved
   compute_t<T>* cells;           // [T, B, H]  c_1..c_T, or null if they are not saved
+  const int64_t* first_rows;     // [T + 1] of a packed batch, whose arrays are [N, ...] and not [T, B, ...]; otherwise null
+
+  Rows rows() const { return {batch, steps, first_rows}; }
 };
 
 template <typename T>
@@ -44,12 +99,15 @@ struct BackwardCall {
   T* d_weight_hh;                  // [4H, H], or null to leave it out
   T* d_h0;                         // [B, H], or null to leave it out
   T* d_c0;                         // [B, H], or null to leave it out
+  const int64_t* first_rows;       // as in ForwardCall. A packed batch has `gates`
+  const int64_t* rows_before;      // [N] of a packed batch: the row of the same sequence one step before, from the second step on
 
-  // The hidden state of batch row b before step s, with s = t + row / B and b = row % B; null if it is zeros.
-  const T* hidden_before(int64_t t, int64_t row) const {
-    const int64_t before = (t - 1) * batch + row;
-    if (before >= 0) return output + before * hidden;
-    return h0 != nullptr ? h0 + (before + batch) * hidden : nullptr;
+  Rows rows() const { return {batch, steps, first_rows}; }
+
+  // The hidden state before a row, of which there are `batch` for each step; null if it is zeros.
+  const T* hidden_before(int64_t row) const {
+    if (row < batch) return h0 != nullptr ? h0 + row * hidden : nullptr;
+    return output + (rows_before != nullptr ? rows_before[row] : row - batch) * hidden;
   }
 };
 

@@ -44,11 +44,18 @@ void forward(const ForwardPass& pass, const cpu::Threads& threads) {
   call.c_n = write<T>(pass.c_n);
   call.gates = write_large<T>(pass.gates);
   call.cells = write_large<compute_t<T>>(pass.cells);
+  if (pass.packed != nullptr) call.first_rows = pass.packed->first.data();
   if (batch == 0) return;
   cpu::forward(call, threads);
-  const T* last = call.output + (steps - 1) * batch * hidden;
   T* h_n = write<T>(pass.h_n);
-  if (h_n != last) std::memcpy(h_n, last, static_cast<std::size_t>(batch * hidden) * sizeof(T));
+  const cpu::Rows rows = call.rows();
+  // The rows that end at each step, those of the last step in one piece.
+  for (int64_t t = pass.packed != nullptr ? 0 : steps - 1; t < steps; ++t) {
+    const int64_t after = t + 1 < steps ? rows.count(t + 1) : 0, count = rows.count(t) - after;
+    const T* last = call.output + (rows.at(t) + after) * hidden;
+    T* to = h_n + after * hidden;
+    if (count > 0 && to != last) std::memcpy(to, last, static_cast<std::size_t>(count * hidden) * sizeof(T));
+  }
 }
 
 template <typename T>
@@ -60,7 +67,9 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   // would take longer.
   const bool by_torch = steps == 1 && pass.h0.has_value() && pass.gates.has_value() && kind.dtype != ScalarType::BFloat16;
   Gradients gradients;
-  const Tensor d_gates_x = pass.summed ? empty({batch, 4 * hidden}, kind) : empty({steps, batch, 4 * hidden}, kind);
+  const Tensor d_gates_x = pass.summed              ? empty({batch, 4 * hidden}, kind)
+                           : pass.packed != nullptr ? empty({pass.packed->count(), 4 * hidden}, kind)
+                                                    : empty({steps, batch, 4 * hidden}, kind);
   (pass.summed ? gradients.gates_sum : gradients.gates) = d_gates_x;
   if (pass.weight_wanted) {
     gradients.weight_hh = batch > 0 ? empty({4 * hidden, hidden}, kind)
@@ -75,7 +84,11 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   call.steps = steps;
   call.constant = pass.summed;
   call.grad_output = pass.grad_output.has_value() ? read<T>(*pass.grad_output) : &zero;
-  for (int64_t d = 0; pass.grad_output.has_value() && d < 3; ++d) call.grad_output_strides[d] = pass.grad_output->stride(d);
+  // Packed rows have one dimension instead of two.
+  const int64_t missing = pass.packed != nullptr ? 1 : 0;
+  for (int64_t d = missing; pass.grad_output.has_value() && d < 3; ++d) {
+    call.grad_output_strides[d] = pass.grad_output->stride(d - missing);
+  }
   call.grad_h_n = read<T>(pass.grad_h_n);
   call.grad_c_n = read<T>(pass.grad_c_n);
   call.gates_x = read<T>(pass.gates_x);
@@ -89,6 +102,10 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   call.d_weight_hh = by_torch ? nullptr : write_large<T>(gradients.weight_hh);
   call.d_h0 = by_torch ? nullptr : write<T>(gradients.h0);
   call.d_c0 = write<T>(gradients.c0);
+  if (pass.packed != nullptr) {
+    call.first_rows = pass.packed->first.data();
+    call.rows_before = pass.packed->before.data();
+  }
   cpu::backward(call, threads);
   if (by_torch) {
     const Tensor d_gates = matrix(d_gates_x, batch, 4 * hidden);
@@ -128,7 +145,8 @@ Gradients cpu_backward(const BackwardPass& pass, const Launch& launch) {
   return dispatch(pass.weight_hh, [&](auto zero) {
     using T = decltype(zero);
     // The kernel reads transposed (batch_first) and expanded (the gradient of a sum) memory as it lies.
-    if (pass.grad_output.has_value() && pass.grad_output->stride(2) != 0 && pass.grad_output->stride(2) != 1) {
+    const int64_t last = pass.packed != nullptr ? 1 : 2;
+    if (pass.grad_output.has_value() && pass.grad_output->stride(last) != 0 && pass.grad_output->stride(last) != 1) {
       BackwardPass other = pass;
       other.grad_output = torch::stable::contiguous(*pass.grad_output);
       return backward<T>(other, threads, by);

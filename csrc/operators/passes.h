@@ -22,6 +22,13 @@ struct Sizes {
   int64_t steps, batch, hidden;
 };
 
+// The rows of a packed batch, as PackedSequence has them: arrays are [N, ...] where they would be [T, B, ...].
+struct PackedRows {
+  std::vector<int64_t> first;   // [T + 1]: the first row of each step, and N
+  std::vector<int64_t> before;  // [N]: the row of the same sequence one step before, from the second step on
+  int64_t count() const { return first.back(); }
+};
+
 struct ForwardPass {
   Sizes sizes;
   bool constant;         // whether gates_x is the same at each step
@@ -33,6 +40,7 @@ struct ForwardPass {
   Tensor h_n, c_n;       // [B, H], in any number of dimensions. h_n may be the last step of output
   MaybeTensor gates;     // [T, B, 4H]: the activated gates, if they are to be saved
   MaybeTensor cells;     // [T, B, H], likewise
+  const PackedRows* packed = nullptr;  // Only CPUs take a packed batch
 };
 
 struct BackwardPass {
@@ -47,6 +55,7 @@ struct BackwardPass {
   MaybeTensor output;                             // as the forward pass wrote it. Not needed if T is 1
   Tensor cells;
   bool weight_wanted, h0_wanted, c0_wanted;
+  const PackedRows* packed = nullptr;  // as in the forward pass. A packed batch has `gates`
 };
 
 // Gradients that were not asked for are missing.

@@ -1,6 +1,7 @@
 """The checks that the layer and its cell share, in the words of nn.LSTM."""
 
 import operator
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,6 +45,51 @@ def as_int(name: str, size: Any) -> int:
     raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
 
 
+def check_flag(name: str, flag: Any) -> bool:
+    """An argument that is to be a bool.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
+    return flag
+
+
+def check_dropout(dropout: Any, num_layers: int) -> float:
+    """The probability of dropout between layers. Warns if there is nothing between them.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
+        )
+    return float(dropout)
+
+
+def check_projection(proj_size: Any, hidden_size: int) -> int:
+    """The size of the projection, or 0.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is negative, or not smaller than the hidden state.
+    """
+    proj_size = as_int("proj_size", proj_size)
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+    return proj_size
+
+
 def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:
     """Check the last dimension of a context or an input, and its dtype unless autocast converts it.
 
@@ -56,7 +102,9 @@ def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None
     _check_dtype(tensor, name, weight)
 
 
-def check_state(hx: Any, name: str, shape: tuple[int, ...], weight: Tensor) -> State:
+def check_state(
+    hx: Any, name: str, shape: tuple[int, ...], weight: Tensor, cell_shape: tuple[int, ...] | None = None
+) -> State:
     """Check the hidden and the cell state.
 
     Args:
@@ -64,6 +112,7 @@ def check_state(hx: Any, name: str, shape: tuple[int, ...], weight: Tensor) -> S
         name: of ``hx`` in an error.
         shape: that both states must have.
         weight: has the dtype that both states must have, unless autocast converts them.
+        cell_shape: that the cell state must have, if it is another one.
 
     Returns:
         ``hx`` as a tuple.
@@ -78,8 +127,9 @@ def check_state(hx: Any, name: str, shape: tuple[int, ...], weight: Tensor) -> S
         got = f"({', '.join(type(s).__name__ for s in hx)})" if isinstance(hx, tuple | list) else type(hx).__name__
         raise TypeError(f"hx: expected a pair of Tensors, the hidden and the cell state; got {got}")
     for i, state in enumerate(hx):
-        if state.shape != shape:
-            raise RuntimeError(f"Expected {name}[{i}] size {shape}, got {list(state.shape)}")
+        expected = shape if i == 0 or cell_shape is None else cell_shape
+        if state.shape != expected:
+            raise RuntimeError(f"Expected {name}[{i}] size {expected}, got {list(state.shape)}")
         _check_dtype(state, f"{name}[{i}]", weight)
     return hx[0], hx[1]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
-from tagrank.nn.repeated import RepeatedInputLSTM
+from tagrank.nn.repeated import RepeatedInputLSTM, first_rows
 
 #: Of the norm of a model's outputs: how much they may change.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -59,7 +59,6 @@ class _Seen:
     """What an LSTM read in the example: how often, in how many steps, and which features were the same at each step."""
 
     calls: int = 0
-    packed: bool = False
     steps: int = 0
     same: Tensor | None = None
     #: Of a cell: what it read before.
@@ -143,10 +142,6 @@ def _judge(
         return Finding(name, False, f"it is a {type(module).__name__}, which may do more than nn.LSTM")
     if seen.calls == 0:
         return Finding(name, False, "the example does not run it")
-    if seen.packed:
-        return Finding(name, False, "it reads a PackedSequence")
-    if isinstance(module, nn.LSTM) and (module.bidirectional or module.proj_size):
-        return Finding(name, False, "it is bidirectional" if module.bidirectional else "it has a projection")
     if seen.same is None:
         return Finding(name, False, f"the example runs it for {'one call' if cell else 'one step'} only")
     same = seen.same.tolist()
@@ -180,8 +175,8 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own, input = seen[module], args[0] if args else kwargs.get("input")
         own.calls += 1
-        if isinstance(input, PackedSequence):
-            own.packed = True
+        if isinstance(input, PackedSequence) and isinstance(module, nn.LSTM):
+            own.add(len(input.batch_sizes), _same_packed(input) if len(input.batch_sizes) > 1 else None)
         elif isinstance(input, Tensor) and isinstance(module, nn.LSTMCell):
             last = own.last
             own.last = input.detach().clone()
@@ -197,6 +192,11 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _same_packed(input: PackedSequence) -> Tensor:
+    """Which features are the same at all steps of each sequence, ``[F]``."""
+    return (input.data == input.data.index_select(0, first_rows(input))).all(0).cpu()
 
 
 def _same(by_time: Tensor) -> Tensor:

@@ -8,15 +8,25 @@ from torch.nn import functional as F
 
 
 def lstm_parameters(
-    features: int, hidden_size: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
+    features: int,
+    hidden_size: int,
+    bias: bool,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    proj_size: int = 0,
 ) -> dict[str, nn.Parameter]:
-    """New parameters, not initialised, by the names and in the order of ``nn.LSTMCell(features, hidden_size)``."""
+    """New parameters, not initialised, by the names and in the order of ``nn.LSTMCell(features, hidden_size)``.
+
+    With a projection, ``weight_hr`` is the last one, as in a layer of ``nn.LSTM``.
+    """
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (4 * hidden_size, features),
-        "weight_hh": (4 * hidden_size, hidden_size),
+        "weight_hh": (4 * hidden_size, proj_size or hidden_size),
     }
     if bias:
         shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
+    if proj_size:
+        shapes["weight_hr"] = (proj_size, hidden_size)
     return {name: nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) for name, shape in shapes.items()}
 
 

@@ -1,15 +1,16 @@
 """RepeatedInputLSTM: called as ``nn.LSTM``, for inputs of which some features are the same at each step."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from tagrank.nn.checks import State
+from tagrank.nn.checks import State, check_features
 from tagrank.nn.layer import ContextLSTM
-
-_WEIGHT = "weight_ih_l0"
+from tagrank.nn.lengths import Ragged
+from tagrank.nn.sequences import Packed
 
 
 class RepeatedInputLSTM(ContextLSTM):
@@ -29,22 +30,28 @@ class RepeatedInputLSTM(ContextLSTM):
     def move_context_first(self) -> None:
         """Take the first features for the context, not the last. ``state_dict()`` stays the same."""
         self.context_first = True
-        weight = self._parameter(_WEIGHT)
-        weight.copy_(self._own_order(weight))
+        for name in self._reordered():
+            weight = self._parameter(name)
+            weight.copy_(self._own_order(weight))
 
-    def forward(  # type: ignore[override]
-        self, input: Tensor, hx: State | None = None
-    ) -> tuple[Tensor, State]:
+    @overload  # type: ignore[override]
+    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]: ...
+    @overload
+    def forward(self, input: PackedSequence, hx: State | None = None) -> tuple[PackedSequence, State]: ...
+    def forward(self, input: Tensor | PackedSequence, hx: State | None = None) -> tuple[Tensor | PackedSequence, State]:
         """The arguments and results of ``nn.LSTM``.
 
         Args:
-            input: ``[T, B, I + C]``, ``[B, T, I + C]`` with ``batch_first``, ``[T, I + C]`` unbatched; ``T > 0``.
+            input: ``[T, B, I + C]``, ``[B, T, I + C]`` with ``batch_first``, ``[T, I + C]`` unbatched; ``T > 0``. Or a
+                ``PackedSequence`` of such.
             hx: ``(h_0, c_0)``; zeros if left out.
 
         Raises:
             TypeError, ValueError, RuntimeError: as :class:`ContextLSTM`. A ``ValueError`` also if the features that are
                 to repeat do not.
         """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
         features = self.input_size + self.context_size
@@ -54,26 +61,46 @@ class RepeatedInputLSTM(ContextLSTM):
         steps = input.shape[time]
         if steps == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        begin, own_begin = (0, self.context_size) if self.context_first else (self.input_size, 0)
-        repeated = input.narrow(-1, begin, self.context_size)
+        own, repeated = self._parts(input)
         context = repeated.select(time, 0)
         if steps > 1 and repeated.stride(time) != 0:
-            self._check_repeats(repeated, context.unsqueeze(time), begin)
-        own = input.narrow(-1, own_begin, self.input_size) if self.input_size else None
+            self._check_repeats(repeated, context.unsqueeze(time))
         return super().forward(context, steps, own, hx)
+
+    def _forward_packed(self, input: PackedSequence, hx: State | None) -> tuple[PackedSequence, State]:
+        data, batch_sizes, order, back = input
+        features = self.input_size + self.context_size
+        if data.dim() != 2 or data.shape[1] != features:
+            raise ValueError(f"input: expected packed rows of {features} features, got {list(data.shape)}")
+        own, repeated = self._parts(data)
+        context = repeated[: batch_sizes[0]]
+        self._check_repeats(repeated, context.index_select(0, first_rows(input)))
+        check_features(context, "context", self.context_size, self._parameter("weight_ih_l0"))
+        layout = Packed(batch_sizes, len(data), len(context))
+        ragged = Ragged(layout, len(context), own, order, back)
+        output, states = self._run_ragged(ragged, context if back is None else context.index_select(0, back), hx)
+        return ragged.pack(output), states
+
+    def _parts(self, input: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The features of the input that may vary, or ``None`` if there are none, and those that are to repeat."""
+        begin, own_begin = (0, self.context_size) if self.context_first else (self.input_size, 0)
+        own = input.narrow(-1, own_begin, self.input_size) if self.input_size else None
+        return own, input.narrow(-1, begin, self.context_size)
 
     def to_lstm(self) -> nn.LSTM:
         """An ``nn.LSTM`` with copies of this layer's parameters."""
         lstm = super().to_lstm()
-        weight = lstm.get_parameter(_WEIGHT)
         with torch.no_grad():
-            weight.copy_(self._order_of_lstm(weight))
+            for name in self._reordered():
+                weight = lstm.get_parameter(name)
+                weight.copy_(self._order_of_lstm(weight))
         return lstm
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", context_first=True" if self.context_first else "")
 
-    def _check_repeats(self, repeated: Tensor, first: Tensor, begin: int) -> None:
+    def _check_repeats(self, repeated: Tensor, first: Tensor) -> None:
+        begin = 0 if self.context_first else self.input_size
         message = (
             f"input: expected features {begin} to {begin + self.context_size - 1} to be the same at each step, as they "
             "were in the example of tagrank.convert; they are not"
@@ -84,6 +111,10 @@ class RepeatedInputLSTM(ContextLSTM):
         elif not same:
             raise ValueError(message)
 
+    def _reordered(self) -> list[str]:
+        """The names of the weights that read the input."""
+        return ["weight_ih" + suffix for suffix in self._suffixes(0)]
+
     def _own_order(self, weight: Tensor) -> Tensor:
         """The columns of ``nn.LSTM``'s weight in the order of this layer's: input, then context."""
         return weight.roll(-self.context_size, 1) if self.context_first else weight
@@ -93,11 +124,19 @@ class RepeatedInputLSTM(ContextLSTM):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + _WEIGHT] = self._order_of_lstm(destination[prefix + _WEIGHT])
+        for name in self._reordered():
+            destination[prefix + name] = self._order_of_lstm(destination[prefix + name])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
-        name = prefix + _WEIGHT
         ordered = dict(state_dict)
-        if isinstance(ordered.get(name), Tensor) and ordered[name].dim() == 2:
-            ordered[name] = self._own_order(ordered[name])
+        for name in [prefix + name for name in self._reordered()]:
+            if isinstance(ordered.get(name), Tensor) and ordered[name].dim() == 2:
+                ordered[name] = self._own_order(ordered[name])
         super()._load_from_state_dict(ordered, prefix, *arguments)
+
+
+def first_rows(packed: PackedSequence) -> Tensor:
+    """``[N]``: for each row of a packed batch, the row of the first step of its sequence."""
+    sizes = packed.batch_sizes
+    sequence = torch.arange(len(packed.data)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    return sequence.to(packed.data.device)

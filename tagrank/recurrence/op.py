@@ -65,8 +65,8 @@ def lstm_recurrence(
     steps = _check(gates_x, weight_hh, steps)
     batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
     if autocasts(gates_x.device.type):
-        gates_x, weight_hh = _autocast(gates_x), _autocast(weight_hh)
-        h0, c0 = (None if state is None else _autocast(state) for state in (h0, c0))
+        gates_x, weight_hh = to_autocast(gates_x), to_autocast(weight_hh)
+        h0, c0 = (None if state is None else to_autocast(state) for state in (h0, c0))
     for name, state in (("h0", h0), ("c0", c0)):
         if state is not None and state.shape != (batch, hidden):
             raise ValueError(f"{name}: expected shape [B, H] = [{batch}, {hidden}], got {list(state.shape)}")
@@ -109,7 +109,7 @@ def run(
     return lstm_loop(gates_x, weight_hh, h0, c0, steps)
 
 
-class _Gates(NamedTuple):
+class FutureGates(NamedTuple):
     """What backends need to know of gates that are not computed yet."""
 
     device: torch.device
@@ -141,15 +141,15 @@ def run_layers(
     if autocasts(device.type):
         if device.type != "cuda" or state_dimensions == 2:
             return None
-        context, input, h0, c0 = (None if t is None else _autocast(t) for t in (context, input, h0, c0))
-        parameters = [None if parameter is None else _autocast(parameter) for parameter in parameters]
+        context, input, h0, c0 = (None if t is None else to_autocast(t) for t in (context, input, h0, c0))
+        parameters = [None if parameter is None else to_autocast(parameter) for parameter in parameters]
         weight_hh = parameters[1]
     x: Any = context if input is None else input
     batch, gates, dtype = x.size(-2), weight_hh.size(0), weight_hh.dtype
     key = (backend, device, dtype, batch, gates, steps, state_dimensions, recompute)
     settings = CHOSEN.get(key)
     if settings is None:
-        name = choose(backend, _Gates(device, dtype, (batch, gates)))
+        name = choose(backend, FutureGates(device, dtype, (batch, gates)))
         if name == "eager" or not FUSED[name].by_library():
             return None
         settings = Settings(FUSED[name], steps, state_dimensions, recompute)
@@ -203,6 +203,6 @@ def check_steps(steps: Any) -> int:
     raise TypeError(f"steps: expected an int, got {type(steps).__name__}")
 
 
-def _autocast(tensor: Tensor) -> Tensor:
+def to_autocast(tensor: Tensor) -> Tensor:
     """A tensor in the dtype of autocast, as nn.LSTM converts it; float64 stays as it is."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.get_autocast_dtype(tensor.device.type))

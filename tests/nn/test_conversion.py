@@ -22,8 +22,14 @@ def lstm_of(input_size: int = 7, hidden: int = 5, **options: Any) -> nn.LSTM:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_layers": 2, "dropout": 0.5}, {"bias": False, "batch_first": True}],
-    ids=["plain", "layers", "no bias"],
+    [
+        {},
+        {"num_layers": 2, "dropout": 0.5},
+        {"bias": False, "batch_first": True},
+        {"bidirectional": True, "num_layers": 2},
+        {"proj_size": 3, "bidirectional": True},
+    ],
+    ids=["plain", "layers", "no bias", "bidirectional", "projection"],
 )
 def test_from_an_lstm_and_back(options: dict[str, Any]) -> None:
     lstm = lstm_of(**options).eval()
@@ -61,7 +67,6 @@ def test_all_of_the_input_may_be_the_context() -> None:
         (nn.GRU(4, 4), 2, TypeError, "lstm: expected an nn.LSTM, got GRU"),
         (nn.LSTM(4, 4), 5, ValueError, "context_size: expected 0 to 4, as many as lstm reads; got 5"),
         (nn.LSTM(4, 4), 1.5, TypeError, "context_size should be of type int, got: float"),
-        (nn.LSTM(4, 4, bidirectional=True), 2, NotImplementedError, "bidirectional and proj_size are not supported"),
     ],
 )
 def test_bad_lstms(lstm: Any, size: Any, error: type[Exception], message: str) -> None:
@@ -142,9 +147,8 @@ def test_a_converted_layer_sees_that_its_input_does_not_repeat() -> None:
     assert model.lstm(x)[0].isnan().all(), "a NaN repeats, too"
     with pytest.raises(ValueError, match=r"input: expected shape \[T, B, 16\] or \[T, 16\], got \[4, 3, 15\]"):
         model.lstm(x[..., :15])
-    packed = nn.utils.rnn.pack_sequence([x[:, 0]])
-    with pytest.raises(TypeError, match="input: expected a Tensor, got PackedSequence"):
-        model.lstm(packed)
+    with pytest.raises(TypeError, match="input: expected a Tensor, got list"):
+        model.lstm([x])
     unbatched = torch.randn(1, 16, dtype=F64).expand(4, -1)
     torch.testing.assert_close(model.lstm(unbatched)[0], model.lstm.to_lstm()(unbatched)[0])
 
@@ -159,6 +163,49 @@ def test_a_compiled_model_sees_it_too() -> None:
         compiled(x)
     x[..., 6:] = x[:1, :, 6:]
     torch.testing.assert_close(compiled(x)[0], model.lstm(x)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"proj_size": 3}], ids=str)
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+@pytest.mark.parametrize("where", ["first", "last", "all"])
+def test_packed_sequences_are_converted(where: str, enforce_sorted: bool, options: dict[str, Any]) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(7, 5, num_layers=2, **options)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Any:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=enforce_sorted)
+            output, states = self.lstm(packed)
+            assert type(output) is type(packed)
+            assert output.sorted_indices is packed.sorted_indices
+            return nn.utils.rnn.pad_packed_sequence(output)[0], states
+
+    torch.manual_seed(0)
+    model = Reader().to(F64)
+    original = copy.deepcopy(model)
+    lengths = torch.tensor([5, 4, 4, 1] if enforce_sorted else [4, 1, 5, 4])
+    x, (begin, end) = torch.randn(5, 4, 7, dtype=F64), {"first": (0, 4), "last": (3, 7), "all": (0, 7)}[where]
+    x[..., begin:end] = x[:1, :, begin:end]
+    conversion = tagrank.convert(model, (x, lengths))
+    assert conversion.findings[0].converted
+    assert conversion.error < 1e-12
+    results = [m(x, lengths) for m in (model, original)]
+    torch.testing.assert_close(*results)
+    of_weights = [
+        torch.autograd.grad(output.square().sum() + states[0].sum(), [*m.parameters()])
+        for m, (output, states) in zip((model, original), results, strict=True)
+    ]
+    names = [name for name, _ in original.named_parameters()]
+    for name, ours, theirs in zip(names, *of_weights, strict=True):
+        if where == "first" and "weight_ih_l0" in name:
+            ours = ours.roll(end, 1)  # the layer keeps these columns last
+        torch.testing.assert_close(ours, theirs)
+    for name, value in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    x[2, :, begin] += 1
+    with pytest.raises(ValueError, match=f"expected features {begin} to {end - 1} to be the same at each step"):
+        model(x, lengths)
 
 
 class Several(nn.Module):
@@ -206,8 +253,8 @@ def test_each_one_that_is_left_has_a_reason() -> None:
         "whole": (True, "all of its 8 features repeat over 5 steps"),
         "own": (False, "it is a Own, which may do more than nn.LSTM"),
         "unused": (False, "the example does not run it"),
-        "both_ways": (False, "it is bidirectional"),
-        "packed": (False, "it reads a PackedSequence"),
+        "both_ways": (True, "all of its 8 features repeat over 5 steps"),
+        "packed": (True, "all of its 8 features repeat over 5 steps"),
         "short": (False, "the example runs it for one step only"),
         "few": (False, "only its last 1 of 9 features repeat"),
         "cell": (False, f"all of its 8 features repeat over 3 calls; ContextLSTMCell reads them once: {context}"),

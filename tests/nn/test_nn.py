@@ -215,8 +215,6 @@ def test_functional_call() -> None:
         ({"context_size": 3, "hidden_size": 2, "num_layers": 0}, ValueError, "num_layers must be greater than zero"),
         ({"context_size": 3, "hidden_size": 2, "dropout": 2}, ValueError, r"in range \[0, 1\]"),
         ({"context_size": 3, "hidden_size": 2, "backend": "cudnn"}, ValueError, "got 'cudnn'"),
-        ({"context_size": 3, "hidden_size": 2, "bidirectional": True}, NotImplementedError, "bidirectional"),
-        ({"context_size": 3, "hidden_size": 2, "proj_size": 1}, NotImplementedError, "proj_size"),
     ],
 )
 def test_bad_construction(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -297,12 +295,6 @@ def test_other_numbers_are_no_steps(steps: Any) -> None:
         ContextLSTM(3, 3)(torch.randn(2, 3), steps)
     with pytest.raises(TypeError, match="steps: expected an int, got"):
         lstm_recurrence(torch.randn(2, 12), torch.randn(12, 3), steps=steps)
-
-
-def test_packed_sequences_are_refused() -> None:
-    packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 2)])
-    with pytest.raises(TypeError, match="PackedSequence"):
-        ContextLSTM(3, 5, input_size=2)(torch.zeros(1, 3), input=packed)
 
 
 @pytest.mark.parametrize("input_size", [0, 2])

@@ -473,9 +473,10 @@ def test_narrower_instruction_sets(capability: str) -> None:
     best = torch.ops.tagrank.cpu_capability()
     if CAPABILITIES.index(capability) >= CAPABILITIES.index(best):
         pytest.skip(f"the other tests ran on {best}, which is no wider than {capability}")
-    numbers = "matches_oracle or activations or nan_stays or bfloat16 or capability_is_the_one"
+    packed = Path(__file__).with_name("test_packed.py")
+    numbers = "matches_oracle or packed_rows or activations or nan_stays or bfloat16 or capability_is_the_one"
     done = subprocess.run(
-        [Path(sys.executable).parent / "pytest", __file__, "-q", "-k", numbers, "-p", "no:cacheprovider"],
+        [Path(sys.executable).parent / "pytest", __file__, packed, "-q", "-k", numbers, "-p", "no:cacheprovider"],
         env=os.environ | {"TAGRANK_CPU_CAPABILITY": capability},
         capture_output=True,
         text=True,

@@ -232,6 +232,10 @@ class Backend(ABC):
         """How the C++ library is to run a pass, in the numbers of ``csrc/operators``. Only if :meth:`by_library`."""
         raise NotImplementedError
 
+    def packs(self) -> bool:
+        """Whether the C++ library runs it over packed batches too. Only with a ``fixed_launch``."""
+        return False
+
     def interpreted(self) -> bool:
         """Whether it runs on CPU tensors now, slowly, instead of on ``device``: for tests without that device."""
         return False

@@ -9,11 +9,17 @@ from torch import Tensor
 from tagrank.recurrence.dtypes import cell_dtype
 
 
-def lstm_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def lstm_loop(
+    gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int, weight_hr: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Run the recurrence; arguments as for :func:`tagrank.lstm_recurrence`.
 
+    Args:
+        weight_hr: ``[P, H]``, projects each hidden state, as in nn.LSTM with ``proj_size=P``. ``weight_hh`` is then
+            ``[4H, P]``, and ``h0`` ``[B, P]``.
+
     Returns:
-        ``output`` ``[T, B, H]`` and ``c_n`` ``[B, H]``, in the dtype of ``gates_x``.
+        ``output`` ``[T, B, H]`` (or ``[T, B, P]``) and ``c_n`` ``[B, H]``, in the dtype of ``gates_x``.
     """
     constant = gates_x.dim() == 2
     h, c = h0, c0.to(cell_dtype(c0.dtype))
@@ -23,6 +29,7 @@ def lstm_loop(gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps:
         i, f, g, o = activate(gates).to(c.dtype).chunk(4, dim=-1)  # (2), (3), (5), (4)
         c = f * c + i * g  # (6)
         h = (o * c.tanh()).to(gates_x.dtype)  # (7)
+        h = h if weight_hr is None else h @ weight_hr.t()
         outputs.append(h)
     return torch.stack(outputs), c.to(gates_x.dtype)
 

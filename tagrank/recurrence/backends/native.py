@@ -40,6 +40,9 @@ class Native(Compiled):
     def misset(self) -> str | None:
         return self._misset
 
+    def packs(self) -> bool:
+        return True
+
     def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         if gates_x.device.type != self.device:
             return f"it runs on the CPU, and gates_x is on {gates_x.device}"

@@ -11,6 +11,7 @@
 #include "cpu/workspace.h"
 #include "operators/layer.h"
 #include "operators/machine.h"
+#include "operators/program.h"
 
 namespace {
 
@@ -43,6 +44,10 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "layer_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? context, Tensor? input, "
       "Tensor? h0, Tensor? c0, Tensor? weight_ih, Tensor weight_hh, Tensor? output, Tensor saved, Tensor cells, "
       "bool constant, bool summed, bool recompute, int wanted, int[] launch) -> Tensor[]");
+  // As tagrank/recurrence/operators.py defines it where there is no library.
+  m.def(
+      "lstm_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, SymInt steps, str backend, bool save_gates, "
+      "bool save_cells) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_capability() -> str");
   m.def("multiply_add_rate(float seconds) -> float");
   m.def("has_clusters() -> bool");
@@ -52,6 +57,7 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
 STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {
   m.impl("layer_forward", &with_memory_errors<TORCH_BOX(&tagrank::layer_forward)>);
   m.impl("layer_backward", &with_memory_errors<TORCH_BOX(&tagrank::layer_backward)>);
+  m.impl("lstm_forward", &with_memory_errors<TORCH_BOX(&tagrank::lstm_forward)>);
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
   m.impl("multiply_add_rate", TORCH_BOX(&tagrank::multiply_add_rate));
   m.impl("has_clusters", TORCH_BOX(&tagrank::has_clusters));

@@ -71,7 +71,13 @@ def _forward(
     )
 
 
-@torch.library.custom_op("tagrank::lstm_forward", _forward, mutates_args=(), schema=_FORWARD).register_fake
+# The C++ library has the same operator, for processes without tagrank's Python, which programs are saved for.
+if not hasattr(torch.ops.tagrank, "lstm_forward"):
+    torch.library.define("tagrank::lstm_forward", _FORWARD)
+torch.library.impl("tagrank::lstm_forward", ("cpu", "cuda"), _forward)
+
+
+@torch.library.register_fake("tagrank::lstm_forward")
 def _forward_fake(
     gates_x: Tensor,
     weight_hh: Tensor,

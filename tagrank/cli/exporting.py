@@ -1,8 +1,7 @@
 """``export``: a trained model as one file."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -10,19 +9,7 @@ from tagrank.cli.app import Model, WeightsOption, check_target, command
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
 
-
-class FileFormat(str, Enum):
-    """The format of the file."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
-
-
-class FileInput(str, Enum):
-    """What the program in the file takes."""
-
-    photographs = "photographs"
-    features = "features"
+Format = Literal["onnx", "pt2"]
 
 
 @command("tagrank export models/photos --out photos.onnx")
@@ -30,11 +17,11 @@ def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="The file: NAME.onnx or NAME.pt2.", show_default=False)],
     format: Annotated[
-        FileFormat | None,
+        Format | None,
         typer.Option(help="ONNX, or a program of torch.export. Default: as the name of the file ends."),
     ] = None,
     input: Annotated[
-        FileInput | None,
+        Literal["photographs", "features"] | None,
         typer.Option(
             help="Whether the file holds the backbone and takes photographs, or takes features. "
             "Default: photographs, if the backbone is known."
@@ -48,15 +35,12 @@ def export(
     gives the tags and scores that the model's folder gives. A model with --feedback cannot be exported.
     """
     check_model(model)
-    ending = out.suffix.removeprefix(".")
-    known = [choice.value for choice in FileFormat]
-    if ending not in known or (format is not None and ending != format.value):
-        expected = f".{format.value}" if format is not None else " or ".join(f".{choice}" for choice in known)
-        raise InputError(f"--out: expected a name that ends in {expected}, got {out}")
+    endings = {f".{known}": known for known in get_args(Format) if format in (None, known)}
+    if out.suffix not in endings:
+        raise InputError(f"--out: expected a name that ends in {' or '.join(endings)}, got {out}")
     check_target("--out", out)
     from tagrank.annotator import Annotator
     from tagrank.exporting import export_model
 
-    annotator = Annotator.load(model)
-    chosen = None if input is None else input.value
-    typer.echo(export_model(annotator, out, format=FileFormat(ending).value, input=chosen, weights=weights))
+    line = export_model(Annotator.load(model), out, format=endings[out.suffix], input=input, weights=weights)
+    typer.echo(line)

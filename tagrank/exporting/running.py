@@ -68,7 +68,8 @@ class _Distributions(nn.Module):
 
     def predict(self, features: Tensor) -> Tensor:
         """Equation (9), ``[B, S, V + 1]``."""
-        return self._rows(features)[:, :-1].unflatten(1, (self.steps, self.num_tags + 1))
+        p: Tensor = self._rows(features)[:, :-1].reshape(-1, self.steps, self.num_tags + 1)
+        return p
 
     def unlike(self, features: Tensor) -> FloatArray:
         """As :meth:`tagrank.features.familiarity.Familiarity.unlike`."""
@@ -84,7 +85,8 @@ class _Distributions(nn.Module):
         raise InputError("an exported model cannot be saved as a folder: it has no weights of its own")
 
     def _rows(self, features: Tensor) -> Tensor:
-        return features.cpu() if self.ready else self.session(features)  # type: ignore[no-any-return]
+        rows: Tensor = features.cpu() if self.ready else self.session(features)
+        return rows
 
 
 class _Familiarity(Familiarity):

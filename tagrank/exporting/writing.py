@@ -185,8 +185,9 @@ def _onnx(
 def _cumprod(x: Any, dim: int, dtype: int = -1) -> Any:
     """``cumprod`` over the last dimension, of ``n`` elements: products of rows of a lower triangle ``[n, n]``."""
     import onnx_ir
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     count = x.shape[-1]
     if dim not in (-1, len(x.shape) - 1) or not isinstance(count, int):
         raise NotImplementedError("cumprod: expected the last dimension, of a size that is fixed")

@@ -77,7 +77,6 @@ if not hasattr(torch.ops.tagrank, "lstm_forward"):
 torch.library.impl("tagrank::lstm_forward", ("cpu", "cuda"), _forward)
 
 
-@torch.library.register_fake("tagrank::lstm_forward")
 def _forward_fake(
     gates_x: Tensor,
     weight_hh: Tensor,
@@ -95,6 +94,9 @@ def _forward_fake(
     gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
     cells = gates_x.new_empty((steps, batch, hidden) if save_cells else (0,), dtype=cell_dtype(gates_x.dtype))
     return output, c_n, gates, cells
+
+
+torch.library.register_fake("tagrank::lstm_forward", _forward_fake)
 
 
 def _backward(

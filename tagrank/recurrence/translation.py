@@ -60,8 +60,9 @@ def _lstm_forward(
     gates_x: Any, weight_hh: Any, h0: Any, c0: Any, steps: Any, backend: str, save_gates: bool, save_cells: bool
 ) -> tuple[Any, Any, Any, Any]:
     """The operator of :mod:`tagrank.recurrence.operators` by that of ONNX: values of a graph in, values of it out."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     if isinstance(steps, int):
         repeat = op.Constant(value_ints=[steps, 1, 1])
     else:

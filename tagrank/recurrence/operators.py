@@ -71,10 +71,11 @@ def _forward(
     )
 
 
-# The C++ library has the same operator, for processes without tagrank's Python, which programs are saved for.
+# The C++ library has the same operator, for processes that run saved programs without tagrank's Python. It is for all
+# types of devices there, so the kernels for single ones come first.
 if not hasattr(torch.ops.tagrank, "lstm_forward"):
     torch.library.define("tagrank::lstm_forward", _FORWARD)
-torch.library.impl("tagrank::lstm_forward", ("cpu", "cuda"), _forward)
+torch.library.impl("tagrank::lstm_forward", ("cpu", "cuda", "xpu", "mps", "hpu", "privateuseone"), _forward)
 
 
 def _forward_fake(

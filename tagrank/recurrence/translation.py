@@ -8,9 +8,8 @@ a share of the gates that is ready, as the recurrence gets one. Three kinds of t
   runtime then computes the context's share at each step, as for an nn.LSTM.
 - Anything else, and the share of a wider context: ``X`` has the term itself, and ``W`` an identity of ``4H`` columns.
 
-The limit is where both take the same time: ``T K 4H`` multiplications against ``K 4H + T (4H)^2``. On two cores of an
-Intel Xeon, onnxruntime takes 1.7 to 2.6 times as long for the identity with ``K <= H``, and 2 times as long for the
-repeated context with ``K = 16H`` (``python -m benchmarks.onnx_context``).
+The limit is where both take the same time: ``T K 4H`` multiplications against ``K 4H + T (4H)^2``. docs/export.md has
+what onnxruntime takes for each.
 """
 
 from collections.abc import Callable

@@ -12,6 +12,7 @@
 #include "operators/layer.h"
 #include "operators/machine.h"
 #include "operators/packed.h"
+#include "operators/program.h"
 
 namespace {
 
@@ -50,6 +51,10 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
   m.def(
       "packed_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor weight_hh, Tensor? h0, Tensor? c0, "
       "int[] batch_sizes, Tensor output, Tensor gates, Tensor cells, bool constant, int wanted, int[] launch) -> Tensor[]");
+  // As tagrank/recurrence/operators.py defines it where there is no library.
+  m.def(
+      "lstm_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, SymInt steps, str backend, bool save_gates, "
+      "bool save_cells) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_capability() -> str");
   m.def("multiply_add_rate(float seconds) -> float");
   m.def("has_clusters() -> bool");
@@ -61,6 +66,7 @@ STABLE_TORCH_LIBRARY_IMPL(tagrank, CompositeExplicitAutograd, m) {
   m.impl("layer_backward", &with_memory_errors<TORCH_BOX(&tagrank::layer_backward)>);
   m.impl("packed_forward", &with_memory_errors<TORCH_BOX(&tagrank::packed_forward)>);
   m.impl("packed_backward", &with_memory_errors<TORCH_BOX(&tagrank::packed_backward)>);
+  m.impl("lstm_forward", &with_memory_errors<TORCH_BOX(&tagrank::lstm_forward)>);
   m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
   m.impl("multiply_add_rate", TORCH_BOX(&tagrank::multiply_add_rate));
   m.impl("has_clusters", TORCH_BOX(&tagrank::has_clusters));

@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from tagrank.ranker.tag_ranker import TagRanker
     from tagrank.recurrence import lstm_recurrence
     from tagrank.recurrence.environment import env
+    from tagrank.recurrence.translation import onnx_translations
 
 __version__ = "0.1.0"
-__all__ = ["Annotator", "ContextLSTM", "ContextLSTMCell", "TagRanker", "convert", "env", "lstm_recurrence"]
+__all__ = [
+    "Annotator",
+    "ContextLSTM",
+    "ContextLSTMCell",
+    "TagRanker",
+    "convert",
+    "env",
+    "lstm_recurrence",
+    "onnx_translations",
+]
 
 _HOME = {
     "Annotator": "tagrank.annotator",
@@ -25,6 +35,7 @@ _HOME = {
     "convert": "tagrank.nn.conversion",
     "env": "tagrank.recurrence.environment",
     "lstm_recurrence": "tagrank.recurrence",
+    "onnx_translations": "tagrank.recurrence.translation",
 }
 
 

@@ -20,3 +20,25 @@ def check_model(folder: Path) -> None:
     for name in (CONFIG, VOCABULARY, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: not a model: {name} is missing; an interrupted training goes on with --resume")
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is that of an exported model, by its name."""
+    return path.suffix == ".onnx" and not path.is_dir()
+
+
+def check_model_or_file(path: Path) -> None:
+    """Make sure that a path is the folder of a trained model, or an ONNX file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if path.suffix == ".pt2" and path.is_file():
+        raise InputError(
+            f"{path}: expected the folder of a trained model, or an .onnx file of tagrank export; a program of "
+            "torch.export runs in torch itself (torch.export.load)"
+        )
+    if not is_exported(path):
+        check_model(path)
+    elif not path.is_file():
+        raise InputError(f"{path}: no such file")

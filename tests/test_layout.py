@@ -20,7 +20,7 @@ FLOORS = (
     ("ranker",),
     ("decode", "model_folder"),
     ("annotator",),
-    ("training", "retrieval"),
+    ("training", "retrieval", "exporting"),
     ("evaluation",),
     ("demo",),
     ("cli",),

@@ -16,7 +16,6 @@ from tagrank.cli.app import (
     ExcludeOption,
     Format,
     FormatOption,
-    Model,
     NullOption,
     WeightsOption,
     check_inputs,
@@ -26,7 +25,7 @@ from tagrank.cli.app import (
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
+from tagrank.model_files import check_model_or_file, is_exported
 from tagrank.options import ListOptions
 
 if TYPE_CHECKING:
@@ -42,9 +41,14 @@ class Unknown(str, Enum):
     skip = "skip"
 
 
+ModelOrFile = Annotated[
+    Path, typer.Argument(help="Folder of a trained model, or a file NAME.onnx of tagrank export.", show_default=False)
+]
+
+
 @command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
 def annotate(
-    model: Model,
+    model: ModelOrFile,
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
@@ -70,13 +74,13 @@ def annotate(
     from tagrank.features.folders import find_images
     from tagrank.progress import track
 
-    check_model(model)
+    check_model_or_file(model)
     check_inputs(lists)
     failed = Complaints()
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
-    from tagrank.annotator import Annotator
+    from tagrank.exporting import load_annotator
 
-    annotator = Annotator.load(model, chosen_device(device))
+    annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
     if unknown is Unknown.skip and annotator.familiarity is None:
         raise InputError(
             f"--unknown skip: {model} does not say what its training photographs were like: train it again"

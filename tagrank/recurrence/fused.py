@@ -183,7 +183,7 @@ class _Layers(torch.autograd.Function):
         if torch.is_grad_enabled():
             # A second derivative may follow. The results then have a node that refuses to have one.
             return _Gradients.apply(ctx, *ctx.saved_tensors, *grads)  # type: ignore[no-any-return]
-        return _backward(ctx, *grads)
+        return _backward(ctx, ctx.saved_tensors, grads)
 
 
 class _Gradients(torch.autograd.Function):
@@ -191,7 +191,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, of: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
-        return _backward(of, *tensors[-3:])
+        return _backward(of, tensors[:-3], tensors[-3:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -205,10 +205,13 @@ def refuse_second_derivative(*_: Any) -> Any:
     )
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    """The gradients of all arguments of :meth:`_Layers.forward`, the one of ``settings`` ``None``."""
+def _backward(ctx: Any, saved: Sequence[Any], grads: Grads) -> tuple[Any, ...]:
+    """The gradients of all arguments of :meth:`_Layers.forward`, the one of ``settings`` ``None``.
+
+    ``saved`` is what ``ctx`` has saved, which an activation checkpoint gives only once.
+    """
     settings, needed = ctx.settings, ctx.needs_input_grad
-    context, input, h0, c0, *others = ctx.saved_tensors
+    context, input, h0, c0, *others = saved
     depth = (len(needed) - 5) // PER_LAYER
     weights, kept = others[: 2 * depth], others[2 * depth :]
     gradients: list[Tensor | None] = [None] * len(needed)
@@ -216,6 +219,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         tensors = Tensors(context, input, h0, c0, *weights)
         gradients[1:] = _layer_backward(settings, grads, tensors, kept, ctx.sources, needed[1:])
         return tuple(gradients)
+    first = context, input
     d_states: list[list[Tensor | None]] = [[], []]
     for layer in reversed(range(depth)):
         at = 5 + PER_LAYER * layer
@@ -224,7 +228,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
             context, input = None, kept[3 * (layer - 1)]
             sources, of_input = (False, True), (False, any(needed[1:at]))
         else:
-            context, input = ctx.saved_tensors[:2]
+            context, input = first
         h_n, c_n, h, c = (None if state is None else state[layer] for state in (*grads[1:], h0, c0))
         results = _layer_backward(
             settings,

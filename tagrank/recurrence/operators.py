@@ -71,7 +71,13 @@ def _forward(
     )
 
 
-@torch.library.custom_op("tagrank::lstm_forward", _forward, mutates_args=(), schema=_FORWARD).register_fake
+# The C++ library has the same operator, for processes that run saved programs without tagrank's Python. It is for all
+# types of devices there, so the kernels for single ones come first.
+if not hasattr(torch.ops.tagrank, "lstm_forward"):
+    torch.library.define("tagrank::lstm_forward", _FORWARD)
+torch.library.impl("tagrank::lstm_forward", ("cpu", "cuda", "xpu", "mps", "hpu", "privateuseone"), _forward)
+
+
 def _forward_fake(
     gates_x: Tensor,
     weight_hh: Tensor,
@@ -89,6 +95,9 @@ def _forward_fake(
     gates = gates_x.new_empty((steps, batch, 4 * hidden) if save_gates else (0,))
     cells = gates_x.new_empty((steps, batch, hidden) if save_cells else (0,), dtype=cell_dtype(gates_x.dtype))
     return output, c_n, gates, cells
+
+
+torch.library.register_fake("tagrank::lstm_forward", _forward_fake)
 
 
 def _backward(

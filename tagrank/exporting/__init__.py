@@ -1,0 +1,10 @@
+"""A trained model as one file, which runs without tagrank: ONNX, or a program of torch.export.
+
+``preprocessing`` says in data what happens to a photograph before the network, ``card`` what the file says of itself,
+``writing`` makes a file, and ``running`` annotates photographs with one, by onnxruntime.
+"""
+
+from tagrank.exporting.running import load_annotator, load_exported
+from tagrank.exporting.writing import export_model
+
+__all__ = ["export_model", "load_annotator", "load_exported"]

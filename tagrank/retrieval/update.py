@@ -6,6 +6,7 @@ are written beside the old ones, in the order of a new index, and ``index.json``
 same stays.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tagrank.data.files import leftovers, temporary_path
 from tagrank.retrieval.index import IndexWriter
 from tagrank.retrieval.index_file import read_contents
 from tagrank.retrieval.photo_shard import HalfArray, Shard, Stamp
@@ -85,6 +87,8 @@ class IndexUpdate:
         self._added: list[str] = []
         with ExitStack() as stack:
             self._index = stack.enter_context(IndexWriter(self.folder, annotator, photos_per_shard, root))
+            for left in leftovers(self.folder, UPDATE):
+                shutil.rmtree(left)
             contents = read_contents(self.folder)
             self.photos = _photos(self.folder)
             self.root = root or contents.root
@@ -142,7 +146,7 @@ class IndexUpdate:
                 for number, group in zip(staying, groups, strict=True)
             )
         self._stack.close()
-        shutil.rmtree(self.folder / UPDATE, ignore_errors=True)
+        self._discard()
         return len(photos)
 
     def __enter__(self) -> "IndexUpdate":
@@ -152,6 +156,14 @@ class IndexUpdate:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def _discard(self) -> None:
+        """Delete what was computed, now that it is in the index. It goes at once: half of it would be damaged."""
+        folder = self.folder / UPDATE
+        if folder.exists():
+            gone = temporary_path(folder)
+            os.replace(folder, gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _same_shard(self, group: Sequence[Photo]) -> int | None:
         """The position of the index's shard that has just these photographs."""

@@ -5,6 +5,7 @@
 ``tag_writer`` puts them together.
 """
 
-from tagrank.metadata.tag_writer import Naming, Outcome, Place, TagWriter
+from tagrank.metadata.sidecars import Naming
+from tagrank.metadata.tag_writer import Outcome, Place, TagWriter
 
 __all__ = ["Naming", "Outcome", "Place", "TagWriter"]

@@ -74,6 +74,10 @@ class Record:
     ranked: Ranked
     added: Mapping[List, Words]
 
+    def adds_as(self, other: "Record") -> bool:
+        """Whether the other has the same keywords, in any order."""
+        return all(sorted(self.added.get(name, ())) == sorted(other.added.get(name, ())) for name in List)
+
 
 Keywords = Mapping[List, Words]
 """The lists of a photograph. A list that its file cannot have is missing; one that it does not have is empty."""
@@ -93,7 +97,7 @@ def with_tags(there: Keywords, record: Record | None, ranked: Ranked, carried: W
     theirs = {name: _without(words, before.get(name, ())) for name, words in there.items()}
     flat_theirs = _once((*theirs[List.subject], *theirs.get(List.iptc, ()), *carried))
     flat = _once((*flat_theirs, *ranked.tags))
-    paths = [(tag,) for tag in flat_theirs]
+    paths: list[Path] = [(tag,) for tag in flat_theirs]
     for tag in ranked.tags:
         paths += [(tag, member) for member in ranked.members.get(tag, ())] or [(tag,)]
 

@@ -94,8 +94,7 @@ class TagWriter:
         metadata, there = file.metadata(), file.data is not None
         lists, record = metadata.keywords(), metadata.record()
         new, noted = with_tags(lists, record, ranked, () if self.place is Place.embed else file.embedded())
-        same = record is not None and record.ranked.says(ranked) and same_lists(new, lists)
-        if there and same and all(record.added[name] == noted.added.get(name, ()) for name in List):
+        if there and record and record.ranked.says(ranked) and same_lists(new, lists) and noted.adds_as(record):
             return Outcome.unchanged
         metadata.set(new, noted)
         file.replace(metadata)

@@ -101,9 +101,9 @@ def _keep_from_elsewhere(update: IndexUpdate, missing: Iterable[tuple[str, str, 
             by_size.setdefault(photo.stamp.size, {})[photo.stamp.content] = photo
     sources: set[str] = set()
     for name, path, now in missing:
-        photo = update.computed.get(name)
-        if photo is not None and photo.stamp.is_of(now):
-            update.keep(photo)
+        computed = update.computed.get(name)
+        if computed is not None and computed.stamp.is_of(now):
+            update.keep(computed)
             changes.known += 1
             continue
         twins = by_size.get(now.size)

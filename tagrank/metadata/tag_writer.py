@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -63,8 +64,12 @@ class TagWriter:
         """Write tags, in the place of those that tagrank wrote before.
 
         Raises:
-            InputError: the file cannot be read or written, is read-only, or is of a format that cannot have XMP.
+            InputError: the file cannot be read or written, is read-only, or is of a format that cannot have XMP; or a
+                tag is blank or has characters that XML cannot have.
         """
+        for tag in ranked.tags:
+            if not tag.strip() or any(unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" for c in tag):
+                raise InputError(f"{photograph}: expected tags of letters and other signs, got {tag!r:.60}")
         return self._each(Path(photograph), lambda file: self._write(file, ranked))
 
     def remove(self, photograph: str | Path) -> Outcome:

@@ -17,6 +17,7 @@ belongs to is read. Shards that an earlier version wrote lack some or all of the
 
 import hashlib
 import os
+import struct
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -80,7 +81,7 @@ class Stamp(NamedTuple):
 
     def checksum(self) -> int:
         """The CRC-32 of the stamp."""
-        return zlib.crc32(self.content, zlib.crc32(np.array(self[:2], dtype="<i8").tobytes()))
+        return zlib.crc32(struct.pack("<qq", self.size, self.time) + self.content)
 
 
 UNKNOWN = Stamp(-1, -1)
@@ -230,8 +231,10 @@ class Shard:
         if rows is None or rows.shape != (count, 3) or contents.shape != (count, CONTENT):
             return [UNKNOWN] * count
         stamps = []
-        for (size, time, checksum), content in zip(rows.tolist(), contents, strict=True):
-            stamp = Stamp(size, time, content.tobytes() if content.any() else b"")
+        digests, unknown = contents.tobytes(), bytes(CONTENT)
+        for row, (size, time, checksum) in enumerate(rows.tolist()):
+            content = digests[row * CONTENT : (row + 1) * CONTENT]
+            stamp = Stamp(size, time, b"" if content == unknown else content)
             stamps.append(stamp if stamp.checksum() == checksum else UNKNOWN)
         return stamps
 

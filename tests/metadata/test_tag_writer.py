@@ -420,6 +420,26 @@ def test_what_cannot_be_written(tmp_path: Path, name: str, make: Callable[[Path]
     assert [path.name for path in tmp_path.iterdir()] == ([] if reason.endswith("no file") else [name])
 
 
+@pytest.mark.parametrize("tag", ["", "  ", "a\x00b", "a\nb", "\x0b", "\udc80", "\uffff"])
+def test_tags_that_xml_cannot_have(tmp_path: Path, tag: str) -> None:
+    photo = save(tmp_path / "a.jpg", "JPEG")
+    for place in Place:
+        with pytest.raises(InputError, match=r"a\.jpg: expected tags of letters and other signs, got '"):
+            TagWriter(place).write(photo, Ranked(("dog", tag)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("tag", ["<b> & \"c\" 'd'", "\U0001f415 dog", "\u72ac", "a;b,c|d/e", "x" * 300, "]]>"])
+def test_any_other_tag(tmp_path: Path, tag: str) -> None:
+    photo = save(tmp_path / "a.jpg", "JPEG")
+    for place in Place:
+        writer = TagWriter(place)
+        writer.write(photo, Ranked((tag, "dog")))
+        assert listed(photo if place is Place.embed else tmp_path / "a.jpg.xmp", "dc:subject") == [tag, "dog"]
+        assert writer.write(photo, Ranked((tag, "dog"))) is Outcome.unchanged
+    assert iptc(photo) == [tag[:64], "dog"]
+
+
 def test_a_library_that_changes_a_pixel_is_found_out(tmp_path: Path) -> None:
     """For each kind: a file with another pixel is refused, and one with other metadata is not."""
     for name in ("plain.jpg", "plain.png", "plain.webp", "plain.tif"):

@@ -294,15 +294,17 @@ class Annotator:
         return decoder
 
     @overload
-    def annotate(self, images: ImageSource, *, batch_size: int | None = None, **options: Any) -> TagList: ...
+    def annotate(
+        self, images: ImageSource, *, batch_size: int | None = None, members: bool = False, **options: Any
+    ) -> TagList: ...
 
     @overload
     def annotate(
-        self, images: Iterable[S], *, batch_size: int | None = None, **options: Any
+        self, images: Iterable[S], *, batch_size: int | None = None, members: bool = False, **options: Any
     ) -> Iterator[tuple[S, TagList | InputError]]: ...
 
     def annotate(
-        self, images: ImageSource | Iterable[S], *, batch_size: int | None = None, **options: Any
+        self, images: ImageSource | Iterable[S], *, batch_size: int | None = None, members: bool = False, **options: Any
     ) -> TagList | Iterator[tuple[S, TagList | InputError]]:
         """Ranked tags for a photograph, or for several.
 
@@ -310,6 +312,8 @@ class Annotator:
             images: an image, or any number of them: a path, the bytes of a file, a PIL image, or an array of pixels
                 (:data:`tagrank.features.image_sources.ImageSource`).
             batch_size: how many photographs go through the backbone at a time; by default what suits the device.
+            members: whether lists say which tags stand behind a name of synonyms (:attr:`TagList.members`). Lists are
+                then decoded twice.
             **options: the options of :meth:`rank` except ``batch_size``.
 
         Returns:
@@ -322,23 +326,38 @@ class Annotator:
         """
         self.check_decoder(options.get("decoder"))
         if is_image(images):
-            ((_, tags),) = self._annotated([cast(S, images)], batch_size, options)
+            ((_, tags),) = self._annotated([cast(S, images)], batch_size, options, members)
             if isinstance(tags, InputError):
                 raise tags
             return tags
-        return self._annotated(cast(Iterable[S], images), batch_size, options)
+        return self._annotated(cast(Iterable[S], images), batch_size, options, members)
 
     def _annotated(
-        self, images: Iterable[S], batch_size: int | None, options: Mapping[str, Any]
+        self, images: Iterable[S], batch_size: int | None, options: Mapping[str, Any], members: bool = False
     ) -> Iterator[tuple[S, TagList | InputError]]:
         def annotated(features: list[Tensor]) -> list[TagList]:
             rows = torch.stack(features)
             rankings, unlike = self.rank(rows, **options), self.unlike(rows).tolist()
             lists = (self.tags(ranking, options.get("output")) for ranking in rankings)
-            return [TagList(tags, share) for tags, share in zip(lists, unlike, strict=True)]
+            below = self._members(rows, options) if members else [{}] * len(rows)
+            return [TagList(*one) for one in zip(lists, unlike, below, strict=True)]
 
         features = extract_features(self.backbone(), images, batch_size=batch_size)
         yield from map_batches(annotated, features, batch_size or default_batch_size(self.device))
+
+    def _members(self, features: Tensor, options: Mapping[str, Any]) -> list[dict[str, tuple[str, ...]]]:
+        """For each image, the names of synonyms with those of their tags that a list without synonyms has."""
+        output: OutputTags | None = options.get("output")
+        if output is None or not output.shown_as:
+            return [{}] * len(features)
+        found = []
+        for ranking in self.rank(features, **{**options, "output": None}):
+            members: dict[str, tuple[str, ...]] = {}
+            for tag in map(self.vocabulary.tag, ranking.tags):
+                if (name := output.shown_as.get(tag)) is not None:
+                    members[name] = (*members.get(name, ()), tag)
+            found.append(members)
+        return found
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """The tags of a ranking: names of the vocabulary, or of ``output`` if the ranking was made with it."""

@@ -18,7 +18,7 @@ FLOORS = (
     ("options", "model_files", "recurrence", "data"),
     ("nn", "features", "metrics"),
     ("ranker",),
-    ("decode", "model_folder"),
+    ("decode", "model_folder", "metadata"),
     ("annotator",),
     ("training", "retrieval", "exporting"),
     ("evaluation",),

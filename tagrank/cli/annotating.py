@@ -24,6 +24,7 @@ from tagrank.cli.app import (
 )
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints, complain, shown
+from tagrank.cli.writing import WRITE_NOTHING, WriteTags, ranked
 from tagrank.errors import InputError
 from tagrank.model_files import check_model_or_file, is_exported
 from tagrank.options import ListOptions
@@ -58,6 +59,7 @@ def annotate(
         Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
     ] = Unknown.mark,
     lists: ListOptions = ListOptions(),
+    write_tags: WriteTags = WRITE_NOTHING,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
@@ -69,16 +71,28 @@ def annotate(
     the rank. A photograph that is unlike the training photographs is marked, or with --unknown skip left out and
     reported on stderr: what a model says of it means little.
 
-    What cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
+    With --write the tags on the list become keywords of the photographs, too; keywords that are there stay.
+
+    What cannot be read or written is reported on stderr; the others are annotated, and the exit code is 1.
     """
     from tagrank.features.folders import find_images
     from tagrank.progress import track
 
     check_model_or_file(model)
     check_inputs(lists)
+    tagger = write_tags.tagger()
     failed = Complaints()
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
+    if tagger is not None and write_tags.remove:
+        try:
+            for path in track(found, "removing", sys.stderr.isatty()):
+                tagger.remove(path, failed)
+        finally:
+            tagger.close()
+        failed.exit()
+        return
     from tagrank.exporting import load_annotator
+    from tagrank.retrieval.index import digest
 
     annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
     if unknown is Unknown.skip and annotator.familiarity is None:
@@ -88,15 +102,22 @@ def annotate(
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
     write = _writer(format)
-    results = annotator.annotate(found, top_k=top_k, **options)
-    # On one terminal a progress bar and results would overwrite each other.
-    for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
-        if isinstance(tags, InputError):
-            failed(tags)
-        elif unknown is Unknown.skip and tags.unknown:
-            complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
-        else:
-            write(path, tags)
+    results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
+    name = digest(annotator) if tagger is not None else ""
+    try:
+        # On one terminal a progress bar and results would overwrite each other.
+        for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
+            if isinstance(tags, InputError):
+                failed(tags)
+            elif unknown is Unknown.skip and tags.unknown:
+                complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
+            else:
+                write(path, tags)
+                if tagger is not None:
+                    tagger.write(path, ranked(tags, name), failed)
+    finally:
+        if tagger is not None:
+            tagger.close()
     failed.exit()
 
 

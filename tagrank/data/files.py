@@ -8,7 +8,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -133,12 +133,19 @@ def first_line(error: Exception) -> str:
     return f"{(str(error).splitlines() or [''])[0] or type(error).__name__:.200}"
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+def write_atomically(
+    path: Path, chunks: Iterable[bytes | memoryview], *, finish: Callable[[Path], None] | None = None
+) -> None:
     """Write a file so that a reader finds either the old content or the new content, whatever interrupts the writer.
 
     The content is written to a temporary file ``.NAME.<random>.tmp`` in the same folder and flushed to the disk. Then
     the temporary file is renamed to ``path``. A killed process leaves the temporary file behind. If ``path`` is a
     symbolic link, the link stays and its target is replaced.
+
+    Args:
+        path: the file.
+        chunks: its content.
+        finish: called with the temporary file when its content is complete. An error leaves the old file.
 
     Raises:
         OSError: the file cannot be written; its ``filename`` is ``path``.
@@ -149,6 +156,8 @@ def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         with temporary.open("xb") as file:
             file.writelines(chunks)
             file.flush()
+            if finish is not None:
+                finish(temporary)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:

@@ -111,6 +111,10 @@ class ShardWriter(ABC):
     def _forget(self, count: int) -> None:
         """Drop the first ``count`` entries that wait."""
 
+    def _file_numbers(self, count: int) -> Sequence[int]:
+        """The numbers in the file names of the first ``count`` shards."""
+        return range(count)
+
     def _check_new(self, names: Sequence[str]) -> None:
         if self._closed:
             raise ValueError("add: the writer is closed")
@@ -134,7 +138,7 @@ class ShardWriter(ABC):
         present = {entry.name for entry in self.folder.iterdir()}
         stale = {path.name for path in leftovers(self.folder, rf"{re.escape(INDEX)}|{shard}")}
         if INDEX in present:
-            listed = {shard_name(self.prefix, number) for number in range(len(self._shards))}
+            listed = {shard_name(self.prefix, number) for number in self._file_numbers(len(self._shards))}
             stale |= {name for name in present - listed if re.fullmatch(shard, name)}
         elif present - stale:
             raise InputError(f"{self.folder}: expected {self.kind} or an empty folder, got {some(sorted(present))}")
@@ -148,7 +152,7 @@ class ShardWriter(ABC):
         """Write the first ``count`` entries as a shard, then the index. When either fails, the entries still wait."""
         content, digest = self._shard(count)
         shards = [*self._shards, Entry(count, digest)]
-        self._write(shard_name(self.prefix, len(self._shards)), [content])
+        self._write(shard_name(self.prefix, self._file_numbers(len(shards))[-1]), [content])
         self._write_index(shards)
         self._shards = shards
         self._forget(count)

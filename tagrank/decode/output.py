@@ -37,6 +37,7 @@ class OutputTags:
         vocabulary: the names that are shown, at the model's indices.
         group: ``[V]`` int64, the class ``0..G-1`` of each tag, or -1 if the tag is not shown.
         tags: ``[G]`` int64, ascending: the index that stands for each class.
+        shown_as: the synonyms' tags, each with the name that it is shown under.
 
     Raises:
         InputError: a tag is not in the vocabulary or has two names, a threshold is not a probability, or no tag is left
@@ -73,7 +74,7 @@ class OutputTags:
                 f"synonyms: {chain!r} has synonyms and is itself a synonym of {named[chain]!r}; list all under one name"
             )
         self.vocabulary = Vocabulary(names)
-        self._named = named
+        self.shown_as: Mapping[str, str] = named
 
         shown = np.zeros(len(vocabulary), dtype=bool)
         included = [self.index("include", tag) for tag in include]
@@ -103,9 +104,9 @@ class OutputTags:
             InputError: no tag is shown under this name.
         """
         tag = tag_name(tag)
-        if tag in self._named:
+        if tag in self.shown_as:
             raise InputError(
-                f"{what}: {tag!r} is shown as {self._named[tag]!r}, because of the synonyms; use that name"
+                f"{what}: {tag!r} is shown as {self.shown_as[tag]!r}, because of the synonyms; use that name"
             )
         return _index(self.vocabulary, what, tag)
 
@@ -133,7 +134,7 @@ class OutputTags:
 
     def rename(self, tags: Iterable[str]) -> tuple[str, ...]:
         """A person's list under the names that are shown. If two tags have one name, the first tag's place counts."""
-        return tuple(dict.fromkeys(self._named.get(tag, tag) for tag in tags))
+        return tuple(dict.fromkeys(self.shown_as.get(tag, tag) for tag in tags))
 
 
 def read_synonyms(path: str | Path) -> dict[str, list[str]]:

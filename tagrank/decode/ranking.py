@@ -1,7 +1,7 @@
 """What decoders return, and what all decoders do."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +26,19 @@ class TagList(list[RankedTag]):
     Attributes:
         unlike: how unlike the training photographs it is, in [0, 1): the share of validation photographs that are
             nearer to them. NaN if the model does not know.
+        members: names of synonyms with those of their tags that the list has without synonyms, the most important
+            first; empty unless :meth:`tagrank.annotator.Annotator.annotate` was asked for them.
     """
 
-    def __init__(self, tags: Iterable[RankedTag] = (), unlike: float = math.nan) -> None:
+    def __init__(
+        self,
+        tags: Iterable[RankedTag] = (),
+        unlike: float = math.nan,
+        members: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         super().__init__(tags)
         self.unlike = unlike
+        self.members = dict(members or {})
 
     @property
     def unknown(self) -> bool:

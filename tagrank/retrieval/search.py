@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from tagrank.data.nearest import did_you_mean
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
-from tagrank.retrieval.index import Contents, HalfArray, Shard, digest, photo_tables, read_contents
+from tagrank.retrieval.index import digest, photo_tables
+from tagrank.retrieval.index_file import Contents, read_contents
+from tagrank.retrieval.photo_shard import HalfArray, Shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,18 +45,31 @@ class Match(NamedTuple):
     score: float
 
 
-def open_index(folder: str | Path) -> "PhotoIndex":
+def open_index(folder: str | Path, root: str | Path | None = None) -> "PhotoIndex":
     """Open an index that ``tagrank index`` or :class:`tagrank.retrieval.IndexWriter` wrote. It is memory-mapped.
+
+    An index may be updated meanwhile: what is opened is the index before or after, and stays as it is while it is open.
+
+    Args:
+        folder: the index.
+        root: the folder that its photographs' names begin in now, if they were moved. Default: what the index says.
 
     Raises:
         InputError: there is none, it is damaged, or it has no photographs.
     """
     folder = Path(folder)
     contents = read_contents(folder)
-    if sum(contents.shards) == len(contents.removed):
-        raise InputError(f"{folder}: the index has no photographs yet")
-    shards = [Shard(folder, number, count, contents) for number, count in enumerate(contents.shards)]
-    return PhotoIndex(folder, contents, shards)
+    while True:
+        if sum(contents.shards) == len(contents.removed):
+            raise InputError(f"{folder}: the index has no photographs yet")
+        try:
+            shards = [Shard(folder, number, count, contents) for number, count in enumerate(contents.shards)]
+        except InputError:
+            before, contents = contents, read_contents(folder)
+            if contents == before:
+                raise
+            continue  # an update deleted the shards between two looks
+        return PhotoIndex(folder, contents, shards, root)
 
 
 class PhotoIndex:
@@ -64,10 +79,15 @@ class PhotoIndex:
         folder: the folder of the index.
         tags: the tags that a query may have.
         positions: how many tags a query may have.
+        root: the folder that names begin in if they are relative paths; None if that is not known.
     """
 
-    def __init__(self, folder: Path, contents: Contents, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, folder: Path, contents: Contents, shards: Sequence[Shard], root: str | Path | None = None
+    ) -> None:
         self.folder = folder
+        root = contents.root if root is None else root
+        self.root = None if root is None else Path(root)
         self.tags = contents.tags
         self.positions = contents.positions
         self._model = contents.model
@@ -79,6 +99,10 @@ class PhotoIndex:
 
     def __len__(self) -> int:
         return int(self._starts[-1]) - len(self._removed)
+
+    def path(self, name: str) -> Path:
+        """Where a photograph of the index is, by its name."""
+        return Path(name) if self.root is None else self.root / name
 
     def search(self, tags: Sequence[str], *, ordered: bool = True, top_k: int = 20) -> list[Match]:
         """Find the photographs whose lists most likely start with these tags.

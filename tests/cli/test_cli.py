@@ -79,6 +79,7 @@ def test_every_command_has_help_with_an_example() -> None:
         "train",
         "evaluate",
         "annotate",
+        "write",
         "report",
         "env",
         "index",

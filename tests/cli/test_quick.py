@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "annotate",
+    "write",
     "export",
     "report",
     "env",

@@ -208,7 +208,8 @@ def test_an_index_is_updated(world: Path, tmp_path: Path) -> None:
     assert found() == before
     line = tagrank(*arguments).stdout
     assert line.endswith(
-        f"1 photographs added, {COUNT - 2} were there, 0 failed; {2 * COUNT - 1} in all; 2 left, gone or changed\n"
+        f"1 photographs added, {COUNT - 2} were there, 0 failed; {2 * COUNT - 1} in all; 2 left, gone or changed"
+        "; 1 were computed before\n"
     )
     after = found()
     assert after.keys() == before.keys() - {str(photos / "00.png")}

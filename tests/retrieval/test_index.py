@@ -21,7 +21,8 @@ from tagrank.data.sealed import seal
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.retrieval import IndexWriter, open_index, photo_tables
-from tagrank.retrieval.index import UNKNOWN, Contents, Shard, Stamp, read_contents
+from tagrank.retrieval.index_file import Contents, read_contents
+from tagrank.retrieval.photo_shard import UNKNOWN, Shard, Stamp
 
 VOCABULARY = Vocabulary(["ant", "bee", "cat", "dog", "elk"])
 
@@ -352,21 +353,26 @@ def test_stamps(tmp_path: Path) -> None:
     photo = tmp_path / "a.jpg"
     photo.write_bytes(b"12345")
     os.utime(photo, ns=(1, 1_700_000_000_123_456_789))
-    assert Stamp.of(photo) == (5, 1_700_000_000_123_456_789)
+    assert Stamp.of(photo) == (5, 1_700_000_000_123_456_789, b"")
     assert Stamp.of(photo / "b.jpg") is Stamp.of(tmp_path / "b.jpg") is None
     folder = tmp_path / "index"
     with IndexWriter(folder, make()) as writer:
-        writer.add(["a.jpg", "b.jpg"], tables(2), [Stamp(5, 10), Stamp(6, 11)])
+        writer.add(["a.jpg", "b.jpg"], tables(2), [Stamp(5, 10, b"0123456789abcdef"), Stamp(6, 11)])
         writer.add(["c.jpg"], tables(1))
     path = folder / "photos-00000.safetensors"
     with IndexWriter(folder, make()) as writer:
-        assert [writer.stamp(f"{name}.jpg") for name in "abcd"] == [(5, 10), (6, 11), UNKNOWN, UNKNOWN]
+        assert [writer.stamp(f"{name}.jpg") for name in "abcd"] == [
+            (5, 10, b"0123456789abcdef"),
+            (6, 11, b""),
+            UNKNOWN,
+            UNKNOWN,
+        ]
     data = bytearray(path.read_bytes())
     start = 8 + struct.unpack("<Q", data[:8])[0]
     data[start + json.loads(data[8:start])["stamps"]["data_offsets"][0]] ^= 1
     path.write_bytes(data)
     with IndexWriter(folder, make()) as writer:
-        assert [writer.stamp(f"{name}.jpg") for name in "ab"] == [UNKNOWN, (6, 11)]
+        assert [writer.stamp(f"{name}.jpg") for name in "ab"] == [UNKNOWN, (6, 11, b"")]
 
 
 @pytest.mark.parametrize("removed", [[-1], [3], [1, 0], [1, 1], ["0"], {}, [True]])

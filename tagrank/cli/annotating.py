@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,10 +22,11 @@ from tagrank.cli.app import (
     command,
 )
 from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.suggestions import suggestion_writer
 from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.errors import InputError
 from tagrank.model_files import check_model
-from tagrank.options import ListOptions
+from tagrank.options import ListOptions, split_tags
 
 if TYPE_CHECKING:
     from tagrank.decode import RankedTag, TagList
@@ -51,6 +52,13 @@ def annotate(
     unknown: Annotated[
         Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
     ] = Unknown.mark,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            help="The beginning of the list, written as for --include: write how the list goes on.",
+            show_default=False,
+        ),
+    ] = None,
     lists: ListOptions = ListOptions(),
     weights: WeightsOption = None,
     exclude_folder: ExcludeOption = None,
@@ -61,6 +69,9 @@ def annotate(
     The number of a tag is the probability that it is on a person's list at all, early or late: it need not fall with
     the rank. A photograph that is unlike the training photographs is marked, or with --unknown skip left out and
     reported on stderr: what a model says of it means little.
+
+    With --given, a list that a person began goes on: its rest, with the probability that a tag is in it, then the tags
+    that may come next and END, each with its probability.
 
     What cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
@@ -80,8 +91,14 @@ def annotate(
         )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
-    write = _writer(format)
-    results = annotator.annotate(found, top_k=top_k, **options)
+    write: Callable[[Path, Any], None] = _writer(format) if given is None else suggestion_writer(format)
+    results: Iterator[tuple[Path, Any]]
+    if given is None:
+        results = annotator.annotate(found, top_k=top_k, **options)
+    else:
+        results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
+        if not annotator.reads_given:
+            complain(f"{model}: does not read the given tags, it only leaves them out (train without --no-completion)")
     # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
         if isinstance(tags, InputError):

@@ -14,6 +14,7 @@ from tagrank.data.targets import IGNORE, ListTargets, places, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
+from tagrank.recurrence import lstm_recurrence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -260,10 +261,7 @@ class TagRanker(nn.Module):
         """:meth:`loss`, for features that :meth:`scale` returned."""
         lists, where, weights = objective
         embedded = self._embed(scaled)
-        if self.feedback:
-            logits = self._logits(embedded[lists.image_index], lists.targets[:, :-1].clamp(min=0))
-        else:
-            logits = self._logits(embedded)
+        logits = self._following(embedded, lists) if self.feedback else self._logits(embedded)
         loss = -logits.log_softmax(-1).view(-1).index_select(0, where).sum()
         if reduction == "mean":
             loss = loss / len(lists.targets)
@@ -305,6 +303,19 @@ class TagRanker(nn.Module):
     def predict_by(self, scaled: Tensor) -> Tensor:
         """:meth:`predict` of a model without feedback, for features that :meth:`scale` returned."""
         return self._logits(self._embed(scaled)).softmax(-1).transpose(0, 1)
+
+    @torch.no_grad()
+    def follow(self, features: Tensor, lists: ListTargets) -> Tensor:
+        """Equation (9) of a model with feedback at each position of given lists (teacher forcing).
+
+        Args:
+            features: ``[B, D]``.
+            lists: ``L`` lists of these images.
+
+        Returns:
+            Probabilities ``[L, n, V + 1]``, where ``n`` is the number of positions of the longest list with its END.
+        """
+        return self._following(self._embed(self.scale(features)), lists).softmax(-1).transpose(0, 1)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:
@@ -385,6 +396,26 @@ class TagRanker(nn.Module):
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
         return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded)
+
+    def _following(self, embedded: Tensor, lists: ListTargets) -> Tensor:
+        """The logits of a model with feedback at the positions of lists, ``[n, L, V + 1]``; no list is longer than n.
+
+        The image's share of gates and logits is computed once for all its lists, and a tag's share once for all places
+        where the tag is read.
+        """
+        steps = int((lists.targets != IGNORE).any(0).sum())
+        tags = lists.targets[:, : steps - 1].clamp(min=0)
+        if self.conditioning == "initial":
+            return self._logits(embedded[lists.image_index], tags)
+        first = tags.new_full((len(tags), 1), self.num_tags)
+        read, places_read = torch.cat([first, tags], dim=1).t().unique(return_inverse=True)
+        gates = self.lstm.context_gates(embedded)[lists.image_index] + F.embedding(
+            places_read, self.lstm.input_gates(self.tag_embedding(read))
+        )
+        weight_hh = self.lstm.all_weights[0][1]
+        output, _ = lstm_recurrence(gates, weight_hh, steps=steps, backend=self.lstm.backend)
+        logits: Tensor = self.classifier(F.dropout(output, self.hidden_dropout, self.training))
+        return logits if self.skip is None else logits + self.skip(embedded)[lists.image_index]
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

@@ -86,7 +86,7 @@ def evaluate(
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baseline_rows(train_images, options["output"], seed)
     if completion:
-        from tagrank.evaluation.next_tags import completion_rows
+        from tagrank.evaluation.next_tag_judgement import completion_rows
 
         begun = completion_rows(judged.annotator, judged.images, train_images, seed)
     print_rows(rows, title=f"Judged by {judged.described}", all_measures=all_measures)

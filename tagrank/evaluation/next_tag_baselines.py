@@ -80,7 +80,7 @@ class ClassifierNext:
         self._lifts = lifts
 
     def log_p(self, features: Tensor, image: Tensor, given: Tensor) -> Tensor:
-        """See :class:`tagrank.evaluation.next_tags.NextTags`."""
+        """See :class:`tagrank.evaluation.next_tag_judgement.NextTags`."""
         position = min(given.shape[1], len(self._exponents)) - 1
         lifts = self._lifts[position] if self._lifts else None
         scores = clues(self._classifier.log_scores(signed_root(features))[image], given, lifts)
@@ -136,7 +136,7 @@ class NeighboursNext:
         self.settings: list[tuple[float, float, float]] = []
 
     def log_p(self, features: Tensor, image: Tensor, given: Tensor) -> Tensor:
-        """See :class:`tagrank.evaluation.next_tags.NextTags`."""
+        """See :class:`tagrank.evaluation.next_tag_judgement.NextTags`."""
         width, *back_off = self.settings[min(given.shape[1], len(self.settings)) - 1]
         return self.combined(*self.votes(features, image, given, width), given, *back_off)
 

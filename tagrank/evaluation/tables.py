@@ -96,7 +96,7 @@ def print_retrieval(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_completion(rows: Sequence[Mapping[str, Any]], *, all_measures: bool = False) -> None:
-    """Print the rows of :func:`tagrank.evaluation.next_tags.completion_rows` on stdout.
+    """Print the rows of :func:`tagrank.evaluation.next_tag_judgement.completion_rows` on stdout.
 
     Args:
         rows: the rows.

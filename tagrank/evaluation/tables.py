@@ -105,11 +105,11 @@ def print_completion(rows: Sequence[Mapping[str, Any]], *, all_measures: bool = 
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in ("name", "intervals")))
     if not keys:
         return
-    headings = ["next tag", *(key.replace("nll", "NLL").replace("/", ", position ") for key in keys)]
+    headings = ["tag", *("{1}: {0}".format(*key.replace("nll", "NLL").split("/")) for key in keys)]
     _print(
         headings,
         [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in keys)] for row in rows],
-        title="Lists that people began: the tag at a position, given those before it",
+        title="Lists that people began: tags 2, 3 and 4, given those before them",
         whole=all_measures,
         hint="--all shows all {} measures",
     )

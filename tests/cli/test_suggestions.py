@@ -157,6 +157,6 @@ def test_evaluate_judges_the_next_tag(model: Path, photos: list[Path], tmp_path:
     for row in rows:
         assert row.keys() == {"name", "intervals", *(f"{m}/{t}" for m in ("hit@1", "hit@3", "nll") for t in (2, 3))}
         assert f"{row['nll/2']:.3f}" in result.stdout
-    assert "position 2" in result.stdout
+    assert "2: hit@1" in result.stdout
     assert tagrank(*command).exit_code == 0
     assert "completion" not in json.loads((tmp_path / "scores.json").read_text())

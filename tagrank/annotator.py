@@ -115,7 +115,7 @@ class Annotator:
             "longest list": str(self.ranker.steps - 1),
             "features": f"{self.ranker.feature_size}, of {(self.backbone_spec or {}).get('backbone', 'any backbone')}",
             "decoder": self.default_decoder,
-            "lists that were begun": "read" if self.reads_given else "not read: the given tags are left out",
+            "given tags": "read" if self.reads_given else "left out",
             "training": preset or "not recorded",
             "device": str(self.device),
         }

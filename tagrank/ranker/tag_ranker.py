@@ -261,8 +261,16 @@ class TagRanker(nn.Module):
         """:meth:`loss`, for features that :meth:`scale` returned."""
         lists, where, weights = objective
         embedded = self._embed(scaled)
-        logits = self._following(embedded, lists) if self.feedback else self._logits(embedded)
-        loss = -logits.log_softmax(-1).view(-1).index_select(0, where).sum()
+        if self.feedback:
+            # Only where a list has a tag or its END: most lists are shorter than the longest.
+            classes, hidden = self.num_tags + 1, self._read(embedded, lists).flatten(0, 1)
+            rows = where // classes
+            logits = self.classifier(F.dropout(hidden.index_select(0, rows), self.hidden_dropout, self.training))
+            if self.skip is not None:
+                logits = logits + self.skip(embedded).index_select(0, lists.image_index[rows % len(lists.targets)])
+            loss = F.cross_entropy(logits, where % classes, reduction="sum")
+        else:
+            loss = -self._logits(embedded).log_softmax(-1).view(-1).index_select(0, where).sum()
         if reduction == "mean":
             loss = loss / len(lists.targets)
         if weights is not None and self.tag_classifier is not None:
@@ -306,7 +314,7 @@ class TagRanker(nn.Module):
 
     @torch.no_grad()
     def follow(self, features: Tensor, lists: ListTargets) -> Tensor:
-        """Equation (9) of a model with feedback at each position of given lists (teacher forcing).
+        """Equation (9) of a model with feedback at each position of given lists (teacher forcing), in evaluation mode.
 
         Args:
             features: ``[B, D]``.
@@ -315,7 +323,10 @@ class TagRanker(nn.Module):
         Returns:
             Probabilities ``[L, n, V + 1]``, where ``n`` is the number of positions of the longest list with its END.
         """
-        return self._following(self._embed(self.scale(features)), lists).softmax(-1).transpose(0, 1)
+        embedded = self._embed(self.scale(features))
+        logits: Tensor = self.classifier(self._read(embedded, lists))
+        logits = logits if self.skip is None else logits + self.skip(embedded)[lists.image_index]
+        return logits.softmax(-1).transpose(0, 1)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:
@@ -388,6 +399,11 @@ class TagRanker(nn.Module):
 
     def _logits(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (2)-(8), ``[S, B, V + 1]``."""
+        hidden = F.dropout(self._hidden(embedded, tags), self.hidden_dropout, self.training)
+        return self._classify(hidden, embedded)
+
+    def _hidden(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
+        """Equations (2)-(7), ``[S, B, H]``."""
         context, state = self._start(embedded)
         if tags is None:
             output, _ = self.lstm(context, steps=self.steps)
@@ -395,27 +411,23 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded)
+        return output
 
-    def _following(self, embedded: Tensor, lists: ListTargets) -> Tensor:
-        """The logits of a model with feedback at the positions of lists, ``[n, L, V + 1]``; no list is longer than n.
+    def _read(self, embedded: Tensor, lists: ListTargets) -> Tensor:
+        """The hidden states of a model with feedback at the positions of lists, ``[n, L, H]``; none is longer than n.
 
-        The image's share of gates and logits is computed once for all its lists, and a tag's share once for all places
-        where the tag is read.
+        The image's share of the gates is computed once for all its lists, and a tag's share once for all places where
+        the tag is read.
         """
         steps = int((lists.targets != IGNORE).any(0).sum())
         tags = lists.targets[:, : steps - 1].clamp(min=0)
         if self.conditioning == "initial":
-            return self._logits(embedded[lists.image_index], tags)
+            return self._hidden(embedded[lists.image_index], tags)
         first = tags.new_full((len(tags), 1), self.num_tags)
         read, places_read = torch.cat([first, tags], dim=1).t().unique(return_inverse=True)
-        gates = self.lstm.context_gates(embedded)[lists.image_index] + F.embedding(
-            places_read, self.lstm.input_gates(self.tag_embedding(read))
-        )
-        weight_hh = self.lstm.all_weights[0][1]
-        output, _ = lstm_recurrence(gates, weight_hh, steps=steps, backend=self.lstm.backend)
-        logits: Tensor = self.classifier(F.dropout(output, self.hidden_dropout, self.training))
-        return logits if self.skip is None else logits + self.skip(embedded)[lists.image_index]
+        of_tags = F.embedding(places_read, self.lstm.input_gates(self.tag_embedding(read)))
+        gates = self.lstm.context_gates(embedded)[lists.image_index] + of_tags
+        return lstm_recurrence(gates, self.lstm.all_weights[0][1], steps=steps, backend=self.lstm.backend)[0]
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

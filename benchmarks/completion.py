@@ -79,9 +79,7 @@ def rows(runs: Sequence[Judged]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "mean": {key: round(float(np.mean(values)), 6) for key, values in means.items()},
-                "deviation": {key: round(float(np.std(values, ddof=1)), 6) for key, values in means.items()}
-                if len(runs) > 1
-                else None,
+                "deviation": {key: round(float(np.std(values, ddof=1)), 6) for key, values in means.items()},
             }
         )
     return table
@@ -107,8 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=RESULT, help="the result file")
     args = parser.parse_args(argv)
     try:
-        with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-            runs = list(pool.map(partial(run, args.data), range(args.seeds)))
+        if args.seeds < 2:
+            raise InputError(f"--seeds: expected at least 2, for their deviation; got {args.seeds}")
+        one = partial(run, args.data)
+        if args.workers == 1:
+            runs = [one(seed) for seed in range(args.seeds)]
+        else:
+            with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+                runs = list(pool.map(one, range(args.seeds)))
         judged = [measures for measures, _ in runs]
         table = rows(judged)
         ahead = margins(judged, table)

@@ -411,7 +411,8 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        return output
+        hidden: Tensor = output
+        return hidden
 
     def _read(self, embedded: Tensor, lists: ListTargets) -> Tensor:
         """The hidden states of a model with feedback at the positions of lists, ``[n, L, H]``; none is longer than n.

@@ -47,7 +47,8 @@ def _line(path: Path, suggestion: "Suggestion") -> str:
     rest = ", ".join(f"{tag.tag} ({tag.score:.2f})" for tag in suggestion) or "the list ends"
     following = ", ".join(f"{tag.tag} {tag.probability:.2f}" for tag in suggestion.next)
     mark = f"; unlike the training photographs ({suggestion.unlike:.3f})" if suggestion.unknown else ""
-    return f"{path}: {', '.join(suggestion.given)} | {rest}; next: {following}; end {suggestion.end:.2f}{mark}"
+    given = f"{', '.join(suggestion.given)} | " if suggestion.given else ""
+    return f"{path}: {given}{rest}; next: {following}; end {suggestion.end:.2f}{mark}"
 
 
 def _record(path: Path, suggestion: "Suggestion") -> dict[str, Any]:

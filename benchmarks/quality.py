@@ -172,6 +172,7 @@ def settings(contestant: Variant | Classifier) -> str:
         described["make"] = type(contestant.make()).__name__
     else:  # as result files have it
         described |= {name: described["preset"].pop(name) for name in ("conditioning", "feedback")}
+        del described["preset"]["completer"]  # which these figures do not depend on
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

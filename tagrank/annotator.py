@@ -1,7 +1,8 @@
 """A trained model in use: a ranker, its vocabulary, and the backbone that computes its features."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
@@ -12,17 +13,19 @@ from torch import Tensor
 from tagrank.data.targets import ListTargets
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import (
-    DECODERS,
-    FEEDBACK_DECODERS,
+    NextTag,
     OutputTags,
     RankedTag,
     Ranking,
+    Suggestion,
     TagList,
+    check_decoder,
     decode_model,
     default_decoder,
     read_synonyms,
     read_thresholds,
 )
+from tagrank.decode.completion import check_beginning, complete_lists, is_one_for_each, one_for_each
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.computing import default_batch_size
@@ -34,6 +37,7 @@ from tagrank.metrics import Calibration, FloatArray, negative_log_likelihood
 from tagrank.model_folder import SavedModel, load_model, save_model
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
+from tagrank.ranker.tag_ranker import TagRanker
 
 S = TypeVar("S", bound=ImageSource)
 
@@ -49,9 +53,11 @@ class Annotator:
         training: how the ranker was trained, for the record.
         calibration: of the scores of its tags.
         familiarity: what the training photographs were like; ``None`` if that is not known.
+        completer: a model with feedback for lists that people began, of the same features and tags; ``None`` if the
+            ranker itself is to go on with them.
 
     Raises:
-        ValueError: the sizes of the vocabulary and the ranker differ.
+        ValueError: the sizes of the vocabulary and the ranker differ, or the completer's do, or it has no feedback.
     """
 
     def __init__(
@@ -64,10 +70,16 @@ class Annotator:
         training: Mapping[str, Any] | None = None,
         calibration: Calibration = Calibration(),
         familiarity: Familiarity | None = None,
+        completer: TagRanker | None = None,
     ) -> None:
         if len(vocabulary) != ranker.num_tags:
             raise ValueError(f"vocabulary: expected {ranker.num_tags} tags like the ranker, got {len(vocabulary)}")
+        if completer is not None:
+            sizes = [(model.feature_size, model.num_tags) for model in (ranker, completer)]
+            if sizes[0] != sizes[1] or not completer.feedback:
+                raise ValueError("completer: expected a model with feedback, for features and tags like the ranker's")
         self.ranker = ranker.eval()
+        self.completer = None if completer is None else completer.eval()
         self.vocabulary = vocabulary
         self.backbone_spec = dict(backbone_spec) if backbone_spec else None
         self.training = dict(training or {})
@@ -90,6 +102,8 @@ class Annotator:
             This annotator.
         """
         self.ranker.to(device)
+        if self.completer is not None:
+            self.completer.to(device)
         if self._backbone is not None:
             self._backbone.to(device)
         return self
@@ -103,6 +117,7 @@ class Annotator:
             "longest list": str(self.ranker.steps - 1),
             "features": f"{self.ranker.feature_size}, of {(self.backbone_spec or {}).get('backbone', 'any backbone')}",
             "decoder": self.default_decoder,
+            "given tags": "read" if self.reads_given else "left out",
             "training": preset or "not recorded",
             "device": str(self.device),
         }
@@ -119,6 +134,11 @@ class Annotator:
     def default_decoder(self) -> str:
         """:func:`tagrank.decode.default_decoder`."""
         return default_decoder(self.ranker)
+
+    @property
+    def reads_given(self) -> bool:
+        """Whether :meth:`suggest` reads the tags that were given. If not, the model only leaves them out."""
+        return self.completer is not None or self.ranker.feedback
 
     def backbone(self, weights: str | Path | None = None) -> Backbone:
         """The backbone that computes the model's features. It is loaded by the first call.
@@ -282,16 +302,7 @@ class Annotator:
         Raises:
             InputError: the decoder does not exist, or does not go with this model.
         """
-        known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
-        if decoder is None:
-            return self.default_decoder
-        if decoder not in known:
-            raise InputError(f"decoder: expected one of {', '.join(known)}; got {decoder!r}")
-        takes = FEEDBACK_DECODERS if self.ranker.feedback else tuple(DECODERS)
-        if decoder not in takes:
-            kind = "reads its own tags" if self.ranker.feedback else "does not read its own tags"
-            raise InputError(f"decoder: this model {kind}: expected one of {', '.join(takes)}; got {decoder!r}")
-        return decoder
+        return check_decoder(self.ranker, decoder)
 
     @overload
     def annotate(
@@ -359,6 +370,134 @@ class Annotator:
             found.append(members)
         return found
 
+    def complete(
+        self,
+        features: Tensor,
+        given: Sequence[str] | Sequence[Sequence[str]] = (),
+        *,
+        decoder: str | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        output: OutputTags | None = None,
+        beams: int = 8,
+        samples: int = 64,
+        batch_size: int = 256,
+    ) -> list[Suggestion]:
+        """How lists go on that people began, for features ``[N, D]``.
+
+        The completer goes on with them if the model has one, else the ranker: :attr:`reads_given` says whether the
+        suggestions depend on what was given.
+
+        Args:
+            features: as for :meth:`probabilities`.
+            given: the beginning of the list, its first tag first: one beginning for all images, or a list with one for
+                each image. An empty one is a list that was not begun yet.
+            decoder: writes the rest: as for :meth:`rank`, for the model that goes on.
+            top_k: so many tags in the rest and in ``next``. If left out, the model chooses the length of the rest, and
+                ``next`` has five.
+            threshold: keep the tags of the rest that are at least this likely to be in it.
+            output: which tags may come, their names and thresholds; all tags if left out. The given tags have these
+                names too, and need not be among those that may come.
+            beams: as for :meth:`rank`.
+            samples: as for :meth:`rank`.
+            batch_size: number of images computed at a time.
+
+        Raises:
+            InputError: a given tag is not one of the model's or comes twice, there is another number of beginnings than
+                of images, the decoder is not one for the model that goes on, or the features do not fit.
+        """
+        model = self.ranker if self.completer is None else self.completer
+        decoder = check_decoder(model, decoder)
+        shown = OutputTags(self.vocabulary) if output is None else output
+        beginnings = [check_beginning(tags, shown) for tags in one_for_each(given, len(features))]
+        options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
+        rows = torch.cat([*self._batches(features, batch_size)]) if len(features) else features
+        completions = complete_lists(model, rows, beginnings, decoder, output=shown, batch_size=batch_size, **options)
+        return [
+            Suggestion(
+                [tag._replace(rank=tag.rank + len(beginning)) for tag in self.tags(rest, shown)],
+                unlike,
+                given=[shown.vocabulary.tag(tag) for tag in beginning],
+                next=[NextTag(tag.tag, tag.score) for tag in self.tags(following, shown)],
+                end=end,
+                reads_given=self.reads_given,
+            )
+            for (rest, following, end), beginning, unlike in zip(
+                completions, beginnings, self.unlike(features).tolist(), strict=True
+            )
+        ]
+
+    @overload
+    def suggest(
+        self, images: ImageSource, given: Sequence[str] = (), *, batch_size: int = 32, **options: Any
+    ) -> Suggestion: ...
+
+    @overload
+    def suggest(
+        self,
+        images: Iterable[S],
+        given: Sequence[str] | Sequence[Sequence[str]] = (),
+        *,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> Iterator[tuple[S, Suggestion | InputError]]: ...
+
+    def suggest(
+        self,
+        images: ImageSource | Iterable[S],
+        given: Sequence[str] | Sequence[Sequence[str]] = (),
+        *,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> Suggestion | Iterator[tuple[S, Suggestion | InputError]]:
+        """How the list of a photograph goes on that a person began, or the lists of several photographs.
+
+        Args:
+            images: as for :meth:`annotate`.
+            given: as for :meth:`complete`; the order of its tags matters. If it has a beginning for each image,
+                ``images`` is read to its end first.
+            batch_size: how many photographs go through the backbone at a time.
+            **options: the options of :meth:`complete` except ``batch_size``.
+
+        Returns:
+            The suggestion for one image; for several an iterator, as for :meth:`annotate`.
+
+        Raises:
+            InputError: as for :meth:`complete`, the backbone cannot be loaded, or ``images`` is one image and cannot
+                be read.
+        """
+        one = is_image(images)
+        sources = [cast(S, images)] if one else cast(Iterable[S], images)
+        if is_one_for_each(given):
+            sources = [*sources]
+            beginnings = one_for_each(given, len(sources))
+        else:
+            beginnings = [cast(Sequence[str], given)]
+        check_decoder(self.ranker if self.completer is None else self.completer, options.get("decoder"))
+        output = options.get("output") or OutputTags(self.vocabulary)
+        for beginning in beginnings:
+            check_beginning(beginning, output)
+        results = self._suggested(sources, cycle(beginnings), batch_size, options)
+        if not one:
+            return results
+        ((_, suggestion),) = results
+        if isinstance(suggestion, InputError):
+            raise suggestion
+        return suggestion
+
+    def _suggested(
+        self, images: Iterable[S], beginnings: Iterator[Sequence[str]], batch_size: int, options: Mapping[str, Any]
+    ) -> Iterator[tuple[S, Suggestion | InputError]]:
+        def suggested(batch: list[tuple[Tensor, Sequence[str]]]) -> list[Suggestion]:
+            return self.complete(torch.stack([row for row, _ in batch]), [given for _, given in batch], **options)
+
+        features = extract_features(self.backbone(), images, batch_size=batch_size)
+        rows = (
+            (image, row if isinstance(row, InputError) else (row, given))
+            for (image, row), given in zip(features, beginnings, strict=False)
+        )
+        yield from map_batches(suggested, rows, batch_size)
+
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """The tags of a ranking: names of the vocabulary, or of ``output`` if the ranking was made with it."""
         vocabulary = self.vocabulary if output is None else output.vocabulary
@@ -381,6 +520,7 @@ class Annotator:
             self.training,
             self.calibration,
             self.familiarity,
+            self.completer,
         )
         save_model(Path(folder), model)
 
@@ -407,6 +547,7 @@ class Annotator:
                 training=model.training,
                 calibration=model.calibration,
                 familiarity=model.familiarity,
+                completer=model.completer,
             )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error

@@ -7,6 +7,8 @@ from tagrank.errors import InputError
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
 FAMILIARITY = "familiar.safetensors"
 """Not in the folders of earlier versions, nor of models that were not made by a training."""
+COMPLETER = "completer.safetensors"
+"""Only in the folders of models that were trained with a completer."""
 
 
 def check_model(folder: Path) -> None:

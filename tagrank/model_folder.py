@@ -1,8 +1,8 @@
 """The folder of a trained model: ``model.safetensors``, ``config.json``, ``vocabulary.json``, ``familiar.safetensors``.
 
 ``config.json`` has the SHA-256 of the others under ``files``, and a checksum of its own; configurations of earlier
-versions have neither. The last, which says what photographs the model knows, is not in their folders. Nothing in the
-folder is unpickled.
+versions have neither. The last, which says what photographs the model knows, is not in their folders. A model that goes
+on with lists that people began has the weights for it in ``completer.safetensors``. Nothing in the folder is unpickled.
 """
 
 import hashlib
@@ -22,9 +22,10 @@ from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.familiarity import Familiarity
 from tagrank.metrics import Calibration
-from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS, check_model
+from tagrank.model_files import COMPLETER, CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS, check_model
 from tagrank.ranker.config import check_positive
 from tagrank.ranker.ensemble import Ranker, build_ranker
+from tagrank.ranker.tag_ranker import TagRanker
 
 FORMAT = 1
 MAX_LENGTH = 100_000
@@ -45,6 +46,7 @@ class SavedModel:
         training: how the model was trained, for the record.
         calibration: of the scores of its tags.
         familiarity: what its training photographs were like, or ``None`` if that is not known.
+        completer: goes on with lists that people began, or ``None``.
     """
 
     ranker: Ranker
@@ -54,6 +56,7 @@ class SavedModel:
     training: Mapping[str, Any]
     calibration: Calibration = Calibration()
     familiarity: Familiarity | None = None
+    completer: TagRanker | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class _Config:
     training: dict[str, Any]
     files: dict[str, str] | None = None
     calibration: Calibration = Calibration()
+    completer: dict[str, Any] | None = None
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
@@ -83,11 +87,6 @@ def save_model(folder: Path, model: SavedModel) -> None:
     """
     from safetensors.torch import save
 
-    tensors = {
-        f"{prefix}.{name}": t
-        for prefix, m in _modules(model.ranker, model.backbone).items()
-        for name, t in m.state_dict().items()
-    }
     config = {
         "format": FORMAT,
         "ranker": model.ranker.config(),
@@ -98,16 +97,21 @@ def save_model(folder: Path, model: SavedModel) -> None:
     if model.calibration != Calibration():
         config["calibration"] = asdict(model.calibration)
     files = {
-        WEIGHTS: save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}),
+        WEIGHTS: save(_tensors(_modules(model.ranker, model.backbone))),
         VOCABULARY: model.vocabulary.encoded(),
     }
     if model.familiarity is not None:
         files[FAMILIARITY] = model.familiarity.encoded()
+    if model.completer is not None:
+        config["completer"] = model.completer.config()
+        files[COMPLETER] = save(_tensors({"completer": model.completer}))
     config["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomically(folder / name, [content])
+        if COMPLETER not in files:  # of a model that was here before
+            (folder / COMPLETER).unlink(missing_ok=True)
         write_atomically(folder / CONFIG, [seal(config, indent=2)])
     except OSError as error:
         raise InputError(f"{folder}: the model cannot be written: {reason(error)}") from error
@@ -127,8 +131,9 @@ def load_model(folder: Path) -> SavedModel:
             raise InputError(f"{folder / CONFIG}: expected format {FORMAT}, got {config.format}")
         if (spec is None and config.backbone_trained) or (spec is not None and "backbone" not in spec):
             raise ValueError(f"backbone: expected its name under 'backbone', got {spec!r:.60}")
-        _check_sizes(folder, config.ranker)
+        _check_sizes(folder / WEIGHTS, "ranker", config.ranker)
         ranker = build_ranker(config.ranker)
+        completer = None if config.completer is None else _completer(folder / COMPLETER, config.completer)
         backbone = load_backbone(spec["backbone"], "none") if config.backbone_trained and spec else None
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -136,24 +141,38 @@ def load_model(folder: Path) -> SavedModel:
         raise InputError(f"{folder / CONFIG}: not the configuration of a model: {error}") from error
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     _load_weights(folder / WEIGHTS, _modules(ranker, backbone))
+    if completer is not None:
+        _load_weights(folder / COMPLETER, {"completer": completer})
     familiarity = None
     if config.files is not None:
         _check_files(folder, config.files)
         if FAMILIARITY in config.files:
             familiarity = Familiarity.load(folder / FAMILIARITY, ranker.feature_size)
-    return SavedModel(ranker, vocabulary, spec, backbone, config.training, config.calibration, familiarity)
+    return SavedModel(ranker, vocabulary, spec, backbone, config.training, config.calibration, familiarity, completer)
 
 
-def _check_sizes(folder: Path, options: dict[str, Any]) -> None:
+def _completer(path: Path, options: dict[str, Any]) -> TagRanker:
+    """The completer of a configuration, without its weights."""
+    if options.get("feedback") is not True or "members" in options:
+        raise ValueError("completer: expected a single model with feedback")
+    _check_sizes(path, "completer", options)
+    return TagRanker(**options)
+
+
+def _check_sizes(path: Path, prefix: str, options: dict[str, Any]) -> None:
     """Compare the configuration of a ranker with the header of its weights, before memory is taken for them.
+
+    Args:
+        path: of the weights.
+        prefix: of its tensors' names.
+        options: its configuration.
 
     Raises:
         ValueError: the configuration is of no ranker.
         TypeError: an option is not known.
         InputError: the weights do not fit, or cannot be read.
     """
-    path = folder / WEIGHTS
-    shapes = {name: shape for name, shape in _header(path).items() if name.startswith("ranker.")}
+    shapes = {name: shape for name, shape in _header(path).items() if name.startswith(f"{prefix}.")}
     members = options.get("members", 1)
     check_positive(members=members)
     if "backend" in options:
@@ -171,7 +190,7 @@ def _check_sizes(folder: Path, options: dict[str, Any]) -> None:
     with torch.device("meta"):
         state = build_ranker(options).state_dict()
     for name, tensor in state.items():
-        got = shapes.get(f"ranker.{name}")
+        got = shapes.get(f"{prefix}.{name}")
         if got != list(tensor.shape):
             raise InputError(f"{path}: does not fit {CONFIG}: {name}: expected {list(tensor.shape)}, got {got}")
 
@@ -189,7 +208,7 @@ def _header(path: Path) -> dict[str, list[int]]:
 
 def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     """Compare the digests in the configuration with those of the files."""
-    if digests.keys() - {FAMILIARITY} != {WEIGHTS, VOCABULARY}:
+    if digests.keys() - {FAMILIARITY, COMPLETER} != {WEIGHTS, VOCABULARY}:
         raise InputError(
             f"{folder / CONFIG}: files: expected digests of {WEIGHTS} and {VOCABULARY}, got {digests!r:.60}"
         )
@@ -206,6 +225,15 @@ def _modules(ranker: Ranker, backbone: Backbone | None) -> dict[str, nn.Module]:
     """The modules whose weights are saved, by the prefix of their tensors' names."""
     modules: dict[str, nn.Module] = {"ranker": ranker}
     return modules if backbone is None else modules | {"backbone": backbone}
+
+
+def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """What is saved of the modules, with their prefixes."""
+    return {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:

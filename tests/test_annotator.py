@@ -135,7 +135,7 @@ def test_a_backbone_that_is_loaded_later_computes_there_too(annotator: Annotator
 def test_it_says_what_it_knows(annotator: Annotator) -> None:
     assert repr(annotator) == (
         "Annotator(tags: 6 (dog, ball, <grass>, cat, tree, ...); longest list: 3; features: 256, of small_cnn; "
-        "decoder: headline; training: preset scenes, seed 3; device: cpu)"
+        "decoder: headline; given tags: left out; training: preset scenes, seed 3; device: cpu)"
     )
     page = annotator._repr_html_()
     assert "<tr><th>tags</th><td>6 (dog, ball, &lt;grass&gt;, cat, tree, ...)</td></tr>" in page

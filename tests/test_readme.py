@@ -148,6 +148,23 @@ def test_quality() -> None:
     )
 
 
+def test_completion() -> None:
+    record = result("completion.json")
+    lines = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8").splitlines()
+    for row in record["rows"]:
+        cells = " | ".join(f"{row['mean'][key]:.3f} ± {row['deviation'][key]:.3f}" for key in row["mean"])
+        assert f"| {row['name']} | {cells} |" in lines
+    margins = record["margins"].values()
+    ahead = " | ".join(f"{margin['ahead']:+.3f}" for margin in margins)
+    assert f"| completer, ahead of the best baseline | {ahead} |" in lines
+    intervals = " | ".join("{:+.3f} to {:+.3f}".format(*margin["interval"]) for margin in margins)
+    assert f"| 95% interval | {intervals} |" in lines
+    assert all(margin["ahead"] > 0 for margin in margins)
+    assert sum(margin["interval"][0] > 0 for margin in margins) == 8, "docs/quality.md says: in eight of them"
+    counts = [f"{record['judged'][t]['lists']:,}" for t in "234"]
+    assert f"{counts[0]}, {counts[1]} and {counts[2]} lists have a tag there" in page("docs/quality.md")
+
+
 def quality_cells(row: dict[str, Any]) -> str:
     """Mean and deviation, where there are several seeds."""
     deviation = {c: "" if row["deviation"][c] is None else f" ± {row['deviation'][c]:.3f}" for c in COLUMNS}

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,11 +23,12 @@ from tagrank.cli.app import (
     command,
 )
 from tagrank.cli.photographs import expand_stdin
+from tagrank.cli.suggestions import suggestion_writer
 from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.cli.writing import WRITE_NOTHING, WriteTags, ranked
 from tagrank.errors import InputError
 from tagrank.model_files import check_model_or_file, is_exported
-from tagrank.options import ListOptions
+from tagrank.options import ListOptions, split_tags
 
 if TYPE_CHECKING:
     from tagrank.decode import RankedTag, TagList
@@ -58,6 +59,13 @@ def annotate(
     unknown: Annotated[
         Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
     ] = Unknown.mark,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            help="The beginning of the list, written as for --include: write how the list goes on.",
+            show_default=False,
+        ),
+    ] = None,
     lists: ListOptions = ListOptions(),
     write_tags: WriteTags = WRITE_NOTHING,
     weights: WeightsOption = None,
@@ -71,6 +79,9 @@ def annotate(
     the rank. A photograph that is unlike the training photographs is marked, or with --unknown skip left out and
     reported on stderr: what a model says of it means little.
 
+    With --given, a list that a person began goes on: its rest, with the probability that a tag is in it, then the tags
+    that may come next and END, each with its probability.
+
     With --write the tags on the list become keywords of the photographs, too; keywords that are there stay.
 
     What cannot be read or written is reported on stderr; the others are annotated, and the exit code is 1.
@@ -81,6 +92,8 @@ def annotate(
     check_model_or_file(model)
     check_inputs(lists)
     tagger = write_tags.tagger()
+    if given is not None and tagger is not None:
+        raise InputError("--given shows how lists go on, and writes no keywords: leave --write and --remove out")
     failed = Complaints()
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
     if tagger is not None and write_tags.remove:
@@ -101,8 +114,14 @@ def annotate(
         )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
-    write = _writer(format)
-    results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
+    write: Callable[[Path, Any], None] = _writer(format) if given is None else suggestion_writer(format)
+    results: Iterator[tuple[Path, Any]]
+    if given is None:
+        results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
+    else:
+        results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
+        if not annotator.reads_given:
+            complain(f"{model}: does not read the given tags, it only leaves them out (train without --no-completion)")
     name = digest(annotator) if tagger is not None else ""
     try:
         # On one terminal a progress bar and results would overwrite each other.

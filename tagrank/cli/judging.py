@@ -36,6 +36,9 @@ def evaluate(
     baselines: BaselineOptions,
     rival: RivalOptions,
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Judge search too: see docs/search.md.")] = False,
+    completion: Annotated[
+        bool, typer.Option("--completion", help="Judge the next tag of lists that people began too: see docs/lists.md.")
+    ] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     skip_unreadable: SkipUnreadable = True,
@@ -51,7 +54,14 @@ def evaluate(
     check_model(model)
     check_inputs(manifest, data, lists, baselines, rival)
     from tagrank.evaluation.judgement import judge
-    from tagrank.evaluation.tables import print_comparison, print_retrieval, print_rows, retrieval_rows, write_rows
+    from tagrank.evaluation.tables import (
+        print_comparison,
+        print_completion,
+        print_retrieval,
+        print_rows,
+        retrieval_rows,
+        write_rows,
+    )
     from tagrank.metrics import compare
 
     device = chosen_device(device)
@@ -68,7 +78,7 @@ def evaluate(
     _warn(judged)
     options = judged.annotator.rank_options(lists)
     ours = judge(judged.annotator, judged.images, **options)
-    rows, comparison, found = [ours.row()], None, None
+    rows, comparison, found, begun = [ours.row()], None, None, None
     if other is not None:
         _warn(other)
         theirs = judge(other.annotator, other.images, name=str(rival.against), **other.annotator.rank_options(lists))
@@ -79,17 +89,24 @@ def evaluate(
 
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baseline_rows(train_images, options["output"], seed)
+    if completion:
+        from tagrank.evaluation.next_tag_judgement import completion_rows
+
+        begun = completion_rows(judged.annotator, judged.images, train_images, seed)
     print_rows(rows, title=f"Judged by {judged.described}", all_measures=all_measures)
     if comparison is not None:
         print_comparison(comparison, str(rival.against))
     if found is not None:
         print_retrieval(found)
+    if begun is not None:
+        print_completion(begun, all_measures=all_measures)
     if json_file is not None:
         write_rows(
             json_file,
             rows,
             comparison=comparison,
             retrieval=found,
+            completion=begun,
             seen=judged.seen(),
             calibration=ours.calibration,
         )

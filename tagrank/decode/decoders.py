@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from tagrank.decode.feedback import decode_feedback
+from tagrank.decode.feedback import FEEDBACK_DECODERS, decode_feedback
 from tagrank.decode.output import OutputTags
-from tagrank.decode.positions import decode
+from tagrank.decode.positions import DECODERS, decode
 from tagrank.decode.ranking import Ranking
+from tagrank.errors import InputError
 from tagrank.metrics import Calibration
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.tag_ranker import TagRanker
@@ -15,6 +16,24 @@ from tagrank.ranker.tag_ranker import TagRanker
 def default_decoder(ranker: Ranker) -> str:
     """``expected_gain`` for a model with feedback, whose positions are not independent; else ``headline``."""
     return "expected_gain" if ranker.feedback else "headline"
+
+
+def check_decoder(ranker: Ranker, decoder: str | None) -> str:
+    """The decoder to use with a model, which is :func:`default_decoder` for ``None``.
+
+    Raises:
+        InputError: the decoder does not exist, or does not go with this model.
+    """
+    known = list(dict.fromkeys([*DECODERS, *FEEDBACK_DECODERS]))
+    if decoder is None:
+        return default_decoder(ranker)
+    if decoder not in known:
+        raise InputError(f"decoder: expected one of {', '.join(known)}; got {decoder!r}")
+    takes = FEEDBACK_DECODERS if ranker.feedback else tuple(DECODERS)
+    if decoder not in takes:
+        kind = "reads its own tags" if ranker.feedback else "does not read its own tags"
+        raise InputError(f"decoder: this model {kind}: expected one of {', '.join(takes)}; got {decoder!r}")
+    return decoder
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from torch import Tensor
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode.output import OutputTags
 from tagrank.decode.ranking import Array, Ranking, check_options, list_length, order_by_gain
+from tagrank.decode.reader import Reader
 from tagrank.metrics import Calibration
-from tagrank.ranker.tag_ranker import TagRanker
 
 ELEMENTS = 2**24
 """The largest number of rows times classes that are computed at once. It bounds the memory."""
@@ -33,7 +33,7 @@ class Expectations(NamedTuple):
 
 
 def decode_feedback(
-    ranker: TagRanker,
+    ranker: Reader,
     features: Tensor,
     decoder: str,
     output: OutputTags | None = None,
@@ -93,7 +93,7 @@ def decode_feedback(
 
 
 @torch.no_grad()
-def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, samples: int) -> Expectations:
+def expectations(ranker: Reader, features: Tensor, output: OutputTags, samples: int) -> Expectations:
     """Expectations over the lists that the model writes, estimated from lists drawn from the model.
 
     A drawn list contributes the whole distribution at each position that it reaches, not only the tag drawn there.
@@ -149,7 +149,7 @@ def expectations(ranker: TagRanker, features: Tensor, output: OutputTags, sample
 
 
 @torch.no_grad()
-def _greedy(ranker: TagRanker, output: OutputTags, length: int | None, features: Tensor) -> list[list[int]]:
+def _greedy(ranker: Reader, output: OutputTags, length: int | None, features: Tensor) -> list[list[int]]:
     group = torch.from_numpy(output.group).to(features.device)
     used = (group < 0).expand(len(features), -1)
     open_ = torch.ones(len(features), dtype=torch.bool, device=features.device)
@@ -167,9 +167,7 @@ def _greedy(ranker: TagRanker, output: OutputTags, length: int | None, features:
 
 
 @torch.no_grad()
-def _beam(
-    ranker: TagRanker, output: OutputTags, length: int | None, features: Tensor, *, width: int
-) -> list[list[int]]:
+def _beam(ranker: Reader, output: OutputTags, length: int | None, features: Tensor, *, width: int) -> list[list[int]]:
     """The most likely lists with their END if ``length`` is ``None``; else the most likely first ``length`` tags."""
     group = torch.from_numpy(output.group).to(features.device)
     hidden = group < 0

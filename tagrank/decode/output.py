@@ -1,6 +1,7 @@
 """Which tags a list may show, under which names, and how likely each must be."""
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ class OutputTags:
         group: ``[V]`` int64, the class ``0..G-1`` of each tag, or -1 if the tag is not shown.
         tags: ``[G]`` int64, ascending: the index that stands for each class.
         shown_as: the synonyms' tags, each with the name that it is shown under.
+        stands_for: ``[V]`` int64, for each tag, shown or not, the index that stands for its class.
 
     Raises:
         InputError: a tag is not in the vocabulary or has two names, a threshold is not a probability, or no tag is left
@@ -82,16 +84,33 @@ class OutputTags:
         shown[[self.index("exclude", tag) for tag in exclude]] = False
         if not shown.any():
             raise InputError("include, exclude: expected to leave at least one tag to show, got none")
-        self.tags: npt.NDArray[np.int64] = np.flatnonzero(shown)
-        class_of = np.full(len(vocabulary), -1)
-        class_of[self.tags] = np.arange(len(self.tags))
-        self.group: npt.NDArray[np.int64] = class_of[stands_for]
+        self.stands_for: npt.NDArray[np.int64] = stands_for
+        self._show(np.flatnonzero(shown))
 
         self._thresholds = np.full(len(vocabulary), np.nan)
         for tag, threshold in thresholds.items():
             if not 0 <= threshold <= 1:
                 raise InputError(f"thresholds: {tag!r}: expected a probability in [0, 1], got {threshold}")
             self._thresholds[self.index("thresholds", tag)] = threshold
+
+    def _show(self, tags: npt.NDArray[np.int64]) -> None:
+        self.tags: npt.NDArray[np.int64] = tags
+        class_of = np.full(len(self.vocabulary), -1)
+        class_of[tags] = np.arange(len(tags))
+        self.group: npt.NDArray[np.int64] = class_of[self.stands_for]
+
+    def without(self, tags: Iterable[int]) -> "OutputTags | None":
+        """The same, but for some tags, which are not shown. ``None`` if no tag is left.
+
+        Args:
+            tags: the indices that stand for their classes.
+        """
+        left = np.setdiff1d(self.tags, np.array([*tags], dtype=np.int64))
+        if not len(left):
+            return None
+        other = copy(self)
+        other._show(left)
+        return other
 
     def index(self, what: str, tag: str) -> int:
         """The index that stands for a tag, given by the name that is shown.

@@ -186,6 +186,14 @@ class _Classifier(ABC):
         _check(features, columns=self._dimension)
         return _order(network(features), top_k)
 
+    @torch.no_grad()
+    def log_scores(self, features: Tensor) -> Tensor:
+        """The logarithm of each tag's probability, ``[N, V]``; the arguments and errors are those of :meth:`rank`."""
+        network = _fitted(self._network)
+        _check(features, columns=self._dimension)
+        outputs: Tensor = network(features)
+        return F.logsigmoid(outputs) if self.members == 1 else outputs.log()
+
 
 class LinearClassifier(_Classifier):
     """One logit per tag, linear in the features; see :class:`_Classifier` for how it is trained."""

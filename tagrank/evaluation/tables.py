@@ -95,6 +95,26 @@ def print_retrieval(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+def print_completion(rows: Sequence[Mapping[str, Any]], *, all_measures: bool = False) -> None:
+    """Print the rows of :func:`tagrank.evaluation.next_tag_judgement.completion_rows` on stdout.
+
+    Args:
+        rows: the rows.
+        all_measures: as for :func:`print_rows`.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in ("name", "intervals")))
+    if not keys:
+        return
+    headings = ["tag", *("{1}: {0}".format(*key.replace("nll", "NLL").split("/")) for key in keys)]
+    _print(
+        headings,
+        [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in keys)] for row in rows],
+        title="Lists that people began: tags 2, 3 and 4, given those before them",
+        whole=all_measures,
+        hint="--all shows all {} measures",
+    )
+
+
 def _print(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -155,6 +175,7 @@ def write_rows(
     *,
     comparison: Mapping[str, "Comparison"] | None = None,
     retrieval: Sequence[Mapping[str, Any]] | None = None,
+    completion: Sequence[Mapping[str, Any]] | None = None,
     seen: int = 0,
     calibration: "Reliability | None" = None,
 ) -> None:
@@ -166,6 +187,7 @@ def write_rows(
         comparison: written as ``"comparison"``: for each measure ``difference``, ``interval``, ``p_value``, ``images``
             and ``real``.
         retrieval: rows, written as ``"retrieval"``.
+        completion: rows, written as ``"completion"``.
         seen: how many of the images that judge the model was trained or validated on.
         calibration: of the model's scores, written as ``"calibration"``: ``error`` and the bins of the diagram.
 
@@ -180,6 +202,8 @@ def write_rows(
         record["comparison"] = {key: {**asdict(c), "real": c.real} for key, c in comparison.items()}
     if retrieval is not None:
         record["retrieval"] = list(retrieval)
+    if completion is not None:
+        record["completion"] = list(completion)
     try:
         write_atomically(path, [json.dumps(record, indent=2, allow_nan=False).encode(), b"\n"])
     except OSError as error:

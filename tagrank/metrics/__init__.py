@@ -2,6 +2,7 @@
 
 from tagrank.metrics.calibration import Calibration, Reliability, reliability
 from tagrank.metrics.mistakes import OrderConfusion, order_confusions
+from tagrank.metrics.next_tags import evaluate_next_tags
 from tagrank.metrics.rankings import (
     GAINS,
     FloatArray,
@@ -21,6 +22,7 @@ __all__ = [
     "Reliability",
     "bootstrap_intervals",
     "compare",
+    "evaluate_next_tags",
     "evaluate_order",
     "evaluate_rankings",
     "negative_log_likelihood",

@@ -29,6 +29,8 @@ class Preset(RankerConfig):
         flip: whether half of the pictures are mirrored when a backbone is trained with the ranker.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.
+        completer: whether a second ranker, a single one with feedback, is trained beside the first, to go on with lists
+            that people began. A model that reads its own tags does that itself.
     """
 
     start: Literal["frequencies", "random"] = "random"
@@ -43,6 +45,7 @@ class Preset(RankerConfig):
     flip: bool = False
     conditioning: Conditioning = "every_step"
     feedback: bool = False
+    completer: bool = False
 
 
 # The preset that measures best on the validation part of Flickr8k.
@@ -66,6 +69,7 @@ _DEFAULT = Preset(
     batch_size=128,
     epochs=10,
     patience=10,
+    completer=True,
 )
 
 PRESETS: dict[str, Preset] = {

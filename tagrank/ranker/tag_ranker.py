@@ -14,6 +14,7 @@ from tagrank.data.targets import IGNORE, ListTargets, places, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
+from tagrank.recurrence import lstm_recurrence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -261,10 +262,15 @@ class TagRanker(nn.Module):
         lists, where, weights = objective
         embedded = self._embed(scaled)
         if self.feedback:
-            logits = self._logits(embedded[lists.image_index], lists.targets[:, :-1].clamp(min=0))
+            # Only where a list has a tag or its END: most lists are shorter than the longest.
+            classes, hidden = self.num_tags + 1, self._read(embedded, lists).flatten(0, 1)
+            rows = where // classes
+            logits = self.classifier(F.dropout(hidden.index_select(0, rows), self.hidden_dropout, self.training))
+            if self.skip is not None:
+                logits = logits + self.skip(embedded).index_select(0, lists.image_index[rows % len(lists.targets)])
+            loss = F.cross_entropy(logits, where % classes, reduction="sum")
         else:
-            logits = self._logits(embedded)
-        loss = -logits.log_softmax(-1).view(-1).index_select(0, where).sum()
+            loss = -self._logits(embedded).log_softmax(-1).view(-1).index_select(0, where).sum()
         if reduction == "mean":
             loss = loss / len(lists.targets)
         if weights is not None and self.tag_classifier is not None:
@@ -305,6 +311,22 @@ class TagRanker(nn.Module):
     def predict_by(self, scaled: Tensor) -> Tensor:
         """:meth:`predict` of a model without feedback, for features that :meth:`scale` returned."""
         return self._logits(self._embed(scaled)).softmax(-1).transpose(0, 1)
+
+    @torch.no_grad()
+    def follow(self, features: Tensor, lists: ListTargets) -> Tensor:
+        """Equation (9) of a model with feedback at each position of given lists (teacher forcing), in evaluation mode.
+
+        Args:
+            features: ``[B, D]``.
+            lists: ``L`` lists of these images.
+
+        Returns:
+            Probabilities ``[L, n, V + 1]``, where ``n`` is the number of positions of the longest list with its END.
+        """
+        embedded = self._embed(self.scale(features))
+        logits: Tensor = self.classifier(self._read(embedded, lists))
+        logits = logits if self.skip is None else logits + self.skip(embedded)[lists.image_index]
+        return logits.softmax(-1).transpose(0, 1)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:
@@ -377,6 +399,11 @@ class TagRanker(nn.Module):
 
     def _logits(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (2)-(8), ``[S, B, V + 1]``."""
+        hidden = F.dropout(self._hidden(embedded, tags), self.hidden_dropout, self.training)
+        return self._classify(hidden, embedded)
+
+    def _hidden(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
+        """Equations (2)-(7), ``[S, B, H]``."""
         context, state = self._start(embedded)
         if tags is None:
             output, _ = self.lstm(context, steps=self.steps)
@@ -384,7 +411,24 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded)
+        hidden: Tensor = output
+        return hidden
+
+    def _read(self, embedded: Tensor, lists: ListTargets) -> Tensor:
+        """The hidden states of a model with feedback at the positions of lists, ``[n, L, H]``; none is longer than n.
+
+        The image's share of the gates is computed once for all its lists, and a tag's share once for all places where
+        the tag is read.
+        """
+        steps = int((lists.targets != IGNORE).any(0).sum())
+        tags = lists.targets[:, : steps - 1].clamp(min=0)
+        if self.conditioning == "initial":
+            return self._hidden(embedded[lists.image_index], tags)
+        first = tags.new_full((len(tags), 1), self.num_tags)
+        read, places_read = torch.cat([first, tags], dim=1).t().unique(return_inverse=True)
+        of_tags = F.embedding(places_read, self.lstm.input_gates(self.tag_embedding(read)))
+        gates = self.lstm.context_gates(embedded)[lists.image_index] + of_tags
+        return lstm_recurrence(gates, self.lstm.all_weights[0][1], steps=steps, backend=self.lstm.backend)[0]
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

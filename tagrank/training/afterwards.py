@@ -26,8 +26,8 @@ def complete(
         val_images: the images by which the best epoch was chosen.
         backbone: computes features if the images have pixels; None if they have features.
     """
-    features = _features(val_images.inputs, backbone)
-    annotator.familiarity = Familiarity.fit(_features(images.inputs, backbone), features)
+    features = features_of(val_images.inputs, backbone)
+    annotator.familiarity = Familiarity.fit(features_of(images.inputs, backbone), features)
     chosen = np.unique(np.linspace(0, len(features) - 1, IMAGES).astype(int)).tolist()
     annotator.calibration = Calibration()
     rankings = annotator.rank(features[chosen], top_k=TAGS)
@@ -40,7 +40,8 @@ def complete(
 
 
 @torch.no_grad()
-def _features(inputs: Tensor, backbone: Backbone | None) -> Tensor:
+def features_of(inputs: Tensor, backbone: Backbone | None) -> Tensor:
+    """The features of images: what a backbone computes from their pixels, or without one the inputs themselves."""
     if backbone is None:
         return inputs
     weight = next(backbone.parameters())

@@ -65,7 +65,7 @@ def fit_ranker(
     finished = resume and is_finished(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ranker = _initial_ranker(images, lists, vocabulary, preset, backbone)
+        ranker = initial_ranker(images, lists, vocabulary, preset, backbone)
         module = RankerModule(ranker, preset, val_images.references(vocabulary), seed, backbone)
         fit(
             module,
@@ -81,10 +81,10 @@ def fit_ranker(
     return ranker.eval()
 
 
-def _initial_ranker(
+def initial_ranker(
     images: LabelledImages, lists: Lists, vocabulary: Vocabulary, preset: Preset, backbone: Backbone | None
 ) -> Ranker:
-    """The ranker before its first training step."""
+    """The ranker before its first training step; the arguments are those of :func:`fit_ranker`."""
     if backbone is not None:
         # The features change while they are learned, and a root has no gradient at zero.
         preset = replace(preset, signed_root=False, standardise=False)

@@ -12,6 +12,7 @@ from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.presets import Preset
 from tagrank.training.batches import Batch, mix
+from tagrank.training.optimizers import make_optimizer
 
 MONITOR = "val_ndcg@5"
 METRICS = {"train_loss": "training loss", "val_loss": "validation loss", MONITOR: "validation NDCG@5"}
@@ -84,20 +85,7 @@ class RankerModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         preset = self.preset
-        if preset.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                self.parameters(), preset.learning_rate, weight_decay=preset.weight_decay
-            )
-        else:
-            # Only matrices decay, not biases, gains of normalisation layers and other vectors.
-            matrices = [p for p in self.parameters() if p.requires_grad and p.dim() > 1]
-            vectors = [p for p in self.parameters() if p.requires_grad and p.dim() <= 1]
-            groups = [
-                {"params": matrices, "weight_decay": preset.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ]
-            # Fused, a step reads and writes each number once, not ten times.
-            optimizer = torch.optim.AdamW(groups, preset.learning_rate, fused=True)
+        optimizer = make_optimizer(self, preset)
         if preset.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

@@ -22,7 +22,8 @@ from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import Digests, digests, write_seen
 from tagrank.ranker.presets import Preset
 from tagrank.training import run_folder
-from tagrank.training.afterwards import complete
+from tagrank.training.afterwards import complete, features_of
+from tagrank.training.completing import fit_completer
 from tagrank.training.fit import fit_ranker
 from tagrank.training.splits import split
 from tagrank.training.train_options import TrainKeywords, TrainOptions
@@ -72,7 +73,7 @@ def train(
         "seed": options.seed,
         "data": _digest(parts, options, partial(_place, parts[0].root)),
     }
-    earlier = {"data": _digest(parts, options, str)}
+    earlier = {"data": _digest(parts, options, str), "completer": None}
     out = Path(out)
     with run_folder.open_run(out, settings, earlier, resume=options.resume, overwrite=options.overwrite) as folder:
         annotator, *seen = _fit(parts, options, preset, settings, folder, on_error)
@@ -116,7 +117,11 @@ def _fit(
         resume=options.resume,
         progress="training" if options.progress else None,
     )
-    annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings)
+    completer = None
+    if preset.completer:
+        seen = LabelledImages(images.examples, features_of(images.inputs, trained))
+        completer = fit_completer(seen, vocabulary, preset, options.seed, progress=options.progress)
+    annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings, completer=completer)
     complete(annotator, images, val_images, trained)
     return annotator, digests(images, trained), digests(val_images, trained)
 

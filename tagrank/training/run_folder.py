@@ -36,7 +36,7 @@ from tagrank.data.schema import read_as
 from tagrank.data.shards import some
 from tagrank.errors import InputError
 from tagrank.features.seen import SEEN
-from tagrank.model_files import CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
+from tagrank.model_files import COMPLETER, CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"
@@ -99,7 +99,7 @@ def _begin(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
     write_atomically(made / SETTINGS, [json.dumps(settings, indent=2).encode(), b"\n"])
     if found and not model:
         # Without a configuration and without a run, nobody could tell whose files these are.
-        for name in (WEIGHTS, VOCABULARY, FAMILIARITY, SEEN):
+        for name in (WEIGHTS, VOCABULARY, FAMILIARITY, COMPLETER, SEEN):
             (out / name).unlink(missing_ok=True)
     for folder in sorted({run, out / NEW}):
         _discard(folder)
@@ -162,7 +162,7 @@ def _delete(path: Path) -> None:
 def _clean(out: Path, runs: Iterable[Path]) -> None:
     """Delete what killed processes left under temporary names."""
     for folder, names in [
-        (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, FAMILIARITY, SEEN)),
+        (out, (TRAINING, NEW, CONFIG, VOCABULARY, WEIGHTS, FAMILIARITY, COMPLETER, SEEN)),
         *((run, (SETTINGS, HISTORY, LEFT_OUT, BEST, LAST)) for run in runs),
     ]:
         for path in leftovers(folder, "|".join(map(re.escape, names))):

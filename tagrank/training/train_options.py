@@ -25,6 +25,7 @@ class TrainOptions:
         preset: a name in :data:`tagrank.ranker.presets.PRESETS`.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.
+        completion: whether the model learns to go on with lists that people began, if the preset says so.
         epochs: passes over the training images; ``None``: the preset's.
         seed: of all random draws.
         resume: continue an interrupted run that began with the same settings.
@@ -45,6 +46,11 @@ class TrainOptions:
     preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")
     feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
+    completion: bool = option(
+        True,
+        "Learn to go on with lists that people began (annotate --given), if the preset says so.",
+        flag="--completion/--no-completion",
+    )
     epochs: int | None = option(None, "Passes over the training images, instead of the preset's.", min=1)
     seed: int = option(0, SEED, min=0, max=MAX_SEED)
     resume: bool = option(False, "Continue an interrupted run.", flag="--resume")
@@ -60,6 +66,9 @@ class TrainOptions:
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}; got {self.preset!r}")
         preset = replace(PRESETS[self.preset], conditioning=self.conditioning, feedback=self.feedback)
+        # A model that reads its own tags needs no second one.
+        reads = self.feedback or self.conditioning == "initial"
+        preset = replace(preset, completer=preset.completer and self.completion and not reads)
         if self.epochs is None:
             return preset
         if self.epochs < 1:
@@ -79,6 +88,7 @@ class TrainKeywords(TypedDict, total=False):
     preset: str
     conditioning: Conditioning
     feedback: bool
+    completion: bool
     epochs: int | None
     seed: int
     resume: bool

@@ -70,6 +70,17 @@ def test_models(written: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_models_without_a_completer_go_on_with_lists(written: Path, model: str) -> None:
+    annotator = Annotator.load(written / model)
+    assert annotator.completer is None
+    for suggestion in annotator.complete(features(written), ["dog"], top_k=4):
+        assert suggestion.reads_given == (model != "ensemble")
+        assert len(suggestion) == 4
+        assert "dog" not in {tag.tag for tag in suggestion}
+        assert sum(tag.probability for tag in suggestion.next) + suggestion.end == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_models_are_written_as_they_were(written: Path, tmp_path: Path, model: str) -> None:
     Annotator.load(written / model).save(tmp_path / "again")
     folders = (written / model, tmp_path / "again")

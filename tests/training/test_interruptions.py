@@ -30,7 +30,10 @@ from tagrank.training.module import RankerModule
 from tagrank.training.run import train
 
 SPEC = {"backbone": "efficientnet_lite0", "weights": "none at all", "preprocessing": "drawn at random"}
-FILES = {"config.json", "familiar.safetensors", "model.safetensors", "seen.safetensors", "training", "vocabulary.json"}
+FILES = {
+    "completer.safetensors", "config.json", "familiar.safetensors", "model.safetensors", "seen.safetensors", "training",
+    "vocabulary.json",
+}  # fmt: skip
 RUN = {"best.ckpt", "history.json", "last.ckpt", "settings.json"}
 
 

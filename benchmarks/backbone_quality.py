@@ -1,7 +1,7 @@
 """Backbones compared by the tags that are ranked from their features, on a few labelled photographs.
 
 Cross-validation: the photographs of a folder are dealt into parts, and each part is ranked by models that were fitted
-to the others, for each backbone with the same parts. It is done again with other parts and other random weights for each
+to the others, for each backbone with the same parts. It is done again with other parts and random weights for each
 seed. The scores of a photograph are averaged over the seeds. The difference of a backbone from the first has the
 standard error of its mean over photographs. The ranker's best epoch is chosen by the part that is ranked, for all
 backbones alike.

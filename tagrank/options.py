@@ -13,7 +13,11 @@ from typing import Any, Literal
 # The same option of several commands, in a dataclass or by itself.
 FEATURES = "Features of the images: a store or .npz. If left out, they are computed."
 IMAGES = "Folder of the images, if it is not the manifest's folder."
-WEIGHTS = "Weights of the backbone: a .pth or .safetensors file, or a name of torchvision's."
+BACKBONE = (
+    "vgg16 or any classifier of torchvision, efficientnet_lite0 to 2, timm:NAME, open_clip:NAME/PRETRAINED, "
+    "hf:ORG/NAME (transformers)"
+)
+WEIGHTS = "Weights of the backbone: a .pth or .safetensors file, a folder for hf:, or a name of torchvision's."
 DEVICE = "Where networks run: auto (a GPU if there is one), cpu, cuda, cuda:N or mps."
 SEED = "Seed of everything that is drawn at random."
 MAX_SEED = 2**32 - 1

@@ -91,9 +91,9 @@ def annotate(
 
     check_model_or_file(model)
     check_inputs(lists)
+    if given is not None and write_tags.write is not None:
+        raise InputError("--given shows how lists go on, and writes no keywords: leave --write out")
     tagger = write_tags.tagger()
-    if given is not None and tagger is not None:
-        raise InputError("--given shows how lists go on, and writes no keywords: leave --write and --remove out")
     failed = Complaints()
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
     if tagger is not None and write_tags.remove:

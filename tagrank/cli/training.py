@@ -20,6 +20,7 @@ from tagrank.cli.app import (
 )
 from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
+from tagrank.options import BACKBONE
 from tagrank.training.train_options import TrainOptions
 
 
@@ -46,7 +47,7 @@ def features(
     ],
     backbone: Annotated[
         str,
-        typer.Option(help="vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (with its weights)."),
+        typer.Option(help=f"{BACKBONE}, or small_cnn (with its weights)."),
     ] = "vgg16",
     images: ImagesOption = None,
     weights: WeightsOption = None,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from tagrank.errors import InputError
-from tagrank.options import FEATURES, IMAGES, MAX_SEED, SEED, WEIGHTS, option
+from tagrank.options import BACKBONE, FEATURES, IMAGES, MAX_SEED, SEED, WEIGHTS, option
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
@@ -39,9 +39,7 @@ class TrainOptions:
         None, "Manifest to validate on. Default: the split 'val', or a tenth if there is none.", type=Path | None
     )
     val_features: str | Path | None = option(None, "Features of --val.", type=Path | None)
-    backbone: str | None = option(
-        None, "vgg16, any classifier of torchvision, efficientnet_lite0, or small_cnn (trained with the ranker)."
-    )
+    backbone: str | None = option(None, f"{BACKBONE}, or small_cnn (trained with the ranker).")
     weights: str | Path | None = option(None, WEIGHTS, type=str | None)
     preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")

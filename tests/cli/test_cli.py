@@ -285,6 +285,20 @@ def test_features_resume_and_skip_broken_images(photos: list[Path], tmp_path: Pa
     assert "zero.jpg: " in second.stderr
 
 
+def test_features_of_other_weights_are_not_mixed(world: Path, photos: list[Path], tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    for name in ("a", "b"):
+        torch.save(timm.create_model("test_vit").state_dict(), tmp_path / f"{name}.pth")
+    args = ("features", *photos[:2], "--backbone", "timm:test_vit", "--out", tmp_path / "store")
+    assert tagrank(*args, "--weights", tmp_path / "a.pth").exit_code == 0
+    assert tagrank(*args, "--weights", tmp_path / "a.pth").stdout.endswith("0 images added, 2 were there, 0 failed\n")
+    assert "holds features of backbone='timm:test_vit', weights='sha256:" in fails(
+        *args, "--weights", tmp_path / "b.pth"
+    )
+    manifest = next((world / "scenes").glob("*.jsonl"))
+    assert "such as test_vit" in fails("train", manifest, "--backbone", "timm:test_vjt", "--out", tmp_path / "model")
+
+
 def test_training_goes_on_without_what_cannot_be_read(world: Path, tmp_path: Path) -> None:
     """It is reported, and the exit code says so; or training stops, if that is wanted."""
     manifest = write_scenes(tmp_path / "scenes", 60, seed=0)

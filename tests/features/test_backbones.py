@@ -210,11 +210,12 @@ def test_bad_files(weights: Path, tmp_path: Path) -> None:
 
 def test_names(weights: Path) -> None:
     assert message("vgg61", None) == (
-        "backbone: expected small_cnn, efficientnet_lite0 or a classifier of torchvision (such as vgg19), got 'vgg61'"
+        "backbone: expected timm:NAME, open_clip:NAME/PRETRAINED, hf:ORG/NAME, efficientnet_lite0, efficientnet_lite1, "
+        "efficientnet_lite2, small_cnn or a classifier of torchvision (such as vgg19), got 'vgg61'"
     )
     assert message("?", None).endswith("a classifier of torchvision, got '?'")
     # torchvision has it, but it does not classify images.
-    assert "expected small_cnn" in message("fasterrcnn_resnet50_fpn", None)
+    assert "expected timm:NAME" in message("fasterrcnn_resnet50_fpn", None)
     assert message("vgg16", "IMAGENET1K_V9") == (
         "weights: expected a file or one of IMAGENET1K_V1, IMAGENET1K_FEATURES, DEFAULT for vgg16, got 'IMAGENET1K_V9'"
     )

@@ -1,7 +1,10 @@
 """Loads weights from a local file into a network; also understands the names in older torchvision files."""
 
+import contextlib
+import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +35,46 @@ def load_weights(name: str, network: nn.Module, path: Path, removed: str = "") -
     Raises:
         InputError: the file is missing, damaged, not a state dict, of another network, or has NaN or infinite values.
     """
-    try:
-        digest = sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: {reason(error)}; expected a file with weights of {name}") from error
-    try:
+    label = f"{path.name} sha256:{digest(name, [path])}"
+    with reading(path):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # zip, pickle, torch and safetensors raise many kinds of exceptions on a damaged file.
-        raise InputError(f"{path}: damaged, or has other things than weights ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path}: expected a state dict (names with tensors), got {_outline(state)}")
     _load_state(name, network, state, path, removed)
     check_finite(network, f"{path}: weights of {name}")
-    return f"{path.name} sha256:{digest[:16]}"
+    return label
+
+
+def digest(name: str, paths: Sequence[Path]) -> str:
+    """The beginning of the SHA-256 of a file with weights; of several parts, that of their digests one after the other.
+
+    Raises:
+        InputError: a file cannot be read. The message says that weights of ``name`` were expected.
+    """
+    digests = []
+    for path in paths:
+        try:
+            digests.append(sha256(path))
+        except OSError as error:
+            raise InputError(f"{path}: {reason(error)}; expected a file with weights of {name}") from error
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return whole[:16]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make an InputError of whatever goes wrong while weights are read, which raises many kinds of exceptions."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: damaged, or has other things than weights ({first_line(error)})") from error
 
 
 def _load_state(name: str, network: nn.Module, state: dict[str, Tensor], path: Path, removed: str) -> None:

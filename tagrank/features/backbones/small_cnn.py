@@ -1,7 +1,42 @@
-"""The network behind the ``small_cnn`` backbone."""
+"""``small_cnn``, which is trained from random weights together with the ranker."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from tagrank.features.backbones.backbone import Backbone, Library, pixels
+from tagrank.features.backbones.weights import load_weights
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class SmallCNNLibrary(Library):
+    form = "small_cnn"
+
+    def knows(self, name: str) -> bool:
+        return name == "small_cnn"
+
+    def feature_size(self, name: str) -> int:
+        return SmallCNN.feature_size
+
+    def load(self, name: str, weights: str | Path | None) -> Backbone:
+        network = SmallCNN()
+        label = "none"
+        if weights is not None and weights != "none":
+            label = load_weights(name, network, Path(weights))
+        spec = {"backbone": name, "weights": label, "preprocessing": "RGB, 64 x 64 bilinear, x / 127.5 - 1"}
+        return Backbone(network, _preprocess, SmallCNN.feature_size, spec, frozen=False)
+
+
+def _preprocess(image: "Image") -> Tensor:
+    from PIL.Image import Resampling
+
+    if image.size != (64, 64):
+        image = image.resize((64, 64), Resampling.BILINEAR)
+    return pixels(image) / 127.5 - 1.0
 
 
 class SmallCNN(nn.Module):

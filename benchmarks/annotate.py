@@ -50,7 +50,7 @@ from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.computing import Computation
 from tagrank.features.devices import cores, find_device
-from tagrank.features.extraction import decoders, extract_features, pixels_needed
+from tagrank.features.extraction import extract_features, pixels_needed, single_core_threads
 from tagrank.features.image_sources import use_source
 from tagrank.features.images import use_image
 
@@ -158,7 +158,7 @@ def reading(annotator: Annotator, size: str, paths: Sequence[Path], args: argpar
     numbers = sorted({1, 2, *(n for n in (4, 8) if n < cores()), cores()})
     at_least = pixels_needed(backbone)
     with ExitStack() as stack:
-        pools = {n: stack.enter_context(decoders(n)) for n in numbers}
+        pools = {n: stack.enter_context(single_core_threads(n)) for n in numbers}
 
         def threads(pool: ThreadPoolExecutor) -> Seconds:
             for _ in pool.map(lambda path: use_source(path, backbone.transform, at_least), paths):

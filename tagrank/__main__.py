@@ -65,12 +65,14 @@ codecs.register_error("tagrank", _escape)
 def _main() -> None:
     try:
         from tagrank.cli import app
+        from tagrank.cli.allocator import keep_memory
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "tagrank":
             raise
         sys.exit(
             f"tagrank: the command line needs {error.name}, which is not installed: pip install 'tagrank[annotate]'"
         )
+    keep_memory()
     # Python sets a stream to None if the shell closed it (>&-).
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

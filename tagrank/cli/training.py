@@ -1,6 +1,7 @@
 """``demo``, ``features``, ``train`` and ``env``: the commands up to a trained model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,9 +66,10 @@ def features(
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
 
+    device = chosen_device(device)
     unread, failed = Complaints(), Complaints()
     named = named_images(paths, images, exclude_folders=exclude_folder or (), on_error=unread)
-    network = load_backbone(backbone, weights).to(chosen_device(device))
+    network = load_backbone(backbone, weights).to(device)
     computed = write_features(network, named, out, on_error=lambda _, error: failed(error))
     there = len(named) - computed - failed.count
     typer.echo(f"{out}: {computed} images added, {there} were there, {unread.count + failed.count} failed")
@@ -87,6 +89,7 @@ def train(
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
 
+    options = replace(options, device=chosen_device(options.device))
     failed = Complaints(SHOWN)
     try:
         run(manifest, out, options=options, on_error=failed if skip_unreadable else None)

@@ -1,11 +1,11 @@
-"""Runs a backbone fast on the device that it is on, a batch at a time.
+"""Runs a backbone fast on the device that it is on, a batch at a time, in the channels-last format.
 
-On NVIDIA GPUs it runs in the channels-last format under float16 autocast. A batch is copied and computed while the
-caller prepares the next one. On other devices it runs in float32: bfloat16 would change the features too much
-(docs/decisions.md).
+On NVIDIA GPUs it runs under float16 autocast. A batch is copied and computed while the caller prepares the next one. On
+CPUs it runs in float32, each batch on one core: cores that share a batch wait for each other in every layer.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,7 +20,8 @@ Finish = Callable[[], list[Tensor]]
 LARGEST_BATCH = 256
 BYTES_PER_IMAGE = 64 << 20
 """A generous share of a GPU's free memory for an image; VGG-16 takes about 30 MB in float16."""
-CPU_BATCH = 8
+CPU_BATCH = 4
+"""Its activations stay small: glibc gives larger ones back to the system after each layer, and fetches them anew."""
 
 
 class Computation:
@@ -29,28 +30,45 @@ class Computation:
     Args:
         backbone: runs on the device of its parameters. It must be in evaluation mode while it computes.
         batch_size: how many images go through it at a time; by default what suits the device.
+        executor: threads with one core each, for batches on the CPU. If left out, the caller's thread computes, with
+            as many cores as PyTorch takes.
+        workers: how many threads these are.
 
     Attributes:
         batch_size: the same. It is halved whenever a GPU's memory does not suffice.
         ahead: how many batches may be started before the first of them is finished.
     """
 
-    def __init__(self, backbone: Backbone, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch_size: int | None = None,
+        executor: Executor | None = None,
+        workers: int = 0,
+    ) -> None:
         self._backbone = backbone
         self._device = next(backbone.parameters()).device
+        self._executor = executor
         self.batch_size = batch_size or default_batch_size(self._device)
-        self.ahead = 2 if self._device.type == "cuda" else 1
+        self.ahead = {"cuda": 2, "cpu": workers + 1}.get(self._device.type, 1)
+        backbone.network.to(memory_format=torch.channels_last)
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)
-            self._network = backbone.network.to(memory_format=torch.channels_last)
 
     def start(self, pixels: Sequence[Tensor]) -> Finish:
         """Begin to compute the features of transformed images, each float32 ``[3, h, w]`` on the CPU."""
         if self._device.type == "cuda":
             return self._start_on_gpu(pixels)
+        if self._device.type == "cpu" and self._executor is not None:
+            return self._executor.submit(self._compute, pixels).result
+        finished = self._compute(pixels)
+        return lambda: finished
+
+    def _compute(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         with torch.inference_mode():
-            features = self._backbone(torch.stack(list(pixels)).to(self._device)).float().cpu()
-        return lambda: rows(features)
+            images = torch.stack(list(pixels)).to(self._device).contiguous(memory_format=torch.channels_last)
+            features = self._backbone(images).float().cpu()
+        return rows(features)
 
     def _start_on_gpu(self, pixels: Sequence[Tensor]) -> Finish:
         try:

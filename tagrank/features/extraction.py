@@ -1,4 +1,4 @@
-"""The stream of features: image files are decoded in threads while the backbone computes.
+"""The stream of features: threads decode image files, and on CPUs compute features too.
 
 An image that cannot be read stays in the stream, with an error instead of a feature. The stream keeps the order of the
 images.
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import Barrier
 from typing import TypeVar
@@ -33,14 +33,15 @@ def extract_features(
 ) -> Generator[tuple[S, Tensor | InputError], None, None]:
     """Read images and compute their features, in the order of ``images``.
 
-    At most four batches of images are in memory.
+    A few batches of images are in memory: four on a GPU; on a CPU one and some images for each worker.
 
     Args:
         backbone: runs on the device of its parameters, in evaluation mode: see :mod:`tagrank.features.computing`.
         images: image files, or images in memory.
         batch_size: how many images go through the backbone at a time; by default what suits the device. If a GPU's
             memory does not suffice, it is halved.
-        workers: how many threads decode images; by default as many as there are cores.
+        workers: how many threads decode images, and compute if the backbone is on a CPU; by default as many as there
+            are cores. A single image is computed by the caller's thread, with all cores.
 
     Yields:
         Each image as it was given, with its feature, float32 ``[feature_size]`` on the CPU, or with the error that says
@@ -53,17 +54,20 @@ def extract_features(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    workers = workers or cores()
+    remaining = iter(images)
+    first = list(islice(remaining, 2))
+    alone = len(first) < 2
+    workers = 1 if alone else workers or cores()
     training = backbone.training
     backbone.eval()
-    computation = Computation(backbone, batch_size)
-    executor = decoders(workers)
+    executor = single_core_threads(workers)
+    computation = Computation(backbone, batch_size) if alone else Computation(backbone, batch_size, executor, workers)
 
     def in_advance() -> int:
         return 2 * max(computation.batch_size, workers)
 
     try:
-        decoded = _decode(executor, backbone, images, in_advance)
+        decoded = _decode(executor, backbone, chain(first, remaining), in_advance)
         yield from _in_batches(computation.start, decoded, lambda: computation.batch_size, computation.ahead)
     finally:
         executor.shutdown(cancel_futures=True)
@@ -142,11 +146,11 @@ def _in_place(batch: list[tuple[K, T | InputError]], results: Sequence[U]) -> It
         yield key, value if isinstance(value, InputError) else next(remaining)
 
 
-def decoders(workers: int) -> ThreadPoolExecutor:
-    """Threads that decode images, each on one core.
+def single_core_threads(workers: int) -> ThreadPoolExecutor:
+    """Threads in which PyTorch takes one core each.
 
-    PyTorch's operations share their work among as many threads as there are cores, and would do so in each of these.
-    What a thread sets for itself is also what threads that begin later start with, so the caller sets that back.
+    Elsewhere its operations share their work among as many threads as there are cores, and would do so in each of
+    these. What a thread sets for itself is also what threads that begin later start with, so the caller sets it back.
     """
     threads = torch.get_num_threads()
     everyone = Barrier(workers + 1)
@@ -155,7 +159,7 @@ def decoders(workers: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         everyone.wait()
 
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="features")
     for _ in range(workers):
         executor.submit(begin)
     everyone.wait()

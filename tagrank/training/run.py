@@ -18,6 +18,7 @@ from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError, InputWarning
 from tagrank.features.backbones import Backbone, check_backbone, is_known, load_backbone
+from tagrank.features.devices import find_device
 from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import Digests, digests, write_seen
 from tagrank.ranker.presets import Preset
@@ -65,6 +66,7 @@ def train(
     preset = options.hyper_parameters()
     if options.backbone is not None:
         check_backbone(options.backbone)
+    find_device(options.device)
     val = None if options.val is None else read_manifest(options.val)
     parts = split(read_manifest(manifest), val, options.seed)
     settings = {
@@ -154,7 +156,10 @@ def _backbone(options: TrainOptions) -> Backbone | None:
     if options.features is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            return load_backbone(options.backbone or "vgg16", options.weights)
+            backbone = load_backbone(options.backbone or "vgg16", options.weights)
+        # One that is trained goes where the ranker is trained.
+        trained = any(parameter.requires_grad for parameter in backbone.parameters())
+        return backbone if trained else backbone.to(find_device(options.device))
     if options.weights is not None:
         raise InputError("weights: are those of a backbone that computes features or is trained; features are given")
     if options.backbone == "small_cnn":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from tagrank.errors import InputError
-from tagrank.options import BACKBONE, FEATURES, IMAGES, MAX_SEED, SEED, WEIGHTS, option
+from tagrank.options import BACKBONE, DEVICE, FEATURES, IMAGES, MAX_SEED, SEED, WEIGHTS, option
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
@@ -22,6 +22,7 @@ class TrainOptions:
         val_features: features of ``val``; ``None``: ``features`` has them.
         backbone: what computes, or computed, the features; ``small_cnn`` is trained with the ranker.
         weights: of the backbone, as for :func:`tagrank.features.backbones.load_backbone`.
+        device: where the backbone computes features, as for :func:`tagrank.features.devices.find_device`.
         preset: a name in :data:`tagrank.ranker.presets.PRESETS`.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.
@@ -41,6 +42,7 @@ class TrainOptions:
     val_features: str | Path | None = option(None, "Features of --val.", type=Path | None)
     backbone: str | None = option(None, f"{BACKBONE}, or small_cnn (trained with the ranker).")
     weights: str | Path | None = option(None, WEIGHTS, type=str | None)
+    device: str = option("auto", DEVICE)
     preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")
     feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
@@ -83,6 +85,7 @@ class TrainKeywords(TypedDict, total=False):
     val_features: str | Path | None
     backbone: str | None
     weights: str | Path | None
+    device: str
     preset: str
     conditioning: Conditioning
     feedback: bool

@@ -4,8 +4,10 @@ Files to results, in photographs per second, of the same files with the same bac
 
 - a loop: open, transform, stack, compute, one after another;
 - a DataLoader with a process for each core; on a GPU with pinned memory, channels-last and autocast;
+- timm's network of the same name with timm's loader, if it is installed and has one;
 - tagrank's features, and its tags (Annotator.annotate), which the ranker and the decoder make of them;
-- with --against, the annotator of another checkout in a process of its own.
+- on CPUs the same in a process that keeps the memory that it frees, as the command line does;
+- with --against, the annotator of another checkout, in a process of its own too.
 
 On a GPU the share of the time in which it computes the backbone is beside each; the rest is waiting for photographs.
 
@@ -37,8 +39,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.another_commit import AnotherCommit
-from benchmarks.feature_peers import Loader, plain_loop
+from benchmarks.annotator_process import AnnotatorProcess
+from benchmarks.feature_peers import Loader, Timm, plain_loop, timm_name
 from benchmarks.machine import describe, write
 from benchmarks.photographs import SIZES, photographs
 from benchmarks.timing import Laps, Seconds, time_rounds
@@ -59,6 +61,8 @@ COUNTS = {
     "cuda": {"small": 1024, "2 MP": 512, "12 MP": 192, "48 MP": 32},
 }
 """How many photographs of a size a call deals with; the loop, which reads them on one core, on a GPU an eighth."""
+
+ROOT = Path(__file__).parents[1]
 
 Row = dict[str, Any]
 
@@ -88,8 +92,8 @@ def by_stages(annotator: Annotator, paths: Sequence[Path]) -> Seconds:
 
 
 @contextmanager
-def gpu_time(backbone: Backbone) -> Iterator[Callable[[], Seconds]]:
-    """A function that says for how long the GPU computed the backbone since it was last called."""
+def gpu_time(networks: Sequence[torch.nn.Module]) -> Iterator[Callable[[], Seconds]]:
+    """A function that says for how long the GPU computed these networks since it was last called."""
     events: list[torch.cuda.Event] = []
 
     def mark(*_: Any) -> None:
@@ -102,10 +106,10 @@ def gpu_time(backbone: Backbone) -> Iterator[Callable[[], Seconds]]:
         events.clear()
         return {"GPU busy": busy}
 
-    if next(backbone.parameters()).device.type != "cuda":
+    if next(networks[0].parameters()).device.type != "cuda":
         yield dict
         return
-    hooks = [backbone.register_forward_pre_hook(mark), backbone.register_forward_hook(mark)]
+    hooks = [add(mark) for n in networks for add in (n.register_forward_pre_hook, n.register_forward_hook)]
     yield seconds
     for hook in hooks:
         hook.remove()
@@ -121,17 +125,30 @@ def against_peers(annotator: Annotator, size: str, paths: Sequence[Path], args: 
         for _ in stream:
             pass
 
+    networks: list[torch.nn.Module] = [backbone]
     contestants: dict[str, tuple[int, Callable[[], None]]] = {
         "loop": (len(few), lambda: plain_loop(backbone, few)),
         "DataLoader": (len(paths), loader.features),
+    }
+    if (name := timm_name(backbone.name)) is not None:
+        timm = Timm(name, paths, annotator.device)
+        networks.append(timm.network)
+        contestants["timm"] = (len(paths), timm.features)
+    contestants |= {
         "tagrank features": (len(paths), lambda: consume(extract_features(backbone, paths))),
         "tagrank annotate": (len(paths), lambda: consume(annotator.annotate(paths))),
     }
     with ExitStack() as stack:
+
+        def in_process(checkout: Path, keep: bool) -> tuple[int, Callable[[], None]]:
+            process = AnnotatorProcess(checkout, keep, args.model, args.weights_file, paths)
+            return len(paths), stack.enter_context(process).annotate
+
+        if annotator.device.type == "cpu":
+            contestants["command line"] = in_process(ROOT, True)
         if args.against:
-            other = stack.enter_context(AnotherCommit(args.against, args.model, args.weights_file, paths))
-            contestants = {"tagrank before": (len(paths), other.annotate)} | contestants
-        busy = stack.enter_context(gpu_time(backbone))
+            contestants = {"tagrank before": in_process(args.against, False)} | contestants
+        busy = stack.enter_context(gpu_time(networks))
 
         def timed(run: Callable[[], None]) -> Callable[[], Seconds]:
             def call() -> Seconds:
@@ -232,7 +249,7 @@ def measure(args: argparse.Namespace, so_far: Callable[[dict[str, Any]], None]) 
         result["kernels"] = {name: check(ranker, features, lists) for name, ranker in rankers.items()}
         vocabulary = Vocabulary([f"tag {number}" for number in range(TAGS)])
         annotator = Annotator(make_ranker(backbone.feature_size, "auto"), vocabulary, backbone.spec)
-        if args.against:
+        if args.against or device.type == "cpu":
             args.model = scratch / "model"
             annotator.save(args.model)
         annotator.to(device).backbone(args.weights_file)

@@ -1,11 +1,13 @@
 """What people use instead of ``tagrank features``: loops over a network, written as PyTorch's tutorials write them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tagrank.features.backbones import Backbone
@@ -59,14 +61,67 @@ class Loader:
             pass
 
     def features(self) -> None:
-        """On a GPU as it is advised there: pinned memory, the channels-last format, and autocast."""
-        for _ in self._features():
-            pass
+        """Compute what :func:`run_batches` does."""
+        run_batches(self._backbone, self._loader, self._device)
 
-    def _features(self) -> Iterator[Tensor]:
-        on_gpu = self._device.type == "cuda"
-        layout = torch.channels_last if on_gpu else torch.contiguous_format
-        with torch.inference_mode(), autocast(self._device):
-            for images in self._loader:
-                there = images.to(self._device, non_blocking=True).contiguous(memory_format=layout)
-                yield self._backbone(there).float().cpu()
+
+def run_batches(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> None:
+    """Compute, on a GPU as it is advised there: pinned memory, the channels-last format, and autocast."""
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    with torch.inference_mode(), autocast(device):
+        for images in batches:
+            network(images.to(device, non_blocking=True).contiguous(memory_format=layout)).float().cpu()
+
+
+def timm_name(backbone: str) -> str | None:
+    """What timm calls the network of a backbone. None if it is not installed, or does not have it."""
+    name = backbone.removeprefix("timm:")
+    if find_spec("timm") is None:
+        return None
+    import timm
+
+    return name if timm.is_model(name.partition(".")[0]) else None
+
+
+class Timm:
+    """timm's network of a name, with random weights, and its own loader, which prefetches to a GPU."""
+
+    def __init__(self, name: str, paths: Sequence[Path], device: torch.device) -> None:
+        import timm
+
+        on_gpu = device.type == "cuda"
+        self.network = timm.create_model(name, pretrained=False, num_classes=0).eval().to(device)
+        if on_gpu:
+            self.network.to(memory_format=torch.channels_last)
+        self._device = device
+        data = timm.data.resolve_model_data_config(self.network)
+        self._loader = timm.data.create_loader(
+            WithLabels(paths),
+            data["input_size"],
+            BATCH[device.type],
+            use_prefetcher=on_gpu,
+            num_workers=cores(),
+            pin_memory=on_gpu,
+            persistent_workers=True,
+            device=device,
+            **{name: data[name] for name in ("interpolation", "mean", "std", "crop_pct")},
+        )
+
+    def features(self) -> None:
+        """Compute what :func:`run_batches` does."""
+        run_batches(self.network, (images for images, _ in self._loader), self._device)
+
+
+class WithLabels(Dataset[Any]):
+    """Photographs as timm takes them: it sets how they are transformed, and wants a label with each."""
+
+    transform: Callable[[Image.Image], Any]
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.open(self._paths[index]).convert("RGB")), 0

@@ -55,7 +55,7 @@ class ImageMetadata:
 
     Args:
         path: of the file, for messages.
-        data: the content of the file; None for a new sidecar.
+        data: the content of the file; its path, if it is only read; None for a new sidecar.
 
     Attributes:
         kind: ``JPEG``, ``PNG``, ``WebP``, ``TIFF``, ``XMP`` or another name; exiv2 writes more kinds than these.
@@ -64,14 +64,14 @@ class ImageMetadata:
         InputError: exiv2 does not know the file's format, or the file or its XMP is damaged.
     """
 
-    def __init__(self, path: Path, data: bytes | None = None) -> None:
+    def __init__(self, path: Path, data: bytes | Path | None = None) -> None:
         exiv2 = library()
         self._path = path
         with _faults(path):
             if data is None:
                 self._image = exiv2.ImageFactory.create(exiv2.ImageType.xmp)
             else:
-                self._image = exiv2.ImageFactory.open(data)
+                self._image = exiv2.ImageFactory.open(data if isinstance(data, bytes) else str(data))
                 self._image.readMetadata()
             self._xmp, self._iptc = self._image.xmpData(), self._image.iptcData()
             kinds = {exiv2.ImageType.jpeg: "JPEG", exiv2.ImageType.png: "PNG", exiv2.ImageType.webp: "WebP"}

@@ -50,7 +50,9 @@ def checked(kind: str, old: bytes, written: bytes, has_xmp: bool) -> bytes:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions
-        raise InputError(f"damaged {kind} file ({first_line(error)}); it is left as it is") from error
+        raise InputError(
+            f"a {kind} file that cannot be checked ({first_line(error)}); it is left as it is; use --write sidecar"
+        ) from error
     if not same:
         raise InputError("exiv2 would change more of this file than keywords; it is left as it is; use --write sidecar")
     return new

@@ -169,8 +169,8 @@ class _File:
     def embedded(self) -> tuple[str, ...]:
         """The keywords in the photograph's own file, which a sidecar hides; none if exiv2 cannot read it."""
         try:
-            metadata = ImageMetadata(self._photograph, self._photograph.read_bytes())
-        except InputError:
+            metadata = ImageMetadata(self._photograph, self._photograph)
+        except (InputError, UnicodeEncodeError):
             return ()
         lists, record = metadata.keywords(), metadata.record()
         theirs = without_tags(lists, record) if record else lists
@@ -200,20 +200,21 @@ class _File:
 
     def _finish(self, temporary: Path) -> None:
         """Give the new file what the old one had besides its content."""
-        if self._status is None:
-            return
-        now = self._path.stat()
-        if (now.st_size, now.st_mtime_ns, now.st_ino) != (
-            *(self._status.st_size, self._status.st_mtime_ns),
-            self._status.st_ino,
-        ):
+        before, now, times = self._status, self._path.stat() if self._path.exists() else None, temporary.stat()
+        if _state(before) != _state(now):
             raise InputError(f"{self._name}: another program changed it meanwhile; it is left as it is")
-        with suppress(PermissionError):
-            os.chown(temporary, now.st_uid, now.st_gid)
-        times = temporary.stat()
+        if now is None:
+            return
+        if (now.st_uid, now.st_gid) != (times.st_uid, times.st_gid):
+            with suppress(PermissionError):
+                os.chown(temporary, now.st_uid, now.st_gid)
         shutil.copystat(self._path, temporary)
         if self._path != self._photograph:
             os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _state(status: os.stat_result | None) -> tuple[int, int, int] | None:
+    return status and (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _what_is(path: Path) -> str:

@@ -458,7 +458,7 @@ def test_a_library_that_changes_a_pixel_is_found_out(tmp_path: Path) -> None:
         checked("TIFF", old, bytes(changed), True)
     png = (tmp_path / "plain.png").read_bytes()
     wrong = png.replace(zlib.crc32(b"IEND").to_bytes(4, "big"), b"abcd")
-    with pytest.raises(InputError, match="damaged PNG file"):
+    with pytest.raises(InputError, match="a PNG file that cannot be checked \\(wrong checksum"):
         checked("PNG", wrong, png, True)
 
 
@@ -475,6 +475,15 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
         TagWriter(Place.embed).write(photo, TAGS)
     assert photo.read_bytes() == b"by another program"
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+    def made(metadata: exiv2_image.ImageMetadata) -> bytes:
+        (tmp_path / "a.jpg.xmp").write_bytes(xmp())
+        return write(metadata)
+
+    monkeypatch.setattr(exiv2_image.ImageMetadata, "write", made)
+    with pytest.raises(InputError, match=r"a\.jpg\.xmp: another program changed it meanwhile"):
+        TagWriter(Place.sidecar).write(photo, TAGS)
+    assert (tmp_path / "a.jpg.xmp").read_bytes() == xmp()
 
 
 @pytest.mark.parametrize("place", Place)

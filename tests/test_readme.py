@@ -58,6 +58,26 @@ def test_speed() -> None:
         assert cpu["environment"]["cpu"] in page(name)
 
 
+def test_backbones() -> None:
+    """The tables of quality and of speed."""
+    lines = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8").splitlines()
+    for row in result("backbone-quality.json")["rows"]:
+        means = [f"{row['mean'][metric]:.3f}" for metric in COLUMNS]
+        differences = [f"{row['difference'][metric]:+.3f} ({row['error'][metric]:.3f})" for metric in COLUMNS]
+        cells = means if row["name"].endswith("_lite0") else differences
+        assert f"| {row['name']} | {' | '.join(cells)} |" in lines
+    speed = result("backbones.json")["rows"]
+    lines = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8").splitlines()
+    for row in speed:
+        height, width = row["input_size"]
+        cells = [f"{row['feature_size']}", f"{height} x {width}", f"{row['ratio']:.2f}", row["licence"]]
+        assert f"| `{row['name']}` | {' | '.join(cells)} |" in lines
+    first = (
+        f"`{speed[0]['name']}` takes {speed[0]['per_processor_second']:.1f} photographs per second of processor time"
+    )
+    assert first in page("docs/backbones.md")
+
+
 def test_decoders() -> None:
     decoder = result("decoder.json")
     assert all(row["right"] for row in decoder["rows"])

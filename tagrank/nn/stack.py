@@ -134,9 +134,9 @@ def _run_plain(
     """:func:`_run_direction` without the projection. ``first`` ``[B, 4H]`` is added to the gates of the first step."""
     weight_ih, weight_hh, bias_ih, bias_hh, _ = parameters
     if type(sequences) is Whole and first is None:
-        states = [None if state is None else state.unsqueeze(0) for state in (h0, c0)]
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in (h0, c0))
         own = weight_ih, weight_hh, bias_ih, bias_hh
-        results = run_layers(context, input, *states, own, sequences.steps, options.backend, options.recompute)
+        results = run_layers(context, input, h_0, c_0, own, sequences.steps, options.backend, options.recompute)
         if results is not None:
             return results[0], results[1][0], results[2][0]
     input_gates, context_gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -97,6 +98,37 @@ def test_trains_as_a_graphed_callable(name: str, dtype: torch.dtype) -> None:
         graphed.eval()  # a graphed module runs eagerly in the mode in which it was not captured
         with torch.no_grad():
             assert_near(graphed(others[0]), eager(others[0]))
+
+
+@pytest.mark.parametrize("proj_size", [0, 32])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_both_directions_train_as_a_graphed_callable(ragged: bool, proj_size: int) -> None:
+    """With lengths too, which may be others at each replay: nothing in the graph depends on them."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = ContextLSTM(24, 64, num_layers=2, bidirectional=True, proj_size=proj_size)
+
+        def forward(self, image: Tensor, lengths: Tensor) -> Tensor:
+            output, (h_n, c_n) = self.lstm(image, 5, lengths=lengths if ragged else None)
+            return output.sum(0) + h_n.mean() + c_n.mean()
+
+    torch.manual_seed(0)
+    eager = Reader().cuda()
+    sample, *others = images(3, torch.float32)
+    lengths = [torch.randint(1, 6, (9,), generator=torch.Generator().manual_seed(i)).cuda() for i in range(3)]
+    graphed: Any = torch.cuda.make_graphed_callables(copy.deepcopy(eager), (sample, lengths[0]))
+    for image, given in zip(others, lengths[1:], strict=True):
+        got, want = (
+            train(partial(model, lengths=given) if model is eager else lambda x, g=given: graphed(x, g), leaves, x)
+            for model, leaves, x in (
+                (graphed, [*graphed.parameters()], image),
+                (eager, [*eager.parameters()], image.detach().requires_grad_()),
+            )
+        )
+        for a, b in zip(got, want, strict=True):
+            assert_near(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -100,8 +100,8 @@ def _run_direction(
         results = sequences.loop(*gates, weight_hh, h0, c0, weight_hr)
         if results is not None:
             return results
-    # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only h_0 is
-    # no projection of anything, and enters the gates of the first step by itself.
+    # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only h_0
+    # is no projection of anything, and enters the gates of the first step by itself.
     first = None if h0 is None else F.linear(h0, weight_hh)
     folded = parameters._replace(weight_hh=weight_hh @ weight_hr)
     output, h_n, c_n = _run_plain(sequences, context, input, None, c0, folded, options, first)

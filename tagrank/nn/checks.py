@@ -82,12 +82,12 @@ def check_projection(proj_size: Any, hidden_size: int) -> int:
         TypeError: it is no integer.
         ValueError: it is negative, or not smaller than the hidden state.
     """
-    proj_size = as_int("proj_size", proj_size)
-    if proj_size < 0:
+    size = as_int("proj_size", proj_size)
+    if size < 0:
         raise ValueError("proj_size should be a positive integer or zero to disable projections")
-    if proj_size >= hidden_size:
+    if size >= hidden_size:
         raise ValueError("proj_size has to be smaller than hidden_size")
-    return proj_size
+    return size
 
 
 def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None:

@@ -50,7 +50,7 @@ class ContextLSTM(ParametersOfLSTM):
             next layer, and the caller, get the hidden states of both directions beside each other.
         proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. A fused
             backend then runs with the product of the weights, ``weight_hh weight_hr``, on the states before projection.
-            ``"auto"`` takes the eager loop instead on CPUs where nothing is trained, which is faster there.
+            In inference on CPUs ``"auto"`` takes the eager loop if ``P`` is so small that this is faster.
 
     Raises:
         TypeError, ValueError: as ``nn.LSTM``.

@@ -46,6 +46,9 @@ class Sequences(Protocol):
     def backwards(self, rows: Tensor) -> Tensor:
         """``[rows, F]`` with the steps of each sequence in the opposite order. Applied twice, it is nothing."""
 
+    def count(self, context: Tensor | None) -> int:
+        """The number of rows beside a context ``[B, C]``."""
+
     def at_first_step(self, values: Tensor) -> Tensor:
         """``[B, F]`` to ``[rows, F]``: the values at the first step, zeros at the others."""
 
@@ -91,6 +94,10 @@ class Whole:
 
     def backwards(self, rows: Tensor) -> Tensor:
         return rows.flip(0)
+
+    def count(self, context: Tensor | None) -> int:
+        assert context is not None
+        return self.steps * context.shape[0]
 
     def at_first_step(self, values: Tensor) -> Tensor:
         return F.pad(values.unsqueeze(0), (0, 0, 0, 0, 0, self.steps - 1))
@@ -180,6 +187,9 @@ class Packed:
         if self._opposite is None:
             self._opposite = self.places().opposite().to(rows.device)
         return rows.index_select(0, self._opposite)
+
+    def count(self, context: Tensor | None) -> int:
+        return self.rows
 
     def at_first_step(self, values: Tensor) -> Tensor:
         return F.pad(values, (0, 0, 0, self.rows - self.sequences))

@@ -13,6 +13,12 @@ from tagrank.recurrence.op import run_layers
 from tagrank.recurrence.padded import Results
 from tagrank.recurrence.tracing import observed
 
+#: On CPUs the fused recurrence does so many times the multiplications of the eager loop in the same time. Measured by
+#: ``python -m benchmarks.packed``.
+FOLDED_IS_FASTER = 5
+
+State = tuple[Tensor | None, Tensor | None]
+
 
 class Direction(NamedTuple):
     """The parameters of one direction of a layer.
@@ -94,8 +100,7 @@ def _run_direction(
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = parameters
     if weight_hr is None:
         return _run_plain(sequences, context, input, h0, c0, parameters, options, None)
-    tensors = (context, input, h0, c0, *parameters)
-    if _loops(tensors, options.backend):
+    if _loops(sequences, context, input, (h0, c0), parameters, options.backend):
         gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))
         results = sequences.loop(*gates, weight_hh, h0, c0, weight_hr)
         if results is not None:
@@ -108,17 +113,24 @@ def _run_direction(
     return F.linear(output, weight_hr), F.linear(h_n, weight_hr), c_n
 
 
-def _loops(tensors: Sequence[Tensor | None], backend: str) -> bool:
-    """Whether a layer with a projection runs in the eager loop.
+def _loops(
+    sequences: Sequences, context: Tensor | None, input: Tensor | None, states: State, own: Direction, backend: str
+) -> bool:
+    """Whether a direction with a projection runs in the eager loop.
 
-    By default it does on CPUs where nothing is trained: a step of the folded recurrence has 4 H^2 multiplications for
-    each row, and not 5 H P, and takes longer there. In training the loop's backward pass would take as long or longer.
+    By default it does on CPUs where nothing is trained and folding costs too much arithmetic. In training the loop's
+    backward pass would take as long or longer.
     """
-    if observed(tensors):
+    tensors = (context, input, *states, *own)
+    if observed(tensors) or backend not in ("auto", "eager"):
         return False
-    on_cpu = any(t is not None and t.device.type == "cpu" for t in tensors)
     train = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return backend == "eager" or (backend == "auto" and on_cpu and not train)
+    if backend == "eager" or train or own.weight_hh.device.type != "cpu":
+        return backend == "eager"
+    hidden, projected = own.weight_hh.shape[0] // 4, own.weight_hh.shape[1]
+    rows = sequences.count(context) if input is None else input.shape[:-1].numel()
+    folded, looped = 4 * hidden * hidden * (projected + rows), 5 * hidden * projected * rows
+    return folded > FOLDED_IS_FASTER * looped
 
 
 def _run_plain(
@@ -134,9 +146,9 @@ def _run_plain(
     """:func:`_run_direction` without the projection. ``first`` ``[B, 4H]`` is added to the gates of the first step."""
     weight_ih, weight_hh, bias_ih, bias_hh, _ = parameters
     if type(sequences) is Whole and first is None:
-        states = [None if state is None else state.unsqueeze(0) for state in (h0, c0)]
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in (h0, c0))
         own = weight_ih, weight_hh, bias_ih, bias_hh
-        results = run_layers(context, input, *states, own, sequences.steps, options.backend, options.recompute)
+        results = run_layers(context, input, h_0, c_0, own, sequences.steps, options.backend, options.recompute)
         if results is not None:
             return results[0], results[1][0], results[2][0]
     input_gates, context_gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))

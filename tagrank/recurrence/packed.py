@@ -64,7 +64,7 @@ def packed_recurrence(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         results: Results = _Packed.apply(name, sizes, launch, *tensors)
         return results
-    output, h_n, c_n = _forward(name, sizes, launch, *tensors, save=False)
+    output, h_n, c_n = _forward(False, name, sizes, launch, *tensors)
     return output, h_n, c_n
 
 
@@ -78,7 +78,8 @@ class _Segment(NamedTuple):
 
     def of(self, packed: Tensor) -> Tensor:
         """The segment's rows of ``[N, ...]``, as ``[steps, rows, ...]``."""
-        return packed.narrow(0, self.first, self.steps * self.rows).unflatten(0, (self.steps, self.rows))
+        own = packed.narrow(0, self.first, self.steps * self.rows)
+        return own.view(self.steps, self.rows, *packed.shape[1:])
 
 
 def _segments(sizes: Sequence[int]) -> Iterator[_Segment]:
@@ -121,6 +122,7 @@ def packed_loop(
 
 
 def _forward(
+    save: bool,
     name: str,
     sizes: Sequence[int],
     launch: Any,
@@ -129,7 +131,6 @@ def _forward(
     weight_hh: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
-    save: bool,
 ) -> list[Tensor]:
     """``output``, ``h_n``, ``c_n``, and if ``save`` the activated gates ``[N, 4H]`` and the cell states ``[N, H]``."""
     x: Any = constant if gates_x is None else gates_x
@@ -147,7 +148,7 @@ def _forward(
 class _Packed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, sizes: Sequence[int], launch: Any, *tensors: Any) -> Results:
-        output, h_n, c_n, *kept = _forward(name, sizes, launch, *tensors, save=True)
+        output, h_n, c_n, *kept = _forward(True, name, sizes, launch, *tensors)
         ctx.set_materialize_grads(False)
         ctx.name, ctx.sizes, ctx.launch, ctx.varies = name, sizes, launch, tensors[0] is not None
         ctx.save_for_backward(*tensors[2:], output, *kept)

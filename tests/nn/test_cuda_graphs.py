@@ -99,6 +99,33 @@ def test_trains_as_a_graphed_callable(name: str, dtype: torch.dtype) -> None:
             assert_near(graphed(others[0]), eager(others[0]))
 
 
+@pytest.mark.parametrize("proj_size", [0, 32])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_both_directions_train_as_a_graphed_callable(ragged: bool, proj_size: int) -> None:
+    """With lengths too, which may be others at each replay: nothing in the graph depends on them."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = ContextLSTM(24, 64, num_layers=2, bidirectional=True, proj_size=proj_size)
+
+        def forward(self, image: Tensor, lengths: Tensor) -> Tensor:
+            output, (h_n, c_n) = self.lstm(image, 5, lengths=lengths if ragged else None)
+            return output.sum(0) + h_n.mean() + c_n.mean()
+
+    torch.manual_seed(0)
+    eager = Reader().cuda()
+    sample, *others = images(3, torch.float32)
+    lengths = [torch.randint(1, 6, (9,), generator=torch.Generator().manual_seed(i)).cuda() for i in range(3)]
+    graphed: Any = torch.cuda.make_graphed_callables(copy.deepcopy(eager), (sample, lengths[0]))
+    for image, given in zip(others, lengths[1:], strict=True):
+        got = train(lambda x, g=given: graphed(x, g), [*graphed.parameters()], image)
+        again = image.detach().requires_grad_()
+        expected = train(lambda x, g=given: eager(x, g), [*eager.parameters()], again)
+        for a, b in zip(got, expected, strict=True):
+            assert_near(a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiles_with_reduced_overhead(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile records CUDA graphs, skips none, and replays them on other images."""

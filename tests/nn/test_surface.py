@@ -17,6 +17,7 @@ from tagrank.recurrence.backends import FUSED
 F64 = torch.float64
 C, H, B, T = 4, 5, 6, 7
 LENGTHS = [3, 7, 2, 7, 5, 1]
+needs_library = pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason="the library is not built")
 KINDS = ("whole", "unbatched", "lengths", "packed", "sorted")
 
 
@@ -127,19 +128,29 @@ def test_every_backend(any_backend: str, device_of: Callable[[str], str], kind: 
     assert {kernel.split(".")[0] for kernel in kernels} == {any_backend}
 
 
+@needs_library
+@pytest.mark.parametrize(("hidden", "taken"), [(5, "native"), (40, "eager")])
+@pytest.mark.parametrize("input_size", [0, 2])
 @pytest.mark.parametrize("kind", ["whole", "lengths", "packed"])
-def test_projections_in_inference(kind: str) -> None:
-    """On CPUs they run in the eager loop, unless a backend is named."""
-    layer = ContextLSTM(C, H, input_size=2, bidirectional=True, proj_size=3, dtype=F64)
-    context, input, lengths = torch.randn(B, C, dtype=F64), torch.randn(T, B, 2, dtype=F64), torch.tensor(LENGTHS)
+def test_projections_in_inference(kind: str, input_size: int, hidden: int, taken: str) -> None:
+    """To few features they run in the eager loop, unless a backend is named."""
+    if kind == "packed" and input_size == 0:
+        pytest.skip("a packed batch has an input")
+    layer = ContextLSTM(C, hidden, input_size=input_size, bidirectional=True, proj_size=2, dtype=F64)
+    context, input, lengths = (
+        torch.randn(B, C, dtype=F64),
+        torch.randn(T, B, input_size, dtype=F64),
+        torch.tensor(LENGTHS),
+    )
     given: Any = pack_padded_sequence(input, lengths, enforce_sorted=False) if kind == "packed" else input
+    given, steps = (given, None) if input_size else (None, T)
     found = []
     with torch.no_grad():
-        for backend in ("auto", "eager", "native") if FUSED["native"].unavailable() is None else ("auto", "eager"):
+        for backend, kernel in (("auto", taken), ("eager", "eager"), ("native", "native")):
             layer.backend = backend
             with trace() as kernels:
-                output, states = layer(context, None, given, lengths=lengths if kind == "lengths" else None)
-            assert set(kernels) == {"native.forward" if backend == "native" else "eager.forward"}
+                output, states = layer(context, steps, given, lengths=lengths if kind == "lengths" else None)
+            assert set(kernels) == {f"{kernel}.forward"}
             found.append([output.data if kind == "packed" else output, *states])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])

@@ -129,7 +129,12 @@ def test_native_on_an_emulated_matrix_unit(tmp_path: Path) -> None:
     code = (
         "import torch, test_not_finite\n"
         "assert torch.ops.tagrank.cpu_capability() == 'amx'\n"
-        "test_not_finite.check_native(3, 13)"
+        "test_not_finite.check_native(3, 13)\n"
+        "import test_packed\n"
+        "for dtype in (torch.float32, torch.bfloat16):\n"
+        "    for lengths in test_packed.LENGTHS:\n"
+        "        given = test_packed.arguments(lengths, 33, ('gates_x', 'h0', 'c0'))\n"
+        "        test_packed.assert_is_right(lengths, given, dtype, 'native')"
     )
     paths = os.pathsep.join([str(package.parent), str(Path(__file__).parent)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TAGRANK_CPU_CAPABILITY": "amx"}

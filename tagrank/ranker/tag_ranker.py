@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.data.targets import IGNORE, ListTargets, places, rank_weights
+from tagrank.data.targets import IGNORE, ListTargets, class_counts, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
+from tagrank.ranker.dropout import dropout
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
 
 if TYPE_CHECKING:
@@ -40,20 +41,6 @@ class DecoderState(NamedTuple):
         logits = None if self.logits is None else self.logits[rows]
         hx = None if self.hx is None else (self.hx[0][rows], self.hx[1][rows])
         return DecoderState(self.cell, self.gates.take(rows), logits, hx)
-
-
-class Objective(NamedTuple):
-    """What a loss wants of a model: the same for all members of an ensemble.
-
-    Attributes:
-        lists: the lists of ``B`` images.
-        places: of the lists' classes in the log probabilities (:func:`tagrank.data.targets.places`).
-        weights: the rank weights ``[B, V]``, for the auxiliary loss; ``None`` if there is none.
-    """
-
-    lists: ListTargets
-    places: Tensor
-    weights: Tensor | None
 
 
 class TagRanker(nn.Module):
@@ -240,38 +227,32 @@ class TagRanker(nn.Module):
         Raises:
             ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list or is for another ``S``.
         """
-        scaled = self.scale(features)
-        return self.loss_by(self.objective(lists, len(features)), scaled, reduction)
+        self.check_lists(lists)
+        count = len(lists.targets)
+        embedded = self._embed(self.scale(features))
+        if self.feedback:
+            logits = self._logits(embedded[lists.image_index], lists.targets[:, :-1].clamp(min=0))
+            counts = class_counts(lists, count, self.num_tags + 1, torch.arange(count, device=lists.targets.device))
+        else:
+            logits = self._logits(embedded)
+            counts = class_counts(lists, len(features), self.num_tags + 1)
+        loss = -(logits.log_softmax(-1) * counts).sum()
+        if reduction == "mean":
+            loss = loss / count
+        if self.training and self.tag_classifier is not None:
+            logits = self.tag_classifier(embedded)
+            weights = rank_weights(lists, self.num_tags, len(features)).to(logits.dtype)
+            tags = F.binary_cross_entropy_with_logits(logits, weights, reduction="sum")
+            loss = loss + self.auxiliary * (tags / len(features) if reduction == "mean" else tags)
+        return loss
 
-    def objective(self, lists: ListTargets, images: int) -> Objective:
-        """What :meth:`loss_by` reads of the lists of ``images`` images; the arguments are those of :meth:`loss`."""
+    def check_lists(self, lists: ListTargets) -> None:
+        """Raises a ValueError if there is no list, or the lists are for another ``S``."""
         if len(lists.targets) == 0 or lists.targets.shape[1] != self.steps:
             raise ValueError(
                 f"lists: expected targets of shape [L, S] with L > 0 and S = {self.steps}, "
                 f"got {list(lists.targets.shape)}"
             )
-        count = len(lists.targets)
-        of_lists = torch.arange(count, device=lists.targets.device) if self.feedback else None
-        where = places(lists, count if self.feedback else images, self.num_tags + 1, of_lists)
-        auxiliary = self.training and self.tag_classifier is not None
-        return Objective(lists, where, rank_weights(lists, self.num_tags, images) if auxiliary else None)
-
-    def loss_by(self, objective: Objective, scaled: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-        """:meth:`loss`, for features that :meth:`scale` returned."""
-        lists, where, weights = objective
-        embedded = self._embed(scaled)
-        if self.feedback:
-            logits = self._logits(embedded[lists.image_index], lists.targets[:, :-1].clamp(min=0))
-        else:
-            logits = self._logits(embedded)
-        loss = -logits.log_softmax(-1).view(-1).index_select(0, where).sum()
-        if reduction == "mean":
-            loss = loss / len(lists.targets)
-        if weights is not None and self.tag_classifier is not None:
-            logits = self.tag_classifier(embedded)
-            tags = F.binary_cross_entropy_with_logits(logits, weights.to(logits.dtype), reduction="sum")
-            loss = loss + self.auxiliary * (tags / len(scaled) if reduction == "mean" else tags)
-        return loss
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
@@ -287,7 +268,7 @@ class TagRanker(nn.Module):
             Probabilities ``[B, S, V + 1]``.
         """
         if not self.feedback:
-            return self.predict_by(self.scale(features))
+            return self._logits(self._embed(self.scale(features))).softmax(-1).transpose(0, 1)
         self._check_features(features)
         state, tag = self.start(features), None
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
@@ -300,11 +281,6 @@ class TagRanker(nn.Module):
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
             used[torch.arange(len(tag)), tag] = True
         return torch.stack(probabilities, dim=1)
-
-    @torch.no_grad()
-    def predict_by(self, scaled: Tensor) -> Tensor:
-        """:meth:`predict` of a model without feedback, for features that :meth:`scale` returned."""
-        return self._logits(self._embed(scaled)).softmax(-1).transpose(0, 1)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:
@@ -359,7 +335,7 @@ class TagRanker(nn.Module):
         embedded = self.embedding(scaled)
         if self.activation == "relu":
             embedded = embedded.relu()
-        return F.dropout(embedded, self.dropout, self.training)
+        return dropout(embedded, self.dropout, self.training)
 
     def _root(self, features: Tensor) -> Tensor:
         return signed_root(features) if self.signed_root else features
@@ -384,7 +360,7 @@ class TagRanker(nn.Module):
             first = tags.new_full((len(tags), 1), self.num_tags)
             read = self.tag_embedding(torch.cat([first, tags], dim=1))
             output, _ = self.lstm(context, input=read.transpose(0, 1), hx=state)
-        return self._classify(F.dropout(output, self.hidden_dropout, self.training), embedded)
+        return self._classify(dropout(output, self.hidden_dropout, self.training), embedded)
 
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.feature_size:

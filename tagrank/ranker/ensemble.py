@@ -1,5 +1,6 @@
 """RankerEnsemble: several rankers as one model. They differ only by what was drawn at random."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -65,11 +66,12 @@ class RankerEnsemble(nn.Module):
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
         """The distribution over tags and END at each position, ``[B, S, V + 1]``, for features ``[B, D]``."""
-        total = torch.zeros((), device=features.device)
-        for member in self.rankers():
-            p = member.predict(features)
-            total = total + reach(p).unsqueeze(-1) * p
-        return total / total.sum(-1, keepdim=True)
+        scaled = self.scale(features)
+        return mixture([member.predict_by(scaled) for member in self.rankers()])
+
+    def scale(self, features: Tensor) -> Tensor:
+        """See :meth:`tagrank.TagRanker.scale`: all members scale the features alike."""
+        return self._first.scale(features)
 
     @property
     def _first(self) -> TagRanker:
@@ -78,6 +80,16 @@ class RankerEnsemble(nn.Module):
     def rankers(self) -> list[TagRanker]:
         """The members."""
         return [member for member in self.members if isinstance(member, TagRanker)]
+
+
+def mixture(distributions: Sequence[Tensor] | Tensor) -> Tensor:
+    """The distributions of an ensemble from those of its members, each ``[B, S, V + 1]``."""
+    if len(distributions) == 1:
+        return distributions[0]
+    total = torch.zeros((), device=distributions[0].device)
+    for p in distributions:
+        total = total + reach(p).unsqueeze(-1) * p
+    return total / total.sum(-1, keepdim=True)
 
 
 Ranker = TagRanker | RankerEnsemble

@@ -268,7 +268,7 @@ class TagRanker(nn.Module):
             Probabilities ``[B, S, V + 1]``.
         """
         if not self.feedback:
-            return self._logits(self._embed(self.scale(features))).softmax(-1).transpose(0, 1)
+            return self.predict_by(self.scale(features))
         self._check_features(features)
         state, tag = self.start(features), None
         used = torch.zeros(len(features), self.num_tags, dtype=torch.bool, device=features.device)
@@ -281,6 +281,11 @@ class TagRanker(nn.Module):
             tag = (p[:, :-1] - 2.0 * (used & ~used.all(1, keepdim=True))).argmax(1)
             used[torch.arange(len(tag)), tag] = True
         return torch.stack(probabilities, dim=1)
+
+    @torch.no_grad()
+    def predict_by(self, scaled: Tensor) -> Tensor:
+        """:meth:`predict` of a model without feedback, for features that :meth:`scale` returned."""
+        return self._logits(self._embed(scaled)).softmax(-1).transpose(0, 1)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> DecoderState:

@@ -95,7 +95,7 @@ def spans_of(lengths: Sequence[int]) -> Iterator[Span]:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """A shuffle of ``count`` images that depends only on the seed and the epoch, so that a resumed run sees the same."""
+    """A shuffle of ``count`` images that depends only on the seed and the epoch: a resumed run sees the same."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 

@@ -71,7 +71,7 @@ def fit_ranker(
         module = RankerModule(ranker, preset, val_images.references(vocabulary), backbone)
         if not finished:
             train, val = (
-                ListDataset(inputs, of_images, vocabulary.end, ranker.steps)
+                ListDataset(module.prepare(inputs), of_images, vocabulary.end, ranker.steps)
                 for inputs, of_images in ((images.inputs, lists), (val_images.inputs, val_lists))
             )
             history = fit(module, train, val, folder, seed=seed, device=device, resume=resume, progress=progress)

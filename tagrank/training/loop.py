@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
@@ -113,7 +112,7 @@ class _Run:
         self._gradients = Steps(module)
 
     def finished(self) -> bool:
-        """Whether all epochs are done, or so many in a row were no better than one before that patience is at its end."""
+        """Whether all epochs are done, or the last ones, as many as the patience, were no better than one before."""
         preset, done = self.module.preset, len(self.history)
         return done >= preset.epochs or (done > 0 and done - 1 - self._best() >= preset.patience)
 
@@ -170,7 +169,7 @@ class _Run:
 
 @contextmanager
 def _show(name: str | None, run: _Run) -> Iterator[Sequence[Callable[[], None]]]:
-    """On stderr, a progress bar over the whole run and a line for each epoch: functions to call after each of either."""
+    """On stderr, a progress bar over the run and a line for each epoch: what to call after a step and an epoch."""
     if name is None:
         yield (lambda: None), (lambda: None)
         return

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from tagrank.data.targets import ListTargets
-from tagrank.decode import decode_model
+from tagrank.decode import decode, decode_model, default_decoder
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.presets import Preset
@@ -62,25 +62,15 @@ class RankerModule(nn.Module):
             mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
             inputs = torch.where(mirrored, inputs.flip(-1), inputs)
         self.zero_grad()
-        loss = self.loss(self.features(inputs), batch)
-        if self._stack is None:
-            loss.backward()
-        else:
-            for stack in self._stack.stacks.values():
-                stack.grad = None
-            loss.backward()
-            for parameter, gradient in self._stack.gradients():
-                parameter.grad = gradient
-        return loss.detach()
-
-    def loss(self, features: Tensor, batch: Batch) -> Tensor:
-        """The mean over the lists of a batch; 0 if it has none."""
-        lists = batch.lists()
+        features = self._features(inputs)
         if self._stack is not None:
-            return self._stack.losses(features, lists, batch.spans).mean()
-        there = lists.there
-        lists = ListTargets(lists.targets[there], lists.image_index[there])
-        return self.ranker.loss(features, lists) if len(lists.targets) else features.new_zeros(())
+            loss = self._stack.losses(features, batch.lists(), batch.spans).mean()
+            loss.backward()
+            self._stack.hand_out_gradients()
+        else:
+            loss = self._loss(features, batch)
+            loss.backward()
+        return loss.detach()
 
     @torch.no_grad()
     def validate(self, data: ListDataset) -> dict[str, float]:
@@ -89,21 +79,38 @@ class RankerModule(nn.Module):
         total = Mean(data.device)
         rankings: dict[int, list[int]] = {}
         for batch, numbers in data.batches(torch.arange(len(data)), self.preset.batch_size):
-            features = self.features(batch.inputs)
-            total.add(self.loss(features, batch), batch)
-            decoded = decode_model(self.ranker, features, top_k=5, samples=SAMPLES)
+            features = self._features(batch.inputs)
+            if self._stack is not None:
+                losses, p = self._stack.evaluate(features, batch.lists())
+                loss, decoded = losses.mean(), decode(p, default_decoder(self.ranker), top_k=5)
+            else:
+                loss, decoded = (
+                    self._loss(features, batch),
+                    decode_model(self.ranker, features, top_k=5, samples=SAMPLES),
+                )
+            total.add(loss, batch)
             rankings |= {number: ranking.tags for number, ranking in zip(numbers, decoded, strict=True)}
         self.train()
         ranked = [rankings[number] for number in range(len(data))]
         ndcg = float(evaluate_rankings(ranked, self.references, ks=(5,))["ndcg@5"].mean())
         return {"val_loss": total.value(), MONITOR: ndcg}
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """What the ranker reads, ``[B, D]``."""
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Do once what would be the same in each step: scale features that do not change."""
+        return inputs if self.backbone is not None or self.ranker.feedback else self.ranker.scale(inputs.float())
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        """Features ``[B, D]``: scaled, except for a model with feedback."""
         if self.backbone is None:
             return inputs
         features: Tensor = self.backbone(inputs)
-        return features
+        return features if self.ranker.feedback else self.ranker.scale(features)
+
+    def _loss(self, features: Tensor, batch: Batch) -> Tensor:
+        """The loss of a model with feedback; 0 if no image has a list."""
+        lists = batch.lists()
+        lists = ListTargets(lists.targets[lists.there], lists.image_index[lists.there])
+        return self.ranker.loss(features, lists) if len(lists.targets) else features.new_zeros(())
 
     def optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, list[LRScheduler]]:
         """The optimizer of a run of so many steps, and what changes its rates after each step, if anything does."""

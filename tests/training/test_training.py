@@ -129,7 +129,7 @@ def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: typ
     steps = count()
 
     def stop_in_the_third_epoch(self: RankerModule, batch: Any) -> torch.Tensor:
-        if next(steps) == 2 * 4 + 1:  # 60 images in batches of 16
+        if next(steps) == 2 * -(-60 // PRESETS[preset].batch_size) + 1:  # there are 60 images
             raise error("stop")
         return original(self, batch)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from tagrank.data.targets import IGNORE, ListTargets, encode_lists
 from tagrank.ranker.stacked import Span
 
-LEAST_ROWS = 32
-"""Rows with lists of similar lengths are run together from so many rows on: fewer rows make small products."""
+SPAN = 64
+"""What a span of a batch costs beside its products, as so many positions of a list."""
 SHARE = 0.5
 """Images stay on a GPU if they take no more than this part of its free memory."""
 
@@ -75,23 +75,27 @@ class ListDataset:
         for part, numbers in zip(parts, on_device, strict=True):
             # On a GPU a kernel for all rows takes less time than several for fewer.
             of_rows = self.lengths[part] if self.device.type == "cpu" else None
-            spans = (Span(len(part), self.targets.shape[2]),) if of_rows is None else tuple(spans_of(of_rows.tolist()))
+            spans = (Span(len(part), self.targets.shape[2]),) if of_rows is None else spans_of(of_rows.tolist())
             inputs = self.inputs[numbers if self.inputs.device == self.device else torch.from_numpy(part)]
             yield Batch(inputs.to(self.device).float(), self.targets[numbers], spans), part.tolist()
 
 
-def spans_of(lengths: Sequence[int]) -> Iterator[Span]:
-    """Divide rows, the longest first, where the length falls and there are :data:`LEAST_ROWS` above.
+def spans_of(lengths: Sequence[int]) -> tuple[Span, ...]:
+    """Divide rows where the length falls, so that rows times steps, and :data:`SPAN` for each span, are fewest.
 
     Args:
         lengths: how many positions each row needs, in descending order.
     """
-    start = 0
-    for row in range(1, len(lengths) + 1):
-        ends = row == len(lengths) or (lengths[row] < lengths[row - 1] and row - start >= LEAST_ROWS)
-        if ends:
-            yield Span(row - start, max(1, lengths[start]))
-            start = row
+    best: dict[int, tuple[int, tuple[Span, ...]]] = {0: (0, ())}
+    for end in range(1, len(lengths) + 1):
+        if end < len(lengths) and lengths[end] == lengths[end - 1]:
+            continue
+        ways = []
+        for start, (cost, spans) in best.items():
+            span = Span(end - start, max(1, lengths[start]))
+            ways.append((cost + span.rows * span.steps + SPAN, (*spans, span)))
+        best[end] = min(ways)
+    return best[len(lengths)][1]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -46,6 +46,7 @@ class RankerModule(nn.Module):
         self.to(device)
         if not self.ranker.feedback:
             self._stack = StackedRankers(self.ranker)
+        self._trained = list(self.parameters())
 
     def end(self) -> None:
         """Go back to the CPU, where each parameter is a tensor of its own."""
@@ -61,7 +62,8 @@ class RankerModule(nn.Module):
         if self.preset.flip and inputs.dim() == 4:
             mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
             inputs = torch.where(mirrored, inputs.flip(-1), inputs)
-        self.zero_grad()
+        for parameter in self._trained:
+            parameter.grad = None
         features = self._features(inputs)
         if self._stack is not None:
             loss = self._stack.losses(features, batch.lists(), batch.spans).mean()

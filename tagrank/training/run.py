@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 
 from tagrank.annotator import Annotator
 from tagrank.data.files import reason
-from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.manifest import Example, Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError, InputWarning
 from tagrank.features.backbones import Backbone, check_backbone, is_known, load_backbone
@@ -133,7 +133,10 @@ def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions, place: Call
         None if file is None else place(file) for file in (options.features, options.val_features, options.weights)
     ]
     sources = (*files[:2], options.backbone, files[2])
-    read = [[asdict(e) for e in part.examples] for part in parts] + [[s] for s in sources if s is not None]
+    names = [field.name for field in fields(Example)]  # asdict() would copy each tag
+    read = [[{name: getattr(e, name) for name in names} for e in part.examples] for part in parts] + [
+        [s] for s in sources if s is not None
+    ]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 

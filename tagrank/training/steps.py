@@ -37,7 +37,7 @@ class Steps:
             self._run += 1
             return self.module.training_step(batch)
         if self._graph is None:
-            self._record(batch)
+            self._graph = self._record(batch)
         self._batch.inputs.copy_(batch.inputs)
         self._batch.targets.copy_(batch.targets)
         self._graph.replay()
@@ -45,10 +45,11 @@ class Steps:
             parameter.grad = gradient
         return self._loss
 
-    def _record(self, batch: Batch) -> None:
+    def _record(self, batch: Batch) -> torch.cuda.CUDAGraph:
         """Record a step for batches of this shape. Its results are in the same tensors after each replay."""
         self._batch = Batch(batch.inputs.clone(), batch.targets.clone(), batch.spans)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self._loss = self.module.training_step(self._batch)
         self._gradients = [(parameter, parameter.grad) for parameter in self.module.parameters()]
+        return graph

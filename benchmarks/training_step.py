@@ -52,9 +52,8 @@ def training_step(ranker: TagRanker, features: Tensor, lists: ListTargets) -> Ca
     """A function that makes a step like those of ``tagrank train``."""
     from tagrank.training.module import RankerModule
 
-    # A schedule would ask a Trainer for the number of steps, and costs next to nothing.
-    module = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[], seed=0)
-    optimizer = module.configure_optimizers()
+    # A schedule costs next to nothing.
+    optimizer, _ = RankerModule(ranker.train(), replace(PRESET, schedule="constant"), references=[]).optimizer(1)
     laps = Laps()
     ranker.lstm.register_forward_pre_hook(lambda *_: laps.mark("forward, the rest"))
     ranker.lstm.register_forward_hook(lambda *_: laps.mark("forward, recurrence"))

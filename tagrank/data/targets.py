@@ -19,12 +19,22 @@ class ListTargets:
     """The classes to predict, one row for each list of each image.
 
     Attributes:
-        targets: ``[L, S]`` int64: the tags of a list in order, then END, then :data:`IGNORE`.
+        targets: ``[L, S]`` int64: the tags of a list in order, then END, then :data:`IGNORE`. A row that has nothing
+            but :data:`IGNORE` is no list; such rows give tensors a size that is known in advance.
         image_index: ``[L]`` int64, for each list the number of its image, ascending.
     """
 
     targets: Tensor
     image_index: Tensor
+
+    @property
+    def there(self) -> Tensor:
+        """Which rows are lists, ``[L]``."""
+        return self.targets[:, 0] != IGNORE
+
+    def present(self) -> "ListTargets":
+        """Without the rows that are no lists."""
+        return ListTargets(self.targets[self.there], self.image_index[self.there])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ListTargets":
         """The same targets on a device."""
@@ -74,8 +84,8 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
 
 
-def places(lists: ListTargets, rows: int, classes: int, row_of_list: Tensor | None = None) -> Tensor:
-    """Where log probabilities have the targets.
+def class_counts(lists: ListTargets, rows: int, classes: int, row_of_list: Tensor | None = None) -> Tensor:
+    """How many lists have each class at each position. No value is read from the device of the lists.
 
     Args:
         lists: ``L`` lists, with ``S`` positions.
@@ -84,12 +94,15 @@ def places(lists: ListTargets, rows: int, classes: int, row_of_list: Tensor | No
         row_of_list: the row that predicts each list, ``[L]``; by default the list's image.
 
     Returns:
-        int64: for each class to predict, in the order of lists and positions, its index in a tensor ``[S, B, V + 1]``
-        that is seen as one row of numbers.
+        float32 ``[S, B, V + 1]``.
     """
-    which, positions = (lists.targets != IGNORE).nonzero(as_tuple=True)
-    row = (lists.image_index if row_of_list is None else row_of_list)[which]
-    return (positions * rows + row) * classes + lists.targets[which, positions]
+    targets = lists.targets
+    steps = targets.shape[1]
+    row = (lists.image_index if row_of_list is None else row_of_list).unsqueeze(1)
+    places = (torch.arange(steps, device=targets.device) * rows + row) * classes + targets.clamp(min=0)
+    counts = torch.zeros(steps * rows * classes, device=targets.device)
+    counts.scatter_add_(0, places.view(-1), (targets >= 0).view(-1).to(counts.dtype))
+    return counts.view(steps, rows, classes)
 
 
 def rank_weights(
@@ -114,9 +127,12 @@ def rank_weights(
         ``[B, V]``, in [0, 1]; zeros for an image without lists.
     """
     images = int(lists.image_index[-1]) + 1 if images is None else images
-    counts = lists.image_index.bincount(minlength=images).clamp(min=1)
-    rows, positions = ((lists.targets >= 0) & (lists.targets < num_tags)).nonzero(as_tuple=True)  # positions from 0
-    image, tag = lists.image_index[rows], lists.targets[rows, positions]
-    inverse = torch.log2(2 + positions.to(dtype)) if weight == "log" else 1 + positions.to(dtype)
-    weights = torch.zeros(images, num_tags, dtype=dtype, device=lists.targets.device)
-    return weights.index_put_((image, tag), 1 / (inverse * counts[image]), accumulate=True)
+    targets, image = lists.targets, lists.image_index
+    counts = torch.zeros(images, dtype=dtype, device=targets.device).index_add_(0, image, lists.there.to(dtype))
+    positions = torch.arange(targets.shape[1], device=targets.device).to(dtype)  # from 0
+    inverse = torch.log2(2 + positions) if weight == "log" else 1 + positions
+    named = (targets >= 0) & (targets < num_tags)
+    shares = named / (inverse * counts[image].clamp(min=1).unsqueeze(1))
+    places = image.unsqueeze(1) * num_tags + targets.where(named, 0)
+    weights = torch.zeros(images * num_tags, dtype=dtype, device=targets.device)
+    return weights.scatter_add_(0, places.view(-1), shares.view(-1)).view(images, num_tags)

@@ -1,5 +1,6 @@
 """RankerEnsemble: several rankers as one model. They differ only by what was drawn at random."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,38 +44,52 @@ class RankerEnsemble(nn.Module):
 
     def standardise_by(self, features: Tensor) -> None:
         """See :meth:`tagrank.TagRanker.standardise_by`."""
-        for member in self._rankers():
-            member.standardise_by(features)
+        first, *others = self.rankers()
+        first.standardise_by(features)
+        for member in others:
+            for name, buffer in first.named_buffers():
+                member.get_buffer(name).copy_(buffer)
 
     def start_at_frequencies(self, lists: ListTargets) -> None:
         """See :meth:`tagrank.TagRanker.start_at_frequencies`."""
-        for member in self._rankers():
+        for member in self.rankers():
             member.start_at_frequencies(lists)
 
     def loss(self, features: Tensor, lists: ListTargets, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """The mean of the members' losses, :meth:`tagrank.TagRanker.loss`.
 
         Each member is trained as it would be outside of an ensemble, because AdamW's steps do not depend on the scale
-        of a gradient. All members scale the features alike, and are judged by the same lists.
+        of a gradient.
         """
-        scaled, objective = self._first.scale(features), self._first.objective(lists, len(features))
-        return torch.stack([member.loss_by(objective, scaled, reduction) for member in self._rankers()]).mean()
+        return torch.stack([member.loss(features, lists, reduction) for member in self.rankers()]).mean()
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
         """The distribution over tags and END at each position, ``[B, S, V + 1]``, for features ``[B, D]``."""
-        total, scaled = torch.zeros((), device=features.device), self._first.scale(features)
-        for member in self._rankers():
-            p = member.predict_by(scaled)
-            total = total + reach(p).unsqueeze(-1) * p
-        return total / total.sum(-1, keepdim=True)
+        scaled = self.scale(features)
+        return mixture([member.predict_by(scaled) for member in self.rankers()])
+
+    def scale(self, features: Tensor) -> Tensor:
+        """See :meth:`tagrank.TagRanker.scale`: all members scale the features alike."""
+        return self._first.scale(features)
 
     @property
     def _first(self) -> TagRanker:
-        return self._rankers()[0]
+        return self.rankers()[0]
 
-    def _rankers(self) -> list[TagRanker]:
+    def rankers(self) -> list[TagRanker]:
+        """The members."""
         return [member for member in self.members if isinstance(member, TagRanker)]
+
+
+def mixture(distributions: Sequence[Tensor] | Tensor) -> Tensor:
+    """The distributions of an ensemble from those of its members, each ``[B, S, V + 1]``."""
+    if len(distributions) == 1:
+        return distributions[0]
+    total = torch.zeros((), device=distributions[0].device)
+    for p in distributions:
+        total = total + reach(p).unsqueeze(-1) * p
+    return total / total.sum(-1, keepdim=True)
 
 
 Ranker = TagRanker | RankerEnsemble

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tagrank.data.targets import IGNORE, ListTargets, places, rank_weights
+from tagrank.data.targets import IGNORE, ListTargets, class_counts, rank_weights
 from tagrank.nn import ContextGates, ContextLSTM, ContextLSTMCell
 from tagrank.ranker.config import Conditioning, RankerConfig, RankerOptions, positive
+from tagrank.ranker.dropout import dropout
 from tagrank.ranker.scaling import mean_and_deviation, signed_root
 from tagrank.recurrence import lstm_recurrence
 
@@ -41,20 +42,6 @@ class DecoderState(NamedTuple):
         logits = None if self.logits is None else self.logits[rows]
         hx = None if self.hx is None else (self.hx[0][rows], self.hx[1][rows])
         return DecoderState(self.cell, self.gates.take(rows), logits, hx)
-
-
-class Objective(NamedTuple):
-    """What a loss wants of a model: the same for all members of an ensemble.
-
-    Attributes:
-        lists: the lists of ``B`` images.
-        places: of the lists' classes in the log probabilities (:func:`tagrank.data.targets.places`).
-        weights: the rank weights ``[B, V]``, for the auxiliary loss; ``None`` if there is none.
-    """
-
-    lists: ListTargets
-    places: Tensor
-    weights: Tensor | None
 
 
 class TagRanker(nn.Module):
@@ -241,43 +228,43 @@ class TagRanker(nn.Module):
         Raises:
             ValueError: ``features`` is not ``[B, D]``, or ``lists`` has no list or is for another ``S``.
         """
-        scaled = self.scale(features)
-        return self.loss_by(self.objective(lists, len(features)), scaled, reduction)
+        self.check_lists(lists)
+        count = len(lists.targets)
+        embedded = self._embed(self.scale(features))
+        if self.feedback:
+            loss = self._feedback_loss(embedded, lists)
+        else:
+            counts = class_counts(lists, len(features), self.num_tags + 1)
+            loss = -(self._logits(embedded).log_softmax(-1) * counts).sum()
+        if reduction == "mean":
+            loss = loss / count
+        if self.training and self.tag_classifier is not None:
+            logits = self.tag_classifier(embedded)
+            weights = rank_weights(lists, self.num_tags, len(features)).to(logits.dtype)
+            tags = F.binary_cross_entropy_with_logits(logits, weights, reduction="sum")
+            loss = loss + self.auxiliary * (tags / len(features) if reduction == "mean" else tags)
+        return loss
 
-    def objective(self, lists: ListTargets, images: int) -> Objective:
-        """What :meth:`loss_by` reads of the lists of ``images`` images; the arguments are those of :meth:`loss`."""
+    def _feedback_loss(self, embedded: Tensor, lists: ListTargets) -> Tensor:
+        """Equation (10) of a model with feedback, summed over the lists."""
+        hidden = self._read(embedded, lists)
+        targets = lists.targets[:, : len(hidden)].t().flatten()
+        # Only where a list has a tag or its END: most lists are shorter than the longest.
+        (where,) = (targets != IGNORE).nonzero(as_tuple=True)
+        read = hidden.flatten(0, 1).index_select(0, where)
+        logits = self.classifier(dropout(read, self.hidden_dropout, self.training))
+        if self.skip is not None:
+            image = lists.image_index[where % len(lists.targets)]
+            logits = logits + self.skip(embedded).index_select(0, image)
+        return F.cross_entropy(logits, targets[where], reduction="sum")
+
+    def check_lists(self, lists: ListTargets) -> None:
+        """Raises a ValueError if there is no list, or the lists are for another ``S``."""
         if len(lists.targets) == 0 or lists.targets.shape[1] != self.steps:
             raise ValueError(
                 f"lists: expected targets of shape [L, S] with L > 0 and S = {self.steps}, "
                 f"got {list(lists.targets.shape)}"
             )
-        count = len(lists.targets)
-        of_lists = torch.arange(count, device=lists.targets.device) if self.feedback else None
-        where = places(lists, count if self.feedback else images, self.num_tags + 1, of_lists)
-        auxiliary = self.training and self.tag_classifier is not None
-        return Objective(lists, where, rank_weights(lists, self.num_tags, images) if auxiliary else None)
-
-    def loss_by(self, objective: Objective, scaled: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-        """:meth:`loss`, for features that :meth:`scale` returned."""
-        lists, where, weights = objective
-        embedded = self._embed(scaled)
-        if self.feedback:
-            # Only where a list has a tag or its END: most lists are shorter than the longest.
-            classes, hidden = self.num_tags + 1, self._read(embedded, lists).flatten(0, 1)
-            rows = where // classes
-            logits = self.classifier(F.dropout(hidden.index_select(0, rows), self.hidden_dropout, self.training))
-            if self.skip is not None:
-                logits = logits + self.skip(embedded).index_select(0, lists.image_index[rows % len(lists.targets)])
-            loss = F.cross_entropy(logits, where % classes, reduction="sum")
-        else:
-            loss = -self._logits(embedded).log_softmax(-1).view(-1).index_select(0, where).sum()
-        if reduction == "mean":
-            loss = loss / len(lists.targets)
-        if weights is not None and self.tag_classifier is not None:
-            logits = self.tag_classifier(embedded)
-            tags = F.binary_cross_entropy_with_logits(logits, weights.to(logits.dtype), reduction="sum")
-            loss = loss + self.auxiliary * (tags / len(scaled) if reduction == "mean" else tags)
-        return loss
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
@@ -381,7 +368,7 @@ class TagRanker(nn.Module):
         embedded = self.embedding(scaled)
         if self.activation == "relu":
             embedded = embedded.relu()
-        return F.dropout(embedded, self.dropout, self.training)
+        return dropout(embedded, self.dropout, self.training)
 
     def _root(self, features: Tensor) -> Tensor:
         return signed_root(features) if self.signed_root else features
@@ -399,7 +386,7 @@ class TagRanker(nn.Module):
 
     def _logits(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:
         """Equations (2)-(8), ``[S, B, V + 1]``."""
-        hidden = F.dropout(self._hidden(embedded, tags), self.hidden_dropout, self.training)
+        hidden = dropout(self._hidden(embedded, tags), self.hidden_dropout, self.training)
         return self._classify(hidden, embedded)
 
     def _hidden(self, embedded: Tensor, tags: Tensor | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from tagrank.data.files import reason
@@ -16,37 +15,19 @@ from tagrank.training.run_folder import is_history, write_checkpoint
 
 FIELDS: Mapping[str, type] = {
     "state_dict": dict,
-    "epoch": int,
     "global_step": int,
-    "callbacks": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
-    "loops": dict,
     "history": list,
 }
-"""What a checkpoint has, and of what type."""
+"""What a checkpoint has, and of what type. Those of earlier versions, which Lightning wrote, have more."""
 
 
-class CheckpointFiles(CheckpointIO):
-    """How Lightning writes and reads checkpoints.
-
-    Its own way writes to the folder for temporary files. From there to another file system a file is copied, so that a
-    process that is killed meanwhile, or a full disk, would leave half a checkpoint in the place of a whole one.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Replace a checkpoint. Raises an OSError if the file cannot be written; the one before is then unchanged."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_checkpoint(Path(path), content.getbuffer())
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """:func:`read_checkpoint`."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Lightning removes a checkpoint that has another name than its successor. Ours have the same."""
-        raise NotImplementedError
+def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Replace a checkpoint. Raises an OSError if the file cannot be written; the one before is then unchanged."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_checkpoint(path, content.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tagrank.features.labelled import LabelledImages
 from tagrank.progress import track
 from tagrank.ranker.presets import Preset
 from tagrank.ranker.tag_ranker import TagRanker
-from tagrank.training.optimizers import make_optimizer
+from tagrank.training.optimizers import make_optimizer, make_schedules
 
 
 def fit_completer(
@@ -19,6 +19,7 @@ def fit_completer(
     preset: Preset,
     seed: int = 0,
     *,
+    device: torch.device | str | None = None,
     progress: bool = False,
 ) -> TagRanker:
     """Train a single ranker with feedback by teacher forcing: it reads the tags of a person's list, one at a step.
@@ -31,39 +32,34 @@ def fit_completer(
         vocabulary: the tags.
         preset: hyper-parameters. ``patience`` and ``members`` are ignored.
         seed: of all random draws.
+        device: where to train; ``None``: on a GPU if there is one.
         progress: show a progress bar on stderr.
 
     Returns:
         The ranker, in evaluation mode, on the CPU.
     """
-    from tagrank.training.batches import EpochSampler, ListDataset, mix
+    from tagrank.training.batches import ListDataset, epoch_order, mix
     from tagrank.training.fit import initial_ranker
 
     lists = images.lists(vocabulary)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = initial_ranker(images, lists, vocabulary, replace(preset, feedback=True), None)
         assert isinstance(ranker, TagRanker)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ranker.to(device).train()
+        ranker.to(where).train()
         data = ListDataset(images.inputs, lists, vocabulary.end, ranker.steps)
-        order = EpochSampler(data, seed)
+        data.to(where)
         optimizer = make_optimizer(ranker, preset)
-        steps = preset.epochs * math.ceil(len(data) / preset.batch_size)
-        schedule = None
-        if preset.schedule == "one_cycle":
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, preset.learning_rate, total_steps=steps)
+        schedules = make_schedules(optimizer, preset, preset.epochs * math.ceil(len(data) / preset.batch_size))
         step = 0
         for epoch in track(range(preset.epochs), "learning to complete lists", progress):
-            order.set_epoch(epoch)
-            for numbers in torch.tensor([*order]).split(preset.batch_size):
-                batch = data.collate(numbers.tolist())
+            for batch, _ in data.batches(epoch_order(len(data), seed, epoch), preset.batch_size):
                 torch.manual_seed(mix(seed, step))
-                loss = ranker.loss(batch.inputs.to(device), batch.lists.to(device))
                 optimizer.zero_grad()
-                loss.backward()
+                ranker.loss(batch.inputs, batch.lists().present()).backward()
                 optimizer.step()
-                if schedule is not None:
+                for schedule in schedules:
                     schedule.step()
                 step += 1
     return ranker.cpu().eval()

@@ -26,6 +26,7 @@ def fit_ranker(
     *,
     backbone: Backbone | None = None,
     seed: int = 0,
+    device: torch.device | str | None = None,
     resume: bool = False,
     progress: str | None = None,
 ) -> Ranker:
@@ -39,6 +40,7 @@ def fit_ranker(
         folder: for checkpoints and ``history.json``.
         backbone: is trained with the ranker if given; the inputs of the images are then pixels.
         seed: of all random draws.
+        device: where to train; ``None``: on a GPU if there is one. The ranker is on the CPU afterwards.
         resume: continue from ``folder/last.ckpt`` if it exists.
         progress: if given, show progress on stderr, under this name.
 
@@ -51,7 +53,7 @@ def fit_ranker(
         KeyboardInterrupt: Ctrl-C.
     """
     from tagrank.training.batches import ListDataset
-    from tagrank.training.loop import fit
+    from tagrank.training.loop import fit, load_best
     from tagrank.training.module import RankerModule
 
     lists, val_lists = images.lists(vocabulary), val_images.lists(vocabulary)
@@ -66,18 +68,16 @@ def fit_ranker(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = initial_ranker(images, lists, vocabulary, preset, backbone)
-        module = RankerModule(ranker, preset, val_images.references(vocabulary), seed, backbone)
-        fit(
-            module,
-            ListDataset(images.inputs, lists, vocabulary.end, ranker.steps),
-            ListDataset(val_images.inputs, val_lists, vocabulary.end, ranker.steps),
-            folder,
-            resume=resume,
-            finished=finished,
-            progress=progress,
-        )
+        module = RankerModule(ranker, preset, val_images.references(vocabulary), backbone)
+        if not finished:
+            train, val = (
+                ListDataset(module.prepare(inputs), of_images, vocabulary.end, ranker.steps)
+                for inputs, of_images in ((images.inputs, lists), (val_images.inputs, val_lists))
+            )
+            history = fit(module, train, val, folder, seed=seed, device=device, resume=resume, progress=progress)
+    load_best(module, folder)
     if not finished:
-        write_history(folder, module.history)
+        write_history(folder, history)
     return ranker.eval()
 
 

@@ -1,29 +1,25 @@
-"""The training loop, on Lightning: it continues an interrupted run exactly where it stopped.
+"""The training loop: it continues an interrupted run exactly where it stopped.
 
 A run is determined by its seed, whatever interrupts it: the order of the images in an epoch comes from the seed and the
 number of the epoch, the noise in a step (dropout, mirrored pictures) from the seed and the number of the step.
 """
 
-import logging
-import signal
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch.utils.data import DataLoader
+import torch
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
 from tagrank.progress import progress_bar
-from tagrank.training.batches import EpochSampler, ListDataset
-from tagrank.training.checkpoints import CheckpointFiles, read_checkpoint
-from tagrank.training.module import METRICS, MONITOR, RankerModule
+from tagrank.training.batches import ListDataset, epoch_order, mix
+from tagrank.training.checkpoints import read_checkpoint, save_checkpoint
+from tagrank.training.module import METRICS, MONITOR, Mean, RankerModule
 from tagrank.training.run_folder import BEST, LAST
+from tagrank.training.steps import Steps
 
+History = list[dict[str, float]]
 _OTHER = "not a checkpoint of this run; start anew with --overwrite"
 
 
@@ -33,160 +29,157 @@ def fit(
     val: ListDataset,
     folder: Path,
     *,
+    seed: int,
+    device: torch.device | str | None = None,
     resume: bool = False,
-    finished: bool = False,
     progress: str | None = None,
-) -> None:
-    """Train a module, and give it the weights of its best epoch.
+) -> History:
+    """Train a module. It is on the CPU afterwards.
 
     Args:
         module: the module.
         train: the images to train on.
         val: the images to validate on.
         folder: for the checkpoints ``best.ckpt`` and ``last.ckpt``.
+        seed: of the order of the images and of the noise.
+        device: where to train; ``None``: on a GPU if there is one.
         resume: continue from ``last.ckpt`` if it exists.
-        finished: the run to resume is finished: only take the weights of its best epoch.
         progress: if given, show progress on stderr, under this name.
+
+    Returns:
+        The metrics of each epoch.
 
     Raises:
         InputError: a checkpoint is damaged, or cannot be written.
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     last = folder / LAST
-    resume = resume and last.is_file()
-    if not finished:
-        try:
-            with _quiet(), _interruptible():
-                _run(_trainer(module, folder, progress), module, train, val, last if resume else None)
-        except OSError as error:
-            # Only checkpoints are files: images and lists are in memory. fsspec does not name the file.
-            raise InputError(f"{folder}: a checkpoint cannot be written: {reason(error)}") from error
-    _load_best(module, folder / BEST)
-
-
-def _trainer(module: RankerModule, folder: Path, progress: str | None) -> L.Trainer:
-    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        _Checkpoint(folder, Path(BEST).stem, monitor=MONITOR, mode="max", **options),
-        _Checkpoint(folder, Path(LAST).stem, **options),
-        _Stopping(MONITOR, mode="max", patience=module.preset.patience, check_on_train_epoch_end=True),
-    ]
-    return L.Trainer(
-        max_epochs=module.preset.epochs,
-        callbacks=[*callbacks, _Progress(progress)] if progress else callbacks,
-        default_root_dir=folder,
-        plugins=CheckpointFiles(),
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
-
-
-def _run(
-    trainer: L.Trainer, module: RankerModule, train: ListDataset, val: ListDataset, checkpoint: Path | None
-) -> None:
-    """Train from a checkpoint, or from the beginning."""
-    batch_size = module.preset.batch_size
-    # A backbone normalises by the variance of a batch, and a last batch of one image has none.
-    drop_last = module.backbone is not None and len(train) % batch_size == 1
-    sampler = EpochSampler(train, module.seed)
-    module.started = False
+    module.start(torch.device(device))
     try:
-        trainer.fit(
-            module,
-            DataLoader(train, batch_size, sampler=sampler, collate_fn=train.collate, drop_last=drop_last),
-            DataLoader(val, batch_size, collate_fn=val.collate),
-            ckpt_path=checkpoint,
-            weights_only=True,
-        )
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from None
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if checkpoint is None or module.started or isinstance(error, InputError):
-            raise
-        raise InputError(f"{checkpoint}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
+        for data in (train, val):
+            data.to(torch.device(device))
+        run = _Run(module, train, seed)
+        if resume and last.is_file():
+            run.restore(last)
+        with _show(progress, run) as (step_done, epoch_done):
+            while not run.finished():
+                best = run.epoch(val, step_done)
+                epoch_done()
+                try:
+                    run.save(folder, best)
+                except OSError as error:
+                    raise InputError(f"{folder}: a checkpoint cannot be written: {reason(error)}") from error
+    finally:
+        module.end()
+    return run.history
 
 
-def _load_best(module: RankerModule, checkpoint: Path) -> None:
+def load_best(module: RankerModule, folder: Path) -> None:
+    """Give a module the weights of the best epoch of its run.
+
+    Raises:
+        InputError: the checkpoint is damaged, or of another run.
+    """
+    path = folder / BEST
     try:
-        module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        module.load_state_dict(read_checkpoint(path)["state_dict"])
     except RuntimeError as error:
-        raise InputError(f"{checkpoint}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
+        raise InputError(f"{path}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
 
 
-class _Checkpoint(ModelCheckpoint):
-    """A checkpoint callback whose folder may be moved between an interruption and ``resume``."""
+class _Run:
+    """A run between two epochs.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
-
-
-class _Stopping(EarlyStopping):
-    """Early stopping that also ends a run that is resumed from the checkpoint of its last epoch.
-
-    Lightning forgets that a run had ended early, and would train further epochs.
+    Attributes:
+        history: the metrics of each epoch.
+        step: how many steps there were.
+        steps: how many steps the run has if it does not stop early.
     """
 
-    @property
-    def state_key(self) -> str:
-        # Checkpoints of earlier versions have the state under the name of the base class.
-        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+    def __init__(self, module: RankerModule, train: ListDataset, seed: int) -> None:
+        self.module, self.train, self.seed = module, train, seed
+        self.history: History = []
+        self.step = 0
+        size = module.preset.batch_size
+        # A backbone normalises by the variance of a batch, and a last batch of one image has none.
+        alone = module.backbone is not None and len(train) % size == 1
+        self._images = len(train) - alone
+        self._per_epoch = -(-self._images // size)
+        self.steps = self._per_epoch * module.preset.epochs
+        self._optimizer, self._schedules = module.optimizer(self.steps)
+        self._gradients = Steps(module)
 
-    def on_fit_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.stopped_epoch > 0
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the last ones, as many as the patience, were no better than one before."""
+        preset, done = self.module.preset, len(self.history)
+        return done >= preset.epochs or (done > 0 and done - 1 - self._best() >= preset.patience)
 
+    def _best(self) -> int:
+        values = [metrics[MONITOR] for metrics in self.history]
+        return values.index(max(values))
 
-class _Progress(Callback):
-    """On stderr, a progress bar over the whole run and a line for each epoch."""
+    def epoch(self, val: ListDataset, step_done: Callable[[], None]) -> bool:
+        """Train for an epoch and validate; whether the model is better than it was after any epoch before."""
+        module, size = self.module, self.module.preset.batch_size
+        loss = Mean(self.train.device)
+        order = epoch_order(len(self.train), self.seed, len(self.history))[: self._images]
+        for batch, _ in self.train.batches(order, size):
+            loss.add(self._gradients(batch, mix(self.seed, self.step)), batch)
+            self._optimizer.step()
+            for schedule in self._schedules:
+                schedule.step()
+            self.step += 1
+            step_done()
+        number = len(self.history) + 1
+        self.history.append({"epoch": number, "train_loss": loss.value(), **module.validate(val)})
+        return self._best() == number - 1
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def save(self, folder: Path, best: bool) -> None:
+        """Write the checkpoints of an epoch. Raises an OSError if that fails."""
+        state = {
+            "state_dict": self.module.state_dict(),
+            "global_step": self.step,
+            "optimizer_states": [],
+            "lr_schedulers": [],
+            "history": self.history,
+        }
+        if best:  # only its weights are needed
+            save_checkpoint(state, folder / BEST)
+        state["optimizer_states"] = [self._optimizer.state_dict()]
+        state["lr_schedulers"] = [schedule.state_dict() for schedule in self._schedules]
+        save_checkpoint(state, folder / LAST)
 
-    def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        self.bar = progress_bar()
-        self.task = self.bar.add_task(self.name, total=int(trainer.estimated_stepping_batches))
-        self.bar.start()
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.bar.update(self.task, completed=trainer.global_step)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        values = ", ".join(f"{word} {trainer.callback_metrics[name]:.4f}" for name, word in METRICS.items())
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.bar.console.print(f"{self.name}, epoch {epoch}: {values}", highlight=False, soft_wrap=True)
-
-    def teardown(self, *_: Any, **__: Any) -> None:
-        if hasattr(self, "bar"):
-            self.bar.stop()
+    def restore(self, path: Path) -> None:
+        """Go on after a checkpoint. Raises an InputError if it is damaged, or of another run."""
+        state = read_checkpoint(path)
+        try:
+            self.module.load_state_dict(state["state_dict"])
+            for one, before in zip([self._optimizer], state["optimizer_states"], strict=True):
+                one.load_state_dict(before)
+            for schedule, before in zip(self._schedules, state["lr_schedulers"], strict=True):
+                schedule.load_state_dict(before)
+            if state["global_step"] != len(state["history"]) * self._per_epoch:
+                raise ValueError(f"{state['global_step']} steps in {len(state['history'])} epochs")
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
+        self.history, self.step = state["history"], state["global_step"]
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Restore what Ctrl-C does: after the first Ctrl-C, Lightning leaves the process deaf to the next."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
+def _show(name: str | None, run: _Run) -> Iterator[Sequence[Callable[[], None]]]:
+    """On stderr, a progress bar over the run and a line for each epoch: what to call after a step and an epoch."""
+    if name is None:
+        yield (lambda: None), (lambda: None)
+        return
+    with progress_bar() as bar:
+        task = bar.add_task(name, total=run.steps, completed=run.step)
 
+        def epoch_done() -> None:
+            metrics = run.history[-1]
+            values = ", ".join(f"{word} {metrics[metric]:.4f}" for metric, word in METRICS.items())
+            epoch = f"{len(run.history)}/{run.module.preset.epochs}"
+            bar.console.print(f"{name}, epoch {epoch}: {values}", highlight=False, soft_wrap=True)
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's hints, which are for people who write trainers, and its advertisements."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Tensors in memory need no worker processes; a resumed run has checkpoints in its folder.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            # From Lightning 2.6 with torch 2.14.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-            yield
-    finally:
-        logger.setLevel(level)
+        yield (lambda: bar.advance(task)), epoch_done

@@ -1,7 +1,8 @@
-"""The optimizer that the presets name."""
+"""The optimizer and the learning rates that a preset names."""
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from tagrank.ranker.presets import Preset
 
@@ -19,3 +20,10 @@ def make_optimizer(module: nn.Module, preset: Preset) -> torch.optim.Optimizer:
     ]
     # Fused, a step reads and writes each number once, not ten times.
     return torch.optim.AdamW(groups, preset.learning_rate, fused=True)
+
+
+def make_schedules(optimizer: torch.optim.Optimizer, preset: Preset, steps: int) -> list[LRScheduler]:
+    """What changes the optimizer's rates after each of so many steps, if anything does."""
+    if preset.schedule == "constant":
+        return []
+    return [OneCycleLR(optimizer, preset.learning_rate, total_steps=steps)]

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 
 from tagrank.annotator import Annotator
 from tagrank.data.files import reason
-from tagrank.data.manifest import Manifest, read_manifest
+from tagrank.data.manifest import Example, Manifest, read_manifest
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError, InputWarning
 from tagrank.features.backbones import Backbone, check_backbone, is_known, load_backbone
@@ -97,7 +97,8 @@ def _fit(
     on_error: Callable[[InputError], None] | None,
 ) -> tuple[Annotator, Digests, Digests]:
     """The model, trained in the folder of its run, and the digests of the images that it has seen."""
-    backbone = _backbone(options)
+    device = find_device(options.device)
+    backbone = _backbone(options, device)
     images, val_images = _load(parts, options, backbone, folder, on_error)
     there = {example.image for loaded in (images, val_images) for example in loaded.examples}
     left_out = sorted({example.image for part in parts for example in part.examples} - there)
@@ -116,13 +117,14 @@ def _fit(
         folder,
         backbone=trained,
         seed=options.seed,
+        device=device,
         resume=options.resume,
         progress="training" if options.progress else None,
     )
     completer = None
     if preset.completer:
         seen = LabelledImages(images.examples, features_of(images.inputs, trained))
-        completer = fit_completer(seen, vocabulary, preset, options.seed, progress=options.progress)
+        completer = fit_completer(seen, vocabulary, preset, options.seed, device=device, progress=options.progress)
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings, completer=completer)
     complete(annotator, images, val_images, trained)
     return annotator, digests(images, trained), digests(val_images, trained)
@@ -140,7 +142,10 @@ def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions, place: Call
         None if file is None else place(file) for file in (options.features, options.val_features, options.weights)
     ]
     sources = (*files[:2], options.backbone, files[2])
-    read = [[asdict(e) for e in part.examples] for part in parts] + [[s] for s in sources if s is not None]
+    names = [field.name for field in fields(Example)]  # asdict() would copy each tag
+    read = [[{name: getattr(e, name) for name in names} for e in part.examples] for part in parts] + [
+        [s] for s in sources if s is not None
+    ]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -151,7 +156,7 @@ def _place(folder: Path, file: str | Path) -> str:
     return os.path.relpath(os.path.realpath(file), os.path.realpath(folder))
 
 
-def _backbone(options: TrainOptions) -> Backbone | None:
+def _backbone(options: TrainOptions, device: torch.device) -> Backbone | None:
     """The network that computes the features if they are not given: by default the paper's."""
     if options.features is None:
         with torch.random.fork_rng(devices=[]):
@@ -159,7 +164,7 @@ def _backbone(options: TrainOptions) -> Backbone | None:
             backbone = load_backbone(options.backbone or "vgg16", options.weights)
         # One that is trained goes where the ranker is trained.
         trained = any(parameter.requires_grad for parameter in backbone.parameters())
-        return backbone if trained else backbone.to(find_device(options.device))
+        return backbone if trained else backbone.to(device)
     if options.weights is not None:
         raise InputError("weights: are those of a backbone that computes features or is trained; features are given")
     if options.backbone == "small_cnn":

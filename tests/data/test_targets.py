@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagrank.data.targets import IGNORE, encode_lists, places, rank_weights
+from tagrank.data.targets import IGNORE, ListTargets, class_counts, encode_lists, rank_weights
 
 END = 7
 lists = st.lists(st.lists(st.lists(st.integers(0, END - 1), max_size=6), max_size=4), max_size=5)
@@ -81,13 +81,25 @@ def test_thirty_thousand_lists_are_quick() -> None:
     assert len(targets.targets) == 30_000
 
 
-def test_places_are_where_the_targets_are() -> None:
+def test_class_counts_by_hand() -> None:
     """Two images, one with two lists; V + 1 = 5, S = 3."""
     lists = encode_lists([[[2, 0], []], [[1, 3, 0]]], end=4, steps=3)
-    log_p = torch.arange(3 * 2 * 5).view(3, 2, 5)
+    got = class_counts(lists, 2, 5)
+    expected = torch.zeros(3, 2, 5)
     # tag 2, tag 0 and END of the first list; END of the second; three tags of the third
-    expected = [log_p[t, row, tag] for t, row, tag in [(0, 0, 2), (1, 0, 0), (2, 0, 4), (0, 0, 4)]]
-    expected += [log_p[t, 1, tag] for t, tag in enumerate((1, 3, 0))]
-    assert log_p.view(-1)[places(lists, 2, 5)].tolist() == [int(value) for value in expected]
-    each = places(lists, 3, 5, torch.arange(3))  # a row for each list
-    assert each.tolist() == [0 * 15 + 2, 1 * 15 + 0, 2 * 15 + 4, 0 * 15 + 5 + 4, 10 + 1, 15 + 10 + 3, 30 + 10 + 0]
+    for position, row, tag in [(0, 0, 2), (1, 0, 0), (2, 0, 4), (0, 0, 4), (0, 1, 1), (1, 1, 3), (2, 1, 0)]:
+        expected[position, row, tag] += 1
+    assert torch.equal(got, expected)
+    each = class_counts(lists, 3, 5, torch.arange(3))  # a row for each list
+    assert each[:, :2].sum(1).equal(got[:, 0])
+    assert each[:, 2].equal(got[:, 1])
+
+
+def test_rows_that_are_no_lists_count_nowhere() -> None:
+    lists = encode_lists([[[2, 0], []], [], [[1, 3, 0]]], end=4, steps=3)
+    targets = torch.full((5, 3), IGNORE)
+    targets[[0, 1, 3]] = lists.targets
+    padded = ListTargets(targets, torch.tensor([0, 0, 1, 2, 2]))
+    assert padded.there.tolist() == [True, True, False, True, False]
+    assert class_counts(padded, 3, 5).equal(class_counts(lists, 3, 5))
+    assert rank_weights(padded, 4, 3).equal(rank_weights(lists, 4, 3))

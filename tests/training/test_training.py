@@ -6,6 +6,7 @@ import resource
 import shutil
 import warnings
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -125,10 +126,12 @@ def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: typ
 
     original = RankerModule.training_step
 
-    def stop_in_the_third_epoch(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
-        if self.current_epoch == 2 and index == 1:
+    steps = count()
+
+    def stop_in_the_third_epoch(self: RankerModule, batch: Any) -> torch.Tensor:
+        if next(steps) == 2 * -(-60 // PRESETS[preset].batch_size) + 1:  # there are 60 images
             raise error("stop")
-        return original(self, batch, index)
+        return original(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(RankerModule, "training_step", stop_in_the_third_epoch)
@@ -178,7 +181,7 @@ def test_an_old_model_stays_until_the_new_one_is_finished(data: Path, monkeypatc
         raise RuntimeError("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr(RankerModule, "on_validation_epoch_end", stop)
+        patch.setattr(RankerModule, "validate", stop)
         with pytest.raises(RuntimeError, match="stop"):
             run(data, "out", epochs=2, overwrite=True)
     assert same(before, weights(data / "out"))
@@ -214,10 +217,12 @@ def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.M
     run(data, "whole")
     original = RankerModule.training_step
 
-    def stop(self: RankerModule, batch: Any, index: int) -> torch.Tensor:
-        if self.current_epoch == 2:
+    steps = count()
+
+    def stop(self: RankerModule, batch: Any) -> torch.Tensor:
+        if next(steps) == 2 * 4:
             raise RuntimeError("stop")
-        return original(self, batch, index)
+        return original(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(RankerModule, "training_step", stop)

@@ -209,6 +209,8 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, world: Path) -> None:
 def test_files_that_are_no_exported_models(world: Path, tmp_path: Path) -> None:
     photographs, path = world / "photographs", tmp_path / "model.onnx"
     assert "no such file" in fails("annotate", path, photographs)
+    line = fails("annotate", world / "model.onnx", photographs, "--device", "cuda")
+    assert "runs on the CPU, by onnxruntime; expected auto or cpu, got 'cuda'" in line
     content = (world / "model.onnx").read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert "damaged, or not an ONNX file" in fails("annotate", path, photographs)

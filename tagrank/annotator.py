@@ -180,12 +180,15 @@ class Annotator:
         return p
 
     def _batches(self, features: Tensor, batch_size: int) -> Iterator[Tensor]:
+        self._check(features)
+        weight = next(self.ranker.parameters())
+        return (batch.to(weight) for batch in features.split(batch_size))
+
+    def _check(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.ranker.feature_size:
             raise InputError(
                 f"features: the model takes {self.ranker.feature_size} per image, got shape {list(features.shape)}"
             )
-        weight = next(self.ranker.parameters())
-        return (batch.to(weight) for batch in features.split(batch_size))
 
     def unlike(self, features: Tensor) -> FloatArray:
         """How unlike the training photographs these are, ``[N]`` in [0, 1): see :mod:`tagrank.features.familiarity`.
@@ -411,8 +414,10 @@ class Annotator:
         shown = OutputTags(self.vocabulary) if output is None else output
         beginnings = [check_beginning(tags, shown) for tags in one_for_each(given, len(features))]
         options: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "beams": beams, "samples": samples}
-        rows = torch.cat([*self._batches(features, batch_size)]) if len(features) else features
-        completions = complete_lists(model, rows, beginnings, decoder, output=shown, batch_size=batch_size, **options)
+        self._check(features)
+        completions = complete_lists(
+            model, features, beginnings, decoder, output=shown, batch_size=batch_size, **options
+        )
         return [
             Suggestion(
                 [tag._replace(rank=tag.rank + len(beginning)) for tag in self.tags(rest, shown)],

@@ -120,7 +120,7 @@ def complete_lists(
 
     Args:
         ranker: the model, in evaluation mode.
-        features: ``[B, D]``, on its device.
+        features: ``[B, D]``, of any floating dtype, on any device.
         beginnings: for each image the beginning of its list, as :func:`check_beginning` returns it.
         decoder: writes the rest: as for :func:`tagrank.decode.decode_model`.
         output: which tags may come, and their thresholds.
@@ -140,9 +140,11 @@ def complete_lists(
     rows_of: dict[tuple[int, ...], list[int]] = {}
     for row, beginning in enumerate(beginnings):
         rows_of.setdefault(tuple(beginning), []).append(row)
+    weight = next(ranker.parameters())
     for given, rows in rows_of.items():
         for batch in torch.tensor(rows).split(batch_size):
-            found = _complete(ranker, features[batch], given, decoder, output, beams, samples, options)
+            of_batch = features[batch].to(weight)
+            found = _complete(ranker, of_batch, given, decoder, output, beams, samples, options)
             completions.update(zip(batch.tolist(), found, strict=True))
     return [completions[row] for row in range(len(beginnings))]
 

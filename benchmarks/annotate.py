@@ -219,7 +219,10 @@ def random_weights(name: str, path: Path) -> None:
     from torchvision import models
 
     torch.manual_seed(0)
-    network = models.get_model(name)
+    try:
+        network = models.get_model(name)
+    except ValueError as error:
+        raise InputError(f"--backbone: expected one of torchvision's for --random, got {name!r}") from error
     for module in network.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()

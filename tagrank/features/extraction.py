@@ -156,6 +156,7 @@ def single_core_threads(workers: int) -> ThreadPoolExecutor:
     everyone = Barrier(workers + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # a thread takes over what others have set when it first asks, and only then
         torch.set_num_threads(1)
         everyone.wait()
 

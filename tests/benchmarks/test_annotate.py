@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from tagrank.data.scenes import write_scenes
 from tagrank.recurrence.backends import unavailable
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "benchmarks.annotate", "--backbone", "small_cnn", "--batch", "2", "--seconds", "0.1"]
+COMMAND = [
+    *(sys.executable, "-m", "benchmarks.annotate", "--backbone", "mobilenet_v3_small", "--random"),
+    *("--device", "cpu", "--photographs", "6", "--seconds", "0.1"),
+]
 
 
 def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
@@ -35,19 +39,24 @@ def test_table_and_file(tmp_path: Path) -> None:
     record = json.loads(out.read_text(encoding="utf-8"))
     assert record["commit"]
     assert record["environment"]["backends"].keys() == unavailable().keys()
-    assert record["backbone"]["backbone"] == "small_cnn"
+    assert record["backbone"]["backbone"] == "mobilenet_v3_small"
+    assert record["device"] == "cpu"
+    assert record["cosine"] == pytest.approx(1, abs=1e-5)
     native = unavailable()["native"] is None
     assert record["kernels"]["auto"] == (["native.backward", "native.forward"] if native else ["eager.forward"])
     assert record["kernels"]["eager"] == ["eager.forward"]
 
-    annotation = ["read and decode", "preprocessing", "backbone", "ranker", "decoder"]
+    contestants = ["loop", "DataLoader", "tagrank features", "tagrank annotate", "command line"]
+    if find_spec("timm"):
+        contestants.insert(2, "timm")
+    assert [row["name"] for row in record["rows"] if row["part"] == "annotation"] == contestants
+    annotation = ["read", "decode", "preprocessing", "backbone", "ranker", "decoder"]
     training = ["forward, the rest", "forward, recurrence", "loss", "backward", "optimizer"]
     for name, stages in {"stage by stage": annotation, "auto": training, "eager": training}.items():
         rows = of(record, name)
         assert list(rows) == [*stages, "all"]
         for row in rows.values():
             assert row["share"] == pytest.approx(row["ms"] / rows["all"]["ms"], rel=0.01, abs=1e-3)
-    assert list(of(record, "Annotator.annotate")) == ["all"]
     for row in record["rows"]:
         low, high = row["ms_quartiles"]
         assert 0 < low <= row["ms"] <= high

@@ -105,6 +105,7 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(gpu, "run_sanitizer", broken)
     monkeypatch.setattr(gpu, "run_benchmark", lambda part, seconds, so_far: {"seconds": seconds})
     monkeypatch.setattr(gpu, "run_overhead", lambda seconds, so_far: {"seconds": seconds})
+    monkeypatch.setattr(gpu, "run_annotate", lambda seconds, so_far: {"seconds": seconds})
     assert gpu.check_and_measure(tmp_path / "result.json") == 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert {name.split("::")[1]: outcome for name, outcome in result["tests"]["outcomes"].items()} == {

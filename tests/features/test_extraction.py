@@ -12,7 +12,13 @@ from PIL import Image
 
 from tagrank.errors import InputError
 from tagrank.features.backbones import load_backbone
-from tagrank.features.extraction import all_readable, extract_features, map_batches
+from tagrank.features.extraction import (
+    all_readable,
+    extract_features,
+    map_batches,
+    pixels_needed,
+    single_core_threads,
+)
 from tagrank.features.folders import find_images
 from tagrank.features.images import read_image
 from tagrank.features.store import open_features
@@ -141,3 +147,44 @@ def test_files_that_are_all_unreadable(folder: list[Path]) -> None:
     assert [str(next(found)[1]) for _ in range(3)] == [f"{folder[2]}: the file is empty"] * 3
     assert asked <= 12
     found.close()
+
+
+def test_pixels_needed() -> None:
+    """64 x 64 for the small network, of which the shorter side has two and a half times as many."""
+    assert pixels_needed(load_backbone("small_cnn")) == 160
+
+
+@pytest.mark.photographs
+def test_large_photographs_have_the_features_of_their_whole_pixels(flickr8k: Path, tmp_path: Path) -> None:
+    """Photographs of two megapixels, each of nine others: finer detail than theirs is rare."""
+    backbone = load_backbone("efficientnet_lite0").eval()
+    small = find_images([flickr8k / "images"])
+    paths = [tmp_path / f"{number}.jpg" for number in range(2)]
+    for number, path in enumerate(paths):
+        whole = Image.new("RGB", (1632, 1224))
+        for tile in range(9):
+            picture = Image.open(small[9 * number + tile]).resize((544, 408))
+            whole.paste(picture, (tile % 3 * 544, tile // 3 * 408))
+        whole.save(path, quality=92)
+    features = torch.stack([row for _, row in all_readable(extract_features(backbone, paths))])
+    with torch.inference_mode():
+        expected = backbone(torch.stack([backbone.transform(read_image(path)) for path in paths]))
+    assert not torch.equal(features, expected)
+    assert F.cosine_similarity(features, expected).min() > 0.999
+
+
+def test_threads_elsewhere_keep_their_cores() -> None:
+    """PyTorch takes one core in the stream's threads, and as many as before in the caller's and in later ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        pool = single_core_threads(2)
+        assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+        pool.shutdown()
+        found: list[int] = []
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert [torch.get_num_threads(), *found] == [3, 3]
+    finally:
+        torch.set_num_threads(before)

@@ -452,3 +452,46 @@ def test_the_memory_of_large_images_goes_back(tmp_path: Path) -> None:
     kept, more = map(float, done.stdout.split())
     assert kept < 30, done.stdout
     assert more < 80, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((800, 600), None, (800, 600)),
+        ((800, 600), 301, (800, 600)),
+        ((800, 600), 300, (400, 300)),
+        ((800, 600), 151, (400, 300)),
+        ((600, 800), 150, (150, 200)),
+        ((800, 600), 75, (100, 75)),
+        ((800, 600), 10, (100, 75)),  # libjpeg has no smaller fraction than an eighth
+        ((803, 601), 300, (402, 301)),
+        ((40, 30), 300, (40, 30)),
+    ],
+)
+def test_a_large_jpeg_is_read_at_a_fraction(
+    tmp_path: Path, size: tuple[int, int], at_least: int | None, expected: tuple[int, int]
+) -> None:
+    """Its shorter side still has as many pixels as are needed, and its pixels are means of those of the file."""
+    row = np.linspace(0, 255, size[0]).astype(np.uint8)
+    image = Image.fromarray(np.repeat(row[None, :, None], size[1], axis=0).repeat(3, axis=2))
+    image.save(tmp_path / "a.jpg", quality=95)
+    image.save(tmp_path / "a.png")
+    read = use_image(tmp_path / "a.jpg", lambda image: image, at_least)
+    assert read.size == expected
+    assert abs(np.asarray(read, float) - np.asarray(image.resize(expected, Image.Resampling.BOX), float)).max() < 6
+    # Other formats have no such fractions.
+    assert use_image(tmp_path / "a.png", lambda image: image, at_least).size == size
+
+
+def test_a_jpeg_read_at_a_fraction_is_turned_and_may_lack_its_end(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image.save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+    (tmp_path / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2000])
+    whole, unended = (use_image(tmp_path / name, lambda image: image, 150) for name in ("a.jpg", "b.jpg"))
+    assert whole.size == (150, 200)
+    assert whole.tobytes() == unended.tobytes()
+    with pytest.raises(InputError, match="truncated|damaged"):
+        use_image(tmp_path / "c.jpg", lambda image: image, 150)

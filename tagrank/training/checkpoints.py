@@ -26,7 +26,7 @@ FIELDS: Mapping[str, type] = {
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Replace a checkpoint. Raises an OSError if the file cannot be written; the one before is then unchanged."""
     content = io.BytesIO()
-    torch.save(dict(checkpoint), content)
+    torch.save(checkpoint, content)
     write_checkpoint(path, content.getbuffer())
 
 

@@ -60,6 +60,7 @@ TESTS = (
     "tests/nn/test_nn.py",
     "tests/nn/test_cuda_graphs.py",
     "tests/features/test_computing.py",
+    "tests/training/test_gpu_training.py",
 )
 PROCESSES = 14
 #: Without --strict-markers: plugins may be missing, and their marks are then unknown. Hung tests are found without one.

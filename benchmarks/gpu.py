@@ -59,6 +59,8 @@ TESTS = (
     "tests/kernels/test_arithmetic.py",
     "tests/nn/test_nn.py",
     "tests/nn/test_cuda_graphs.py",
+    "tests/nn/test_surface.py",
+    "tests/recurrence/test_packed.py",
     "tests/features/test_computing.py",
     "tests/training/test_gpu_training.py",
 )

@@ -493,5 +493,5 @@ def test_a_jpeg_read_at_a_fraction_is_turned_and_may_lack_its_end(tmp_path: Path
     whole, unended = (use_image(tmp_path / name, lambda image: image, 150) for name in ("a.jpg", "b.jpg"))
     assert whole.size == (150, 200)
     assert whole.tobytes() == unended.tobytes()
-    with pytest.raises(InputError, match="truncated|damaged"):
+    with pytest.raises(InputError, match=r"truncated|damaged"):
         use_image(tmp_path / "c.jpg", lambda image: image, 150)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,6 @@ def test_table_and_file(tmp_path: Path) -> None:
     assert record["kernels"]["eager"] == ["eager.forward"]
 
     contestants = ["loop", "DataLoader", "tagrank features", "tagrank annotate", "command line"]
-    if find_spec("timm"):
-        contestants.insert(2, "timm")
     assert [row["name"] for row in record["rows"] if row["part"] == "annotation"] == contestants
     annotation = ["read", "decode", "preprocessing", "backbone", "ranker", "decoder"]
     training = ["forward, the rest", "forward, recurrence", "loss", "backward", "optimizer"]

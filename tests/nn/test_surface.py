@@ -30,7 +30,7 @@ class Results(NamedTuple):
     @classmethod
     def of(cls, output: Tensor, states: tuple[Tensor, Tensor], leaves: Sequence[Tensor]) -> "Results":
         tensors = [output, *states]
-        weights = [torch.linspace(-1, 1, t.numel()).view(t.shape).to(t) for t in tensors]
+        weights = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view(t.shape) for t in tensors]
         return cls(tensors, list(torch.autograd.grad(tensors, leaves, weights)))
 
 

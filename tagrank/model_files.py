@@ -7,6 +7,12 @@ from tagrank.errors import InputError
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.json"
 FAMILIARITY = "familiar.safetensors"
 """Not in the folders of earlier versions, nor of models that were not made by a training."""
+SEEN = "seen.safetensors"
+"""Digests of the images that the model has seen: see :mod:`tagrank.features.seen`."""
+EVALUATION = "evaluation.json"
+"""If somebody wants it in the model card: what ``tagrank evaluate --json`` wrote."""
+CARD = "README.md"
+"""For people: see :mod:`tagrank.model_card`."""
 
 
 def check_model(folder: Path) -> None:

@@ -22,11 +22,11 @@ from tagrank.cli.app import (
     check_inputs,
     chosen_device,
     command,
+    find_model,
 )
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
 from tagrank.options import ListOptions
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def annotate(
     from tagrank.features.folders import find_images
     from tagrank.progress import track
 
-    check_model(model)
+    model = find_model(model)
     check_inputs(lists)
     failed = Complaints()
     found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)

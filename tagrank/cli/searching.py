@@ -23,12 +23,12 @@ from tagrank.cli.app import (
     check_inputs,
     chosen_device,
     command,
+    find_model,
 )
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints, shown
 from tagrank.data.spellings import file_key
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
 from tagrank.options import split_tags
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def index(
     """
     if (not paths) == (features is None):
         raise InputError("expected photographs, or --features instead; not both")
-    check_model(model)
+    model = find_model(model)
     given = expand_stdin(paths or (), null)
     check_inputs(features, images, *(Path(path) for path in given if path.endswith(".jsonl")))
     unread, failed = Complaints(), Complaints()
@@ -141,7 +141,7 @@ def search(
     if like is not None and unordered:
         raise InputError("--unordered goes with a query of tags")
     if model is not None:
-        check_model(model)
+        model = find_model(model)
     from tagrank.retrieval import open_index
 
     photos = open_index(index)

@@ -14,7 +14,19 @@ from tagrank import Annotator, TagRanker
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.retrieval import IndexWriter
 
-COMMANDS = ("demo", "features", "train", "evaluate", "annotate", "report", "env", "index", "search", "prepare")
+COMMANDS = (
+    "demo",
+    "features",
+    "train",
+    "evaluate",
+    "annotate",
+    "report",
+    "env",
+    "index",
+    "search",
+    "publish",
+    "prepare",
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ import typer
 from tagrank.cli.app import (
     DeviceOption,
     ExcludeOption,
-    Format,
-    FormatOption,
     Model,
     NullOption,
     WeightsOption,
@@ -35,6 +33,15 @@ if TYPE_CHECKING:
 UNLIKE = "unlike the training photographs"
 
 
+class ListFormat(str, Enum):
+    """The format of the output on stdout."""
+
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    html = "html"
+
+
 class Unknown(str, Enum):
     """What to do with photographs that are unlike the training photographs."""
 
@@ -42,14 +49,16 @@ class Unknown(str, Enum):
     skip = "skip"
 
 
-@command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
+@command("tagrank annotate models/photos holiday/ --top-k 5 --format html > gallery.html")
 def annotate(
     model: Model,
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
     top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
-    format: FormatOption = Format.text,
+    format: Annotated[
+        ListFormat, typer.Option(help="Format of the output. html is a page with small pictures, for a file.")
+    ] = ListFormat.text,
     unknown: Annotated[
         Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
     ] = Unknown.mark,
@@ -67,6 +76,8 @@ def annotate(
 
     What cannot be read is reported on stderr; the others are annotated, and the exit code is 1.
     """
+    if format is ListFormat.html and sys.stdout.isatty():
+        raise InputError("--format html: expected a file for the page: put `> gallery.html` behind the command")
     from tagrank.features.folders import find_images
     from tagrank.progress import track
 
@@ -83,7 +94,12 @@ def annotate(
         )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
-    write = _writer(format)
+    page = None
+    if format is ListFormat.html:
+        from tagrank.evaluation.gallery import Gallery
+
+        page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {annotator.describe()['source']}")
+    write = _writer(format) if page is None else page.add
     results = annotator.annotate(found, top_k=top_k, **options)
     # On one terminal a progress bar and results would overwrite each other.
     for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
@@ -92,15 +108,20 @@ def annotate(
         elif unknown is Unknown.skip and tags.unknown:
             complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
         else:
-            write(path, tags)
+            try:
+                write(path, tags)
+            except InputError as error:  # its picture for the page cannot be read any more
+                failed(error)
+    if page is not None:
+        page.close(failed.count)
     failed.exit()
 
 
-def _writer(format: Format) -> Callable[[Path, "TagList"], None]:
+def _writer(format: ListFormat) -> Callable[[Path, "TagList"], None]:
     """A function that writes one photograph's tags to stdout, and flushes."""
-    if format is Format.text:
+    if format is ListFormat.text:
         return lambda path, tags: print(shown(_line(path, tags)), flush=True)
-    if format is Format.jsonl:
+    if format is ListFormat.jsonl:
         return lambda path, tags: print(json.dumps(_record(path, tags)), flush=True)
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["image", "rank", "tag", "score", "unlike"])

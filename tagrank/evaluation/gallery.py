@@ -7,7 +7,7 @@ time, so any number of photographs takes no more memory than one. There is no sc
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 from urllib.parse import quote_from_bytes
 
 from jinja2 import Environment, StrictUndefined
@@ -33,7 +33,7 @@ class Gallery:
     def __init__(self, stream: TextIO, title: str, summary: str) -> None:
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         template = files("tagrank.evaluation").joinpath("gallery.html.j2").read_text(encoding="utf-8")
-        self._parts: Any = environment.from_string(template).module
+        self._parts = cast(Any, environment.from_string(template).module)
         self._stream = stream
         self._shown = self._unknown = 0
         self._write(self._parts.head(title, summary))

@@ -69,7 +69,7 @@ def open_heic(path: Path) -> "PILImage.Image":
         raise InputError("a HEIC image, which is read by the package pillow-heif: pip install 'tagrank[heic]'")
     from pillow_heif import HeifImageFile
 
-    image: PILImage.Image = HeifImageFile(path)
+    image: PILImage.Image = HeifImageFile(path)  # type: ignore[no-untyped-call]
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > 2 * limit:
         raise Image.DecompressionBombError(
@@ -114,7 +114,7 @@ def _preview(raw: "rawpy.RawPy") -> "PILImage.Image | None":
 
     try:
         thumb = raw.extract_thumb()
-        if thumb.format != rawpy.ThumbFormat.JPEG:
+        if thumb.format != rawpy.ThumbFormat.JPEG or not isinstance(thumb.data, bytes):
             return None
         image = JpegImageFile(BytesIO(thumb.data))
     except (rawpy.LibRawError, SyntaxError, OSError):

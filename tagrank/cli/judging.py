@@ -21,6 +21,7 @@ from tagrank.cli.app import (
 )
 from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
+from tagrank.model_hub import is_on_hub
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def evaluate(
         check_target("--json", json_file)
     model = find_model(model)
     against = rival.against
-    if against is not None:
+    if against is not None and is_on_hub(str(against)):
         rival = replace(rival, against=find_model(against))
     check_inputs(manifest, data, lists, baselines, rival)
     from tagrank.evaluation.judgement import judge

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,8 @@ def test_annotate_writes_a_page(
     first = tagrank("annotate", world / "model", photos[0], "--format", "jsonl").stdout
     tags = ", ".join(tag["tag"] for tag in json.loads(first)["tags"])
     assert f'alt="{tags}"' in page.stdout
-    monkeypatch.setattr("tagrank.cli.annotating.sys.stdout", type("Terminal", (), {"isatty": lambda self: True})())
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("tagrank.cli.annotating.sys", SimpleNamespace(stdout=terminal, stderr=terminal))
     assert "--format html: expected a file for the page" in tagrank(*command).stderr
 
 

@@ -6,7 +6,7 @@ cannot do.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,17 @@ class JudgedBy:
 @dataclass(frozen=True)
 class _Row:
     name: str
-    values: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is in :data:`EVALUATION`; ``seen`` of the images were among those of the training."""
+
+    by: Judged
+    rows: list[_Row]
+    seen: int
 
 
 def is_written(path: Path) -> bool:
@@ -93,15 +102,16 @@ def write_card(folder: Path, *, name: str | None = None, license: str | None = N
     path = folder / CARD
     if path.is_file() and not is_written(path):
         return
-    judged, rows = read_evaluation(folder)
+    evaluation = _read_evaluation(folder)
     title = name or folder.absolute().name
-    results = [
-        EvalResult(
-            "image-classification", judged.judged.manifest, judged.judged.manifest, key, value, metric_name=label
-        )
-        for key, label in MEASURES.items()
-        if judged is not None and (value := rows[0].values.get(key)) is not None
-    ]
+    results = []
+    if evaluation is not None:
+        manifest, measured = evaluation.by.manifest, evaluation.rows[0].values
+        results = [
+            EvalResult("image-classification", manifest, manifest, key, measured[key], metric_name=label)
+            for key, label in MEASURES.items()
+            if key in measured
+        ]
     metadata = ModelCardData(
         license=license,
         library_name="tagrank",
@@ -110,14 +120,14 @@ def write_card(folder: Path, *, name: str | None = None, license: str | None = N
         model_name=title if results else None,
         eval_results=results or None,
     )
-    text = f"---\n{metadata.to_yaml()}\n---\n{MARK}\n\n{_text(folder, title, name, license, data, judged, rows)}"
+    text = f"---\n{metadata.to_yaml()}\n---\n{MARK}\n\n{_text(folder, title, name, license, data, evaluation)}"
     try:
         write_atomically(path, [text.encode("utf-8", "replace")])
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
-def read_evaluation(folder: Path) -> "tuple[JudgedBy | None, list[_Row]]":
+def _read_evaluation(folder: Path) -> _Evaluation | None:
     """The evaluation in a model's folder. None if there is none, or if it is of other weights.
 
     Raises:
@@ -125,14 +135,15 @@ def read_evaluation(folder: Path) -> "tuple[JudgedBy | None, list[_Row]]":
     """
     path = folder / EVALUATION
     if not path.is_file():
-        return None, []
+        return None
     content = read_json(path)
     try:
         judged: JudgedBy = decode(JudgedBy, content["model"], "model")
-        rows = [_row(row) for row in content["rows"]]
+        seen: int = decode(int, content.get("seen", 0), "seen")
+        evaluation = _Evaluation(judged.judged, [_row(row) for row in content["rows"]], seen)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected what `tagrank evaluate --json` writes: {error}") from error
-    return (judged, rows) if rows and judged.weights == sha256(folder / WEIGHTS) else (None, [])
+    return evaluation if evaluation.rows and judged.weights == sha256(folder / WEIGHTS) else None
 
 
 def _row(row: Mapping[str, Any]) -> _Row:
@@ -147,8 +158,7 @@ def _text(
     name: str | None,
     license: str | None,
     data: str | None,
-    judged: JudgedBy | None,
-    rows: list[_Row],
+    evaluation: _Evaluation | None,
 ) -> str:
     config = read_json(folder / CONFIG)
     vocabulary = read_as(folder / VOCABULARY, dict[str, Any], "a vocabulary", sealed=True)
@@ -169,7 +179,7 @@ def _text(
         f"{_images(folder)}. Vocabulary: {len(tags)} tags{preset}.",
         f"<details><summary>The tags, the most frequent first</summary>\n\n{listed}\n\n</details>",
         "## Metrics",
-        _metrics(judged, rows),
+        _metrics(evaluation),
         "## Backbone",
         _backbone(spec, config["backbone_trained"]),
         "## Licence",
@@ -215,18 +225,18 @@ def _images(folder: Path) -> str:
     return f"Trained and validated on {count} images, of which {SEEN} has a digest each"
 
 
-def _metrics(judged: JudgedBy | None, rows: list[_Row]) -> str:
-    if judged is None:
+def _metrics(evaluation: _Evaluation | None) -> str:
+    if evaluation is None:
         return f"Not stated: the folder has no `{EVALUATION}` of this model (`tagrank evaluate --json`)."
-    by = judged.judged
+    by, rows = evaluation.by, evaluation.rows
     split = "" if by.split is None else f" of the split {plain(by.split)}"
+    seen = f" **The model was trained or validated on {evaluation.seen} of them.**" if evaluation.seen else ""
     keys = [key for key in MEASURES if any(key in row.values for row in rows)]
     lines = [["", *(MEASURES[key] for key in keys)], ["---"] * (1 + len(keys))]
     lines += [[plain(row.name), *(_value(row, key) for key in keys)] for row in rows]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return (
-        f"Judged by people's lists of {by.images} images{split} of {plain(by.manifest)}, with 95% intervals.\n\n{table}"
-    )
+    judged = f"Judged by people's lists of {by.images} images{split} of {plain(by.manifest)}, with 95% intervals."
+    return f"{judged}{seen}\n\n{table}"
 
 
 def _value(row: _Row, key: str) -> str:
@@ -251,4 +261,5 @@ def _backbone(spec: Mapping[str, str] | None, trained: bool) -> str:
 
 def plain(text: str) -> str:
     """A text in Markdown that shows it as it is, in one line: no markup and no HTML."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)  # what begins a list or underlines a heading

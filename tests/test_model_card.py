@@ -14,7 +14,7 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.evaluation.tables import write_rows
 from tagrank.features.seen import write_seen
-from tagrank.model_card import Judged, JudgedBy, write_card
+from tagrank.model_card import Judged, JudgedBy, plain, write_card
 
 hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
 TAGS = ("dog", "<b>ball</b>", "`rm`", "a\n---\nb")
@@ -30,11 +30,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def evaluate(folder: Path, weights: str | None = None) -> None:
+def evaluate(folder: Path, weights: str | None = None, seen: int = 0) -> None:
     row = {"name": "tagrank, headline", "ndcg@5": 0.6764, "intervals": {"ndcg@5": (0.661, 0.69)}}
     other = {"name": "tag | frequency", "ndcg@5": 0.5, "intervals": {"ndcg@5": (0.48, 0.52)}}
     judged = JudgedBy(weights or sha256(folder / "model.safetensors"), "m", Judged(1000, "test.jsonl", "test"))
-    write_rows(folder / "evaluation.json", [row, other], model=judged)
+    write_rows(folder / "evaluation.json", [row, other], model=judged, seen=seen)
 
 
 def card(folder: Path, **given: Any) -> tuple[dict[str, Any], str]:
@@ -52,19 +52,26 @@ def test_it_says_what_the_folder_knows(folder: Path) -> None:
     (metric,) = data["model-index"][0]["results"][0]["metrics"]
     assert (metric["type"], metric["value"], metric["name"]) == ("ndcg@5", 0.6764, "NDCG@5")
     for part in (
-        "# us\\/photos",
+        "# us/photos",
         "tagrank annotate hf:us/photos photo.jpg",
         'Annotator.from_pretrained("us/photos")',
-        "Our photographs\\.",
+        "Our photographs.",
         "Trained and validated on 9 images",
         "Vocabulary: 4 tags, preset default, seed 3",
-        "lists of 1000 images of the split test of test\\.jsonl",
-        "| tagrank\\, headline | 0.676 [0.661, 0.690] |",
+        "lists of 1000 images of the split test of test.jsonl",
+        "| tagrank, headline | 0.676 [0.661, 0.690] |",
         "- backbone: vgg16",
         "torchvision's is BSD-3-Clause",
         "cannot mark photographs that are unlike them",
     ):
         assert part in text, part
+
+
+def test_images_that_the_model_has_seen_are_told(folder: Path) -> None:
+    evaluate(folder)
+    assert "was trained or validated on" not in card(folder)[1]
+    evaluate(folder, seen=12)
+    assert "**The model was trained or validated on 12 of them.**" in card(folder)[1]
 
 
 def test_what_is_not_known_is_said(folder: Path) -> None:
@@ -78,9 +85,17 @@ def test_what_is_not_known_is_said(folder: Path) -> None:
 def test_tags_and_names_are_no_markup(folder: Path) -> None:
     evaluate(folder)
     _, text = card(folder, data="<script>alert(1)</script>\n---\n# [x](y)")
-    assert "dog, \\<b\\>ball\\<\\/b\\>, \\`rm\\`, a \\-\\-\\- b" in text
+    assert "dog, \\<b\\>ball\\</b\\>, \\`rm\\`, a --- b" in text
     assert "| tag \\| frequency | 0.500" in text
-    assert "\\<script\\>alert\\(1\\)\\<\\/script\\> \\-\\-\\- \\# \\[x\\]\\(y\\)" in text
+    assert "\\<script\\>alert(1)\\</script\\> --- \\# \\[x\\](y)" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("- a", "\\- a"), ("1. a", "1\\. a"), ("=== a", "\\=== a"), ("2) a", "2\\) a"), ("3,000.5 - b", "3,000.5 - b")],
+)
+def test_a_text_is_no_list_and_no_heading(text: str, shown: str) -> None:
+    assert plain(text) == shown
 
 
 def test_an_evaluation_of_other_weights_is_not_shown(folder: Path) -> None:

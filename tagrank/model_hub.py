@@ -43,6 +43,11 @@ class Source(NamedTuple):
     folder: Path
     revision: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The name for files that are shared: of a folder its last part, without where it is on this machine."""
+        return self.folder.absolute().name if self.revision is None else self.name
+
     @classmethod
     def of(cls, folder: Path) -> "Source":
         """The source of a model in a folder, which may be one in the cache of ``huggingface_hub``."""

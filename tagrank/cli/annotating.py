@@ -97,8 +97,9 @@ def annotate(
     page = None
     if format is ListFormat.html:
         from tagrank.evaluation.gallery import Gallery
+        from tagrank.model_hub import Source
 
-        page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {annotator.describe()['source']}")
+        page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
     write = _writer(format) if page is None else page.add
     results = annotator.annotate(found, top_k=top_k, **options)
     # On one terminal a progress bar and results would overwrite each other.

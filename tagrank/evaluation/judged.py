@@ -17,6 +17,7 @@ from tagrank.features.seen import digests, read_seen
 from tagrank.features.store import open_features
 from tagrank.model_card import Judged, JudgedBy
 from tagrank.model_files import WEIGHTS
+from tagrank.model_hub import Source
 from tagrank.options import BaselineOptions, JudgedOptions
 from tagrank.training.splits import check_apart, training_part
 
@@ -77,9 +78,8 @@ class JudgedModel:
 
     def model(self) -> JudgedBy:
         """Which model is judged, and by which images."""
-        source = self.annotator.source
         judged = Judged(len(self.images), self.manifest.path.name, self._split)
-        return JudgedBy(sha256(self.folder / WEIGHTS), str(self.folder) if source is None else source.name, judged)
+        return JudgedBy(sha256(self.folder / WEIGHTS), Source.of(self.folder).label, judged)
 
     def keep_common(self, other: "JudgedModel") -> None:
         """Judge both models by the images that are left of both."""

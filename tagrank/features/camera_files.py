@@ -119,7 +119,7 @@ def _preview(raw: "rawpy.RawPy") -> "PILImage.Image | None":
         image = JpegImageFile(BytesIO(thumb.data))
     except (rawpy.LibRawError, SyntaxError, OSError):
         return None
-    # LibRaw gives an image without EXIF data the orientation of the raw file. One whose EXIF data lacks it is left.
+    # LibRaw gives an image without EXIF data the orientation of the raw file, but not one whose EXIF data lacks it.
     if (turned := _ORIENTATIONS.get(raw.sizes.flip)) is not None:
         image.getexif().setdefault(ExifTags.Base.Orientation, turned)
     return image

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast, overload
 
 import numpy as np
@@ -34,7 +35,9 @@ from tagrank.features.extraction import extract_features, map_batches
 from tagrank.features.familiarity import Familiarity
 from tagrank.features.image_sources import ImageSource, is_image
 from tagrank.metrics import Calibration, FloatArray, negative_log_likelihood
+from tagrank.model_card import write_card
 from tagrank.model_folder import SavedModel, load_model, save_model
+from tagrank.model_hub import Source, copy_records, download, is_on_hub, split_name, upload
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.tag_ranker import TagRanker
@@ -55,6 +58,9 @@ class Annotator:
         familiarity: what the training photographs were like; ``None`` if that is not known.
         completer: a model with feedback for lists that people began, of the same features and tags; ``None`` if the
             ranker itself is to go on with them.
+
+    Attributes:
+        source: where the model was read: its name with the commit, if it is of a hub. ``None`` if it was not read.
 
     Raises:
         ValueError: the sizes of the vocabulary and the ranker differ, or the completer's do, or it has no feedback.
@@ -89,6 +95,7 @@ class Annotator:
         if self._trained is not None and self.backbone_spec is not None:
             self._trained.spec = self.backbone_spec
         self._backbone = self._trained
+        self.source: Source | None = None
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +119,8 @@ class Annotator:
         """What is known of the model, each under a word."""
         first = ", ".join(self.vocabulary.tags[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
         preset = ", ".join(f"{key} {self.training[key]}" for key in ("preset", "seed") if key in self.training)
-        return {
+        source = {} if self.source is None else {"source": self.source.name}
+        return source | {
             "tags": f"{len(self.vocabulary)} ({first})",
             "longest list": str(self.ranker.steps - 1),
             "features": f"{self.ranker.feature_size}, of {(self.backbone_spec or {}).get('backbone', 'any backbone')}",
@@ -556,7 +564,98 @@ class Annotator:
             )
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error
+        annotator.source = Source.of(Path(folder))
         return annotator.to(place)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "Annotator":
+        """Read a model from a folder or from a model hub. Only safetensors and JSON are read, and nothing is run.
+
+        ``annotator.source`` records the commit that was read. Give it as the revision to read the same model again.
+
+        Args:
+            name: a folder; or a model on the hub, ``ORG/NAME`` or ``ORG/NAME@REVISION``. A folder of this name comes
+                first, unless the name begins with ``hf:``.
+            revision: as for :func:`tagrank.model_hub.download`, which explains the following arguments too.
+            device: as for :meth:`load`.
+            cache_dir: where copies of models of the hub are.
+            token: for models that not everybody may read.
+            local_files_only: whether to stay off the network.
+
+        Raises:
+            InputError: as :func:`tagrank.model_hub.download` and :meth:`load`; or ``name`` is a folder, and there is a
+                revision.
+        """
+        folder = Path(name)
+        if is_on_hub(str(name)) or not (folder.is_dir() or isinstance(name, Path)):
+            options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+            folder = download(str(name), revision, **options).folder
+        elif revision is not None:
+            raise InputError(f"revision: {name} is a folder, which has no revisions; got {revision!r}")
+        return cls.load(folder, device)
+
+    def save_pretrained(
+        self, folder: str | Path, *, license: str | None = None, data: str | None = None, name: str | None = None
+    ) -> None:
+        """Write the model folder with what else belongs to it on a hub: the model card, the evaluation if there is one.
+
+        Args:
+            folder: made if it does not exist.
+            license: as for :func:`tagrank.model_card.write_card`, which explains the following arguments too.
+            data: what the model was trained on.
+            name: of the model on the hub.
+
+        Raises:
+            InputError: the folder cannot be written, or ``huggingface_hub`` is not installed.
+        """
+        folder = Path(folder)
+        self.save(folder)
+        if self.source is not None:
+            copy_records(self.source.folder, folder)
+        write_card(folder, name=name, license=license, data=data)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        data: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Put the model on a model hub: what :meth:`save_pretrained` writes, as one commit.
+
+        Args:
+            repo_id: ``ORG/NAME``.
+            license: as for :meth:`save_pretrained`.
+            data: as for :meth:`save_pretrained`.
+            revision: as for :func:`tagrank.model_hub.upload`, which explains the following arguments too.
+            private: whether a new repository is private.
+            commit_message: of the commit.
+            token: with the permission to write.
+
+        Returns:
+            ``hf:ORG/NAME@COMMIT``, which the command line takes as a model.
+
+        Raises:
+            InputError: as :func:`tagrank.model_hub.upload`.
+        """
+        repo, _ = split_name(repo_id, revision)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, license=license, data=data, name=repo)
+            options: dict[str, Any] = {"revision": revision, "private": private, "token": token}
+            return upload(Path(folder), repo_id, message=commit_message, **options)
 
 
 def _describe(spec: Mapping[str, str]) -> str:

@@ -9,6 +9,12 @@ FAMILIARITY = "familiar.safetensors"
 """Not in the folders of earlier versions, nor of models that were not made by a training."""
 COMPLETER = "completer.safetensors"
 """Only in the folders of models that were trained with a completer."""
+SEEN = "seen.safetensors"
+"""Digests of the images that the model has seen: see :mod:`tagrank.features.seen`."""
+EVALUATION = "evaluation.json"
+"""If somebody wants it in the model card: what ``tagrank evaluate --json`` wrote."""
+CARD = "README.md"
+"""For people: see :mod:`tagrank.model_card`."""
 
 
 def check_model(folder: Path) -> None:

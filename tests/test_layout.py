@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "progress", "kernels"),
     ("options", "model_files", "recurrence", "data"),
-    ("nn", "features", "metrics"),
-    ("ranker",),
+    ("nn", "features", "metrics", "model_card"),
+    ("ranker", "model_hub"),
     ("decode", "model_folder", "metadata"),
     ("annotator",),
     ("training", "retrieval", "exporting"),

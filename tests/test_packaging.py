@@ -19,6 +19,13 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("csrc", "kernels", "tagrank", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    for key in ("version", "license"):
+        assert re.findall(rf"^{key}: (.+)$", citation, re.MULTILINE) == [project[key]]
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A copy of what a wheel is built from, without what earlier builds have left there."""

@@ -1,7 +1,17 @@
 """The command line: options in, results on stdout, progress and errors on stderr."""
 
 # The help lists the commands in the order of these imports.
-from tagrank.cli import training, judging, annotating, writing, indexing, searching, exporting, preparing  # noqa: F401, I001
+from tagrank.cli import (  # noqa: F401, I001
+    training,
+    judging,
+    annotating,
+    writing,
+    indexing,
+    searching,
+    exporting,
+    publishing,
+    preparing,
+)
 from tagrank.cli.app import app
 
 __all__ = ["app"]

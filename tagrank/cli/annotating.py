@@ -15,12 +15,12 @@ from tagrank.cli.app import (
     DeviceOption,
     ExcludeOption,
     Format,
-    FormatOption,
     NullOption,
     WeightsOption,
     check_inputs,
     chosen_device,
     command,
+    find_model,
 )
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.suggestions import suggestion_writer
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 UNLIKE = "unlike the training photographs"
 
 
+class ListFormat(str, Enum):
+    """The format of the output on stdout."""
+
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    html = "html"
+
+
 class Unknown(str, Enum):
     """What to do with photographs that are unlike the training photographs."""
 
@@ -44,18 +53,24 @@ class Unknown(str, Enum):
 
 
 ModelOrFile = Annotated[
-    Path, typer.Argument(help="Folder of a trained model, or a file NAME.onnx of tagrank export.", show_default=False)
+    Path,
+    typer.Argument(
+        help="Folder of a trained model, hf:ORG/NAME[@REVISION], or a file NAME.onnx of tagrank export.",
+        show_default=False,
+    ),
 ]
 
 
-@command("tagrank annotate models/photos holiday/ --top-k 5 --format jsonl")
+@command("tagrank annotate models/photos holiday/ --top-k 5 --format html > gallery.html")
 def annotate(
     model: ModelOrFile,
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
     ],
     top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
-    format: FormatOption = Format.text,
+    format: Annotated[
+        ListFormat, typer.Option(help="Format of the output. html is a page with small pictures, for a file.")
+    ] = ListFormat.text,
     unknown: Annotated[
         Unknown, typer.Option(help="What to do with photographs that are unlike the training photographs.")
     ] = Unknown.mark,
@@ -86,11 +101,15 @@ def annotate(
 
     What cannot be read or written is reported on stderr; the others are annotated, and the exit code is 1.
     """
+    if format is ListFormat.html and sys.stdout.isatty():
+        raise InputError("--format html: expected a file for the page: put `> gallery.html` behind the command")
     from tagrank.features.folders import find_images
     from tagrank.progress import track
 
-    check_model_or_file(model)
+    model = find_model(model, check_model_or_file)
     check_inputs(lists)
+    if given is not None and format is ListFormat.html:
+        raise InputError("--format html: shows lists of a model, not what follows --given: expected text, jsonl or csv")
     if given is not None and write_tags.write is not None:
         raise InputError("--given shows how lists go on, and writes no keywords: leave --write out")
     tagger = write_tags.tagger()
@@ -114,12 +133,20 @@ def annotate(
         )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
-    write: Callable[[Path, Any], None] = _writer(format) if given is None else suggestion_writer(format)
+    page = None
+    if format is ListFormat.html:
+        from tagrank.evaluation.gallery import Gallery
+        from tagrank.model_hub import Source
+
+        page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
     results: Iterator[tuple[Path, Any]]
+    write: Callable[[Path, Any], None]
     if given is None:
         results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
+        write = _writer(format) if page is None else page.add
     else:
         results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
+        write = suggestion_writer(Format(format.value))
         if not annotator.reads_given:
             complain(f"{model}: does not read the given tags, it only leaves them out (train without --no-completion)")
     name = digest(annotator) if tagger is not None else ""
@@ -131,20 +158,25 @@ def annotate(
             elif unknown is Unknown.skip and tags.unknown:
                 complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
             else:
-                write(path, tags)
+                try:
+                    write(path, tags)
+                except InputError as error:  # its picture for the page cannot be read any more
+                    failed(error)
                 if tagger is not None:
                     tagger.write(path, ranked(tags, name), failed)
     finally:
         if tagger is not None:
             tagger.close()
+    if page is not None:
+        page.close(failed.count)
     failed.exit()
 
 
-def _writer(format: Format) -> Callable[[Path, "TagList"], None]:
+def _writer(format: ListFormat) -> Callable[[Path, "TagList"], None]:
     """A function that writes one photograph's tags to stdout, and flushes."""
-    if format is Format.text:
+    if format is ListFormat.text:
         return lambda path, tags: print(shown(_line(path, tags)), flush=True)
-    if format is Format.jsonl:
+    if format is ListFormat.jsonl:
         return lambda path, tags: print(json.dumps(_record(path, tags)), flush=True)
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["image", "rank", "tag", "score", "unlike"])

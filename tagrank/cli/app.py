@@ -20,6 +20,7 @@ from tagrank.cli.expansion import expand
 from tagrank.cli.terminal import complain
 from tagrank.data.files import reason
 from tagrank.errors import InputError, InputWarning
+from tagrank.model_files import check_model
 from tagrank.options import DEVICE, IMAGES, MAX_SEED, SEED, WEIGHTS
 
 app = typer.Typer(
@@ -54,7 +55,10 @@ class Format(str, Enum):
     csv = "csv"
 
 
-Model = Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)]
+Model = Annotated[
+    Path,
+    typer.Argument(help="Folder of a trained model, or hf:ORG/NAME[@REVISION] of a model hub.", show_default=False),
+]
 ManifestFile = Annotated[
     Path, typer.Argument(help="JSON lines, one for each image, with its tags or lists.", show_default=False)
 ]
@@ -95,6 +99,26 @@ def check_inputs(*given: object) -> None:
         for path in vars(value).values() if is_dataclass(value) else (value,):
             if isinstance(path, Path) and not path.exists():
                 raise InputError(f"{path}: no such file or directory")
+
+
+def find_model(model: Path, check: Callable[[Path], None] = check_model) -> Path:
+    """The folder of a model, with all its files. A model of a hub is downloaded, and a line on stderr names its commit.
+
+    Args:
+        model: a folder, or ``hf:ORG/NAME[@REVISION]``.
+        check: raises an error if this is none.
+
+    Raises:
+        InputError: it is no folder of a model, or cannot be downloaded.
+    """
+    from tagrank.model_hub import download, is_on_hub
+
+    if is_on_hub(str(model)):
+        source = download(str(model))
+        complain(source.name)
+        model = source.folder
+    check(model)
+    return model
 
 
 def chosen_device(name: str) -> str:

@@ -5,9 +5,8 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from tagrank.cli.app import Model, WeightsOption, check_target, command
+from tagrank.cli.app import Model, WeightsOption, check_target, command, find_model
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
 
 Format = Literal["onnx", "pt2"]
 
@@ -34,7 +33,7 @@ def export(
     The vocabulary, the calibration and the preprocessing are in the file's metadata, so tagrank annotate NAME.onnx
     gives the tags and scores that the model's folder gives. A model with --feedback cannot be exported.
     """
-    check_model(model)
+    model = find_model(model)
     endings = {f".{known}": known for known in get_args(Format) if format in (None, known)}
     if out.suffix not in endings:
         raise InputError(f"--out: expected a name that ends in {' or '.join(endings)}, got {out}")

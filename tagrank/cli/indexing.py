@@ -19,11 +19,11 @@ from tagrank.cli.app import (
     check_inputs,
     chosen_device,
     command,
+    find_model,
 )
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.terminal import Complaints
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def index(
         raise InputError("expected photographs, or --features instead; not both")
     if features is not None and root is not None:
         raise InputError("--root goes with photographs, not with --features")
-    check_model(model)
+    model = find_model(model)
     given = expand_stdin(paths or (), null)
     check_inputs(features, images, root, *(Path(path) for path in given if path.endswith(".jsonl")))
     unread, failed = Complaints(), Complaints()

@@ -17,10 +17,11 @@ from tagrank.cli.app import (
     check_target,
     chosen_device,
     command,
+    find_model,
 )
 from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
+from tagrank.model_hub import is_on_hub
 from tagrank.options import BaselineOptions, JudgedOptions, ListOptions, RivalOptions
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def evaluate(
         raise InputError("--against-features goes with --against")
     if json_file is not None:
         check_target("--json", json_file)
-    check_model(model)
+    model = find_model(model)
+    against = rival.against
+    if against is not None and is_on_hub(str(against)):
+        rival = replace(rival, against=find_model(against))
     check_inputs(manifest, data, lists, baselines, rival)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.tables import (
@@ -81,7 +85,7 @@ def evaluate(
     rows, comparison, found, begun = [ours.row()], None, None, None
     if other is not None:
         _warn(other)
-        theirs = judge(other.annotator, other.images, name=str(rival.against), **other.annotator.rank_options(lists))
+        theirs = judge(other.annotator, other.images, name=str(against), **other.annotator.rank_options(lists))
         rows.append(theirs.row())
         comparison = compare(ours.per_image, theirs.per_image, seed=seed)
     if retrieval:
@@ -95,7 +99,7 @@ def evaluate(
         begun = completion_rows(judged.annotator, judged.images, train_images, seed)
     print_rows(rows, title=f"Judged by {judged.described}", all_measures=all_measures)
     if comparison is not None:
-        print_comparison(comparison, str(rival.against))
+        print_comparison(comparison, str(against))
     if found is not None:
         print_retrieval(found)
     if begun is not None:
@@ -109,6 +113,7 @@ def evaluate(
             completion=begun,
             seen=judged.seen(),
             calibration=ours.calibration,
+            model=judged.model(),
         )
     failed.exit()
 
@@ -133,7 +138,7 @@ def report(
     A photograph that cannot be read is reported on stderr and shown without its picture; the exit code is 1.
     """
     check_target("--out", out, make_folder=True)
-    check_model(model)
+    model = find_model(model)
     check_inputs(manifest, data, lists, baselines)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.report import write_model_report

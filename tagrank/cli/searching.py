@@ -16,11 +16,11 @@ from tagrank.cli.app import (
     WeightsOption,
     check_inputs,
     command,
+    find_model,
 )
 from tagrank.cli.terminal import shown
 from tagrank.data.spellings import file_key
 from tagrank.errors import InputError
-from tagrank.model_files import check_model
 from tagrank.options import split_tags
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def search(
     if like is not None and unordered:
         raise InputError("--unordered goes with a query of tags")
     if model is not None:
-        check_model(model)
+        model = find_model(model)
     from tagrank.retrieval import open_index
 
     check_inputs(root)

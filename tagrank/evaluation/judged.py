@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tagrank.annotator import Annotator
+from tagrank.data.files import sha256
 from tagrank.data.manifest import Manifest, read_manifest
 from tagrank.decode import OutputTags
 from tagrank.errors import InputError
@@ -14,6 +15,9 @@ from tagrank.evaluation.baseline_rows import evaluate_baselines
 from tagrank.features.labelled import LabelledImages, load_labelled
 from tagrank.features.seen import digests, read_seen
 from tagrank.features.store import open_features
+from tagrank.model_card import Judged, JudgedBy
+from tagrank.model_files import WEIGHTS
+from tagrank.model_hub import Source
 from tagrank.options import BaselineOptions, JudgedOptions
 from tagrank.training.splits import check_apart, training_part
 
@@ -71,6 +75,11 @@ class JudgedModel:
         """Which images judge: how many, of what split of which manifest."""
         split = "" if self._split is None else f"the split {self._split!r} of "
         return f"{len(self.images)} images of {split}{self.manifest.path}"
+
+    def model(self) -> JudgedBy:
+        """Which model is judged, and by which images."""
+        judged = Judged(len(self.images), self.manifest.path.name, self._split)
+        return JudgedBy(sha256(self.folder / WEIGHTS), Source.of(self.folder).label, judged)
 
     def keep_common(self, other: "JudgedModel") -> None:
         """Judge both models by the images that are left of both."""

@@ -3,8 +3,6 @@
 The file refers to nothing outside of it: styles and charts are inline, thumbnails are data URIs, there is no script.
 """
 
-import base64
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,8 @@ from tagrank.decode import RankedTag
 from tagrank.errors import InputError
 from tagrank.evaluation.charts import draw_charts
 from tagrank.evaluation.reliability_chart import draw_reliability
+from tagrank.evaluation.thumbnails import thumbnail
 from tagrank.features.familiarity import UNKNOWN
-from tagrank.features.image_sources import use_source
 from tagrank.metrics import Reliability
 
 THUMBNAIL = 320
@@ -240,7 +238,7 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
     image = None
     try:
         if example.image is not None:
-            image = _thumbnail(example.image)
+            image = thumbnail(example.image, THUMBNAIL, THUMBNAIL_BYTES)
     except InputError as error:
         if on_error is None or not isinstance(example.image, Path):
             raise
@@ -257,21 +255,3 @@ def _card(example: ReportExample, on_error: Callable[[Path, InputError], None] |
         "reference": [{"tag": tag, "hit": tag in named} for tag in example.reference],
         "lists": [] if lists == [list(example.reference)] else lists,
     }
-
-
-def _thumbnail(image: Image.Image | Path) -> dict[str, object]:
-    """A JPEG of the upright image without its metadata, as a data URI, and its size."""
-    small = use_source(image, lambda upright: upright)
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    small.info.clear()
-    # A small drawing is shown enlarged, which would make the artefacts of an ordinary JPEG visible.
-    tiny = max(small.size) <= THUMBNAIL // 2
-    jpeg = b""
-    for quality in (95,) if tiny else (80, 65, 50, 35):
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, subsampling=0 if tiny else 2, optimize=True)
-        jpeg = buffer.getvalue()
-        if len(jpeg) <= THUMBNAIL_BYTES:
-            break
-    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-    return {"uri": uri, "width": small.width, "height": small.height, "tiny": tiny}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tagrank.metrics import Comparison, FloatArray, Reliability
+    from tagrank.model_card import JudgedBy
 
 COLUMNS = {
     "ndcg@1": "NDCG@1",
@@ -178,6 +179,7 @@ def write_rows(
     completion: Sequence[Mapping[str, Any]] | None = None,
     seen: int = 0,
     calibration: "Reliability | None" = None,
+    model: "JudgedBy | None" = None,
 ) -> None:
     """Write ``{"rows": [...], "seen": 0}`` to a JSON file. An existing file is replaced as a whole, or stays as it was.
 
@@ -190,11 +192,14 @@ def write_rows(
         completion: rows, written as ``"completion"``.
         seen: how many of the images that judge the model was trained or validated on.
         calibration: of the model's scores, written as ``"calibration"``: ``error`` and the bins of the diagram.
+        model: which model it is and which images judged it, written as ``"model"``.
 
     Raises:
         InputError: the file cannot be written.
     """
     record: dict[str, Any] = {"rows": list(rows), "seen": seen}
+    if model is not None:
+        record["model"] = asdict(model)
     if calibration is not None:
         bins = {name: values.tolist() for name, values in vars(calibration).items()}
         record["calibration"] = {"error": calibration.error if len(calibration.counts) else None, **bins}

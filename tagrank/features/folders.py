@@ -9,17 +9,14 @@ from pathlib import Path
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
+from tagrank.features.camera_files import HEIC, RAW, extras_for, readable_suffixes
 from tagrank.features.images import formats
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 AVIF = ".avif"
 """Read if Pillow can."""
-OTHERS = (
-    *(AVIF, ".heic", ".heif", ".hif", ".jp2", ".jxl"),
-    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
-    *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-)
-"""Suffixes of pictures that cannot be read. They are counted, and the user gets to know."""
+OTHERS = (AVIF, ".jp2", ".jxl", *HEIC, *RAW)
+"""Suffixes of pictures that cannot be read, or only with an extra. Those that are left out are counted in a line."""
 JUNK = (
     *("@eaDir", "#recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", ".*"),
     *(
@@ -43,11 +40,12 @@ def find_images(
 ) -> list[Path]:
     """List the image files that paths stand for.
 
-    A folder stands for the images below it, sorted by path. They are recognised by their suffix (:data:`SUFFIXES`, any
-    case). Hidden files and the folders :data:`JUNK` are left out, and links to folders are not followed. Pictures in
-    formats that cannot be read (:data:`OTHERS`: HEIC, raw and others) are left out too, and counted in a line on
-    stderr. Any other path is returned as it is, whether the file exists or not; :func:`~tagrank.features.images.
-    read_image` reports what is wrong with it.
+    A folder stands for the images below it, sorted by path. They are recognised by their suffix, in any case:
+    :data:`SUFFIXES`, and those of HEIC and raw files if the package that reads them is installed. Hidden files and the
+    folders :data:`JUNK` are left out, and links to folders are not followed. Pictures that cannot be read
+    (:data:`OTHERS`) are left out too, and counted in a line on stderr, which says what to install. Any other path is
+    returned as it is, whether the file exists or not; :func:`tagrank.features.images.read_image` reports what is wrong
+    with it.
 
     Args:
         paths: folders and files.
@@ -87,7 +85,7 @@ def images_below(folder: Path, exclude: Sequence[str], errors: list[InputError])
         exclude: ``exclude_folders``.
         errors: gets the error of each folder that cannot be read, or of ``folder`` if it has no images.
     """
-    suffixes = SUFFIXES if "AVIF" not in formats() else (*SUFFIXES, AVIF)
+    suffixes = (*SUFFIXES, *((AVIF,) if "AVIF" in formats() else ()), *readable_suffixes())
     found: list[Path] = []
     others: Counter[str] = Counter()
     unread: list[OSError] = []
@@ -100,7 +98,7 @@ def images_below(folder: Path, exclude: Sequence[str], errors: list[InputError])
             elif suffix in OTHERS and not name.startswith("."):
                 others[suffix] += 1
     errors += (InputError(f"{error.filename}: {reason(error)}") for error in unread)
-    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())) + extras_for(others.keys())
     if not found and not unread:
         got = f"; got {left}" if left else ""
         errors.append(

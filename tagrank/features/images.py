@@ -12,6 +12,7 @@ from weakref import ref
 
 from tagrank.data.files import reason
 from tagrank.errors import InputError
+from tagrank.features.camera_files import is_heic, is_raw, open_heic, open_raw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +40,8 @@ def read_image(path: str | Path) -> "PILImage.Image":
     - Transparency is dropped and CMYK converted as ``PIL.Image.convert("RGB")`` does, as in torchvision's data sets.
     - Grey of more than 8 bits is scaled (:func:`_grey`).
     - A JPEG file that lacks only its end marker is whole.
+    - HEIC images need the package pillow-heif, raw files of cameras rawpy. Of a raw file the JPEG image in it is read,
+      if that is large enough (:func:`tagrank.features.camera_files.open_raw`).
     - A JPEG file with more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) pixels, which some telephones write, is
       read at half its width and height. This needs a quarter of the memory.
 
@@ -46,8 +49,8 @@ def read_image(path: str | Path) -> "PILImage.Image":
 
     Raises:
         InputError: the file is missing, not a file, empty, truncated, damaged, not an image of :data:`FORMATS` or
-            AVIF, has grey values that are no shades of grey, or has more than 2 times ``PIL.Image.MAX_IMAGE_PIXELS``
-            pixels (a JPEG file: more than 4 times).
+            AVIF, a HEIC or raw file that no installed package reads, has grey values that are no shades of grey, or has
+            more than 2 times ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (a JPEG file: more than 4 times).
     """
     return use_image(path, lambda image: image)
 
@@ -81,7 +84,7 @@ def _use(path: Path, function: "Callable[[PILImage.Image], T]", share: ExitStack
     """The result of a function of an image. The image's share of pixels is kept until the image is gone."""
     with ExitStack() as stack:
         with _faults(path):
-            image = stack.enter_context(_open(path))
+            image = stack.enter_context(_open(path, at_least))
             _reduce(image, at_least)
             pixels = image.width * image.height
             share.enter_context(_SHARED.take(pixels))
@@ -149,9 +152,9 @@ class _Pixels:
 _SHARED = _Pixels()
 
 
-def _open(path: Path) -> "PILImage.Image":
+def _open(path: Path, at_least: int | None) -> "PILImage.Image":
     """Open an image: its size is known, its pixels are not read yet."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     from PIL.JpegImagePlugin import JpegImageFile
 
     size = path.stat().st_size
@@ -159,8 +162,14 @@ def _open(path: Path) -> "PILImage.Image":
         raise InputError(f"expected an image file, got a {'folder' if path.is_dir() else 'special file'}")
     if size == 0:
         raise InputError("the file is empty")
+    if is_raw(path):
+        return open_raw(path, at_least)
     try:
         return Image.open(path, formats=formats())
+    except UnidentifiedImageError:
+        if not is_heic(path):
+            raise
+        return open_heic(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Image.open refuses the size before a JPEG can be set to be read at half of it. JpegImageFile does not check.
         try:
@@ -201,7 +210,8 @@ def _loaded(image: "PILImage.Image", path: Path, at_least: int | None) -> "PILIm
     try:
         image.load()
     except OSError:
-        ended = _ended(path, at_least) if isinstance(image, JpegImageFile) else None
+        # The image in a raw file has no name: the file is not it.
+        ended = _ended(path, at_least) if isinstance(image, JpegImageFile) and image.filename else None
         if ended is None:
             raise
         return ended

@@ -17,8 +17,8 @@ from tagrank.data.files import write_atomically
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
 from tagrank.features.labelled import LabelledImages
+from tagrank.model_files import SEEN
 
-SEEN = "seen.safetensors"
 BATCH = 256
 
 Digests = NDArray[np.uint64]

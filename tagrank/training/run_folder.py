@@ -35,8 +35,7 @@ from tagrank.data.files import (
 from tagrank.data.schema import read_as
 from tagrank.data.shards import some
 from tagrank.errors import InputError
-from tagrank.features.seen import SEEN
-from tagrank.model_files import COMPLETER, CONFIG, FAMILIARITY, VOCABULARY, WEIGHTS
+from tagrank.model_files import COMPLETER, CONFIG, FAMILIARITY, SEEN, VOCABULARY, WEIGHTS
 
 TRAINING, NEW = "training", "training.new"
 SETTINGS = "settings.json"

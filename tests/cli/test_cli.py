@@ -1,6 +1,7 @@
 """The command line as a user sees it: from files to stdout, stderr and exit codes."""
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -147,6 +149,24 @@ def test_a_model_that_does_not_know_its_training_photographs(world: Path, photos
     assert line.startswith(f"tagrank: --unknown skip: {tmp_path / 'model'} does not say what its training photographs")
 
 
+def test_annotate_writes_a_page(
+    world: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    command = ("annotate", world / "model", photos[0], broken, photos[1], "--format", "html")
+    page = tagrank(*command)
+    assert (page.exit_code, page.stderr.count("\n")) == (1, 1)
+    assert "Tagged by model." in page.stdout
+    assert "2 photographs; 1 could not be read." in page.stdout
+    first = tagrank("annotate", world / "model", photos[0], "--format", "jsonl").stdout
+    tags = ", ".join(tag["tag"] for tag in json.loads(first)["tags"])
+    assert f'alt="{tags}"' in page.stdout
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("tagrank.cli.annotating.sys", SimpleNamespace(stdout=terminal, stderr=terminal))
+    assert "--format html: expected a file for the page" in tagrank(*command).stderr
+
+
 def test_annotate_takes_folders_and_stdin(world: Path, photos: list[Path]) -> None:
     folder = tagrank("annotate", world / "model", photos[0].parent, "--format", "jsonl")
     piped = tagrank("annotate", world / "model", "-", "--format", "jsonl", stdin="".join(f"{p}\n" for p in photos))
@@ -212,6 +232,13 @@ def test_evaluate_compares_with_baselines(world: Path, tmp_path: Path) -> None:
     record = json.loads(out.read_text())
     rows = record["rows"]
     assert record["seen"] == 0
+    weights = hashlib.sha256((world / "model" / "model.safetensors").read_bytes()).hexdigest()
+    judged = {
+        "images": len(read_manifest(manifest).select("test").examples),
+        "manifest": manifest.name,
+        "split": "test",
+    }
+    assert record["model"] == {"weights": weights, "name": "model", "judged": judged}
     assert 0 < record["calibration"]["error"] < 1
     assert sum(record["calibration"]["counts"]) == 12 * 10
     assert result.stdout.startswith(f"Judged by 12 images of the split 'test' of {manifest}\n")

@@ -1,6 +1,7 @@
 """Which files of a folder are photographs, and what becomes of folders that cannot be read."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ from PIL import Image
 
 from tagrank.errors import InputError
 from tagrank.features.folders import find_images
+
+
+@pytest.fixture
+def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if neither pillow-heif nor rawpy were installed."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "rawpy", None)
 
 
 def test_find_images(tmp_path: Path) -> None:
@@ -24,21 +32,34 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images([]) == []
 
 
+@pytest.mark.usefixtures("no_extras")
 def test_find_images_in_a_folder_without(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
     with pytest.raises(InputError, match=r"no images in this folder; expected files named \.jpg, \.jpeg.*[a-z]$"):
         find_images([tmp_path])
     (tmp_path / "a.HEIC").touch()
-    with pytest.raises(InputError, match=r"no images in this folder; .*; got 1 \.heic$"):
+    with pytest.raises(
+        InputError, match=r"no images in this folder; .*; got 1 \.heic \(pip install 'tagrank\[heic\]'\)$"
+    ):
         find_images([tmp_path])
 
 
+@pytest.mark.usefixtures("no_extras")
 def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.HEIC", "sub/b.heic", "c.dng", ".d.heic", "note.txt", "e.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_images([tmp_path]) == [tmp_path / "e.jpg"]
-    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, because they cannot be read: 1 .dng, 2 .heic\n"
+    left = f"tagrank: {tmp_path}: left out, because they cannot be read: 1 .dng, 2 .heic"
+    assert capsys.readouterr().err == f"{left} (pip install 'tagrank[heic,raw]')\n"
+
+
+def test_camera_files_are_found_if_they_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pillow_heif")
+    pytest.importorskip("rawpy")
+    make(tmp_path, "a.HEIC", "b.dng", "c.CR3", "d.jpg", "e.jxl", "f.hif")
+    assert [path.name for path in find_images([tmp_path])] == ["a.HEIC", "b.dng", "c.CR3", "d.jpg", "f.hif"]
+    assert capsys.readouterr().err == f"tagrank: {tmp_path}: left out, because they cannot be read: 1 .jxl\n"
 
 
 def test_avif_where_pillow_has_it(

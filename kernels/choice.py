@@ -103,9 +103,12 @@ def _grouped_single(
     return Rule(SINGLE, variant, why, shared, 4 * 4 * block_k * block_h, oldest=oldest, max_hidden=max_hidden)
 
 
-def _product(dtypes: tuple[str, ...], why: str, *, aligned: bool = True, **bounds: int) -> Rule:
+def _product(
+    dtypes: tuple[str, ...], why: str, *, aligned: bool = True, min_hidden: int = 1, min_programs: int = 0
+) -> Rule:
     """A rule for the variant whose products are cuBLAS's. What it launches is elementwise: nearly any tile will do."""
-    return Rule(dtypes, Variant("product", 4, 128, 1, 4), why, shared=0, aligned=aligned, **bounds)
+    variant = Variant("product", 4, 128, 1, 4)
+    return Rule(dtypes, variant, why, 0, aligned=aligned, min_hidden=min_hidden, min_programs=min_programs)
 
 
 #: Triton's variants and tiles. The first rule that serves a call decides. The last rules of each kernel serve every H.

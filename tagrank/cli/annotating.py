@@ -140,13 +140,13 @@ def annotate(
 
         page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
     results: Iterator[tuple[Path, Any]]
-    write: Callable[[Path, Any], None]
+    write: Callable[[Path, Any], None] = (
+        suggestion_writer(Format(format.value)) if given is not None else page.add if page else _writer(format)
+    )
     if given is None:
         results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
-        write = _writer(format) if page is None else page.add
     else:
         results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
-        write = suggestion_writer(Format(format.value))
         if not annotator.reads_given:
             complain(f"{model}: does not read the given tags, it only leaves them out (train without --no-completion)")
     name = digest(annotator) if tagger is not None else ""

@@ -19,7 +19,7 @@ from tagrank.data.files import first_line, reason, write_atomically
 from tagrank.errors import InputError
 from tagrank.exporting.card import FORMAT, KEY, Card, Input
 from tagrank.exporting.preprocessing import preprocessing_of
-from tagrank.features.backbones import LARGEST_ASPECT, Backbone
+from tagrank.features.backbones.backbone import LARGEST_ASPECT, Backbone
 from tagrank.features.familiarity import Familiarity, K
 from tagrank.ranker.ensemble import Ranker
 

@@ -143,8 +143,8 @@ def _layer_forward(
             ready = both and weight_ih.size(1) == x.size(-1)
             addend = "none" if ready and steps == 1 else "rows" if both else "none" if bias_hh is None else "row"
         size = x.size(-2), weight_hh.size(1), steps
-        given = input is None, addend, h0 is not None, c0 is not None
-        launch = backend.launch(ForwardCall(device, x.dtype, *size, *given, save_gates, train))
+        states = h0 is not None, c0 is not None
+        launch = backend.launch(ForwardCall(device, x.dtype, *size, input is None, addend, *states, save_gates, train))
     results: list[Tensor] = torch.ops.tagrank.layer_forward.default(
         *tensors, steps, state_dimensions, save_gates, train, launch
     )

@@ -252,7 +252,8 @@ def test_commands_of_the_readme() -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## The annotator\n")[1].split("\n### ")[0]
     commands = re.findall(r"^    tagrank (\w+)([^#\n]*)", section, re.MULTILINE)
     assert [name for name, _ in commands] == [
-        "prepare", "features", "train", "evaluate", "annotate", "annotate", "annotate", "report", "index", "search", "export"
+        "prepare", "features", "train", "evaluate", "annotate", "annotate", "annotate", "report", "index", "search",
+        "export",
     ]  # fmt: skip
     for name, rest in commands[1:]:
         options = {o for p in get_command(app).commands[name].params for o in p.opts}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A trained model as one file, which runs without tagrank: ONNX, or a program of torch.export.
+"""A trained model as one file: ONNX, which runs without tagrank, or a program of torch.export, which needs its library.
 
 ``preprocessing`` says in data what happens to a photograph before the network, ``card`` what the file says of itself,
 ``writing`` makes a file, and ``running`` annotates photographs with one, by onnxruntime.

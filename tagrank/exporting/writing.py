@@ -99,6 +99,8 @@ def export_model(
             "before it, so that no program has its distributions for a photograph alone; train without --feedback to "
             "export. Its layers can be exported by torch.onnx.export with tagrank.onnx_translations()"
         )
+    if annotator.device.type != "cpu":
+        raise InputError(f'export: expected a model on the CPU, got one on {annotator.device}: annotator.to("cpu")')
     if format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(FORMATS)}; got {format!r:.60}")
     if input is None:
@@ -119,8 +121,8 @@ def export_model(
     program = Program(annotator.ranker, backbone, annotator.familiarity).eval()
     with torch.no_grad(), _quiet():
         example = torch.rand(2, size) if backbone is None else _photographs(backbone)
-        example = example.to(annotator.device)
         exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        _forget_where(exported)
         more = torch.cat([example, example[:1]])
         expected = [tensor.cpu().numpy() for tensor in program(more)]
         name = "images" if backbone is not None else "features"
@@ -139,6 +141,13 @@ def export_model(
     shape = ", ".join(map(str, example.shape[1:]))
     outputs = f"probabilities [batch, {steps}, {classes}]" + (" and unlike [batch]" if len(expected) == 2 else "")
     return f"{path}: {name} [batch, {shape}] to {outputs}; {len(content) / 1e6:.1f} MB"
+
+
+def _forget_where(exported: "torch.export.ExportedProgram") -> None:
+    """Take out where the code of each operator is on this machine: the file may go anywhere."""
+    for module in exported.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _photographs(backbone: Backbone) -> Tensor:
@@ -176,6 +185,8 @@ def _onnx(
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise InputError(f"export: a part of the model has no translation to ONNX: {first_line(error)}") from error
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # names of modules, and where the code of each node is
     program.model.metadata_props[KEY] = card.encoded()
     content: bytes = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -118,7 +118,8 @@ class ParametersOfLSTM(nn.Module):
         return [[parameter for parameter in own if parameter is not None] for own in self._directions()]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # Modules that were pickled by earlier versions have neither.
+        super().__setstate__({"bidirectional": False, "proj_size": 0} | state)  # type: ignore[no-untyped-call]
         self._parameter_names = self._name_parameters()
 
     def _suffixes(self, layer: int) -> Sequence[str]:

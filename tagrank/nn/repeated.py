@@ -29,6 +29,8 @@ class RepeatedInputLSTM(ContextLSTM):
     @torch.no_grad()
     def move_context_first(self) -> None:
         """Take the first features for the context, not the last. ``state_dict()`` stays the same."""
+        if self.context_first:
+            return
         self.context_first = True
         for name in self._reordered():
             weight = self._parameter(name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tagrank.recurrence.backends import FUSED, choose
 from tagrank.recurrence.backends.compiled import C0, H0, WEIGHT_HH
 from tagrank.recurrence.backends.eager import lstm_loop
-from tagrank.recurrence.dtypes import autocasts
+from tagrank.recurrence.dtypes import autocasts, cell_dtype
 from tagrank.recurrence.fused import refuse_second_derivative
 from tagrank.recurrence.op import FutureGates, to_autocast
 from tagrank.recurrence.padded import Results, scattered
@@ -156,9 +156,10 @@ class _Packed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # read once: an activation checkpoint gives them only once
         if torch.is_grad_enabled():
-            return _Gradients.apply(ctx, *ctx.saved_tensors, *grads)  # type: ignore[no-any-return]
-        return _backward(ctx, *grads)
+            return _Gradients.apply(ctx, *saved, *grads)  # type: ignore[no-any-return]
+        return _backward(ctx, saved, grads)
 
 
 class _Gradients(torch.autograd.Function):
@@ -166,16 +167,16 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, of: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
-        return _backward(of, *tensors[-3:])
+        return _backward(of, tensors[:-3], tensors[-3:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         refuse_second_derivative()
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients of the arguments of :meth:`_Packed.forward`."""
-    weight_hh, h0, c0, *kept = ctx.saved_tensors
+def _backward(ctx: Any, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The gradients of the arguments of :meth:`_Packed.forward`, from the tensors that it saved."""
+    weight_hh, h0, c0, *kept = saved
     *_, gates_wanted, constant_wanted, weight_wanted, h0_wanted, c0_wanted = ctx.needs_input_grad
     wanted = weight_wanted * WEIGHT_HH | h0_wanted * H0 | c0_wanted * C0
     record(f"{ctx.name}.backward")
@@ -191,8 +192,8 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _sum_over_steps(packed: Tensor, sizes: Sequence[int]) -> Tensor:
-    """``[N, F]`` to ``[B, F]``, the sum of each sequence."""
-    sums = packed.new_zeros(sizes[0], packed.shape[1])
+    """``[N, F]`` to ``[B, F]``, the sum of each sequence; of 16-bit numbers it is kept in float32 and rounded once."""
+    sums = packed.new_zeros(sizes[0], packed.shape[1], dtype=cell_dtype(packed.dtype))
     for segment in _segments(sizes):
-        sums[: segment.rows] += segment.of(packed).sum(0)
-    return sums
+        sums[: segment.rows] += segment.of(packed).sum(0, dtype=sums.dtype)
+    return sums.to(packed.dtype)

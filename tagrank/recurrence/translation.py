@@ -124,7 +124,8 @@ class _Terms:
             settings = {name: attribute.value for name, attribute in node.attributes.items()}
             rows = settings.pop("transB", 0)
             plain = settings in ({}, {"alpha": 1.0, "beta": 1.0, "transA": 0})
-            if plain and self._fits(x) and self._narrow(x):
+            matrix = weight.shape is not None and len(weight.shape) == 2
+            if plain and matrix and self._fits(x) and self._narrow(x):
                 self.products.append((x, weight if rows else self._op.Transpose(weight, perm=[1, 0])))
                 return all(self._take(part, ready) for part in more if part is not None)
         if term.shape is not None and list(term.shape) == [self._gates.shape[-1]]:

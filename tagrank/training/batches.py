@@ -67,6 +67,7 @@ class ListDataset:
         if device.type == "cuda" and self.inputs.nbytes < SHARE * torch.cuda.mem_get_info(device)[0]:
             self.inputs = self.inputs.to(device)
         self.targets = self.targets.to(device)
+        self.device = self.targets.device  # with its number, if the argument has none
 
     def batches(self, order: Tensor, size: int) -> Iterator[tuple[Batch, list[int]]]:
         """The images with these numbers, ``size`` at a time, each batch with the numbers of its images."""

@@ -78,7 +78,8 @@ def fit_ranker(
     load_best(module, folder)
     if not finished:
         write_history(folder, history)
-    return ranker.eval()
+    module.eval()  # the backbone too: its features are computed next
+    return ranker
 
 
 def initial_ranker(

@@ -123,8 +123,9 @@ class Mean:
     """The mean of a loss over the lists of several batches, on a device, which is read at the end only."""
 
     def __init__(self, device: torch.device) -> None:
-        self._total = torch.zeros((), dtype=torch.float64, device=device)
-        self._lists = torch.zeros((), dtype=torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self._total = torch.zeros((), dtype=dtype, device=device)
+        self._lists = torch.zeros((), dtype=dtype, device=device)
 
     def add(self, loss: Tensor, batch: Batch) -> None:
         """Count a batch with its mean loss."""

@@ -48,8 +48,9 @@ class Steps:
     def _record(self, batch: Batch) -> torch.cuda.CUDAGraph:
         """Record a step for batches of this shape. Its results are in the same tensors after each replay."""
         self._batch = Batch(batch.inputs.clone(), batch.targets.clone(), batch.spans)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        graph, device = torch.cuda.CUDAGraph(), batch.inputs.device
+        # A recording is of one stream, by default of one of the current device.
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
             self._loss = self.module.training_step(self._batch)
         self._gradients = [(parameter, parameter.grad) for parameter in self.module.parameters()]
         return graph

@@ -22,7 +22,8 @@ class TrainOptions:
         val_features: features of ``val``; ``None``: ``features`` has them.
         backbone: what computes, or computed, the features; ``small_cnn`` is trained with the ranker.
         weights: of the backbone, as for :func:`tagrank.features.backbones.load_backbone`.
-        device: where the backbone computes features, as for :func:`tagrank.features.devices.find_device`.
+        device: where the backbone computes features and the model is trained, as for
+            :func:`tagrank.features.devices.find_device`.
         preset: a name in :data:`tagrank.ranker.presets.PRESETS`.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.

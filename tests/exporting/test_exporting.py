@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,15 @@ def test_a_program_of_torch_runs_without_tagrank(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(tmp_path / "expected.pt")], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{list(TAGS)}\n"), done.stderr[-2000:]
     assert "a program of torch.export runs in torch itself" in fails("annotate", path, tmp_path)
+
+
+def test_a_file_does_not_say_where_the_code_is(tmp_path: Path) -> None:
+    annotator, here = make({"backbone": "vgg16"}), str(library.LIBRARY.parent).encode()
+    export_model(annotator, tmp_path / "model.onnx", format="onnx", input="features")
+    export_model(annotator, tmp_path / "model.pt2", format="pt2", input="features")
+    assert here not in (tmp_path / "model.onnx").read_bytes()
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        assert not any(here in archive.read(name) for name in archive.namelist())
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path, world: Path) -> None:

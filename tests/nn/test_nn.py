@@ -137,6 +137,15 @@ def test_dropout_between_layers_only_in_training() -> None:
     torch.testing.assert_close(lstm.eval()(context, 4), expected, rtol=0, atol=0)
 
 
+def test_modules_that_earlier_versions_pickled() -> None:
+    lstm = ContextLSTM(3, 4)
+    state = {name: value for name, value in vars(lstm).items() if name not in ("bidirectional", "proj_size")}
+    twin = ContextLSTM.__new__(ContextLSTM)
+    twin.__setstate__(state)
+    context = torch.randn(2, 3)
+    torch.testing.assert_close(twin(context, 5), lstm(context, 5))
+
+
 @pytest.mark.parametrize("module", [ContextLSTM(3, 5, input_size=2), ContextLSTMCell(3, 5, input_size=2)])
 def test_deepcopy_pickle_and_repr(module: nn.Module) -> None:
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):

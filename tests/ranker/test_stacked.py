@@ -108,6 +108,11 @@ def test_dropout_drops_each_element_as_often(rate: float) -> None:
     assert float(correlation.abs().max()) < 5 / len(flat) ** 0.5
 
 
+def test_dropout_of_nearly_everything() -> None:
+    y = dropout(torch.ones(1000), 1 - 1e-9)
+    assert set(y.tolist()) <= {0.0, 2.0**16}
+
+
 def test_dropout_that_does_nothing() -> None:
     x = torch.randn(3, 4)
     assert dropout(x, 0.5, training=False) is x

@@ -25,6 +25,7 @@ from tagrank.features.labelled import LabelledImages
 from tagrank.features.store import FeatureWriter, open_features
 from tagrank.metrics import Calibration, evaluate_rankings
 from tagrank.ranker.presets import PRESETS
+from tagrank.training.checkpoints import read_checkpoint
 from tagrank.training.module import SAMPLES, RankerModule
 from tagrank.training.run import train
 from tagrank.training.run_folder import read_history
@@ -211,6 +212,17 @@ def test_a_folder_of_features_beside_the_run_is_kept(pictures: Path, tmp_path: P
     (tmp_path / "out" / "features" / "a.txt").touch()
     train(pictures, tmp_path / "out", backbone="small_cnn", epochs=1, overwrite=True, progress=False)
     assert (tmp_path / "out" / "features" / "a.txt").exists()
+
+
+def test_a_trained_backbone_stays_as_in_its_best_epoch(pictures: Path, tmp_path: Path) -> None:
+    """Features are computed with it after the last epoch, for the completer and for what the model knows."""
+    model = train(pictures, tmp_path / "out", backbone="small_cnn", preset="scenes", epochs=1, progress=False)
+    assert model.completer is not None
+    best = read_checkpoint(tmp_path / "out" / "training" / "best.ckpt")["state_dict"]
+    saved = Annotator.load(tmp_path / "out").backbone().state_dict()
+    assert any("running_mean" in name for name in saved)
+    for name, tensor in saved.items():
+        torch.testing.assert_close(tensor, best[f"backbone.{name}"], rtol=0, atol=0)
 
 
 def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

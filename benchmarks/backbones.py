@@ -131,7 +131,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         backbones[candidate.name] = prepared(candidate)
         print(f"{candidate.name}: ready", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        paths = photographs(args.images, Path(scratch), args.count)
+        paths = photographs(args.images, Path(scratch), "small", args.count)
         rows = timed(backbones, paths, args.seconds)
     for row in rows:
         row["licence"] = known[row["name"]].licence

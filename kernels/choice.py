@@ -108,7 +108,8 @@ def _product(
 ) -> Rule:
     """A rule for the variant whose products are cuBLAS's. What it launches is elementwise: nearly any tile will do."""
     variant = Variant("product", 4, 128, 1, 4)
-    return Rule(dtypes, variant, why, 0, aligned=aligned, min_hidden=min_hidden, min_programs=min_programs)
+    shared = 4 * 1024  # float64 on 8.0; otherwise none
+    return Rule(dtypes, variant, why, shared, aligned=aligned, min_hidden=min_hidden, min_programs=min_programs)
 
 
 #: Triton's variants and tiles. The first rule that serves a call decides. The last rules of each kernel serve every H.

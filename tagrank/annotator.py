@@ -442,7 +442,7 @@ class Annotator:
 
     @overload
     def suggest(
-        self, images: ImageSource, given: Sequence[str] = (), *, batch_size: int = 32, **options: Any
+        self, images: ImageSource, given: Sequence[str] = (), *, batch_size: int | None = None, **options: Any
     ) -> Suggestion: ...
 
     @overload
@@ -451,7 +451,7 @@ class Annotator:
         images: Iterable[S],
         given: Sequence[str] | Sequence[Sequence[str]] = (),
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         **options: Any,
     ) -> Iterator[tuple[S, Suggestion | InputError]]: ...
 
@@ -460,7 +460,7 @@ class Annotator:
         images: ImageSource | Iterable[S],
         given: Sequence[str] | Sequence[Sequence[str]] = (),
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         **options: Any,
     ) -> Suggestion | Iterator[tuple[S, Suggestion | InputError]]:
         """How the list of a photograph goes on that a person began, or the lists of several photographs.
@@ -469,7 +469,7 @@ class Annotator:
             images: as for :meth:`annotate`.
             given: as for :meth:`complete`; the order of its tags matters. If it has a beginning for each image,
                 ``images`` is read to its end first.
-            batch_size: how many photographs go through the backbone at a time.
+            batch_size: as for :meth:`annotate`.
             **options: the options of :meth:`complete` except ``batch_size``.
 
         Returns:
@@ -499,7 +499,11 @@ class Annotator:
         return suggestion
 
     def _suggested(
-        self, images: Iterable[S], beginnings: Iterator[Sequence[str]], batch_size: int, options: Mapping[str, Any]
+        self,
+        images: Iterable[S],
+        beginnings: Iterator[Sequence[str]],
+        batch_size: int | None,
+        options: Mapping[str, Any],
     ) -> Iterator[tuple[S, Suggestion | InputError]]:
         def suggested(batch: list[tuple[Tensor, Sequence[str]]]) -> list[Suggestion]:
             return self.complete(torch.stack([row for row, _ in batch]), [given for _, given in batch], **options)
@@ -509,7 +513,7 @@ class Annotator:
             (image, row if isinstance(row, InputError) else (row, given))
             for (image, row), given in zip(features, beginnings, strict=False)
         )
-        yield from map_batches(suggested, rows, batch_size)
+        yield from map_batches(suggested, rows, batch_size or default_batch_size(self.device))
 
     def tags(self, ranking: Ranking, output: OutputTags | None = None) -> list[RankedTag]:
         """The tags of a ranking: names of the vocabulary, or of ``output`` if the ranking was made with it."""

@@ -1,6 +1,10 @@
-"""The files of a model's folder by name, and whether a folder has them. Needs no torch."""
+"""The files of a model's folder by name, whether a folder has them, and what tells models apart. Needs no torch."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tagrank.errors import InputError
 
@@ -50,3 +54,20 @@ def check_model_or_file(path: Path) -> None:
         check_model(path)
     elif not path.is_file():
         raise InputError(f"{path}: no such file")
+
+
+def model_digest(ranker: Any, tags: Sequence[str]) -> str:
+    """A digest of a model's vocabulary, and of its ranker's configuration and weights.
+
+    Args:
+        ranker: the model's. One that was read from an exported file has the digest of the model as ``model``.
+        tags: the vocabulary.
+    """
+    written = getattr(ranker, "model", None)
+    if isinstance(written, str):
+        return written
+    value = hashlib.sha256(json.dumps([ranker.config(), tuple(tags)]).encode())
+    for name, tensor in sorted(ranker.state_dict().items()):
+        value.update(name.encode())
+        value.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return value.hexdigest()[:32]

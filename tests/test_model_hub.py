@@ -365,6 +365,12 @@ def test_publish_on_the_command_line(hub: Repositories, files: dict[str, bytes],
     done = publish("us/photos", "--data", "Holidays.")
     assert (done.exit_code, done.stdout) == (0, f"hf:us/photos@{hub.heads['us/photos']['main']}\n"), done.output
     assert hub.files("us/photos")["model.safetensors"] == files["model.safetensors"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"another model")
+    refused = publish("us/photos", "--out", str(other))
+    assert (refused.exit_code, (other / "model.safetensors").read_bytes()) == (2, b"another model")
+    assert f"--out: expected a folder that is empty or not there, got {other}" in refused.stderr
     wrong = publish("photos")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "photos: expected" in wrong.stderr

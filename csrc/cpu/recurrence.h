@@ -32,29 +32,9 @@ struct Rows {
 // have fewer steps.
 class RowShares {
  public:
-  RowShares(const Grid& grid, const Rows& rows, int64_t unit) : grid_(grid), batch_(rows.batch), unit_(unit) {
-    if (rows.first == nullptr) return;
-    bounds_.assign(static_cast<std::size_t>(grid.rows) + 1, batch_);
-    bounds_[0] = 0;
-    int64_t done = 0, next = 1;
-    for (int64_t row = 0, t = rows.steps; row < batch_; row += unit_) {
-      for (; next < grid.rows && done * grid.rows >= rows.at(rows.steps) * next; ++next) {
-        bounds_[static_cast<std::size_t>(next)] = row;
-      }
-      for (int64_t r = row; r < std::min(row + unit_, batch_); ++r, done += t) {
-        while (rows.count(t - 1) <= r) --t;  // t is the length of row r
-      }
-    }
-  }
+  RowShares(const Grid& grid, const Rows& rows, int64_t unit);
 
-  Range of(int64_t worker) const {
-    if (bounds_.empty()) {
-      const Range units = grid_.row_share(worker, (batch_ + unit_ - 1) / unit_);
-      return {units.begin * unit_, std::min(units.end * unit_, batch_)};
-    }
-    const auto i = static_cast<std::size_t>(worker / grid_.columns);
-    return {bounds_[i], bounds_[i + 1]};
-  }
+  Range of(int64_t worker) const;
 
  private:
   const Grid grid_;

@@ -27,7 +27,7 @@ from tagrank.cli.suggestions import suggestion_writer
 from tagrank.cli.terminal import Complaints, complain, shown
 from tagrank.cli.writing import WRITE_NOTHING, WriteTags, ranked
 from tagrank.errors import InputError
-from tagrank.model_files import check_model_or_file, is_exported
+from tagrank.model_files import check_model_or_file, is_exported, model_digest
 from tagrank.options import ListOptions, split_tags
 
 if TYPE_CHECKING:
@@ -124,7 +124,6 @@ def annotate(
         failed.exit()
         return
     from tagrank.exporting import load_annotator
-    from tagrank.retrieval.index import digest
 
     annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
     if unknown is Unknown.skip and annotator.familiarity is None:
@@ -148,8 +147,9 @@ def annotate(
     else:
         results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
         if not annotator.reads_given:
-            complain(f"{model}: does not read the given tags, it only leaves them out (train without --no-completion)")
-    name = digest(annotator) if tagger is not None else ""
+            way = "take the model's folder" if is_exported(model) else "train without --no-completion"
+            complain(f"{model}: does not read the given tags, it only leaves them out ({way})")
+    name = model_digest(annotator.ranker, annotator.vocabulary.tags) if tagger is not None else ""
     try:
         # On one terminal a progress bar and results would overwrite each other.
         for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):

@@ -82,6 +82,11 @@ def index(
         raise InputError("--root goes with photographs, not with --features")
     model = find_model(model)
     given = expand_stdin(paths or (), null)
+    from tagrank.data.shards import INDEX
+    from tagrank.retrieval.index_file import read_contents
+
+    if features is not None and (out / INDEX).is_file() and read_contents(out).root is not None:
+        raise InputError(f"{out}: is an index of photographs: expected another folder for an index of --features")
     check_inputs(features, images, root, *(Path(path) for path in given if path.endswith(".jsonl")))
     unread, failed = Complaints(), Complaints()
     photographs = _photographs(given, images, exclude_folder or (), unread) if features is None else []

@@ -94,6 +94,8 @@ def evaluate(
         found = retrieval_rows(evaluate_retrieval(judged.annotator, judged.images, seed))
     rows += judged.baseline_rows(train_images, options["output"], seed)
     if completion:
+        if options["output"] is not None or against is not None:
+            complain("--completion: judges all tags of the first model; other options say nothing of its table")
         from tagrank.evaluation.next_tag_judgement import completion_rows
 
         begun = completion_rows(judged.annotator, judged.images, train_images, seed)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tagrank.cli.app import Model, command, find_model
+from tagrank.errors import InputError
 
 
 @command("tagrank publish models/photos ORG/NAME --license cc-by-4.0")
@@ -39,6 +40,8 @@ def publish(
     from tagrank.model_hub import split_name
 
     name, _ = split_name(repo, revision)
+    if out is not None and out.exists() and not out.samefile(folder) and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out: expected a folder that is empty or not there, got {out}")
     annotator = Annotator.load(folder)
     if out is not None:
         annotator.save_pretrained(out, license=license, data=data, name=name)

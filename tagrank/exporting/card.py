@@ -32,6 +32,7 @@ class Card:
         backbone: its ``spec``; ``None`` if it is not known.
         preprocessing: from a photograph to what the program takes; ``None`` if it takes features.
         training: how the model was trained, for the record.
+        model: a digest of the model that was exported (:func:`tagrank.model_files.model_digest`).
     """
 
     format: int
@@ -42,6 +43,7 @@ class Card:
     backbone: dict[str, str] | None
     preprocessing: Preprocessing | None
     training: dict[str, Any]
+    model: str
 
     def encoded(self) -> str:
         """The metadata: JSON, with a checksum."""

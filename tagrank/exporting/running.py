@@ -59,8 +59,9 @@ class _Distributions(nn.Module):
 
     feedback = False
 
-    def __init__(self, session: _Session, feature_size: int | None, steps: int, num_tags: int) -> None:
+    def __init__(self, session: _Session, feature_size: int | None, steps: int, num_tags: int, model: str) -> None:
         super().__init__()
+        self.model = model
         self.session = session
         self.ready = feature_size is None
         self.steps, self.num_tags = steps, num_tags
@@ -139,7 +140,7 @@ def load_exported(path: str | Path) -> Annotator:
             f"got {session.outputs}"
         )
     photographs = card.preprocessing is not None
-    ranker = _Distributions(session, None if photographs else card.feature_size, shape[1], len(vocabulary))
+    ranker = _Distributions(session, None if photographs else card.feature_size, shape[1], len(vocabulary), card.model)
     backbone = None
     if card.preprocessing is not None:
         spec = card.backbone or {"backbone": "exported"}

@@ -15,8 +15,6 @@ stays as it is.
 A writer that is killed loses at most ``photos_per_shard`` photographs. Who reads an index needs no torch.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ import numpy as np
 
 from tagrank.data.shards import Entry, ShardWriter, shard_name
 from tagrank.errors import InputError
+from tagrank.model_files import model_digest
 from tagrank.retrieval.index_file import Contents, read_contents
 from tagrank.retrieval.photo_shard import PREFIX, UNKNOWN, HalfArray, Shard, Stamp, encode_shard
 
@@ -36,15 +35,6 @@ if TYPE_CHECKING:
 
 FLOOR = -100.0
 """The smallest log probability that is stored."""
-
-
-def digest(annotator: "Annotator") -> str:
-    """A digest of a model's vocabulary and of its ranker's configuration and weights."""
-    value = hashlib.sha256(json.dumps([annotator.ranker.config(), annotator.vocabulary.tags]).encode())
-    for name, tensor in sorted(annotator.ranker.state_dict().items()):
-        value.update(name.encode())
-        value.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return value.hexdigest()[:32]
 
 
 def photo_tables(probabilities: "Tensor") -> tuple[HalfArray, HalfArray]:
@@ -96,7 +86,12 @@ class IndexWriter(ShardWriter):
                 "an index needs distributions that do not depend on chosen tags; this model reads its own tags: train "
                 "a model with the image at every step and without feedback"
             )
-        self._contents = Contents(digest(annotator), annotator.vocabulary.tags, annotator.ranker.steps, root=root)
+        self._contents = Contents(
+            model_digest(annotator.ranker, annotator.vocabulary.tags),
+            annotator.vocabulary.tags,
+            annotator.ranker.steps,
+            root=root,
+        )
         self._numbers: tuple[int, ...] = ()
         self._parts: list[tuple[list[str], list[Stamp], HalfArray, HalfArray]] = []
         self._rows: dict[str, int] = {}

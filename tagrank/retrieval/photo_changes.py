@@ -61,13 +61,13 @@ def keep_what_is_known(
             name = path if root is None else os.path.abspath(path)
             missing.append((_below(root, photo.name if photo else name), path, now or UNKNOWN))
             changes.left += photo is not None
-    sources = _keep_from_elsewhere(update, missing, changes)
+    moved = _keep_from_elsewhere(update, missing, changes)
     below = tuple(f"{file_key(folder)}/".replace("//", "/") for folder in folders)
     for key, photo in by_key.items():
         if key in given:
             continue
         where = os.path.join(root or "", photo.name)
-        if refresh and (key.startswith(below) or photo.name in sources) and stamp_of(where) is None:
+        if refresh and (key.startswith(below) or photo.stamp.content in moved) and stamp_of(where) is None:
             changes.left += 1
         else:
             update.keep(photo, _below(root, photo.name))
@@ -93,13 +93,15 @@ def _same(photo: Photo, path: str, now: Stamp | None, refresh: bool) -> Stamp | 
     return now if now.content == photo.stamp.content else None
 
 
-def _keep_from_elsewhere(update: IndexUpdate, missing: Iterable[tuple[str, str, Stamp]], changes: Changes) -> set[str]:
-    """Keep, for photographs that are missing, what was computed for the same content. Returns where that was."""
+def _keep_from_elsewhere(
+    update: IndexUpdate, missing: Iterable[tuple[str, str, Stamp]], changes: Changes
+) -> set[bytes]:
+    """Keep, for photographs that are missing, what was computed for the same content. Returns these contents."""
     by_size: dict[int, dict[bytes, Photo]] = {}
     for photo in update.photos.values():
         if photo.stamp.content:
             by_size.setdefault(photo.stamp.size, {})[photo.stamp.content] = photo
-    sources: set[str] = set()
+    moved: set[bytes] = set()
     for name, path, now in missing:
         computed = update.computed.get(name)
         if computed is not None and computed.stamp.is_of(now):
@@ -111,11 +113,11 @@ def _keep_from_elsewhere(update: IndexUpdate, missing: Iterable[tuple[str, str, 
         if twins and stamp.content in twins:
             twin = twins[stamp.content]
             update.keep(twin, name, stamp)
-            sources.add(twin.name)
+            moved.add(stamp.content)
             changes.known += 1
         else:
             changes.new[name] = (path, now)
-    return sources
+    return moved
 
 
 def _below(root: str | None, name: str) -> str:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tagrank.data.nearest import did_you_mean
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
-from tagrank.retrieval.index import digest, photo_tables
+from tagrank.model_files import model_digest
+from tagrank.retrieval.index import photo_tables
 from tagrank.retrieval.index_file import Contents, read_contents
 from tagrank.retrieval.photo_shard import HalfArray, Shard
 
@@ -176,7 +177,7 @@ class PhotoIndex:
         Raises:
             InputError: the index was made with another model.
         """
-        if digest(annotator) != self._model:
+        if model_digest(annotator.ranker, annotator.vocabulary.tags) != self._model:
             raise InputError(f"{self.folder}: the index was made with another model")
         _, gains = photo_tables(annotator.probabilities(features.unsqueeze(0)))
         photo: HalfArray = gains[0]

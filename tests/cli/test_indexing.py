@@ -138,6 +138,17 @@ def test_moved_photographs(model: Path, home: Path) -> None:
     assert error == "tagrank: --root goes with photographs, not with --features\n"
 
 
+def test_two_that_are_alike_are_moved(model: Path, home: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (home / "alike").mkdir(exist_ok=True)
+        paint(home / "alike" / name, 99)
+    tagrank("index", model, "alike", "--out", "index")
+    (home / "alike").rename(home / "elsewhere")
+    line = tagrank("index", model, "elsewhere", "--out", "index").stdout
+    assert line.startswith("index: 2 photographs added, 0 were there, 0 failed; 2 in all; 2 left")
+    assert sorted(found("index")) == ["elsewhere/a.png", "elsewhere/b.png"]
+
+
 def test_moved_without_a_word(model: Path, home: Path) -> None:
     """Their content tells, and the old names leave."""
     tagrank("index", model, home / "photos", "--out", "index")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from tagrank.exporting.preprocessing import preprocessing_of
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.familiarity import Familiarity
 from tagrank.metrics import Calibration
+from tagrank.model_files import model_digest
 from tagrank.ranker.ensemble import build_ranker
 from tagrank.recurrence import library
 
@@ -111,6 +113,20 @@ def test_the_file_annotates_as_the_folder(world: Path) -> None:
             scores = ([tag["score"] for tag in record["tags"]] for record in (got, want))
             assert next(scores) == pytest.approx(next(scores), abs=1e-4)
             assert got["unlike"] == pytest.approx(want["unlike"], abs=1e-6)
+
+
+def test_keywords_of_the_file_are_those_of_the_folder(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("exiv2")
+    shutil.copy(world / "photographs" / "0.png", tmp_path / "a.png")
+    done = tagrank("annotate", world / "model.onnx", tmp_path / "a.png", "--write", "sidecar", "--top-k", 2)
+    assert done.exit_code == 0, done.output
+    written = (tmp_path / "a.png.xmp").read_bytes()
+    assert model_digest(*of(Annotator.load(world / "model"))).encode() in written
+    assert model_digest(*of(load_exported(world / "model.onnx"))).encode() in written
+
+
+def of(annotator: Annotator) -> tuple[Any, tuple[str, ...]]:
+    return annotator.ranker, annotator.vocabulary.tags
 
 
 def test_an_exported_model_in_python(world: Path) -> None:

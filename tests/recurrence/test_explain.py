@@ -48,7 +48,9 @@ def test_a_gpu_on_which_the_kernels_were_verified() -> None:
 def test_a_shape_that_no_fused_kernel_serves_falls_to_the_next() -> None:
     lines = explain(4, 1, 1001, torch.float16, gpu=H100).splitlines()
     assert "  forward: not grouped 16 x 16, as it is for H divisible by 8" in lines
-    assert any(line.startswith("  forward: step 16 x 16, 1 launch of 1 x 63 programs; H not div") for line in lines)
+    assert any(line.startswith("  forward: product 4 x 128, 1 launch of 1 x 8 programs; H not div") for line in lines)
+    lines = explain(4, 1, 1001, torch.float32, gpu=H100).splitlines()
+    assert any(line.startswith("  forward: step 16 x 16, 1 launch of 1 x 63 programs; any H") for line in lines)
     lines = explain(4, 1, 64, gpu=Gpu((7, 5), 40)).splitlines()
     assert lines[-2:] == [
         "triton: no, it needs compute capability 8.0, and cuda:0 has 7.5",

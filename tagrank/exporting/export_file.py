@@ -21,6 +21,7 @@ from tagrank.exporting.card import FORMAT, KEY, Card, Input
 from tagrank.exporting.preprocessing import preprocessing_of
 from tagrank.features.backbones.backbone import LARGEST_ASPECT, Backbone
 from tagrank.features.familiarity import Familiarity, K
+from tagrank.model_files import model_digest
 from tagrank.ranker.ensemble import Ranker
 
 Format = Literal["onnx", "pt2"]
@@ -117,6 +118,7 @@ def export_model(
         annotator.backbone_spec,
         preprocessing,
         annotator.training,
+        model_digest(annotator.ranker, annotator.vocabulary.tags),
     )
     program = Program(annotator.ranker, backbone, annotator.familiarity).eval()
     with torch.no_grad(), _quiet():

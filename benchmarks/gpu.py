@@ -238,6 +238,7 @@ def _read(file: IO[str]) -> str:
     # The result file does not say where this machine has its files.
     for folder in (sysconfig.get_path("purelib"), os.getcwd()):
         text = text.replace(f"{folder}/", "")
+    text = text.replace(f"rootdir: {os.getcwd()}", "rootdir: .").replace(sys.executable, "python")
     return text
 
 

@@ -182,16 +182,20 @@ class _Layers(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             # A second derivative may follow. The results then have a node that refuses to have one.
-            return _Gradients.apply(ctx, *ctx.saved_tensors, *grads)  # type: ignore[no-any-return]
+            return Gradients.apply(_backward, ctx, *ctx.saved_tensors, *grads)  # type: ignore[no-any-return]
         return _backward(ctx, ctx.saved_tensors, grads)
 
 
-class _Gradients(torch.autograd.Function):
-    """The backward pass, with a derivative that is an error. Its results depend on all that they are made of."""
+class Gradients(torch.autograd.Function):
+    """A backward pass, with a derivative that is an error. Its results depend on all that they are made of.
+
+    ``backward_of(of, saved, grads)`` is the pass; ``of`` is the context of the forward pass, and the last three tensors
+    are the gradients of its results.
+    """
 
     @staticmethod
-    def forward(ctx: Any, of: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
-        return _backward(of, tensors[:-3], tensors[-3:])
+    def forward(ctx: Any, backward_of: Any, of: Any, *tensors: Tensor | None) -> Any:
+        return backward_of(of, tensors[:-3], tensors[-3:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -16,7 +16,7 @@ from tagrank.recurrence.backends import FUSED, choose
 from tagrank.recurrence.backends.compiled import C0, H0, WEIGHT_HH
 from tagrank.recurrence.backends.eager import lstm_loop
 from tagrank.recurrence.dtypes import autocasts, cell_dtype
-from tagrank.recurrence.fused import refuse_second_derivative
+from tagrank.recurrence.fused import Gradients
 from tagrank.recurrence.op import FutureGates, to_autocast
 from tagrank.recurrence.padded import Results, scattered
 from tagrank.recurrence.tracing import observed, record
@@ -158,20 +158,8 @@ class _Packed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # read once: an activation checkpoint gives them only once
         if torch.is_grad_enabled():
-            return _Gradients.apply(ctx, *saved, *grads)  # type: ignore[no-any-return]
+            return Gradients.apply(_backward, ctx, *saved, *grads)  # type: ignore[no-any-return]
         return _backward(ctx, saved, grads)
-
-
-class _Gradients(torch.autograd.Function):
-    """The backward pass, with a derivative that is an error. Its results depend on all that they are made of."""
-
-    @staticmethod
-    def forward(ctx: Any, of: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
-        return _backward(of, tensors[:-3], tensors[-3:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        refuse_second_derivative()
 
 
 def _backward(ctx: Any, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:

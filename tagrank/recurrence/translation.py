@@ -89,6 +89,14 @@ def _in_order(op: Any, weight: Any, by_gate: list[int], shape: list[int]) -> Any
     return op.Reshape(ordered, op.Constant(value_ints=shape))
 
 
+def _is_matrix(weight: Any) -> bool:
+    """Whether a value has two dimensions. What a translation made has no shape yet: its node then tells."""
+    if weight.shape is not None:
+        return len(weight.shape) == 2
+    node = weight.producer()
+    return node is not None and node.op_type == "Transpose" and list(node.attributes["perm"].value) == [1, 0]
+
+
 class _Terms:
     """The input's share of the gates, taken apart by the nodes of the graph that compute it.
 
@@ -124,8 +132,7 @@ class _Terms:
             settings = {name: attribute.value for name, attribute in node.attributes.items()}
             rows = settings.pop("transB", 0)
             plain = settings in ({}, {"alpha": 1.0, "beta": 1.0, "transA": 0})
-            matrix = weight.shape is not None and len(weight.shape) == 2
-            if plain and matrix and self._fits(x) and self._narrow(x):
+            if plain and _is_matrix(weight) and self._fits(x) and self._narrow(x):
                 self.products.append((x, weight if rows else self._op.Transpose(weight, perm=[1, 0])))
                 return all(self._take(part, ready) for part in more if part is not None)
         if term.shape is not None and list(term.shape) == [self._gates.shape[-1]]:

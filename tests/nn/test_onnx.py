@@ -103,6 +103,22 @@ def test_a_context_up_to_the_width_of_the_gates_is_repeated(name: str, identitie
     assert "MatMul" not in found
 
 
+def test_a_product_with_another_weight_at_each_step_stays_a_product(tmp_path: Path) -> None:
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.randn(6, 4, 4 * H))
+            self.weight_hh = nn.Parameter(torch.randn(4 * H, H))
+
+        def forward(self, input: Tensor) -> list[Tensor]:
+            return list(lstm_recurrence(input @ self.weights, self.weight_hh))
+
+    module, path = Gates().eval(), tmp_path / "gates.onnx"
+    program = export(module, arguments(2, 6)[1:2], None, path)
+    assert operators(program).count("MatMul") == 1
+    agree(module, path, arguments(2, 6)[1:2])
+
+
 def test_the_cell_is_exported(tmp_path: Path) -> None:
     class Steps(nn.Module):
         def __init__(self) -> None:

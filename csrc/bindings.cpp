@@ -46,8 +46,8 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "Tensor? h0, Tensor? c0, Tensor? weight_ih, Tensor weight_hh, Tensor? output, Tensor saved, Tensor cells, "
       "bool constant, bool summed, bool recompute, int wanted, int[] launch) -> Tensor[]");
   m.def(
-      "packed_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, int[] batch_sizes, bool constant, bool save, "
-      "int[] launch) -> Tensor[]");
+      "packed_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, Tensor? weight_hr, int[] batch_sizes, "
+      "bool constant, bool save, int[] launch) -> Tensor[]");
   m.def(
       "packed_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor weight_hh, Tensor? h0, Tensor? c0, "
       "int[] batch_sizes, Tensor output, Tensor gates, Tensor cells, bool constant, int wanted, int[] launch) -> Tensor[]");

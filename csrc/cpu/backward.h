@@ -141,7 +141,7 @@ class Backward {
     if (recompute_) {
       const Range own = share(blocks_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_gates(call_.weight_hh, call_.hidden, p * L, gate_weight_ + p * gate_panel_size());
+        pack_gates(call_.weight_hh, call_.hidden, call_.hidden, p * L, gate_weight_ + p * gate_panel_size());
       }
     }
     const Range rows = shares_.of(worker);

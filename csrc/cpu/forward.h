@@ -5,6 +5,7 @@
 
 #include "activations.h"
 #include "product.h"
+#include "projection.h"
 #include "recurrence.h"
 #include "tiles.h"
 #include "workspace.h"
@@ -20,16 +21,19 @@ class Forward {
   Forward(const ForwardCall<T>& call, int64_t threads)
       : call_(call),
         panels_(blocks_of<C>(call.hidden)),
+        inputs_(blocks_of<C>(call.outputs)),
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         first_product_(call.h0 == nullptr ? 1 : 0),
         packed_(call.steps > first_product_ && call.batch * call.steps > kUnpackedRows),
-        on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows),
+        on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows && call.weight_hr == nullptr),
         padded_rows_(padded_rows(call.batch)),
         rows_(call.rows()),
-        shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1) {
+        shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1),
+        projection_(call, packed_) {
     workspace_.add(weight_, packed_ && !on_matrix_unit_ ? panels_ * panel_size() : 0);
     workspace_.add(cells_, call.cells == nullptr ? call.batch * call.hidden : 0);
-    for (C*& hidden : hidden_) workspace_.add(hidden, on_matrix_unit_ ? 0 : panels_ * call.batch * L);
+    for (C*& hidden : hidden_) workspace_.add(hidden, on_matrix_unit_ ? 0 : inputs_ * call.batch * L);
+    projection_.reserve(workspace_);
     if (on_matrix_unit_) {
       workspace_.add(tile_weight_, panels_ * tile_panel_size());
       for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(panels_) * P * padded_rows_ * kBlock);
@@ -48,25 +52,30 @@ class Forward {
       for (int64_t t = 0; t < call_.steps; ++t) {
         for (int64_t worker = begin; worker < end; ++worker) step(t, worker);
         if (grid_.columns > 1) barrier.wait(end - begin);
+        if (call_.weight_hr == nullptr) continue;
+        for (int64_t worker = begin; worker < end; ++worker) project(t, worker);
+        if (grid_.columns > 1) barrier.wait(end - begin);
       }
     });
   }
 
  private:
-  int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
+  int64_t elements() const { return (call_.weight_hr != nullptr ? 5 : 4) * call_.hidden * call_.outputs; }
   // Packing the weight takes about as long as this many products of the weight with a vector.
   static constexpr int64_t kUnpackedRows = 24;
 
   static constexpr bool kTiles = kHasTiles && std::is_same_v<C, float>;
   static constexpr int64_t P = kParts<T>;
 
-  int64_t panel_size() const { return panels_ * L * kWidth * L; }
+  int64_t panel_size() const { return inputs_ * L * kWidth * L; }
   int64_t tile_panel_size() const { return tile_blocks(panels_) * P * kWidth * kTileSize; }
   Operand hidden_tiles(int64_t t) const { return left_operand<P>(left_[t % 2], padded_rows_); }
   Operand weight_tiles(int64_t p) const { return right_operand<P>(tile_weight_ + p * tile_panel_size(), kWidth); }
 
   void pack(int64_t p) {
-    if (!on_matrix_unit_) return pack_gates(call_.weight_hh, call_.hidden, p * L, weight_ + p * panel_size());
+    if (!on_matrix_unit_) {
+      return pack_gates(call_.weight_hh, call_.hidden, call_.outputs, p * L, weight_ + p * panel_size());
+    }
     if constexpr (kTiles) {
       const int64_t H = call_.hidden;
       for (int64_t gate = 0; gate < kWidth; ++gate) {
@@ -96,11 +105,12 @@ class Forward {
       const Range own = share(panels_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) pack(p);
     }
+    projection_.pack(grid_.workers(), worker);
     if (call_.h0 == nullptr) return;
     const Range rows = share(call_.batch, grid_.workers(), worker);
-    for (int64_t p = 0; p < panels_; ++p) {
+    for (int64_t p = 0; p < inputs_; ++p) {
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        keep(0, p, row, load(call_.h0 + row * call_.hidden + p * L, call_.hidden - p * L));
+        keep(0, p, row, load(call_.h0 + row * call_.outputs + p * L, call_.outputs - p * L));
       }
     }
   }
@@ -114,7 +124,7 @@ class Forward {
       // A panel that only this worker needs is packed immediately before its first use.
       if (t == first_product_ && packed_ && grid_.rows == 1) pack(p);
       const C* next = weight_ + (p + 1 < panels.end ? p + 1 : panels.begin) * panel_size();
-      for_each_tile(rows, [&](Range part, int64_t i) { tile<kRows>(t, p, part, Ahead<C>::of_tile(i, next, panels_)); });
+      for_each_tile(rows, [&](Range part, int64_t i) { tile<kRows>(t, p, part, Ahead<C>::of_tile(i, next, inputs_)); });
     }
   }
 
@@ -159,7 +169,7 @@ class Forward {
     if (t >= first_product_) {
       const C* h = hidden_[t % 2] + row * L;
       if (packed_) {
-        multiply<M>(gates, h, B * L, weight_ + p * panel_size(), panels_, ahead);
+        multiply<M>(gates, h, B * L, weight_ + p * panel_size(), inputs_, ahead);
       } else {
         add_dots<M>(gates, h, p);
       }
@@ -173,11 +183,11 @@ class Forward {
   // Adds the products with the weight as it is, not packed.
   template <int M>
   TAGRANK_INLINE void add_dots(Vector<C> (&gates)[M][kWidth], const C* h, int64_t p) {
-    const int64_t H = call_.hidden, unit = p * L;
+    const int64_t H = call_.hidden, K = call_.outputs, unit = p * L;
     for (int m = 0; m < M; ++m) {
       for (int64_t gate = 0; gate < kWidth; ++gate) {
-        const T* weight = call_.weight_hh + (gate * H + unit) * H;
-        gates[m][gate] += dot(h + m * L, call_.batch * L, weight, H, H - unit);
+        const T* weight = call_.weight_hh + (gate * H + unit) * K;
+        gates[m][gate] += dot(h + m * L, call_.batch * L, weight, K, H - unit);
       }
     }
   }
@@ -197,8 +207,11 @@ class Forward {
     const Vector<C> h = rounded<T>(o * tanh(c));
     store(kept, c, count);
     if (rows_.ends(t, row)) store(call_.c_n + at, c, count);
-    store(call_.output + first * H + at, h, count);
-    keep(t + 1, p, row, first_lanes<C>(h, count));
+    if (call_.weight_hr != nullptr) {
+      projection_.keep(p, row, first_lanes<C>(h, count));
+    } else {
+      finish(t, p, row, h);
+    }
     if (call_.gates != nullptr) {
       T* saved = call_.gates + (first + row) * 4 * H + p * L;
       store(saved, i, count);
@@ -208,8 +221,22 @@ class Forward {
     }
   }
 
+  // Writes block p of a row of h_t.
+  TAGRANK_INLINE void finish(int64_t t, int64_t p, int64_t row, Vector<C> h) {
+    const int64_t count = call_.outputs - p * L;
+    store(call_.output + (rows_.at(t) + row) * call_.outputs + p * L, h, count);
+    keep(t + 1, p, row, first_lanes<C>(h, count));
+  }
+
+  // Projects the hidden states of step t. Workers in one row of the grid have parts of a hidden state, and share its row.
+  void project(int64_t t, int64_t worker) {
+    const Range own = grid_.columns == 1 ? rows_.in(t, shares_.of(worker)) : share(rows_.count(t), grid_.workers(), worker);
+    projection_.project(own, [&](int64_t p, int64_t row, Vector<C> h) { finish(t, p, row, h); });
+  }
+
   const ForwardCall<T> call_;
-  const int64_t panels_;
+  const int64_t panels_;         // the blocks of H
+  const int64_t inputs_;         // the blocks of O, which are those of K in the product
   const Grid grid_;
   const int64_t first_product_;  // the first step that has a product
   const bool packed_;            // whether the weight is packed
@@ -217,6 +244,7 @@ class Forward {
   const int64_t padded_rows_;    // B, rounded up to whole pairs of tiles
   const Rows rows_;
   const RowShares shares_;
+  Projection<T> projection_;
   Workspace workspace_;
   C* weight_;              // [panels][K][4][L]
   C* cells_;               // [B, H], if the call does not save the cell states

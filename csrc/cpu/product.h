@@ -117,22 +117,29 @@ TAGRANK_INLINE Vector<C> dot(const C* a, int64_t stride, const T* weight, int64_
   return sums<C>(products);
 }
 
-// Packs the panel of the forward product for the hidden units [unit, unit + L): the rows of weight [4H, H] for their four
-// gates, transposed.
+// Packs the L rows at `weight`, which has `columns` columns, as vector v of a panel: transposed. Only the first `count` of the
+// rows exist, and the others become zeros.
 template <typename T, typename C>
-TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t unit, C* panel) {
+TAGRANK_INLINE void pack_rows(const T* weight, int64_t columns, int64_t count, int64_t v, C* panel) {
   constexpr int64_t L = kLanes<C>;
-  for (int64_t gate = 0; gate < kWidth; ++gate) {
-    for (int64_t k = 0; k < hidden; k += L) {
-      Vector<C> square[L];
-      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
-        const T* row = weight + (gate * hidden + unit + l) * hidden + k;
-        __builtin_prefetch(row + kAhead<C>);
-        square[l] = unit + l < hidden ? load(row, hidden - k) : Vector<C>{};
-      }
-      transpose<C>(square);
-      TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) store(panel + ((k + l) * kWidth + gate) * L, square[l]);
+  for (int64_t k = 0; k < columns; k += L) {
+    Vector<C> square[L];
+    TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
+      const T* row = weight + l * columns + k;
+      __builtin_prefetch(row + kAhead<C>);
+      square[l] = l < count ? load(row, columns - k) : Vector<C>{};
     }
+    transpose<C>(square);
+    TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) store(panel + ((k + l) * kWidth + v) * L, square[l]);
+  }
+}
+
+// Packs the panel of the forward product for the hidden units [unit, unit + L): the rows of weight [4H, columns] for their four
+// gates.
+template <typename T, typename C>
+TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t columns, int64_t unit, C* panel) {
+  for (int64_t gate = 0; gate < kWidth; ++gate) {
+    pack_rows(weight + (gate * hidden + unit) * columns, columns, hidden - unit, gate, panel);
   }
 }
 

@@ -80,7 +80,8 @@ template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).forward(call, threads);
   const InstructionSet* vectors = if_by_matrix_unit();
-  if (vectors == nullptr) return;
+  // States that are projected are multiplied by vectors anyway.
+  if (vectors == nullptr || call.weight_hr != nullptr) return;
   // NaN stays in c until the last step, and NaN of an output gate is in h until the step after.
   const int64_t states = call.batch * call.hidden;
   // In a packed batch each step may be the last one of a sequence.

@@ -48,10 +48,12 @@ struct ForwardCall {
   int64_t batch, hidden, steps;  // B, H, T
   bool constant;                 // whether gates_x is the same at each step: [B, 4H]
   const T* gates_x;              // [B, 4H] or [T, B, 4H], the input's share of the gates
-  const T* weight_hh;            // [4H, H]
-  const T* h0;                   // [B, H], or null for zeros
+  const T* weight_hh;            // [4H, O]
+  const T* weight_hr;            // [O, H], which projects each hidden state, or null
+  int64_t outputs;               // O: the columns of a hidden state after the projection, and H if there is none
+  const T* h0;                   // [B, O], or null for zeros
   const T* c0;                   // [B, H], or null for zeros
-  T* output;                     // [T, B, H]  h_1..h_T
+  T* output;                     // [T, B, O]  h_1..h_T
   T* c_n;                        // [B, H]     c_T
   T* gates;                      // [T, B, 4H] the activated gates, or null if they are not saved
   compute_t<T>* cells;           // [T, B, H]  c_1..c_T, or null if they are not saved

@@ -38,6 +38,8 @@ void forward(const ForwardPass& pass, const cpu::Threads& threads) {
   call.constant = pass.constant;
   call.gates_x = read<T>(pass.gates_x);
   call.weight_hh = read<T>(pass.weight_hh);
+  call.weight_hr = read<T>(pass.weight_hr);
+  call.outputs = pass.weight_hh.size(1);
   call.h0 = read<T>(pass.h0);
   call.c0 = read<T>(pass.c0);
   call.output = write_large<T>(pass.output);
@@ -52,9 +54,9 @@ void forward(const ForwardPass& pass, const cpu::Threads& threads) {
   // The rows that end at each step, those of the last step in one piece.
   for (int64_t t = pass.packed != nullptr ? 0 : steps - 1; t < steps; ++t) {
     const int64_t after = t + 1 < steps ? rows.count(t + 1) : 0, count = rows.count(t) - after;
-    const T* last = call.output + (rows.at(t) + after) * hidden;
-    T* to = h_n + after * hidden;
-    if (count > 0 && to != last) std::memcpy(to, last, static_cast<std::size_t>(count * hidden) * sizeof(T));
+    const T* last = call.output + (rows.at(t) + after) * call.outputs;
+    T* to = h_n + after * call.outputs;
+    if (count > 0 && to != last) std::memcpy(to, last, static_cast<std::size_t>(count * call.outputs) * sizeof(T));
   }
 }
 

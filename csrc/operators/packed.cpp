@@ -25,18 +25,23 @@ PackedRows rows_of(const std::vector<int64_t>& batch_sizes) {
 }  // namespace
 
 std::vector<Tensor> packed_forward(const Tensor& gates_x, const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
-                                   std::vector<int64_t> batch_sizes, bool constant, bool save, Launch launch) {
-  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && weight_hh.size(0) == 4 * weight_hh.size(1),
-                  "tagrank: weight_hh: expected shape [4H, H] with H >= 1; got ", describe_shape(weight_hh));
+                                   const MaybeTensor& weight_hr, std::vector<int64_t> batch_sizes, bool constant, bool save,
+                                   Launch launch) {
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(1) > 0 && weight_hh.size(0) > 0 && weight_hh.size(0) % 4 == 0 &&
+                      (weight_hr.has_value() || weight_hh.size(0) == 4 * weight_hh.size(1)),
+                  "tagrank: weight_hh: expected shape [4H, H], or [4H, P] beside weight_hr, with H and P >= 1; got ",
+                  describe_shape(weight_hh));
+  STD_TORCH_CHECK(!save || !weight_hr.has_value(), "tagrank: weight_hr: expected none where backward follows");
   const Kind kind = kind_of(weight_hh);
   STD_TORCH_CHECK(kind.cpu(), "tagrank: weight_hh: a packed batch runs on the CPU");
   const PackedRows rows = rows_of(batch_sizes);
-  const Sizes sizes{static_cast<int64_t>(batch_sizes.size()), batch_sizes[0], weight_hh.size(1)};
-  const int64_t batch = sizes.batch, hidden = sizes.hidden, all = rows.count();
+  const Sizes sizes{static_cast<int64_t>(batch_sizes.size()), batch_sizes[0], weight_hh.size(0) / 4};
+  const int64_t batch = sizes.batch, hidden = sizes.hidden, outputs = weight_hh.size(1), all = rows.count();
   expect("gates_x", gates_x, kind, {constant ? batch : all, 4 * hidden});
-  expect("h0", h0, kind, {batch, hidden});
+  expect("h0", h0, kind, {batch, outputs});
   expect("c0", c0, kind, {batch, hidden});
-  const Tensor output = empty({all, hidden}, kind), h_n = empty({batch, hidden}, kind), c_n = empty({batch, hidden}, kind);
+  expect("weight_hr", weight_hr, kind, {outputs, hidden});
+  const Tensor output = empty({all, outputs}, kind), h_n = empty({batch, outputs}, kind), c_n = empty({batch, hidden}, kind);
   MaybeTensor gates, cells;
   if (save) {
     gates = empty({all, 4 * hidden}, kind);
@@ -54,7 +59,8 @@ std::vector<Tensor> packed_forward(const Tensor& gates_x, const Tensor& weight_h
                          c_n,
                          gates,
                          cells,
-                         &rows};
+                         &rows,
+                         made_contiguous(weight_hr)};
   cpu_forward(pass, launch);
   std::vector<Tensor> results{output, h_n, c_n};
   if (save) {

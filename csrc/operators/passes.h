@@ -41,6 +41,8 @@ struct ForwardPass {
   MaybeTensor gates;     // [T, B, 4H]: the activated gates, if they are to be saved
   MaybeTensor cells;     // [T, B, H], likewise
   const PackedRows* packed = nullptr;  // Only CPUs take a packed batch
+  // [P, H], which projects each hidden state: weight_hh is then [4H, P], and h0, output and h_n have P columns. Likewise.
+  MaybeTensor weight_hr = std::nullopt;
 };
 
 struct BackwardPass {

@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tagrank.recurrence import lstm_recurrence
-from tagrank.recurrence.backends.eager import lstm_loop
-from tagrank.recurrence.packed import packed_loop, packed_recurrence
+from tagrank.recurrence.packed import packed_recurrence, projected_recurrence
 from tagrank.recurrence.padded import Places, Results, padded_recurrence
-from tagrank.recurrence.tracing import record
 
 
 class Sequences(Protocol):
@@ -31,7 +29,7 @@ class Sequences(Protocol):
     ) -> Results:
         """``output`` ``[rows, H]``, and ``h_n`` and ``c_n`` ``[B, H]``, of the gates ``[rows, 4H]`` and ``[B, 4H]``."""
 
-    def loop(
+    def projected(
         self,
         input_gates: Tensor | None,
         context_gates: Tensor | None,
@@ -39,15 +37,13 @@ class Sequences(Protocol):
         h0: Tensor | None,
         c0: Tensor | None,
         weight_hr: Tensor,
+        backend: str,
     ) -> Results | None:
-        """The same by the eager loop with a projection, ``[rows, P]``, ``[B, P]`` and ``[B, H]``; or ``None`` if the
-        layout has no loop."""
+        """The same with a projection of each hidden state, as :func:`projected_recurrence` does it: ``[rows, P]``,
+        ``[B, P]`` and ``[B, H]``. ``None`` if the layout cannot."""
 
     def backwards(self, rows: Tensor) -> Tensor:
         """``[rows, F]`` with the steps of each sequence in the opposite order. Applied twice, it is nothing."""
-
-    def count(self, context: Tensor | None) -> int:
-        """The number of rows beside a context ``[B, C]``."""
 
     def at_first_step(self, values: Tensor) -> Tensor:
         """``[B, F]`` to ``[rows, F]``: the values at the first step, zeros at the others."""
@@ -75,7 +71,7 @@ class Whole:
         output, c_n = lstm_recurrence(gates_x, weight_hh, h0, c0, **options)
         return output, output[-1], c_n
 
-    def loop(
+    def projected(
         self,
         input_gates: Tensor | None,
         context_gates: Tensor | None,
@@ -83,21 +79,16 @@ class Whole:
         h0: Tensor | None,
         c0: Tensor | None,
         weight_hr: Tensor,
+        backend: str,
     ) -> Results | None:
-        record("eager.forward")
-        gates_x = _sum(input_gates, context_gates)
-        batch = gates_x.shape[-2]
-        h0 = gates_x.new_zeros(batch, weight_hh.shape[1]) if h0 is None else h0
-        c0 = gates_x.new_zeros(batch, weight_hr.shape[1]) if c0 is None else c0
-        output, c_n = lstm_loop(gates_x, weight_hh, h0, c0, self.steps, weight_hr)
-        return output, output[-1], c_n
+        batch = (input_gates if context_gates is None else context_gates).shape[-2]  # type: ignore[union-attr]
+        rows = None if input_gates is None else input_gates.flatten(0, 1)
+        sizes = [batch] * self.steps
+        output, h_n, c_n = projected_recurrence(rows, context_gates, weight_hh, h0, c0, weight_hr, sizes, backend)
+        return output.view(self.steps, batch, -1), h_n, c_n
 
     def backwards(self, rows: Tensor) -> Tensor:
         return rows.flip(0)
-
-    def count(self, context: Tensor | None) -> int:
-        assert context is not None
-        return self.steps * context.shape[0]
 
     def at_first_step(self, values: Tensor) -> Tensor:
         return F.pad(values.unsqueeze(0), (0, 0, 0, 0, 0, self.steps - 1))
@@ -134,7 +125,7 @@ class Padded(Whole):
         gates_x = _sum(input_gates, context_gates)
         return padded_recurrence(gates_x, weight_hh, h0, c0, self.lengths, self.steps, backend)
 
-    def loop(self, *arguments: Any) -> Results | None:
+    def projected(self, *arguments: Any) -> Results | None:
         return None
 
     def backwards(self, rows: Tensor) -> Tensor:
@@ -171,7 +162,7 @@ class Packed:
     ) -> Results:
         return packed_recurrence(input_gates, context_gates, weight_hh, h0, c0, self.batch_sizes, backend)
 
-    def loop(
+    def projected(
         self,
         input_gates: Tensor | None,
         context_gates: Tensor | None,
@@ -179,17 +170,15 @@ class Packed:
         h0: Tensor | None,
         c0: Tensor | None,
         weight_hr: Tensor,
+        backend: str,
     ) -> Results | None:
         sizes = self.batch_sizes.tolist()
-        return packed_loop(sizes, input_gates, context_gates, weight_hh, h0, c0, weight_hr)
+        return projected_recurrence(input_gates, context_gates, weight_hh, h0, c0, weight_hr, sizes, backend)
 
     def backwards(self, rows: Tensor) -> Tensor:
         if self._opposite is None:
             self._opposite = self.places().opposite().to(rows.device)
         return rows.index_select(0, self._opposite)
-
-    def count(self, context: Tensor | None) -> int:
-        return self.rows
 
     def at_first_step(self, values: Tensor) -> Tensor:
         return F.pad(values, (0, 0, 0, self.rows - self.sequences))

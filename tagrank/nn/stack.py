@@ -13,12 +13,6 @@ from tagrank.recurrence.op import run_layers
 from tagrank.recurrence.padded import Results
 from tagrank.recurrence.tracing import observed
 
-#: On CPUs the fused recurrence does so many times the multiplications of the eager loop in the same time. Measured by
-#: ``python -m benchmarks.packed``.
-FOLDED_IS_FASTER = 5
-
-State = tuple[Tensor | None, Tensor | None]
-
 
 class Direction(NamedTuple):
     """The parameters of one direction of a layer.
@@ -100,9 +94,9 @@ def _run_direction(
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = parameters
     if weight_hr is None:
         return _run_plain(sequences, context, input, h0, c0, parameters, options, None)
-    if _loops(sequences, context, input, (h0, c0), parameters, options.backend):
+    if not _folds((context, input, h0, c0, *parameters), weight_hh.device, options.backend):
         gates = _gates(context, input, weight_ih, add_bias(bias_ih, bias_hh))
-        results = sequences.loop(*gates, weight_hh, h0, c0, weight_hr)
+        results = sequences.projected(*gates, weight_hh, h0, c0, weight_hr, options.backend)
         if results is not None:
             return results
     # gates_t = x_t + W_hh h_{t-1} with h_{t-1} = W_hr r_{t-1}: the recurrence of r has the weight W_hh W_hr. Only h_0
@@ -113,24 +107,18 @@ def _run_direction(
     return F.linear(output, weight_hr), F.linear(h_n, weight_hr), c_n
 
 
-def _loops(
-    sequences: Sequences, context: Tensor | None, input: Tensor | None, states: State, own: Direction, backend: str
-) -> bool:
-    """Whether a direction with a projection runs in the eager loop.
+def _folds(tensors: Sequence[Tensor | None], device: torch.device, backend: str) -> bool:
+    """Whether a projection is folded into the weight.
 
-    By default it does on CPUs where nothing is trained and folding costs too much arithmetic. In training the loop's
-    backward pass would take as long or longer.
+    It is where a pass knows no projection: on GPUs, where operators are recorded, and in training, because the backward
+    pass of the eager loop, which knows it, would take as long or longer.
     """
-    tensors = (context, input, *states, *own)
-    if observed(tensors) or backend not in ("auto", "eager"):
+    if observed(tensors):
+        return True
+    if backend == "eager":
         return False
-    train = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if backend == "eager" or train or own.weight_hh.device.type != "cpu":
-        return backend == "eager"
-    hidden, projected = own.weight_hh.shape[0] // 4, own.weight_hh.shape[1]
-    rows = sequences.count(context) if input is None else input.shape[:-1].numel()
-    folded, looped = 4 * hidden * hidden * (projected + rows), 5 * hidden * projected * rows
-    return folded > FOLDED_IS_FASTER * looped
+    train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return train or device.type != "cpu" or backend not in ("auto", "native")
 
 
 def _run_plain(

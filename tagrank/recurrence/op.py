@@ -103,9 +103,6 @@ def run(
             return output, c_n
         return recurrence(gates_x, weight_hh, h0, c0, steps, name, recompute)
     record("eager.forward")
-    batch, hidden = gates_x.shape[-2], weight_hh.shape[1]
-    h0 = gates_x.new_zeros(batch, hidden) if h0 is None else h0
-    c0 = gates_x.new_zeros(batch, hidden) if c0 is None else c0
     return lstm_loop(gates_x, weight_hh, h0, c0, steps)
 
 

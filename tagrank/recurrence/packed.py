@@ -50,12 +50,9 @@ def packed_recurrence(
     tensors = (gates_x, constant, weight_hh, h0, c0)
     if weight_hh.device.type != "cpu" or observed(tensors):
         return scattered(*tensors, batch_sizes, backend)
-    if autocasts("cpu"):
-        weight_hh = to_autocast(weight_hh)
-        gates_x, constant, h0, c0 = (None if t is None else to_autocast(t) for t in (gates_x, constant, h0, c0))
-        tensors = (gates_x, constant, weight_hh, h0, c0)
+    tensors = _autocast(tensors)
     sizes = batch_sizes.tolist()
-    name = choose(backend, FutureGates(weight_hh.device, weight_hh.dtype, (sizes[0], weight_hh.shape[0])))
+    name = _chosen(backend, tensors[2], sizes)
     if name == "eager":
         return packed_loop(sizes, *tensors)
     if not FUSED[name].packs():
@@ -66,6 +63,49 @@ def packed_recurrence(
         return results
     output, h_n, c_n = _forward(False, name, sizes, launch, *tensors)
     return output, h_n, c_n
+
+
+def projected_recurrence(
+    gates_x: Tensor | None,
+    constant: Tensor | None,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_hr: Tensor,
+    sizes: Sequence[int],
+    backend: str,
+) -> Results:
+    """:func:`packed_recurrence` with a projection of each hidden state, on CPUs.
+
+    Only the eager loop is differentiable.
+
+    Args:
+        weight_hh: ``[4H, P]``.
+        h0: ``[B, P]``.
+        weight_hr: ``[P, H]``, the projection.
+        sizes: the rows of each step.
+        backend: ``"auto"``, ``"eager"``, or the name of a backend that takes packed batches.
+
+    Returns:
+        ``output`` ``[N, P]``, ``h_n`` ``[B, P]`` and ``c_n`` ``[B, H]``.
+    """
+    tensors = _autocast((gates_x, constant, weight_hh, h0, c0, weight_hr))
+    name = _chosen(backend, tensors[2], sizes)
+    if name == "eager" or sizes[0] == 0:
+        return packed_loop(sizes, *tensors)
+    output, h_n, c_n = _forward(False, name, sizes, FUSED[name].fixed_launch, *tensors)
+    return output, h_n, c_n
+
+
+def _autocast(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tensors in autocast's dtype if it is on."""
+    if not autocasts("cpu"):
+        return tensors
+    return tuple(None if tensor is None else to_autocast(tensor) for tensor in tensors)
+
+
+def _chosen(backend: str, weight_hh: Tensor, sizes: Sequence[int]) -> str:
+    return choose(backend, FutureGates(weight_hh.device, weight_hh.dtype, (sizes[0], weight_hh.shape[0])))
 
 
 class _Segment(NamedTuple):
@@ -103,16 +143,15 @@ def packed_loop(
 ) -> Results:
     """:func:`packed_recurrence` by the eager loop, whose ``weight_hr`` projects the hidden states."""
     record("eager.forward")
-    given: Any = constant if gates_x is None else gates_x
-    h = given.new_zeros(sizes[0], weight_hh.shape[1]) if h0 is None else h0
-    c = given.new_zeros(sizes[0], weight_hh.shape[0] // 4) if c0 is None else c0
+    h, c = h0, c0
     outputs, ends = [], []
     for segment in _segments(sizes):
         rows = segment.rows
         x: Any = None if gates_x is None else segment.of(gates_x)
         if constant is not None:
             x = constant[:rows] if x is None else x + constant[:rows]
-        output, c = lstm_loop(x, weight_hh, h[:rows], c[:rows], segment.steps, weight_hr)
+        h, c = (None if state is None else state[:rows] for state in (h, c))
+        output, c = lstm_loop(x, weight_hh, h, c, segment.steps, weight_hr)
         h = output[-1]
         outputs.append(output.flatten(0, 1))
         ends.append((h[segment.rows_after :], c[segment.rows_after :]))
@@ -131,6 +170,7 @@ def _forward(
     weight_hh: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
+    weight_hr: Tensor | None = None,
 ) -> list[Tensor]:
     """``output``, ``h_n``, ``c_n``, and if ``save`` the activated gates ``[N, 4H]`` and the cell states ``[N, H]``."""
     x: Any = constant if gates_x is None else gates_x
@@ -140,7 +180,7 @@ def _forward(
             torch.add(segment.of(gates_x), constant[: segment.rows], out=segment.of(x))
     record(f"{name}.forward")
     results: list[Tensor] = torch.ops.tagrank.packed_forward.default(
-        x, weight_hh, h0, c0, sizes, gates_x is None, save, launch
+        x, weight_hh, h0, c0, weight_hr, sizes, gates_x is None, save, launch
     )
     return results
 

@@ -6,6 +6,7 @@ A test may hang if a barrier is wrong, so each must end within its timeout.
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -412,6 +413,40 @@ def test_no_row_is_left_out_of_a_sum(batch: int, dtype: torch.dtype) -> None:
     states = torch.cat([h0[None], output[:-1]]).detach()
     expected = d_gates.double().flatten(0, 1).t() @ states.double().flatten(0, 1)
     assert (got - expected).norm() <= tolerance(dtype, 128) / 2 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        # Unknown so far; this decides if the table may drop max_hidden from its line for float16.
+        pytest.param(torch.float16, marks=pytest.mark.xfail(strict=False, reason="cuBLAS's odd sums in float16")),
+        torch.bfloat16,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("hidden", [300, 1089, 2113])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_no_term_is_left_out_of_a_product(
+    batch: int, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product variant sums H terms in forward and 4H in backward. The last terms are most of these sums here."""
+    unbounded = tuple(replace(r, max_hidden=None) if r.variant.name == "product" else r for r in RULES["forward"])
+    monkeypatch.setitem(RULES, "forward", unbounded)
+    (product,) = (kernels for kernels in KERNELS if kernels.name == "product")
+    product.skip_unless_served(batch, hidden, dtype)
+    gates_x, weight_hh, h0, _ = (t.detach() for t in make_inputs(batch, hidden, None, dtype))
+    h0[:, -1] = 4.0
+    weight_hh[:, -1] = weight_hh[:, -1].sign()
+    weight_hh[-1] = weight_hh[-1].sign()
+    found = []
+    for kind, backend in ((dtype, "triton"), (torch.float64, "eager")):
+        x, weight, h = (t.detach().to(kind).requires_grad_() for t in (gates_x, weight_hh, h0))
+        with product.only():
+            output, _ = lstm_recurrence(x, weight, h, steps=2, backend=backend)
+            (d_h0,) = torch.autograd.grad(output[0, :, -1].sum(), h)
+        found.append((output, d_h0))
+    for got, want in zip(*found, strict=True):
+        assert (got - want).norm() <= tolerance(dtype, hidden) * want.norm()
 
 
 @by_name

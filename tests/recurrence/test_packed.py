@@ -1,6 +1,7 @@
 """The recurrence over sequences of different lengths, against lstm_recurrence on each sequence by itself in float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tagrank.recurrence import trace
 from tagrank.recurrence.backends import FUSED
 from tagrank.recurrence.backends.eager import lstm_loop
-from tagrank.recurrence.packed import packed_recurrence
+from tagrank.recurrence.packed import packed_recurrence, projected_recurrence
 from tagrank.recurrence.padded import Places, padded_recurrence
 
 needs_library = pytest.mark.skipif(FUSED["native"].unavailable() is not None, reason="the library is not built")
@@ -136,6 +137,76 @@ def test_threads_share_the_rows(lengths: list[int], threads: int) -> None:
         torch.set_num_threads(before)
 
 
+def projected_oracle(lengths: Sequence[int], args: Arguments, weight_hr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each sequence by itself, as nn.LSTM defines it: h = W_hr (o tanh c)."""
+    gates_x, constant, weight_hh, h0, c0 = args
+    assert weight_hh is not None
+    first = [0, *batch_sizes_of(lengths).cumsum(0).tolist()]
+    output, h_n, c_n = weight_hr.new_empty(sum(lengths), weight_hr.shape[0]), [], []
+    for b, length in enumerate(lengths):
+        h = weight_hr.new_zeros(weight_hr.shape[0]) if h0 is None else h0[b]
+        c = weight_hr.new_zeros(weight_hr.shape[1]) if c0 is None else c0[b]
+        for t in range(length):
+            gates = weight_hh @ h
+            gates = gates if gates_x is None else gates + gates_x[first[t] + b]
+            i, f, g, o = (gates if constant is None else gates + constant[b]).chunk(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = weight_hr @ (o.sigmoid() * c.tanh())
+            output[first[t] + b] = h
+        h_n.append(h)
+        c_n.append(c)
+    return output, torch.stack(h_n), torch.stack(c_n)
+
+
+def assert_projection_is_right(
+    lengths: Sequence[int], hidden: int, projected: int, given: Sequence[str], dtype: torch.dtype, backend: str
+) -> None:
+    args = arguments(lengths, hidden, given)
+    generator = torch.Generator().manual_seed(1)
+    args[2] = torch.randn(4 * hidden, projected, generator=generator, dtype=torch.float64) * projected**-0.5
+    if args[3] is not None:
+        args[3] = torch.randn(len(lengths), projected, generator=generator, dtype=torch.float64)
+    weight_hr = torch.randn(projected, hidden, generator=generator, dtype=torch.float64) * hidden**-0.5
+    rounded: list[Any] = [None if t is None else t.to(dtype) for t in (*args, weight_hr)]
+    sizes = batch_sizes_of(lengths).tolist()
+    with trace() as ran:
+        got = projected_recurrence(*rounded, sizes, backend)
+    assert ran == [f"{backend}.forward"]
+    *exact, projection = (None if t is None else t.double() for t in rounded)
+    want = projected_oracle(lengths, exact, projection)
+    for name, a, b in zip(("output", "h_n", "c_n"), got, want, strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - b).norm() <= TOLERANCE[dtype] * b.norm(), (name, (a.double() - b).norm() / b.norm())
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda n: f"{len(n)} sequences")
+def test_native_projects_packed_rows(lengths: list[int], dtype: torch.dtype) -> None:
+    """To more columns than a panel has, to less than a vector has, and to as many as there are hidden units."""
+    for hidden, projected, names in (
+        (150, 140, ("gates_x", "h0")),
+        (33, 3, ("constant", "c0")),
+        (16, 16, ("gates_x", "constant", "h0", "c0")),
+        (5, 1, ("constant",)),
+    ):
+        assert_projection_is_right(lengths, hidden, projected, names, dtype, "native")
+    assert_projection_is_right(lengths, 33, 3, ("gates_x", "constant", "h0"), dtype, "eager")
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("lengths", [[9] * 70 + [3] * 60, [30] * 3, [40]])
+def test_threads_share_projected_rows(lengths: list[int], threads: int) -> None:
+    """Rows of their own, and parts of the same rows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_projection_is_right(lengths, 130, 70, ("gates_x", "h0"), torch.float32, "native")
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("given", [("gates_x",), ("constant",), ("gates_x", "constant", "h0", "c0")], ids=" ".join)
 @pytest.mark.parametrize("lengths", LENGTHS[:4], ids=lambda n: f"{len(n)} sequences")
 def test_every_backend(any_backend: str, lengths: list[int], given: tuple[str, ...]) -> None:
@@ -224,7 +295,26 @@ def test_second_derivatives_are_refused() -> None:
 def test_the_operator_names_what_is_wrong(sizes: list[int], rows: int, message: str) -> None:
     gates, weight = torch.zeros(rows, 20), torch.zeros(20, 5)
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.tagrank.packed_forward(gates, weight, None, None, sizes, False, False, [1])
+        torch.ops.tagrank.packed_forward(gates, weight, None, None, None, sizes, False, False, [1])
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("weight_hh", "weight_hr", "save", "message"),
+    [
+        ([20, 3], None, False, r"weight_hh: expected shape \[4H, H\], or \[4H, P\] beside weight_hr"),
+        ([20, 3], [5, 3], False, r"weight_hr: expected float32 on cpu with shape \[3, 5\]"),
+        ([20, 3], [3, 5], True, "weight_hr: expected none where backward follows"),
+    ],
+)
+def test_the_operator_names_what_is_wrong_with_a_projection(
+    weight_hh: list[int], weight_hr: list[int] | None, save: bool, message: str
+) -> None:
+    projection = None if weight_hr is None else torch.zeros(weight_hr)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.tagrank.packed_forward(
+            torch.zeros(4, 20), torch.zeros(weight_hh), None, None, projection, [3, 1], False, save, [1]
+        )
 
 
 @needs_library

@@ -10,7 +10,12 @@ from tagrank.recurrence.dtypes import cell_dtype
 
 
 def lstm_loop(
-    gates_x: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, steps: int, weight_hr: Tensor | None = None
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    steps: int,
+    weight_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence; arguments as for :func:`tagrank.lstm_recurrence`.
 
@@ -21,8 +26,10 @@ def lstm_loop(
     Returns:
         ``output`` ``[T, B, H]`` (or ``[T, B, P]``) and ``c_n`` ``[B, H]``, in the dtype of ``gates_x``.
     """
-    constant = gates_x.dim() == 2
-    h, c = h0, c0.to(cell_dtype(c0.dtype))
+    constant, batch = gates_x.dim() == 2, gates_x.shape[-2]
+    h = gates_x.new_zeros(batch, weight_hh.shape[1]) if h0 is None else h0
+    c = gates_x.new_zeros(batch, weight_hh.shape[0] // 4) if c0 is None else c0
+    c = c.to(cell_dtype(c.dtype))
     outputs = []
     for t in range(steps):
         gates = (gates_x if constant else gates_x[t]) + h @ weight_hh.t()

@@ -27,6 +27,7 @@ HUB = "hf:"
 FILES = (CONFIG, VOCABULARY, WEIGHTS, FAMILIARITY, COMPLETER, SEEN, EVALUATION, CARD)
 """What travels. All but the first three may be missing."""
 
+_PATIENCE = 10  # seconds, for the hub's first answer
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?", re.ASCII)
 
 
@@ -91,8 +92,8 @@ def download(
 ) -> Source:
     """Get a model from the hub, or from the copies that earlier downloads left in the cache.
 
-    The revision is resolved to a commit once, and all files are of this commit. The configuration is looked at before
-    the weights are downloaded.
+    The revision is resolved to a commit once, and all files are of this commit. If the hub does not answer that one
+    request, nothing else is asked of it. The configuration is looked at before the weights are downloaded.
 
     Args:
         name: as for :func:`split_name`.
@@ -112,15 +113,17 @@ def download(
     cache = Path(cache_dir or hub.constants.HF_HUB_CACHE)
     shown = f"{HUB}{repo}" + (f"@{revision}" if revision else "")
 
+    unreached = "local_files_only" if local_files_only else _unreached(hub, shown, repo, revision, token)
+
     def snapshot(files: Sequence[str], revision: str | None) -> Path:
-        with _faults(shown, cache):
+        with _faults(shown, cache, unreached):
             folder = hub.snapshot_download(
                 repo,
                 revision=revision,
                 allow_patterns=list(files),
                 cache_dir=cache,
                 token=token,
-                local_files_only=local_files_only,
+                local_files_only=unreached is not None,
                 tqdm_class=_progress(),
             )
         return Path(folder)
@@ -196,6 +199,29 @@ def copy_records(source: Path, folder: Path) -> None:
         raise InputError(f"{error.filename or folder}: {reason(error)}") from error
 
 
+def _unreached(hub: "ModuleType", name: str, repo: str, revision: str | None, token: str | bool | None) -> str | None:
+    """Why the hub does not answer; ``None`` if it tells of the revision. Raises an InputError if there is none such.
+
+    ``snapshot_download`` would try for half a minute to reach the hub, also for a copy that is complete.
+    """
+    from huggingface_hub import errors
+
+    known = (
+        errors.GatedRepoError,
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.HFValidationError,
+    )
+    with _faults(name, None):
+        try:
+            hub.HfApi(token=token).model_info(repo, revision=revision or "main", timeout=_PATIENCE)
+        except known:
+            raise
+        except Exception as error:
+            return first_line(error)
+    return None
+
+
 def _has_own_card(api: "HfApi", repo: str, revision: str | None) -> bool:
     """Whether the repository has a card that was not written by :mod:`tagrank.model_card`."""
     if not api.file_exists(repo, CARD, revision=revision):
@@ -234,12 +260,13 @@ def _progress() -> type:
 
 
 @contextmanager
-def _faults(name: str, cache: Path | None) -> Iterator[None]:
+def _faults(name: str, cache: Path | None, unreached: str | None = None) -> Iterator[None]:
     """What goes wrong on the way to the hub becomes an InputError with the model's name.
 
     Args:
         name: of the model.
-        cache: where copies are; None for uploads, which have none.
+        cache: where copies are; None if none may serve.
+        unreached: why the hub was not reached before.
     """
     from huggingface_hub import constants, errors
 
@@ -254,9 +281,9 @@ def _faults(name: str, cache: Path | None) -> Iterator[None]:
         raise InputError(f"{name}: no such revision (branch, tag or full hash of a commit) on {hub}") from error
     except errors.LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name}: {hub} cannot be reached, and {cache} has no complete copy. On a machine that reaches it, run "
-            f"`hf download {name.removeprefix(HUB).partition('@')[0]} --local-dir FOLDER`; copy the folder here, and "
-            f"give it as the model"
+            f"{name}: {hub} cannot be reached{f' ({unreached})' if unreached else ''}, and {cache} has no complete "
+            f"copy. On a machine that reaches it, run `hf download {name.removeprefix(HUB).partition('@')[0]} "
+            f"--local-dir FOLDER`; copy the folder here, and give it as the model"
         ) from error
     except errors.HFValidationError as error:
         raise InputError(f"{name}: {first_line(error)}") from error

@@ -233,7 +233,7 @@ RULES: dict[Kernel, tuple[Rule, ...]] = {
         # odd number of terms are our own.
         _product(
             ("float16",),
-            "H not divisible by 8: the same; of more float16 terms, sums by cuBLAS of an odd number were wrong",
+            "H not divisible by 8, as above; cuBLAS was wrong in longer float16 sums of an odd number of terms",
             aligned=False,
             min_hidden=256,
             max_hidden=1024,

@@ -52,6 +52,7 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.recurrence --dtype bfloat16 --no-compile -B 1 64 -H 512 -T 20 --json benchmarks/results/cpu-bfloat16.json
 	$(BIN)/python -m benchmarks.decoder --json benchmarks/results/decoder.json
 	$(BIN)/python -m benchmarks.packed --processor-time --json benchmarks/results/packed.json
+	$(BIN)/python -m benchmarks.models --processor-time --json benchmarks/results/models.json
 	$(BIN)/python -m benchmarks.memory --json benchmarks/results/memory.json
 	$(BIN)/python -m benchmarks.growth --json benchmarks/results/growth.json
 	$(BIN)/python -m benchmarks.annotate --json benchmarks/results/annotate.json

@@ -18,7 +18,7 @@ TRITON := 3.6.0
 NUMPY := numpy<2.4
 OLDEST := build/torch-$(TORCH)
 
-.PHONY: help demo test test-all test-oldest lint bench results gpu kernels-report wheel clean
+.PHONY: help demo test test-all test-oldest lint bench results docs gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -60,6 +60,9 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.prepare --json benchmarks/results/prepare.json
 	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
 
+docs: $(STAMP)  ## Build the site of docs/ into build/site: a minute, with the notebook, which is run; no internet access.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): tests, checker, benchmark, one file.
 	# A link to this folder and nothing else, so that it may go into a distribution's Python too. nvcc builds csrc/cuda.
 	PIP_BREAK_SYSTEM_PACKAGES=1 TAGRANK_BUILD_EXT=auto $(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
@@ -87,7 +90,7 @@ $(BIN)/python:
 # torch first: building csrc/ needs it, and pip's build isolation would hide it.
 $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,docs,dev]'
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

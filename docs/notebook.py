@@ -11,9 +11,8 @@
 # %% [markdown]
 # # A first model
 #
-# This notebook trains an annotator on drawn scenes, in less than a minute on two CPU cores, and uses it. All outputs are
-# of the run that built this page. [The notebook](notebook.ipynb) has them; [its source](notebook.py) is what jupytext
-# makes notebooks of. It needs `pip install '.[annotate,offline]'`, and no internet access.
+# This notebook trains an annotator on drawn scenes, in less than a minute on two CPU cores, and uses it. It needs
+# `pip install '.[annotate,offline]'`, and no internet access. What you see is of the run that built this page.
 #
 # ## Scenes, and what people say of them
 #
@@ -60,7 +59,8 @@ print(manifest.read_text().splitlines()[0])
 # ## Training
 #
 # The features are those of EfficientNet-Lite0, which knows photographs, and has never seen a drawn scene
-# ([backbones](backbones.md)). The preset is the default one. Of the 600 scenes, 60 are for validation and 60 for the test.
+# ([backbones](backbones.md)). The preset is the default one. Of the 600 scenes, 60 are for validation and 60 for the
+# test.
 
 # %%
 from tagrank.training.run import train
@@ -109,7 +109,7 @@ show({i: [f"{t.rank}. {t.tag} ({t.score:.0%})" for t in annotator.annotate(image
 # ends here, and how it goes on.
 
 # %%
-for given in ([], ["tree"], ["tree", "house"]):
+for given in ([], ["tree"], ["tree", "bird"]):
     suggestion = annotator.suggest(images[540], given)
     following = ", ".join(f"{tag} {probability:.0%}" for tag, probability in suggestion.next[:3])
     print(f"{given}: next {following}; the end {suggestion.end:.0%}; the rest {[tag.tag for tag in suggestion]}")

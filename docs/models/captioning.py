@@ -28,7 +28,9 @@ class Captioner(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.embedding = nn.Embedding(sizes.words, sizes.embedding, padding_idx=PAD)
+        # --8<-- [start:lstm]
         self.lstm: Any = nn.LSTM(sizes.embedding + sizes.image, sizes.hidden)
+        # --8<-- [end:lstm]
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(sizes.hidden, sizes.words)
 

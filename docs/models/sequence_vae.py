@@ -30,10 +30,12 @@ class SequenceVAE(nn.Module):
         super().__init__()
         context = sizes.latent + sizes.condition
         self.condition = nn.Embedding(sizes.classes, sizes.condition)
+        # --8<-- [start:lstm]
         self.encoder: Any = nn.LSTM(sizes.point + sizes.condition, sizes.encoder, bidirectional=True)
+        self.decoder: Any = nn.LSTM(sizes.point + context, sizes.decoder)
+        # --8<-- [end:lstm]
         self.posterior = nn.Linear(2 * sizes.encoder, 2 * sizes.latent)
         self.start = nn.Linear(context, 2 * sizes.decoder)
-        self.decoder: Any = nn.LSTM(sizes.point + context, sizes.decoder)
         self.next = nn.Linear(sizes.decoder, 2 * sizes.point)
 
     def forward(self, points: Tensor, lengths: Tensor, classes: Tensor, noise: Tensor) -> tuple[Tensor, ...]:

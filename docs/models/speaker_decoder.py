@@ -37,9 +37,11 @@ class SpeakerDecoder(nn.Module):
         self.encoder = nn.LSTM(sizes.text, sizes.text // 2, bidirectional=True)
         self.speaker = nn.Embedding(sizes.speakers, sizes.speaker)
         self.prenet = nn.Sequential(nn.Linear(sizes.frame, sizes.prenet), nn.ReLU(), nn.Dropout(0.5))
+        # --8<-- [start:lstm]
         self.first: Any = nn.LSTMCell(sizes.prenet + sizes.text + sizes.speaker, sizes.hidden)
-        self.query = nn.Linear(sizes.hidden, sizes.text)
         self.second: Any = nn.LSTMCell(sizes.hidden + sizes.text + sizes.speaker, sizes.hidden)
+        # --8<-- [end:lstm]
+        self.query = nn.Linear(sizes.hidden, sizes.text)
         self.to_frame = nn.Linear(sizes.hidden, sizes.frame)
 
     def forward(self, symbols: Tensor, speakers: Tensor, frames: Tensor) -> Tensor:

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-from jupyter_client.manager import AsyncKernelManager
 from math_core import LatexToMathML
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 #: Pages that are outside docs/, by their places on the site. The README is for code hosts; index.md stands for it.
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
+#: The source of the page notebook.md. Other pages link to it, so that their links lead somewhere on code hosts, too.
 NOTEBOOK = "notebook.py"
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
@@ -41,19 +42,19 @@ def run_notebook(path: Path) -> dict[str, str | bytes]:
     """
     notebook: Any = jupytext.read(path)
     # By sockets of files: those of the network would be open to others on the machine, and the kernel warns of it.
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=kernel, timeout=600).execute()
-    pictures = f"{path.stem}_files"
+    sockets = Config({"ConnectionFileMixin": {"transport": "ipc"}})
+    NotebookClient(notebook, config=sockets, kernel_name="python3", timeout=600).execute()
+    name, pictures = f"{path.stem}.ipynb", f"{path.stem}_files"
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, resources={"unique_key": path.stem, "output_files_dir": pictures}
     )
-    whole = jupytext.writes(notebook, fmt="ipynb")
-    return {f"{path.stem}.md": page, f"{path.stem}.ipynb": whole, **resources["outputs"]}
+    page += f"\n\nTo run it yourself: [the notebook]({name}) with these outputs, or [its source]({path.name}).\n"
+    return {f"{path.stem}.md": page, name: jupytext.writes(notebook, fmt="ipynb"), **resources["outputs"]}
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links lead to the same things as on a code host, wherever these are in the repository."""
-    origin = Path(str(page.file.abs_src_path or Path(config.docs_dir) / page.file.src_uri))
+    origin = Path(page.file.abs_src_path or Path(config.docs_dir, page.file.src_uri))
 
     def on_site(link: re.Match[str]) -> str:
         path = (origin.parent / link[1]).resolve()
@@ -61,6 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link[1]
         if path.is_relative_to(config.docs_dir):
             place = path.relative_to(config.docs_dir).as_posix()
+            if place == NOTEBOOK and page.file.src_uri != "notebook.md":
+                place = "notebook.md"
         else:
             name = path.relative_to(ROOT).as_posix()
             place = PAGES.get(name, f"files/{name}")

@@ -26,5 +26,6 @@ class Roles(griffe.Extension):
             return f'<autoref optional identifier="{target}"><code>{role[1].rpartition("tagrank.")[2]}</code></autoref>'
 
         text = _ROLE.sub(link, obj.docstring.value)
-        # A literal block of reStructuredText is an indented block of Markdown.
-        obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+        # A literal block of reStructuredText is an indented one of Markdown; griffe wants its heading in the plural.
+        text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+        obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)

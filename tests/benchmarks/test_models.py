@@ -104,7 +104,7 @@ def test_figures() -> None:
     for row in record["rows"]:
         assert row["right"]
         assert max(max(of.values()) for of in row["differences"].values()) < 1e-12, "docs/models.md says so"
-        ms = [f"{row['times'][name]['ms']:.0f} ms" for name in ("before", "after")]
+        ms = [f"{row['times'][name]['ms']:.0f}" for name in ("before", "after")]
         with_convert = f"{row['speedup']['convert']:.2f}x" if "convert" in row["speedup"] else ""
         cells = [row["model"], row["mode"], *ms, f"{row['speedup']['after']:.2f}x", with_convert]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in page

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 #: What a browser loads of its own accord.
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
-pytestmark = pytest.mark.exhaustive
+# Each worker waits for the one that builds the site.
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 
 
 class Page(HTMLParser):
@@ -65,7 +66,6 @@ def pages(site: Path) -> dict[str, Page]:
     return {path.relative_to(site).as_posix(): Page(path) for path in sorted(site.rglob("*.html"))}
 
 
-@pytest.mark.timeout(900)
 def test_every_page_is_there(pages: dict[str, Page]) -> None:
     sources = {p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md")}
     assert pages.keys() == sources | {"notebook.html", "contributing.html", "changelog.html", "404.html"}

@@ -18,7 +18,7 @@ TRITON := 3.6.0
 NUMPY := numpy<2.4
 OLDEST := build/torch-$(TORCH)
 
-.PHONY: help demo test test-all test-oldest lint bench results gpu kernels-report wheel clean
+.PHONY: help demo test test-all test-oldest lint bench results docs gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -52,12 +52,16 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.recurrence --dtype bfloat16 --no-compile -B 1 64 -H 512 -T 20 --json benchmarks/results/cpu-bfloat16.json
 	$(BIN)/python -m benchmarks.decoder --json benchmarks/results/decoder.json
 	$(BIN)/python -m benchmarks.packed --processor-time --json benchmarks/results/packed.json
+	$(BIN)/python -m benchmarks.models --processor-time --json benchmarks/results/models.json
 	$(BIN)/python -m benchmarks.memory --json benchmarks/results/memory.json
 	$(BIN)/python -m benchmarks.growth --json benchmarks/results/growth.json
 	$(BIN)/python -m benchmarks.annotate --json benchmarks/results/annotate.json
 	$(BIN)/python -m benchmarks.store --json benchmarks/results/store.json
 	$(BIN)/python -m benchmarks.prepare --json benchmarks/results/prepare.json
 	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
+
+docs: $(STAMP)  ## Build the site of docs/ into build/site: a minute, with the notebook, which is run; no internet access.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): tests, checker, benchmark, one file.
 	# A link to this folder and nothing else, so that it may go into a distribution's Python too. nvcc builds csrc/cuda.
@@ -86,7 +90,7 @@ $(BIN)/python:
 # torch first: building csrc/ needs it, and pip's build isolation would hide it.
 $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,docs,dev]'
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

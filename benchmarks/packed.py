@@ -7,7 +7,6 @@ turn, and the speed-up is the ratio of their median times.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from benchmarks.contestants import TOLERANCE, error
 from benchmarks.machine import describe, write
-from benchmarks.timing import Times, inference, interleave, training, turns
+from benchmarks.timing import inference, interleave, processor_times, training
 from tagrank import ContextLSTM
 from tagrank.nn.repeated import first_rows
 
@@ -76,16 +75,6 @@ def theirs(lstm: nn.LSTM, batch: Batch, sequence: Tensor) -> Tensor:
 def ours(layer: ContextLSTM, batch: Batch) -> Tensor:
     context = batch.context if batch.context.shape[1] > 0 else None
     return layer(context, input=PackedSequence(batch.rows, *batch.packing[1:]))[0].data
-
-
-def processor_times(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Times]:
-    """As :func:`interleave`, in processor time, which other programs on the machine change less."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, run in turns(runs, seconds):
-        start = time.process_time()
-        run()
-        times[name].append((time.process_time() - start) * 1e3)
-    return {name: Times.of(of_name) for name, of_name in times.items()}
 
 
 def measure(case: Case, kind: str, seconds: float, processor: bool = False) -> list[dict[str, Any]]:

@@ -318,10 +318,11 @@ def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -
 
 
 def test_each_requirement_is_imported() -> None:
-    """What is installed with tagrank and its extras, apart from the tools for its development, is used."""
+    """What is installed with tagrank and its extras, apart from the tools for development and the site, is used."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    ours = [requirement for extra, requirements in extras.items() if extra != "dev" for requirement in requirements]
+    tools = ("dev", "docs")
+    ours = [requirement for extra, requirements in extras.items() if extra not in tools for requirement in requirements]
     wanted = [*project["dependencies"], *ours]
     modules = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in wanted}
     sources = [*(ROOT / "tagrank").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]

@@ -68,7 +68,8 @@ class ParametersOfLSTM(nn.Module):
         Args:
             lstm: the module whose input is ``cat([x_t, context])``, or the context alone.
             context_size: how many features of its input are the context, the last ones.
-            backend, recompute: as for the class.
+            backend: as for the class.
+            recompute: as for the class.
 
         Raises:
             TypeError: ``lstm`` is no ``nn.LSTM``, or ``context_size`` no integer.

@@ -1,6 +1,6 @@
 """A captioning decoder that sees the image at each word, as LRCN (Donahue et al., 2015)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(sizes.words, sizes.embedding, padding_idx=PAD)
         # --8<-- [start:lstm]
-        self.lstm: Any = nn.LSTM(sizes.embedding + sizes.image, sizes.hidden)
+        self.lstm = nn.LSTM(sizes.embedding + sizes.image, sizes.hidden)
         # --8<-- [end:lstm]
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(sizes.hidden, sizes.words)

@@ -1,6 +1,6 @@
 """A conditional sequence VAE, whose decoder reads z and the class at each point, as sketch-rnn (Ha and Eck, 2018)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class SequenceVAE(nn.Module):
         context = sizes.latent + sizes.condition
         self.condition = nn.Embedding(sizes.classes, sizes.condition)
         # --8<-- [start:lstm]
-        self.encoder: Any = nn.LSTM(sizes.point + sizes.condition, sizes.encoder, bidirectional=True)
-        self.decoder: Any = nn.LSTM(sizes.point + context, sizes.decoder)
+        self.encoder = nn.LSTM(sizes.point + sizes.condition, sizes.encoder, bidirectional=True)
+        self.decoder = nn.LSTM(sizes.point + context, sizes.decoder)
         # --8<-- [end:lstm]
         self.posterior = nn.Linear(2 * sizes.encoder, 2 * sizes.latent)
         self.start = nn.Linear(context, 2 * sizes.decoder)

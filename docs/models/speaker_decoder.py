@@ -1,6 +1,6 @@
 """A decoder of speech for many speakers, as Mellotron (Valle et al., 2020): Tacotron 2 with a speaker embedding."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class SpeakerDecoder(nn.Module):
         self.speaker = nn.Embedding(sizes.speakers, sizes.speaker)
         self.prenet = nn.Sequential(nn.Linear(sizes.frame, sizes.prenet), nn.ReLU(), nn.Dropout(0.5))
         # --8<-- [start:lstm]
-        self.first: Any = nn.LSTMCell(sizes.prenet + sizes.text + sizes.speaker, sizes.hidden)
-        self.second: Any = nn.LSTMCell(sizes.hidden + sizes.text + sizes.speaker, sizes.hidden)
+        self.first = nn.LSTMCell(sizes.prenet + sizes.text + sizes.speaker, sizes.hidden)
+        self.second = nn.LSTMCell(sizes.hidden + sizes.text + sizes.speaker, sizes.hidden)
         # --8<-- [end:lstm]
         self.query = nn.Linear(sizes.hidden, sizes.text)
         self.to_frame = nn.Linear(sizes.hidden, sizes.frame)

@@ -54,6 +54,8 @@ def run_notebook(path: Path) -> dict[str, str | bytes]:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links lead to the same things as on a code host, wherever these are in the repository."""
+    if page.file.src_uri == "changelog.md":
+        page.meta["search"] = {"boost": 0.5}  # what a name is comes before what happened to it
     origin = Path(page.file.abs_src_path or Path(config.docs_dir, page.file.src_uri))
 
     def on_site(link: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ from tagrank.kernels.verified import VERIFIED
 from tagrank.recurrence import library
 from tagrank.recurrence.backends.base import BackwardCall, ForwardCall, GatesLike
 from tagrank.recurrence.backends.compiled import Compiled
-from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, no_gpu
 from tagrank.recurrence.dtypes import dtype_name
 from tagrank.recurrence.precision import precision
 from tagrank.recurrence.tracing import record
@@ -42,7 +42,7 @@ class Cluster(Compiled):
 
     def unavailable(self) -> str | None:
         # Not in __init__: to look for a GPU takes time and starts the driver, so `import tagrank` must not.
-        return self.not_built or (None if torch.cuda.is_available() else "no NVIDIA GPU")
+        return self.not_built or no_gpu()
 
     def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         device, dtype, hidden = gates_x.device, gates_x.dtype, gates_x.shape[-1] // 4

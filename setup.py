@@ -4,8 +4,8 @@ The environment variable TAGRANK_BUILD_EXT says what happens if the library cann
 that an error, because pip does not show warnings; ``auto`` goes on without it. ``0`` does not try to build it. Only
 builds without isolation (``pip install --no-build-isolation .``) can find torch, which is never imported.
 
-TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc: that of CUDA_HOME if
-it is set, else the one on the PATH, else that of the package nvidia-cuda-nvcc.
+TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc: that of CUDA_HOME
+if it is set, else the one on the PATH, else that of the package nvidia-cuda-nvcc.
 """
 
 import importlib.metadata

@@ -37,6 +37,6 @@ def without_cuda() -> str | None:
     if torch.ops.tagrank.has_clusters():
         return None
     return (
-        "tagrank's C++ library was built without CUDA; with nvcc installed (pip install 'tagrank[cuda-build]' brings it), "
+        "tagrank's C++ library was built without CUDA; with nvcc (pip install 'tagrank[cuda-build]' brings it), "
         "TAGRANK_BUILD_CUDA=1 pip install --no-build-isolation . in tagrank's sources builds it with CUDA"
     )

@@ -352,6 +352,6 @@ def test_without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     package.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     assert message("resnet18", None) == (
-        f"resnet18: torchvision.models cannot be imported beside torch {torch.__version__} (operator torchvision::nms does "
-        "not exist): install torch and torchvision from one index, for the same version of CUDA or for CPUs"
+        f"resnet18: torchvision.models cannot be imported beside torch {torch.__version__} (operator torchvision::nms "
+        "does not exist): install torch and torchvision from one index, for the same version of CUDA or for CPUs"
     )

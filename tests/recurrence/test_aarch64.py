@@ -32,9 +32,10 @@ def program(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """cpu_passes.cpp with csrc/cpu, compiled with the flags of setup.py."""
 
     def build(folder: Path) -> None:
-        sources = [CPU / f"{name}.cpp" for name in ("portable", "recurrence", "capability", "team", "workspace")]
-        flags = "-std=c++17 -O3 -Wall -Wextra -Werror -fno-math-errno -fno-trapping-math -pthread -static".split()
-        command = [str(COMPILER), *flags, f"-I{CPU}", Path(__file__).with_name("cpu_passes.cpp"), *sources]
+        names = ("portable", "recurrence", "capability", "team", "workspace")
+        sources = [Path(__file__).with_name("cpu_passes.cpp"), *(CPU / f"{name}.cpp" for name in names)]
+        flags = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", "-fno-trapping-math"]
+        command = [str(COMPILER), *flags, "-pthread", "-static", f"-I{CPU}", *sources]
         subprocess.run([*command, "-o", folder / "cpu_passes"], check=True)
 
     return once("aarch64", build) / "cpu_passes"

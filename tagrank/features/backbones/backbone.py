@@ -162,8 +162,8 @@ def import_library(module: str, name: str, extra: str) -> Any:
     # What torchvision, which other libraries import, raises if its operators cannot be loaded.
     except RuntimeError as error:
         raise InputError(
-            f"{name}: {module} cannot be imported beside torch {torch.__version__} ({first_line(error)}): install torch "
-            "and torchvision from one index, for the same version of CUDA or for CPUs"
+            f"{name}: {module} cannot be imported beside torch {torch.__version__} ({first_line(error)}): install "
+            "torch and torchvision from one index, for the same version of CUDA or for CPUs"
         ) from error
 
 

@@ -116,8 +116,7 @@ def test_beside_torch(built: Path, tmp_path: Path, which: str) -> None:
     shutil.copy(Path(__file__).with_name("installed_wheel.py"), tmp_path)
     found = json.loads(run(python, "installed_wheel.py"))
     assert found["package"] == str(own / "tagrank")
-    release = next(place.glob("torch-*.dist-info")).name.split("-")[1].split("+")[0]
-    assert found["versions"]["torch"].split("+")[0] == release
+    assert f"torch-{found['versions']['torch'].split('+')[0]}" in {p.stem.split("+")[0] for p in place.glob("torch-*")}
     assert found["versions"]["tagrank"] == PROJECT["version"]
     assert found["backends"]["native"] is None
     assert found["cuda"] == (not (built / "without-cuda").exists())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -338,6 +339,27 @@ def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -
     assert tested == {name.upper(): version for name, version in allowed.items()}
     major, minor = tested["TORCH"].split(".")
     assert f"OLDEST_TORCH = ({major}, {minor})" in setup
+
+
+def test_the_builds_of_a_release() -> None:
+    """cibuildwheel installs what pyproject.toml requires, and tries what is tested here. Nothing starts by itself."""
+    read = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings, makefile = read["tool"]["cibuildwheel"], (ROOT / "Makefile").read_text()
+    (torch,) = (r for r in PROJECT["dependencies"] if r.startswith("torch"))
+    (compiler,) = PROJECT["optional-dependencies"]["cuda-build"]
+    needed = [*read["build-system"]["requires"], "wheel", torch, compiler.split(";")[0]]
+    assert shlex.split(settings["before-build"]) == ["pip", "install", *needed]
+    (oldest,) = re.findall(r"^TORCH := (\S+)$", makefile, re.MULTILINE)
+    program = "python {project}/tests/packaging/installed_wheel.py"
+    assert settings["test-command"] == [program, f"pip install torch=={oldest}", program]
+    assert (ROOT / "tests" / "packaging" / "installed_wheel.py").exists()
+    # Both leave out the same of torch's libraries.
+    excluded = re.findall(r"--exclude '(\S+)'", makefile)
+    assert re.findall(r"--exclude '(\S+)'", settings["repair-wheel-command"]) == excluded != []
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
+    # YAML 1.1 takes the key "on" for a truth value.
+    assert [*workflow[True]] == ["workflow_dispatch"]
+    assert any("cibuildwheel" in step.get("run", "") for step in workflow["jobs"]["wheel"]["steps"])
 
 
 def test_each_requirement_is_imported() -> None:

@@ -78,8 +78,14 @@ kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200,
 	$(BIN)/python -m tagrank.kernels.page build/kernels.jsonl > build/kernels.md
 	mv build/kernels.md docs/kernels.md
 
-wheel: $(STAMP)  ## Build dist/*.whl, with the C++ backend.
-	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+# The wheel is built from the source distribution. auditwheel tags it with the oldest glibc that it runs with; torch's
+# libraries are torch's to bring.
+wheel: $(STAMP)  ## Build dist/*.tar.gz and, from it, dist/*.whl, for all torch from 2.10 on.
+	rm -rf build/wheel
+	$(BIN)/python -m build --no-isolation --outdir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+		--wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
 
 clean:  ## Remove what was built, but not the environment or runs/.
 	rm -rf build dist *.egg-info tagrank/_C.so

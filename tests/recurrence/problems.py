@@ -44,12 +44,12 @@ def make_inputs(
 
 def results(output: Tensor, c_n: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
     """Both outputs, and the gradients of a sum in which each of their elements has a weight of its own."""
-    weights = [_weights(t.shape, t.dtype, t.device) for t in (output, c_n)]
+    weights = [grad_weights(t.shape, t.dtype, t.device) for t in (output, c_n)]
     return [output, c_n, *torch.autograd.grad([output, c_n], inputs, weights, retain_graph=retain_graph)]
 
 
 @lru_cache(maxsize=8)
-def _weights(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def grad_weights(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same each time. Cached, because nothing can be drawn while a CUDA graph is captured."""
     generator = torch.Generator(device).manual_seed(1)
     # Short mantissas, so that the numbers are the same in every dtype.

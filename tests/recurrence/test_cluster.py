@@ -389,6 +389,16 @@ def test_without_a_gpu_it_says_why() -> None:
     assert backend.unsupported(gates_x) == "it runs on NVIDIA GPUs, and gates_x is on cpu"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(library.load() is not None or library.without_cuda() is not None, reason="built without CUDA")
+def test_a_driver_for_an_earlier_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says of no driver what it says of one that is too old for its runtime."""
+    monkeypatch.setattr(cluster, "no_gpu", lambda: None)
+    assert backend.unavailable() == (
+        "the driver of the GPU is for an earlier CUDA than the one that tagrank's C++ library was built with"
+    )
+
+
 def test_sizes_of_a_cluster(host: ctypes.CDLL) -> None:
     assert [host.cluster_blocks(hidden) for hidden in (1, 32, 33, 256, 500, 512)] == [1, 1, 2, 8, 16, 16]
     assert [host.cluster_padded(hidden) for hidden in (1, 128, 129, 512)] == [128, 128, 256, 512]

@@ -335,17 +335,24 @@ def test_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason() -> str:
         return backend.unavailable() or "available"
 
+    missing = "triton is not installed (torch's CUDA wheels bring it): pip install 'tagrank[triton]'"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(torch.version, "cuda", None)
     assert reason() == "available"
+    monkeypatch.setattr(triton_kernels, "_INSTALLED", False)
+    assert reason() == missing
+    # Without a GPU that it could run on, installing Triton would be in vain.
     monkeypatch.delenv("TRITON_INTERPRET")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert reason() == "available"
+    assert reason().startswith("this PyTorch is built without CUDA")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert reason().startswith("no NVIDIA GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert reason() == missing
+    monkeypatch.setattr(triton_kernels, "_INSTALLED", True)
+    assert reason() == "available"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert "AMD" in reason()
-    monkeypatch.setattr(triton_kernels, "_INSTALLED", False)
-    assert reason() == "triton is not installed"
 
 
 #: With the argument ``each kind of flags`` all that makes different code of a variant; else a case of each variant.

@@ -149,7 +149,8 @@ def import_library(module: str, name: str, extra: str) -> Any:
     """Import a module of an optional package.
 
     Raises:
-        InputError: it is not installed. The message names the backbone that needs it, and the extra to install.
+        InputError: it is not installed, or not in a build that fits torch's. The message names the backbone that needs
+            it, and what to install.
     """
     try:
         with without_our_kernels():
@@ -157,6 +158,12 @@ def import_library(module: str, name: str, extra: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"{name} needs packages that are not installed ({first_line(error)}): pip install 'tagrank[{extra}]'"
+        ) from error
+    # What torchvision, which other libraries import, raises if its operators cannot be loaded.
+    except RuntimeError as error:
+        raise InputError(
+            f"{name}: {module} cannot be imported beside torch {torch.__version__} ({first_line(error)}): install "
+            "torch and torchvision from one index, for the same version of CUDA or for CPUs"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """From the name of a backbone to its library. To add a library, add it to :data:`LIBRARIES`."""
 
+import contextlib
 import difflib
 from pathlib import Path
 
@@ -84,8 +85,10 @@ def _library(name: str) -> Library:
     for library in LIBRARIES:
         if library.knows(name):
             return library
-    offline = [*EfficientNetLite.names, "small_cnn"]
-    near = difflib.get_close_matches(name, [*offline, *classifiers()])
+    names = [*EfficientNetLite.names, "small_cnn"]
+    with contextlib.suppress(InputError):  # torchvision cannot be imported
+        names += classifiers()
+    near = difflib.get_close_matches(name, names)
     forms = ", ".join(library.form for library in LIBRARIES[:-1])
     raise InputError(
         f"backbone: expected {forms} or {LIBRARIES[-1].form}{f' (such as {near[0]})' if near else ''}, got {name!r:.60}"

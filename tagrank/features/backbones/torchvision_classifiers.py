@@ -10,7 +10,7 @@ from torch import nn
 
 from tagrank.data.files import first_line
 from tagrank.errors import InputError
-from tagrank.features.backbones.backbone import Backbone, Library
+from tagrank.features.backbones.backbone import Backbone, Library, import_library
 from tagrank.features.backbones.weights import check_finite, load_weights
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -24,17 +24,21 @@ class Torchvision(Library):
     form = "a classifier of torchvision"
 
     def knows(self, name: str) -> bool:
-        return name in classifiers()
+        try:
+            return name in classifiers()
+        except InputError:  # which check() raises
+            return name.isidentifier()
+
+    def check(self, name: str) -> None:
+        _models(name)
 
     def feature_size(self, name: str) -> int:
-        from torchvision import models
-
+        models = _models(name)
         with torch.device("meta"):
             return _cut_classifier(name, models.get_model(name, **_ARGUMENTS.get(name, {})))[1]
 
     def load(self, name: str, weights: str | Path | None) -> Backbone:
-        from torchvision import models
-
+        models = _models(name)
         enum = models.get_model_weights(name)
         entry = _weights_entry(name, enum, weights)
         if isinstance(entry, Path):
@@ -52,10 +56,18 @@ class Torchvision(Library):
 
 
 def classifiers() -> list[str]:
-    """The names of torchvision's classifiers."""
-    from torchvision import models
+    """The names of torchvision's classifiers.
 
+    Raises:
+        InputError: torchvision cannot be imported.
+    """
+    models = _models(Torchvision.form)
     return models.list_models(module=models)  # type: ignore[no-any-return]
+
+
+def _models(name: str) -> Any:
+    """``torchvision.models``, for the backbone ``name``."""
+    return import_library("torchvision.models", name, "annotate")
 
 
 def _weights_entry(name: str, enum: Any, weights: str | Path | None) -> Any:
@@ -85,8 +97,7 @@ def _cut_classifier(name: str, network: nn.Module) -> tuple[str, int]:
 
 def _download(name: str, entry: Any) -> nn.Module:
     """A network with weights of torchvision's enum, from torch.hub's cache or the internet."""
-    from torchvision import models
-
+    models = _models(name)
     try:
         # torch.hub announces a download on stdout, where only the results of a command belong.
         with contextlib.redirect_stdout(sys.stderr):

@@ -16,7 +16,7 @@ from tagrank.kernels.verified import VERIFIED
 from tagrank.recurrence import library
 from tagrank.recurrence.backends.base import BackwardCall, ForwardCall, GatesLike
 from tagrank.recurrence.backends.compiled import Compiled
-from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, no_gpu
 from tagrank.recurrence.dtypes import dtype_name
 from tagrank.recurrence.precision import precision
 from tagrank.recurrence.tracing import record
@@ -42,7 +42,7 @@ class Cluster(Compiled):
 
     def unavailable(self) -> str | None:
         # Not in __init__: to look for a GPU takes time and starts the driver, so `import tagrank` must not.
-        return self.not_built or (None if torch.cuda.is_available() else "no NVIDIA GPU")
+        return self.not_built or no_gpu() or _driver_too_old()
 
     def unsupported(self, gates_x: GatesLike, gpu: "Gpu | None" = None) -> str | None:
         device, dtype, hidden = gates_x.device, gates_x.dtype, gates_x.shape[-1] // 4
@@ -81,5 +81,17 @@ def _fits(device: int, hidden: int, float32: bool) -> bool:
     return _counted(device, hidden, float32)
 
 
+@cache
+def _driver_too_old() -> str | None:
+    """What is wrong with the driver, or ``None``. The library may be built for a later CUDA than torch."""
+    try:
+        torch.ops.tagrank.active_clusters(0, 1, False, False)
+    except RuntimeError as error:
+        if "driver version is insufficient" in str(error):
+            return "the driver of the GPU is for an earlier CUDA than the one that tagrank's C++ library was built with"
+    return None
+
+
 # What torch.compiler.assume_constant_result does, which would import all of torch's compiler.
+_driver_too_old._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _fits._dynamo_marked_constant = True  # type: ignore[attr-defined]

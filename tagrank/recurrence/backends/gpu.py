@@ -8,6 +8,15 @@ if TYPE_CHECKING:
     from tagrank.kernels.variants import Gpu
 
 
+def no_gpu() -> str | None:
+    """Why there is no NVIDIA GPU to run on, or ``None`` if there is one. Looking for it starts the driver."""
+    if torch.version.hip is not None:
+        return "only NVIDIA GPUs are supported, and this PyTorch is built for AMD's"
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    return None if torch.cuda.is_available() else "no NVIDIA GPU"
+
+
 def gpu_of(device: torch.device) -> "Gpu":
     """The GPU behind a CUDA device, as the tables of kernels describe it."""
     from tagrank.kernels.variants import Gpu

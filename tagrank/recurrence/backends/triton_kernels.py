@@ -24,7 +24,7 @@ from tagrank.recurrence.backends.base import (
     Outputs,
 )
 from tagrank.recurrence.backends.compiled import Compiled
-from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, newest_capability
+from tagrank.recurrence.backends.gpu import current_stream, dotted, gpu_of, newest_capability, no_gpu
 from tagrank.recurrence.backends.products import gates_and_place_for_gradients, weight_and_state_gradients
 from tagrank.recurrence.dtypes import DTYPES, cell_dtype, dtype_name
 from tagrank.recurrence.precision import precision
@@ -54,14 +54,13 @@ class Triton(Compiled):
 
     def unavailable(self) -> str | None:
         # Not in __init__: to look for a GPU takes time and starts the driver, so `import tagrank` must not.
+        reason = None if self.interpreted() else no_gpu()
+        if reason is not None:
+            return f"{reason} (TRITON_INTERPRET=1, set before triton is imported, runs its kernels on CPUs, slowly)"
         if not _INSTALLED:
-            return "triton is not installed"
+            return "triton is not installed (torch's CUDA wheels bring it): pip install 'tagrank[triton]'"
         if self.interpreted():
             return None
-        if torch.version.hip is not None:
-            return "only NVIDIA GPUs are supported, and this PyTorch is built for AMD's"
-        if not torch.cuda.is_available():
-            return "no NVIDIA GPU (TRITON_INTERPRET=1, set before triton is imported, runs its kernels on CPUs, slowly)"
         newest = newest_capability()
         if newest is not None and newest < OLDEST:
             return f"it needs compute capability {dotted(OLDEST)}, and the GPU has {dotted(newest)}"

@@ -14,30 +14,16 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import yaml
 
-ROOT = Path(__file__).parent.parent
-PARTS = ("csrc", "kernels", "tagrank", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def test_the_citation_is_of_this_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     for key in ("version", "license"):
-        assert re.findall(rf"^{key}: (.+)$", citation, re.MULTILINE) == [project[key]]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A copy of what a wheel is built from, without what earlier builds have left there."""
-    copy = tmp_path / "source"
-    copy.mkdir()
-    for part in PARTS:
-        path = ROOT / part
-        if path.is_dir():
-            shutil.copytree(path, copy / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        else:
-            shutil.copy(path, copy)
-    return copy
+        assert re.findall(rf"^{key}: (.+)$", citation, re.MULTILINE) == [PROJECT[key]]
 
 
 def build(source: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -95,10 +81,10 @@ def assert_has_the_library(source: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-def test_build_beside_torch_has_the_library(source: Path, compiler: dict[str, str]) -> None:
-    """As it is built for use; ``test_nvcc_that_fails`` builds it without optimization, which is quick."""
-    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", CFLAGS="-Werror", **compiler)
+@pytest.mark.skipif(not shutil.which("clang++"), reason="no clang")
+def test_build_with_clang(source: Path) -> None:
+    """As it is built for use; ``test_wheel.py`` does so with the system's compiler, which is mostly gcc."""
+    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", CFLAGS="-Werror", CC="clang", CXX="clang++")
     assert done.returncode == 0, done.stderr
     assert_has_the_library(source)
 
@@ -162,13 +148,34 @@ def test_nvcc_that_fails(source: Path, broken_nvcc: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.parametrize("where", ["CUDA_HOME", "PATH", "package"])
 @pytest.mark.parametrize("there", [True, False])
-def test_nvcc_required(source: Path, broken_nvcc: str, there: bool) -> None:
-    home = broken_nvcc if there else str(source)
-    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", TAGRANK_BUILD_CUDA="1", CUDA_HOME=home)
+def test_nvcc_required(
+    source: Path, broken_nvcc: str, path_without_nvcc: str, tmp_path: Path, where: str, there: bool
+) -> None:
+    """It is in CUDA_HOME, on the PATH or a package of pip; ``test_wheel.py`` compiles with the last."""
+    chosen = {"PATH": path_without_nvcc, "CUDA_HOME": ""}
+    if where == "CUDA_HOME":
+        chosen["CUDA_HOME"] = broken_nvcc if there else str(source)
+    elif where == "PATH":
+        folder = f"{broken_nvcc}/bin" if there else str(source)
+        chosen["PATH"] = os.pathsep.join([folder, chosen["PATH"]])
+    elif there:
+        shutil.copytree(broken_nvcc, tmp_path / "packages" / "nvidia" / "cu99")
+        chosen["PYTHONPATH"] = str(tmp_path / "packages")
+    if where != "CUDA_HOME" and not there and packaged_nvcc():
+        pytest.skip("the extra cuda-build is installed")
+    done = build(source, "--no-build-isolation", TAGRANK_BUILD_EXT="1", TAGRANK_BUILD_CUDA="1", **chosen)
     assert done.returncode != 0
-    output = done.stdout + done.stderr
-    assert ("no such GPU" if there else "no nvcc in CUDA_HOME/bin") in output
+    (requirement,) = PROJECT["optional-dependencies"]["cuda-build"]
+    missing = f"no nvcc on the PATH; pip install '{requirement.split(';')[0]}' brings one"
+    missing = "no nvcc in CUDA_HOME/bin" if where == "CUDA_HOME" else missing
+    assert ("no such GPU" if there else missing) in done.stdout + done.stderr
+
+
+def packaged_nvcc() -> bool:
+    """Whether an nvcc is installed in this environment, as a package."""
+    return any(nvcc for entry in sys.path for nvcc in Path(entry).glob("nvidia/cu*/bin/nvcc"))
 
 
 def setup(source: Path, before: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -233,14 +240,31 @@ def test_going_on_without_what_is_missing(source: Path, what: str) -> None:
     assert "cannot be built" not in setup(source, before, **environment, TAGRANK_BUILD_EXT="0").stderr
 
 
-def test_a_source_distribution_needs_no_torch(source: Path) -> None:
-    (source / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
-    environment = os.environ | {"PYTHONPATH": str(source)}
+def test_a_source_distribution(source: Path, tmp_path: Path) -> None:
+    """It is made without torch, and the wheel that is made of it is that of the clone."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
+    environment = os.environ | {"PYTHONPATH": str(blocked)}
     subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, env=environment, check=True)
     (archive,) = (source / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as files:
-        names = {name.partition("/")[2] for name in files.getnames()}
-    assert {"csrc/bindings.cpp", "csrc/cpu/simd.h", "kernels/forward.py", "setup.py"} <= names
+        files.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    # What the library is built from. Everything else is in the wheel.
+    assert contents(unpacked / "csrc") == contents(source / "csrc")
+    assert contents(unpacked / "csrc")
+    wheels = []
+    for folder in (unpacked, source):
+        done = build(folder, "--no-build-isolation", TAGRANK_BUILD_EXT="0")
+        assert done.returncode == 0, done.stderr
+        with zipfile.ZipFile(next((folder / "dist").glob("*.whl"))) as files:
+            wheels.append({info.filename: info.CRC for info in files.infolist()})
+    assert wheels[0] == wheels[1]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def installation() -> list[str]:
@@ -311,19 +335,39 @@ def test_the_oldest_versions_that_may_be_installed_are_those_that_are_tested() -
     """``make test-oldest`` takes the releases that pyproject.toml and setup.py name."""
     project, setup, makefile = ((ROOT / name).read_text() for name in ("pyproject.toml", "setup.py", "Makefile"))
     tested = dict(re.findall(r"^(TORCH|TRITON) := (\d+\.\d+)\.\d+$", makefile, re.MULTILINE))
-    allowed = dict(re.findall(r'^    "(torch|triton)>=([\d.]+)[;"]', project, re.MULTILINE))
+    allowed = dict(re.findall(r'"(torch|triton)>=([\d.]+)[;"]', project))
     assert tested == {name.upper(): version for name, version in allowed.items()}
     major, minor = tested["TORCH"].split(".")
     assert f"OLDEST_TORCH = ({major}, {minor})" in setup
 
 
+def test_the_builds_of_a_release() -> None:
+    """cibuildwheel installs what pyproject.toml requires, and tries what is tested here. Nothing starts by itself."""
+    read = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings, makefile = read["tool"]["cibuildwheel"], (ROOT / "Makefile").read_text()
+    (torch,) = (r for r in PROJECT["dependencies"] if r.startswith("torch"))
+    (compiler,) = PROJECT["optional-dependencies"]["cuda-build"]
+    needed = [*read["build-system"]["requires"], "wheel", torch, compiler.split(";")[0]]
+    assert shlex.split(settings["before-build"]) == ["pip", "install", *needed]
+    (oldest,) = re.findall(r"^TORCH := (\S+)$", makefile, re.MULTILINE)
+    program = "python {project}/tests/packaging/installed_wheel.py"
+    assert settings["test-command"] == [program, f"pip install torch=={oldest}", program]
+    assert (ROOT / "tests" / "packaging" / "installed_wheel.py").exists()
+    # Both leave out the same of torch's libraries.
+    excluded = re.findall(r"--exclude '(\S+)'", makefile)
+    assert re.findall(r"--exclude '(\S+)'", settings["repair-wheel-command"]) == excluded != []
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
+    # YAML 1.1 takes the key "on" for a truth value.
+    assert [*workflow[True]] == ["workflow_dispatch"]
+    assert any("cibuildwheel" in step.get("run", "") for step in workflow["jobs"]["wheel"]["steps"])
+
+
 def test_each_requirement_is_imported() -> None:
-    """What is installed with tagrank and its extras, apart from the tools for development and the site, is used."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    tools = ("dev", "docs")
-    ours = [requirement for extra, requirements in extras.items() if extra not in tools for requirement in requirements]
-    wanted = [*project["dependencies"], *ours]
+    """What is installed with tagrank and its extras, apart from the tools to build, develop and document it, is used."""
+    extras = PROJECT["optional-dependencies"]
+    tools = ("dev", "docs", "cuda-build")
+    ours = [requirement for extra, required in extras.items() if extra not in tools for requirement in required]
+    wanted = [*PROJECT["dependencies"], *ours]
     modules = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in wanted}
     sources = [*(ROOT / "tagrank").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)

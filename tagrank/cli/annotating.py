@@ -122,11 +122,12 @@ def annotate(
     tagger = write_tags.tagger()
     failed = Complaints()
     found = find_photographs(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
-    if (tagger is not None or format is ListFormat.html) and any(isinstance(path, ShardImage) for path in found):
+    files = [path for path in found if not isinstance(path, ShardImage)]
+    if (tagger is not None or format is ListFormat.html) and len(files) < len(found):
         raise InputError("--write and --format html are for photographs in files of their own, not in .tar archives")
     if tagger is not None and write_tags.remove:
         try:
-            for path in track(found, "removing", sys.stderr.isatty()):
+            for path in track(files, "removing", sys.stderr.isatty()):
                 tagger.remove(path, failed)
         finally:
             tagger.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tagrank.allocator import keep_memory
+from tagrank.engines.attempts import Attempts
 from tagrank.engines.jobs import Job
 from tagrank.engines.ray_cluster import Workers
 from tagrank.errors import InputError
@@ -63,14 +64,15 @@ def _rows(ray: Any, job: Job[T], parts: Sequence[Sequence[S]], workers: Workers)
     """The results of each part, in the order of the parts."""
     from ray.data import ActorPoolStrategy
 
-    attempts = ray.remote(num_cpus=0)(_Attempts).remote()
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    shared = ray.put(job)  # a worker that is started again needs it
     items = [
         {"number": number, "sources": pickle.dumps([_everywhere(source) for source in part])}
         for number, part in enumerate(parts)
     ]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Worker,
-        fn_constructor_args=(ray.put(job), workers, attempts),
+        fn_constructor_args=(shared, workers, attempts),
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=workers.count, initial_size=workers.count),
         num_cpus=workers.cores,
@@ -81,27 +83,16 @@ def _rows(ray: Any, job: Job[T], parts: Sequence[Sequence[S]], workers: Workers)
     yield from dataset.iter_rows()
 
 
-def _everywhere(source: S) -> S:
+def _everywhere(source: ImageSource) -> ImageSource:
     """A file by its absolute path: workers may be in another folder."""
     if isinstance(source, (str, Path)):
-        return type(source)(os.path.abspath(source))
+        return os.path.abspath(source)
     return source.absolute() if isinstance(source, ShardImage) else source
 
 
 def _as_given(source: ImageSource, error: InputError) -> InputError:
     """The error of an image with the name that the image was given by."""
     return InputError(str(error).replace(str(_everywhere(source)), str(source), 1))
-
-
-class _Attempts:
-    """Counts how often parts were begun. Lives in a process of its own, which survives the workers."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-
-    def begin(self, number: int) -> int:
-        self._counts[number] = self._counts.get(number, 0) + 1
-        return self._counts[number]
 
 
 class _Worker:
@@ -117,13 +108,14 @@ class _Worker:
         self._job = ray.get(job)
         self._job.to(workers.device)
         self._cores = workers.cores
-        self._begin = lambda number: ray.get(attempts.begin.remote(number))
+        self._attempts = attempts
+        self._get = ray.get
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         (number,), (sources,) = batch["number"], batch["sources"]
         images = pickle.loads(sources)
         results: list[Any] | InputError
-        if self._begin(int(number)) > ATTEMPTS:
+        if self._get(self._attempts.begin.remote(int(number))) > ATTEMPTS:
             results = InputError(
                 f"{ATTEMPTS} workers died over the same images, one of which may be the reason: "
                 f"{images[0]} and the next {len(images) - 1}"

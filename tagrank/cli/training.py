@@ -102,9 +102,21 @@ def train(
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
     check_inputs(manifest, options)
+    from tagrank.training.processes import LostError
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
+    from tagrank.training.starting import rank
 
+    if (number := rank()) > 0:  # started by torchrun, to help process 0, which reads, writes and speaks
+        try:
+            run(manifest, out, options=options)
+        except LostError:
+            if number > 1:
+                raise typer.Exit(2) from None
+            raise
+        except InputError:
+            raise typer.Exit(2) from None
+        return
     options = replace(options, device=chosen_device(options.device))
     failed = Complaints(SHOWN)
     try:

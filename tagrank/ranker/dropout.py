@@ -14,12 +14,12 @@ class Part(NamedTuple):
 
     Attributes:
         dim: the dimension of the rows.
-        count: how many rows the larger tensor has.
+        whole: how many rows the larger tensor has.
         rows: which of them are here.
     """
 
     dim: int
-    count: int
+    whole: int
     rows: slice
 
 
@@ -40,7 +40,7 @@ def dropout(x: Tensor, rate: float, training: bool = True, part: Part | None = N
         return x
     if part is None:
         return F.dropout(x, rate) if x.device.type != "cpu" else x * _factors(x.shape, rate, x.dtype)
-    shape = torch.Size([*x.shape[: part.dim], part.count, *x.shape[part.dim + 1 :]])
+    shape = torch.Size([*x.shape[: part.dim], part.whole, *x.shape[part.dim + 1 :]])
     factors = F.dropout(x.new_ones(shape), rate) if x.device.type != "cpu" else _factors(shape, rate, x.dtype)
     return x * factors[(slice(None),) * part.dim + (part.rows,)]
 

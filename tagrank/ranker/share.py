@@ -13,7 +13,7 @@ class Share(NamedTuple):
         """Which of ``count`` rows are in the share, if the first of them is the row ``start`` of the batch."""
         return slice((self.rank - start) % self.size, count, self.size)
 
-    def count(self, start: int, count: int) -> int:
+    def row_count(self, start: int, count: int) -> int:
         """How many of these rows are in the share."""
         return len(range(count)[self.rows(start, count)])
 

@@ -107,7 +107,7 @@ class StackedRankers:
         """Equations (2)-(8): of each span with ``B'`` rows and ``T`` steps the logits ``[M, T, B', V + 1]``."""
         first = self.members[0]
         starts = list(accumulate((span.rows for span in spans), initial=0))
-        rows = [share.count(start, span.rows) for start, span in zip(starts, spans, strict=False)]
+        rows = [share.row_count(start, span.rows) for start, span in zip(starts, spans, strict=False)]
         gates = self._linear("lstm", embedded).split(rows, 1)
         skips = [None] * len(spans) if first.skip is None else self._linear("skip", embedded).split(rows, 1)
         weights = self._stacks["lstm.weight_hh_l0"].unbind()

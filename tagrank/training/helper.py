@@ -10,7 +10,7 @@ from typing import Any
 from tagrank.errors import InputError
 from tagrank.training.loop import Fit, assist
 from tagrank.training.processes import LostError, Processes
-from tagrank.training.starting import join, threads_of
+from tagrank.training.starting import joined, threads_of
 
 
 def help_train(processes: Processes) -> Any:
@@ -51,8 +51,8 @@ def main() -> None:
     store, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        join(store, rank, size)
-        help_train(Processes(rank, size, threads_of(size)))
+        with joined(store, Processes(rank, size, threads_of(size))) as processes:
+            help_train(processes)
     except (InputError, RuntimeError, KeyboardInterrupt):
         sys.exit(1)  # process 0 says why
 

@@ -101,7 +101,7 @@ def assist(job: Fit, processes: Processes) -> None:
     Raises:
         InputError: process 0 has ended.
     """
-    device = torch.device(job.device, processes.local_rank if job.device == "cuda" else None)
+    device = torch.device(f"cuda:{processes.local_rank}" if job.device == "cuda" else job.device)
     job.module.start(device)
     job.train.to(device)
     run = _Run(job.module, job.train, job.seed, processes)

@@ -64,6 +64,15 @@ class Processes:
         """
         return self._broadcast(None)
 
+    def meet(self) -> None:
+        """Wait until all processes are here.
+
+        Raises:
+            LostError: one of them has ended.
+        """
+        with _others():
+            distributed.all_reduce(torch.zeros(1))
+
     def _broadcast(self, value: Any) -> Any:
         values = [value]
         with _others():
@@ -86,10 +95,10 @@ class Processes:
         flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
         with _others():
             distributed.all_reduce(flat)
-        total, *sums = flat.split([1, *(gradient.numel() for gradient in gradients)])
+        sums = flat[1:].split([gradient.numel() for gradient in gradients])
         for gradient, of_all in zip(gradients, sums, strict=True):
             gradient.copy_(of_all.view_as(gradient))
-        return total[0]
+        return flat[0]
 
     @contextmanager
     def sharing_cores(self) -> Iterator[None]:

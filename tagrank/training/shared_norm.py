@@ -29,7 +29,8 @@ def shared_norms(module: nn.Module, processes: Processes) -> Iterator[None]:
 
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
-        return type(norm).forward(norm, x)
+        frozen: Tensor = type(norm).forward(norm, x)
+        return frozen
     dims = [0, *range(2, x.dim())]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     count = x.new_tensor(x.numel() // x.shape[1])
@@ -38,7 +39,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     centred = x - mean.view(shape)
     variance = _Sum.apply(centred.square().sum(dims)) / count
     _keep(norm, mean.detach(), variance.detach() * count / (count - 1))
-    normal = centred * (variance + norm.eps).rsqrt().view(shape)
+    normal: Tensor = centred * (variance + norm.eps).rsqrt().view(shape)
     return normal if norm.weight is None else normal * norm.weight.view(shape) + norm.bias.view(shape)
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import FileStore
 
 from tagrank.errors import InputError
 from tagrank.features.devices import cores, find_device
@@ -66,7 +67,7 @@ def check_processes(options: TrainOptions) -> None:
             f"got {size}"
         )
     device = find_device(options.device)
-    if device.index is not None or device.type == "mps":
+    if str(device) not in ("cpu", "cuda"):
         raise InputError(f"device: {size} processes train on auto, cpu or cuda, got {options.device!r:.60}")
     if device.type == "cuda" and here > torch.cuda.device_count():
         raise InputError(f"devices: {here} processes need a GPU each, and there are {torch.cuda.device_count()}")
@@ -83,40 +84,35 @@ def started(options: TrainOptions) -> Iterator[Processes]:
     if (devices if numbers is None else numbers["WORLD_SIZE"]) == 1:
         yield ALONE
     elif numbers is not None:
-        join(None, numbers["RANK"], numbers["WORLD_SIZE"])
-        with _ending(Processes(numbers["RANK"], numbers["WORLD_SIZE"])) as processes:
+        with joined(None, Processes(numbers["RANK"], numbers["WORLD_SIZE"])) as processes:
             yield processes
     else:
-        with TemporaryDirectory() as folder, _helpers(Path(folder, "store"), devices):
-            join(Path(folder, "store"), 0, devices)
-            with _ending(Processes(0, devices, threads_of(devices))) as processes:
-                yield processes
-
-
-def join(store: Path | None, rank: int, size: int) -> None:
-    """Connect with the other processes.
-
-    Args:
-        store: a file by which they find each other; None if torchrun says how.
-        rank: the number of this process.
-        size: how many there are.
-    """
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-    found = None if store is None else distributed.FileStore(str(store), size)
-    numbers = (-1, -1) if found is None else (rank, size)
-    distributed.init_process_group(backend, store=found, rank=numbers[0], world_size=numbers[1], timeout=FOREVER)
-
-
-def threads_of(size: int) -> int:
-    """How many threads each of so many processes on this machine has."""
-    return max(1, cores() // size)
+        with (
+            TemporaryDirectory() as folder,
+            _helpers(Path(folder, "store"), devices),
+            joined(Path(folder, "store"), Processes(0, devices, threads_of(devices))) as processes,
+        ):
+            yield processes
 
 
 @contextmanager
-def _ending(processes: Processes) -> Iterator[Processes]:
-    """Tell the processes that wait when process 0 gives up, and disconnect."""
+def joined(store: Path | None, processes: Processes) -> Iterator[Processes]:
+    """Connect with the other processes, until all have come to the end of the block.
+
+    If the block ends with an error in process 0, those that wait for it are told.
+
+    Args:
+        store: a file by which they find each other; None if torchrun says how.
+        processes: the processes.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
+    found = None if store is None else FileStore(str(store), processes.size)
+    rank, size = (-1, -1) if found is None else (processes.rank, processes.size)
+    distributed.init_process_group(backend, store=found, rank=rank, world_size=size, timeout=FOREVER)
     try:
         yield processes
+        with suppress(LostError):  # all is done: that another process ends first does no harm
+            processes.meet()
     except BaseException as error:
         if processes.rank == 0 and not processes.busy and not isinstance(error, LostError):
             with suppress(LostError):
@@ -125,6 +121,11 @@ def _ending(processes: Processes) -> Iterator[Processes]:
     finally:
         with suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def threads_of(size: int) -> int:
+    """How many threads each of so many processes on this machine has."""
+    return max(1, cores() // size)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import tagrank
 
 assert Path(tagrank.__file__).resolve().is_relative_to(Path(sys.argv[1]).resolve()), tagrank.__file__
 if sys.argv[2] == "keep":
-    from tagrank.cli.allocator import keep_memory
+    from tagrank.allocator import keep_memory
     keep_memory()
 from tagrank.annotator import Annotator
 

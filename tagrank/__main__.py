@@ -64,8 +64,8 @@ codecs.register_error("tagrank", _escape)
 
 def _main() -> None:
     try:
+        from tagrank.allocator import keep_memory
         from tagrank.cli import app
-        from tagrank.cli.allocator import keep_memory
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "tagrank":
             raise

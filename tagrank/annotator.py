@@ -317,16 +317,34 @@ class Annotator:
 
     @overload
     def annotate(
-        self, images: ImageSource, *, batch_size: int | None = None, members: bool = False, **options: Any
+        self,
+        images: ImageSource,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        members: bool = False,
+        **options: Any,
     ) -> TagList: ...
 
     @overload
     def annotate(
-        self, images: Iterable[S], *, batch_size: int | None = None, members: bool = False, **options: Any
+        self,
+        images: Iterable[S],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        members: bool = False,
+        **options: Any,
     ) -> Iterator[tuple[S, TagList | InputError]]: ...
 
     def annotate(
-        self, images: ImageSource | Iterable[S], *, batch_size: int | None = None, members: bool = False, **options: Any
+        self,
+        images: ImageSource | Iterable[S],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        members: bool = False,
+        **options: Any,
     ) -> TagList | Iterator[tuple[S, TagList | InputError]]:
         """Ranked tags for a photograph, or for several.
 
@@ -334,6 +352,8 @@ class Annotator:
             images: an image, or any number of them: a path, the bytes of a file, a PIL image, or an array of pixels
                 (:data:`tagrank.features.image_sources.ImageSource`).
             batch_size: how many photographs go through the backbone at a time; by default what suits the device.
+            workers: how many threads read photographs, and compute if the backbone is on a CPU; by default as many as
+                there are cores.
             members: whether lists say which tags stand behind a name of synonyms (:attr:`TagList.members`). Lists are
                 then decoded twice.
             **options: the options of :meth:`rank` except ``batch_size``.
@@ -348,14 +368,19 @@ class Annotator:
         """
         self.check_decoder(options.get("decoder"))
         if is_image(images):
-            ((_, tags),) = self._annotated([cast(S, images)], batch_size, options, members)
+            ((_, tags),) = self._annotated([cast(S, images)], batch_size, workers, options, members)
             if isinstance(tags, InputError):
                 raise tags
             return tags
-        return self._annotated(cast(Iterable[S], images), batch_size, options, members)
+        return self._annotated(cast(Iterable[S], images), batch_size, workers, options, members)
 
     def _annotated(
-        self, images: Iterable[S], batch_size: int | None, options: Mapping[str, Any], members: bool = False
+        self,
+        images: Iterable[S],
+        batch_size: int | None,
+        workers: int | None,
+        options: Mapping[str, Any],
+        members: bool,
     ) -> Iterator[tuple[S, TagList | InputError]]:
         def annotated(features: list[Tensor]) -> list[TagList]:
             rows = torch.stack(features)
@@ -364,7 +389,7 @@ class Annotator:
             below = self._members(rows, options) if members else [{}] * len(rows)
             return [TagList(*one) for one in zip(lists, unlike, below, strict=True)]
 
-        features = extract_features(self.backbone(), images, batch_size=batch_size)
+        features = extract_features(self.backbone(), images, batch_size=batch_size, workers=workers)
         yield from map_batches(annotated, features, batch_size or default_batch_size(self.device))
 
     def _members(self, features: Tensor, options: Mapping[str, Any]) -> list[dict[str, tuple[str, ...]]]:
@@ -442,7 +467,13 @@ class Annotator:
 
     @overload
     def suggest(
-        self, images: ImageSource, given: Sequence[str] = (), *, batch_size: int | None = None, **options: Any
+        self,
+        images: ImageSource,
+        given: Sequence[str] = (),
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        **options: Any,
     ) -> Suggestion: ...
 
     @overload
@@ -452,6 +483,7 @@ class Annotator:
         given: Sequence[str] | Sequence[Sequence[str]] = (),
         *,
         batch_size: int | None = None,
+        workers: int | None = None,
         **options: Any,
     ) -> Iterator[tuple[S, Suggestion | InputError]]: ...
 
@@ -461,6 +493,7 @@ class Annotator:
         given: Sequence[str] | Sequence[Sequence[str]] = (),
         *,
         batch_size: int | None = None,
+        workers: int | None = None,
         **options: Any,
     ) -> Suggestion | Iterator[tuple[S, Suggestion | InputError]]:
         """How the list of a photograph goes on that a person began, or the lists of several photographs.
@@ -470,6 +503,7 @@ class Annotator:
             given: as for :meth:`complete`; the order of its tags matters. If it has a beginning for each image,
                 ``images`` is read to its end first.
             batch_size: as for :meth:`annotate`.
+            workers: as for :meth:`annotate`.
             **options: the options of :meth:`complete` except ``batch_size``.
 
         Returns:
@@ -490,7 +524,7 @@ class Annotator:
         output = options.get("output") or OutputTags(self.vocabulary)
         for beginning in beginnings:
             check_beginning(beginning, output)
-        results = self._suggested(sources, cycle(beginnings), batch_size, options)
+        results = self._suggested(sources, cycle(beginnings), batch_size, workers, options)
         if not one:
             return results
         ((_, suggestion),) = results
@@ -503,12 +537,13 @@ class Annotator:
         images: Iterable[S],
         beginnings: Iterator[Sequence[str]],
         batch_size: int | None,
+        workers: int | None,
         options: Mapping[str, Any],
     ) -> Iterator[tuple[S, Suggestion | InputError]]:
         def suggested(batch: list[tuple[Tensor, Sequence[str]]]) -> list[Suggestion]:
             return self.complete(torch.stack([row for row, _ in batch]), [given for _, given in batch], **options)
 
-        features = extract_features(self.backbone(), images, batch_size=batch_size)
+        features = extract_features(self.backbone(), images, batch_size=batch_size, workers=workers)
         rows = (
             (image, row if isinstance(row, InputError) else (row, given))
             for (image, row), given in zip(features, beginnings, strict=False)

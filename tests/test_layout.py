@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 
 #: The rooms of tagrank/ from the ground up. A room imports only from rooms below its floor, and not from neighbours.
 FLOORS = (
-    ("errors", "progress", "kernels"),
+    ("errors", "progress", "allocator", "kernels"),
     ("options", "model_files", "recurrence", "data"),
     ("nn", "features", "metrics", "model_card"),
     ("ranker", "model_hub"),
     ("decode", "model_folder", "metadata"),
     ("annotator",),
-    ("training", "retrieval", "exporting"),
+    ("training", "retrieval", "exporting", "engines"),
     ("evaluation",),
     ("demo",),
     ("cli",),

@@ -4,10 +4,10 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -22,6 +22,7 @@ from tagrank.cli.app import (
     command,
     find_model,
 )
+from tagrank.cli.engine import AddressOption, Engine, EngineOption, check_engine, start_engine
 from tagrank.cli.photographs import expand_stdin
 from tagrank.cli.suggestions import suggestion_writer
 from tagrank.cli.terminal import Complaints, complain, shown
@@ -65,7 +66,10 @@ ModelOrFile = Annotated[
 def annotate(
     model: ModelOrFile,
     paths: Annotated[
-        list[str], typer.Argument(help="Images, folders of them, or - for paths on stdin.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Images, folders of them, WebDataset shards (.tar), or - for paths on stdin.", show_default=False
+        ),
     ],
     top_k: Annotated[int | None, typer.Option(help="Number of tags. Default: the model chooses.", min=1)] = None,
     format: Annotated[
@@ -87,6 +91,8 @@ def annotate(
     device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
 ) -> None:
     """Write the ranked tags of photographs, the most important first.
 
@@ -103,9 +109,10 @@ def annotate(
     """
     if format is ListFormat.html and sys.stdout.isatty():
         raise InputError("--format html: expected a file for the page: put `> gallery.html` behind the command")
-    from tagrank.features.folders import find_images
+    from tagrank.features.web_dataset import ShardImage, find_photographs
     from tagrank.progress import track
 
+    check_engine(engine, address)
     model = find_model(model, check_model_or_file)
     check_inputs(lists)
     if given is not None and format is ListFormat.html:
@@ -114,56 +121,70 @@ def annotate(
         raise InputError("--given shows how lists go on, and writes no keywords: leave --write out")
     tagger = write_tags.tagger()
     failed = Complaints()
-    found = find_images(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
+    found = find_photographs(expand_stdin(paths, null), exclude_folders=exclude_folder or (), on_error=failed)
+    files = [path for path in found if not isinstance(path, ShardImage)]
+    if (tagger is not None or format is ListFormat.html) and len(files) < len(found):
+        raise InputError("--write and --format html are for photographs in files of their own, not in .tar archives")
     if tagger is not None and write_tags.remove:
         try:
-            for path in track(found, "removing", sys.stderr.isatty()):
+            for path in track(files, "removing", sys.stderr.isatty()):
                 tagger.remove(path, failed)
         finally:
             tagger.close()
         failed.exit()
         return
+    from tagrank.engines.jobs import AnnotateJob
     from tagrank.exporting import load_annotator
 
-    annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
+    if engine is Engine.local:
+        annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
+    else:
+        annotator = load_annotator(model, device if is_exported(model) else "cpu")
+        device = "cpu" if is_exported(model) else device
     if unknown is Unknown.skip and annotator.familiarity is None:
         raise InputError(
             f"--unknown skip: {model} does not say what its training photographs were like: train it again"
         )
     options = annotator.rank_options(lists)
     annotator.backbone(weights)
-    page = None
+    out, page = sys.stdout, None
     if format is ListFormat.html:
         from tagrank.evaluation.gallery import Gallery
         from tagrank.model_hub import Source
 
-        page = Gallery(sys.stdout, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
-    results: Iterator[tuple[Path, Any]]
+        page = Gallery(out, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
     write: Callable[[Path, Any], None] = (
-        suggestion_writer(Format(format.value)) if given is not None else page.add if page else _writer(format)
+        suggestion_writer(Format(format.value), out)
+        if given is not None
+        else page.add
+        if page
+        else _writer(format, out)
     )
     if given is None:
-        results = annotator.annotate(found, top_k=top_k, members=tagger is not None, **options)
+        job = AnnotateJob(annotator, {"top_k": top_k, "members": tagger is not None, **options})
     else:
-        results = annotator.suggest(found, split_tags("--given", given), top_k=top_k, **options)
+        job = AnnotateJob(annotator, {"top_k": top_k, **options}, split_tags("--given", given))
+        job.run([])  # checks what was given
         if not annotator.reads_given:
             way = "take the model's folder" if is_exported(model) else "train without --no-completion"
             complain(f"{model}: does not read the given tags, it only leaves them out ({way})")
     name = model_digest(annotator.ranker, annotator.vocabulary.tags) if tagger is not None else ""
+    # On one terminal a progress bar and results would overwrite each other.
+    bar = sys.stderr.isatty() and not out.isatty()
     try:
-        # On one terminal a progress bar and results would overwrite each other.
-        for path, tags in track(results, "annotating", sys.stderr.isatty() and not sys.stdout.isatty(), len(found)):
-            if isinstance(tags, InputError):
-                failed(tags)
-            elif unknown is Unknown.skip and tags.unknown:
-                complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
-            else:
-                try:
-                    write(path, tags)
-                except InputError as error:  # its picture for the page cannot be read any more
-                    failed(error)
-                if tagger is not None:
-                    tagger.write(path, ranked(tags, name), failed)
+        with start_engine(engine, address, device) as run:
+            for path, tags in track(run(job, found), "annotating", bar, len(found)):
+                if isinstance(tags, InputError):
+                    failed(tags)
+                elif unknown is Unknown.skip and tags.unknown:
+                    complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
+                else:
+                    try:
+                        write(path, tags)
+                    except InputError as error:  # its picture for the page cannot be read any more
+                        failed(error)
+                    if tagger is not None:
+                        tagger.write(path, ranked(tags, name), failed)
     finally:
         if tagger is not None:
             tagger.close()
@@ -172,19 +193,19 @@ def annotate(
     failed.exit()
 
 
-def _writer(format: ListFormat) -> Callable[[Path, "TagList"], None]:
-    """A function that writes one photograph's tags to stdout, and flushes."""
+def _writer(format: ListFormat, out: TextIO) -> Callable[[Path, "TagList"], None]:
+    """A function that writes one photograph's tags to a stream, and flushes."""
     if format is ListFormat.text:
-        return lambda path, tags: print(shown(_line(path, tags)), flush=True)
+        return lambda path, tags: print(shown(_line(path, tags), out), file=out, flush=True)
     if format is ListFormat.jsonl:
-        return lambda path, tags: print(json.dumps(_record(path, tags)), flush=True)
-    rows = csv.writer(sys.stdout, lineterminator="\n")
+        return lambda path, tags: print(json.dumps(_record(path, tags)), file=out, flush=True)
+    rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["image", "rank", "tag", "score", "unlike"])
 
     def write(path: Path, tags: "TagList") -> None:
         unlike = _record(path, tags)["unlike"]
         rows.writerows([str(path), t.rank, t.tag, _rounded(t)["score"], unlike] for t in tags)
-        sys.stdout.flush()
+        out.flush()
 
     return write
 

@@ -3,10 +3,9 @@
 import csv
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tagrank.cli.app import Format
 from tagrank.cli.terminal import shown
@@ -18,17 +17,17 @@ DIGITS = 6
 """Of probabilities in files; further digits depend on the batch."""
 
 
-def suggestion_writer(format: Format) -> Callable[[Path, "Suggestion"], None]:
-    """A function that writes one photograph's suggestion to stdout, and flushes.
+def suggestion_writer(format: Format, out: TextIO) -> Callable[[Path, "Suggestion"], None]:
+    """A function that writes one photograph's suggestion to a stream, and flushes.
 
     In CSV there is a row for each tag of the rest, then for each other tag that may come next, which has neither rank
     nor score.
     """
     if format is Format.text:
-        return lambda path, suggestion: print(shown(_line(path, suggestion)), flush=True)
+        return lambda path, suggestion: print(shown(_line(path, suggestion), out), file=out, flush=True)
     if format is Format.jsonl:
-        return lambda path, suggestion: print(json.dumps(_record(path, suggestion)), flush=True)
-    rows = csv.writer(sys.stdout, lineterminator="\n")
+        return lambda path, suggestion: print(json.dumps(_record(path, suggestion)), file=out, flush=True)
+    rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["image", "rank", "tag", "score", "next", "end", "unlike"])
 
     def write(path: Path, suggestion: "Suggestion") -> None:
@@ -38,7 +37,7 @@ def suggestion_writer(format: Format) -> Callable[[Path, "Suggestion"], None]:
             chance = following.pop(tag["tag"], None)
             rows.writerow([path, tag["rank"], tag["tag"], tag["score"], chance, record["end"], record["unlike"]])
         rows.writerows([path, None, tag, None, p, record["end"], record["unlike"]] for tag, p in following.items())
-        sys.stdout.flush()
+        out.flush()
 
     return write
 

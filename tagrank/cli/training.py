@@ -19,6 +19,7 @@ from tagrank.cli.app import (
     chosen_device,
     command,
 )
+from tagrank.cli.engine import AddressOption, Engine, EngineOption, check_engine, start_engine
 from tagrank.cli.terminal import SHOWN, Complaints, complain
 from tagrank.errors import InputError
 from tagrank.options import BACKBONE
@@ -42,7 +43,10 @@ def demo(
 
 @command("tagrank features photos/ --backbone efficientnet_lite0 --out features/")
 def features(
-    paths: Annotated[list[Path], typer.Argument(help="Images, folders of them, or a manifest.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Images, folders of them, a manifest, or WebDataset shards (.tar).", show_default=False),
+    ],
     out: Annotated[
         Path, typer.Option(help="The feature store; images are added to an existing store.", show_default=False)
     ],
@@ -54,23 +58,35 @@ def features(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     exclude_folder: ExcludeOption = None,
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
 ) -> None:
     """Compute the features of images once, and keep them in a feature store.
 
-    The name of an image in the store is its path relative to the given manifest or folder. What cannot be read is
-    reported on stderr; the others are added, and the exit code is 1.
+    The name of an image in the store is its path relative to the given manifest, folder or shard. What cannot be read
+    is reported on stderr; the others are added, and the exit code is 1.
     """
     if backbone == "small_cnn" and weights is None:
         raise InputError("backbone: small_cnn is trained with a ranker; without trained weights it has no features")
     check_inputs(images, *(path for path in paths if path.suffix == ".jsonl"))
+    check_engine(engine, address)
+    from tagrank.engines.jobs import FeatureJob
     from tagrank.features.backbones import load_backbone
     from tagrank.features.labelled import named_images, write_features
 
-    device = chosen_device(device)
+    if engine is Engine.local:
+        device = chosen_device(device)
     unread, failed = Complaints(), Complaints()
     named = named_images(paths, images, exclude_folders=exclude_folder or (), on_error=unread)
-    network = load_backbone(backbone, weights).to(device)
-    computed = write_features(network, named, out, on_error=lambda _, error: failed(error))
+    network = load_backbone(backbone, weights).to(device if engine is Engine.local else "cpu")
+    with start_engine(engine, address, device) as run:
+        computed = write_features(
+            network,
+            named,
+            out,
+            extract=lambda network, images: run(FeatureJob(network), images),
+            on_error=lambda _, error: failed(error),
+        )
     there = len(named) - computed - failed.count
     typer.echo(f"{out}: {computed} images added, {there} were there, {unread.count + failed.count} failed")
     unread.exit()
@@ -86,9 +102,21 @@ def train(
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
     check_inputs(manifest, options)
+    from tagrank.training.processes import LostError
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
+    from tagrank.training.starting import rank
 
+    if (number := rank()) > 0:  # started by torchrun, to help process 0, which reads, writes and speaks
+        try:
+            run(manifest, out, options=options)
+        except LostError:
+            if number > 1:
+                raise typer.Exit(2) from None
+            raise
+        except InputError:
+            raise typer.Exit(2) from None
+        return
     options = replace(options, device=chosen_device(options.device))
     failed = Complaints(SHOWN)
     try:

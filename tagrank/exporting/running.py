@@ -22,6 +22,7 @@ class _Session(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         try:
             import onnxruntime
         except ImportError as error:
@@ -37,6 +38,10 @@ class _Session(nn.Module):
         self.outputs = {value.name: value.shape for value in self._run.get_outputs()}
         # Says to those who ask where the module computes.
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def __reduce__(self) -> tuple[type["_Session"], tuple[Path]]:
+        # A session cannot be pickled: another process reads the file again.
+        return _Session, (self.path.absolute(),)
 
     def forward(self, given: Tensor) -> Tensor:
         """``[B, S (V + 1) + 1]``: the distributions, and how unlike the training photographs a row is, or NaN."""

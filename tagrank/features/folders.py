@@ -61,12 +61,16 @@ def find_images(
     errors: list[InputError] = []
     for path in map(Path, paths):
         images.extend(images_below(path, exclude_folders, errors) if is_folder(path) else [path])
-    report = on_error if images else None
+    report_errors(errors, on_error if images else None)
+    return images
+
+
+def report_errors(errors: Iterable[InputError], report: Callable[[InputError], None] | None) -> None:
+    """Report each error, or raise the first if there is nobody to report to."""
     for error in errors:
         if report is None:
             raise error
         report(error)
-    return images
 
 
 def is_folder(path: Path) -> bool:
@@ -77,6 +81,11 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def image_suffixes() -> tuple[str, ...]:
+    """With what the names of image files end that can be read, in lower case."""
+    return (*SUFFIXES, *((AVIF,) if "AVIF" in formats() else ()), *readable_suffixes())
+
+
 def images_below(folder: Path, exclude: Sequence[str], errors: list[InputError]) -> list[Path]:
     """The images below a folder, as :func:`find_images` finds them.
 
@@ -85,7 +94,7 @@ def images_below(folder: Path, exclude: Sequence[str], errors: list[InputError])
         exclude: ``exclude_folders``.
         errors: gets the error of each folder that cannot be read, or of ``folder`` if it has no images.
     """
-    suffixes = (*SUFFIXES, *((AVIF,) if "AVIF" in formats() else ()), *readable_suffixes())
+    suffixes = image_suffixes()
     found: list[Path] = []
     others: Counter[str] = Counter()
     unread: list[OSError] = []

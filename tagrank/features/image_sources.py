@@ -1,4 +1,4 @@
-"""An image as a caller has it: a path, the bytes of a file, a PIL image or an array of pixels."""
+"""An image as a caller has it: a path, a file in an archive, the bytes of a file, a PIL image or an array of pixels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 from tagrank.errors import InputError
 from tagrank.features.images import upright_rgb, use_image
+from tagrank.features.web_dataset import ShardImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-ImageSource: TypeAlias = Union[str, Path, bytes, "Image", "NDArray[Any]"]
-"""A path; the content of a file; a PIL image; or pixels, uint8 ``[h, w]``, ``[h, w, 3]`` or ``[h, w, 4]``."""
+ImageSource: TypeAlias = Union[str, Path, ShardImage, bytes, "Image", "NDArray[Any]"]
+"""A path; a file in a tar archive; the content of a file; a PIL image; or pixels, uint8 ``[h, w]``, ``[h, w, 3]`` or
+``[h, w, 4]``."""
 
 T = TypeVar("T")
 
@@ -22,7 +24,9 @@ def is_image(value: object) -> bool:
     """Whether a value is one image (:data:`ImageSource`), and not several."""
     from PIL.Image import Image
 
-    return isinstance(value, (str, Path, bytes, bytearray, memoryview, Image)) or hasattr(value, "__array__")
+    return isinstance(value, (str, Path, ShardImage, bytes, bytearray, memoryview, Image)) or hasattr(
+        value, "__array__"
+    )
 
 
 def use_source(source: ImageSource, function: "Callable[[Image], T]", at_least: int | None = None) -> T:
@@ -40,8 +44,10 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]", at_least: 
 
     if isinstance(source, (str, Path)):
         return use_image(source, function, at_least)
+    if isinstance(source, ShardImage):
+        return _use_bytes(source.read(), function, at_least, str(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _use_bytes(source, function, at_least)
+        return _use_bytes(source, function, at_least, f"image of {len(source)} bytes")
     if isinstance(source, Image.Image):
         try:
             return function(upright_rgb(source.copy()))
@@ -54,14 +60,14 @@ def use_source(source: ImageSource, function: "Callable[[Image], T]", at_least: 
     raise InputError(f"image: expected a path, bytes, a PIL image or an array of pixels, got {type(source).__name__}")
 
 
-def _use_bytes(content: bytes, function: "Callable[[Image], T]", at_least: int | None) -> T:
+def _use_bytes(content: bytes, function: "Callable[[Image], T]", at_least: int | None, name: str) -> T:
     with NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
         try:
             return use_image(file.name, function, at_least)
         except InputError as error:
-            raise InputError(str(error).replace(file.name, f"image of {len(content)} bytes", 1)) from error
+            raise InputError(str(error).replace(file.name, name, 1)) from error
 
 
 def _from_array(source: Any) -> "Image":

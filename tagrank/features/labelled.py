@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +17,14 @@ from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
 from tagrank.features.extraction import extract_features
-from tagrank.features.folders import images_below, is_folder
+from tagrank.features.folders import images_below, is_folder, report_errors
 from tagrank.features.images import use_image
 from tagrank.features.picture_folder import check_some_there
 from tagrank.features.store import Features, FeatureWriter, open_features
+from tagrank.features.web_dataset import ShardImage, is_shard, shard_images
 from tagrank.progress import track
+
+S = TypeVar("S", Path, ShardImage, Path | ShardImage)
 
 
 @dataclass(frozen=True)
@@ -201,57 +205,59 @@ def named_images(
     *,
     exclude_folders: Sequence[str] = (),
     on_error: Callable[[InputError], None] | None = None,
-) -> dict[str, Path]:
+) -> dict[str, Path | ShardImage]:
     """Image files by their names in a feature store.
 
     Args:
-        paths: folders, manifests (``.jsonl``) and images. An image in a folder is named by its path relative to the
-            folder, an image of a manifest as in the manifest, any other image by its file name.
+        paths: folders, manifests (``.jsonl``), shards of a WebDataset (``.tar``) and images. An image in a folder is
+            named by its path relative to the folder, an image of a manifest as in the manifest, an image in a shard as
+            in the shard, any other image by its file name.
         root: the folder that the paths in manifests are relative to, if it is not the manifest's folder.
         exclude_folders: as for :func:`~tagrank.features.folders.find_images`.
-        on_error: called with the error of each image whose name is not UTF-8, and of each folder that cannot be read.
-            If it is None, the error is raised.
+        on_error: called with the error of each image whose name is not UTF-8, and of each folder or shard that cannot
+            be read. If it is None, the error is raised.
 
     Raises:
         InputError: two images have the same name; a manifest cannot be read, or none of its images is there; or no
             image is left.
     """
-    images: dict[str, Path] = {}
+    images: dict[str, Path | ShardImage] = {}
     errors: list[InputError] = []
     for path in paths:
         for name, image in _named(path, root, exclude_folders, errors):
             name = os.path.normpath(name)
             if not is_utf8(name):
                 errors.append(InputError(f"{image}: its name is not UTF-8, which a store needs; rename the file"))
-            elif os.path.abspath(images.setdefault(name, image)) != os.path.abspath(image):
+            elif os.path.abspath(str(images.setdefault(name, image))) != os.path.abspath(str(image)):
                 raise InputError(f"{images[name]} and {image} would both be stored as {name!r}; use two stores")
-    for error in errors:
-        if on_error is None or not images:
-            raise error
-        on_error(error)
+    report_errors(errors, on_error if images else None)
     return images
 
 
 def _named(
     path: Path, root: Path | None, exclude_folders: Sequence[str], errors: list[InputError]
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[tuple[str, Path | ShardImage]]:
     if path.suffix == ".jsonl":
         manifest, folder = read_manifest(path), root or path.parent
         check_some_there(manifest, folder)
         yield from ((e.image, find_file(folder, e.image)) for e in manifest.examples)
     elif is_folder(path):
-        for image in images_below(path, exclude_folders, errors):
-            yield image.relative_to(path).as_posix(), image
+        for file in images_below(path, exclude_folders, errors):
+            yield file.relative_to(path).as_posix(), file
+    elif is_shard(path):
+        for image in shard_images(path, errors):
+            yield image.name, image
     else:
         yield path.name, path
 
 
 def write_features(
     backbone: Backbone,
-    images: Mapping[str, Path],
+    images: Mapping[str, S],
     store: str | Path,
     *,
-    on_error: Callable[[Path, InputError], None] | None = None,
+    extract: Callable[[Backbone, Sequence[S]], Iterator[tuple[S, Tensor | InputError]]] = extract_features,
+    on_error: Callable[[S, InputError], None] | None = None,
     progress: bool = True,
 ) -> int:
     """Compute the features of images that a store does not have yet, and add them to it.
@@ -260,6 +266,7 @@ def write_features(
         backbone: computes the features.
         images: the image files, by their names in the store.
         store: the folder of the store.
+        extract: computes the features, in the order of the images.
         on_error: called with each image that cannot be read and its error. If it is None, the error is raised.
         progress: show a progress bar on stderr.
 
@@ -270,12 +277,12 @@ def write_features(
         InputError: the store has features of another backbone, or an image cannot be read and ``on_error`` is None.
     """
     with FeatureWriter(store, backbone.spec, backbone.feature_size) as writer:
-        names: dict[Path, list[str]] = {}
+        names: dict[S, list[str]] = {}
         done = set(map(image_key, writer.done))
         for name, path in images.items():
             if image_key(name) not in done:
                 names.setdefault(path, []).append(name)
-        rows = extract_features(backbone, list(names))
+        rows = extract(backbone, list(names))
         computed = 0
         for path, row in track(rows, "computing features", progress, len(names)):
             if isinstance(row, Tensor):

@@ -1,6 +1,7 @@
 """The members of an ensemble as one batched model, for training: one product for all members instead of one each."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tagrank.data.targets import ListTargets, class_counts, rank_weights
-from tagrank.ranker.dropout import dropout
+from tagrank.ranker.dropout import Part, dropout
 from tagrank.ranker.ensemble import Ranker, RankerEnsemble, mixture
+from tagrank.ranker.share import WHOLE, Share
 from tagrank.ranker.tag_ranker import TagRanker
 from tagrank.recurrence import lstm_recurrence
 
@@ -48,7 +50,14 @@ class StackedRankers:
             self._stacks[name] = stack.requires_grad_(parts[0].requires_grad)
             self._parts.append((stack, parts))
 
-    def losses(self, scaled: Tensor, lists: ListTargets, spans: Sequence[Span]) -> Tensor:
+    def losses(
+        self,
+        scaled: Tensor,
+        lists: ListTargets,
+        spans: Sequence[Span],
+        share: Share = WHOLE,
+        list_count: Tensor | None = None,
+    ) -> Tensor:
         """The loss of each member, :meth:`tagrank.TagRanker.loss`, ``[M]``. It reads no value from its device.
 
         Positions that no list of an image reaches have no share in the loss, and are left out where the spans allow.
@@ -57,21 +66,24 @@ class StackedRankers:
             scaled: ``[B, D]``, features that :meth:`tagrank.TagRanker.scale` returned.
             lists: the lists of these images; some of its rows may be no lists.
             spans: of the rows, in their order: together ``B`` rows.
+            share: which rows of a batch these are, if other processes have the others. The spans are those of the
+                batch, and the loss is these rows' share in its loss: all shares together are the batch's.
+            list_count: how many lists the batch has; by default as many as ``lists``.
         """
-        first = self.members[0]
-        embedded = self._embed(scaled)
-        total = self._likelihood(self._logits(embedded, spans), lists)
+        first, images = self.members[0], sum(span.rows for span in spans)
+        embedded = self._embed(scaled, images, share)
+        total = self._likelihood(self._logits(embedded, spans, share), lists, list_count)
         if first.training and first.tag_classifier is not None:
             logits = self._linear("tag_classifier", embedded)
             wanted = rank_weights(lists, first.num_tags, len(scaled)).to(logits.dtype).expand_as(logits)
             tags = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum((1, 2))
-            total = total + first.auxiliary * tags / len(scaled)
+            total = total + first.auxiliary * tags / images
         return total
 
     @torch.no_grad()
     def evaluate(self, scaled: Tensor, lists: ListTargets) -> tuple[Tensor, Tensor]:
         """The losses of :meth:`losses` and the model's distributions ``[B, S, V + 1]``, from the same logits."""
-        logits = self._logits(self._embed(scaled), [Span(len(scaled), self.members[0].steps)])
+        logits = self._logits(self._embed(scaled, len(scaled)), [Span(len(scaled), self.members[0].steps)])
         return self._likelihood(logits, lists), mixture(logits[0].softmax(-1).transpose(1, 2))
 
     def hand_out_gradients(self) -> None:
@@ -82,38 +94,48 @@ class StackedRankers:
                 part.grad = gradient
             stack.grad = None
 
-    def _embed(self, scaled: Tensor) -> Tensor:
-        """Equation (1), ``[M, B, d]``."""
+    def _embed(self, scaled: Tensor, images: int, share: Share = WHOLE) -> Tensor:
+        """Equation (1), ``[M, B, d]``, for a share of so many images."""
         first, weight, bias = self.members[0], self._stacks["embedding.weight"], self._stacks["embedding.bias"]
         flat = F.linear(scaled, weight.flatten(0, 1), bias.flatten())
         flat = flat.relu() if first.activation == "relu" else flat
-        return dropout(flat, first.dropout, first.training).view(len(scaled), len(weight), -1).transpose(0, 1)
+        part = None if share == WHOLE else Part(0, images, share.rows(0, images))
+        dropped = dropout(flat, first.dropout, first.training, part)
+        return dropped.view(len(scaled), *weight.shape[:2]).transpose(0, 1)
 
-    def _logits(self, embedded: Tensor, spans: Sequence[Span]) -> list[Tensor]:
+    def _logits(self, embedded: Tensor, spans: Sequence[Span], share: Share = WHOLE) -> list[Tensor]:
         """Equations (2)-(8): of each span with ``B'`` rows and ``T`` steps the logits ``[M, T, B', V + 1]``."""
         first = self.members[0]
-        rows = [span.rows for span in spans]
+        starts = list(accumulate((span.rows for span in spans), initial=0))
+        rows = [share.row_count(start, span.rows) for start, span in zip(starts, spans, strict=False)]
         gates = self._linear("lstm", embedded).split(rows, 1)
         skips = [None] * len(spans) if first.skip is None else self._linear("skip", embedded).split(rows, 1)
         weights = self._stacks["lstm.weight_hh_l0"].unbind()
         logits = []
-        for (batch, steps), of_members, skip in zip(spans, gates, skips, strict=True):
+        for start, (batch, steps), here, of_members, skip in zip(starts, spans, rows, gates, skips, strict=False):
             runs = zip(of_members.unbind(), weights, strict=True)
-            outputs = [lstm_recurrence(g, weight, steps=steps, backend=first.lstm.backend)[0] for g, weight in runs]
-            output = dropout(torch.stack(outputs), first.hidden_dropout, first.training).flatten(1, 2)
-            of_span = self._linear("classifier", output).view(len(weights), steps, batch, -1)
+            outputs = [
+                lstm_recurrence(g, weight, steps=steps, backend=first.lstm.backend)[0]
+                if here
+                else g.new_zeros(steps, 0, first.hidden_size)
+                for g, weight in runs
+            ]
+            part = None if share == WHOLE else Part(2, batch, share.rows(start, batch))
+            output = dropout(torch.stack(outputs), first.hidden_dropout, first.training, part).flatten(1, 2)
+            of_span = self._linear("classifier", output).view(len(weights), steps, here, first.num_tags + 1)
             logits.append(of_span if skip is None else of_span + skip.unsqueeze(1))
         return logits
 
-    def _likelihood(self, logits: Sequence[Tensor], lists: ListTargets) -> Tensor:
-        """Equation (10), the mean over the lists, ``[M]``."""
+    def _likelihood(self, logits: Sequence[Tensor], lists: ListTargets, count: Tensor | None = None) -> Tensor:
+        """Equation (10), ``[M]``, divided by so many lists, by default by as many as there are."""
         rows = [of_span.shape[2] for of_span in logits]
         counts = class_counts(lists, sum(rows), logits[0].shape[-1]).to(logits[0].dtype).split(rows, 1)
         shares = [
             (of_span.log_softmax(-1) * of_rows[: of_span.shape[1]]).sum((1, 2, 3))
             for of_span, of_rows in zip(logits, counts, strict=True)
         ]
-        return -torch.stack(shares).sum(0) / lists.there.sum().clamp(min=1)
+        count = lists.there.sum() if count is None else count
+        return -torch.stack(shares).sum(0) / count.clamp(min=1)
 
     def _linear(self, layer: str, x: Tensor) -> Tensor:
         """A layer of each member for its part of ``x`` ``[M, R, in]``: ``[M, R, out]``."""

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
         """The lists of the images, some of them none, so that their number does not depend on the images."""
         images, most, steps = self.targets.shape
         index = torch.arange(images, device=self.targets.device).unsqueeze(1).expand(images, most)
-        return ListTargets(self.targets.view(-1, steps).long(), index.reshape(-1))
+        return ListTargets(self.targets.reshape(-1, steps).long(), index.reshape(-1))
 
 
 class ListDataset:

@@ -12,6 +12,7 @@ from tagrank.features.backbones import Backbone
 from tagrank.features.labelled import LabelledImages
 from tagrank.ranker.ensemble import Ranker, build_ranker
 from tagrank.ranker.presets import Preset
+from tagrank.training.processes import ALONE, Processes
 from tagrank.training.run_folder import is_finished, write_history
 
 Lists = list[list[list[int]]]
@@ -29,6 +30,7 @@ def fit_ranker(
     device: torch.device | str | None = None,
     resume: bool = False,
     progress: str | None = None,
+    processes: Processes = ALONE,
 ) -> Ranker:
     """Build a ranker for these images and train it.
 
@@ -43,6 +45,7 @@ def fit_ranker(
         device: where to train; ``None``: on a GPU if there is one. The ranker is on the CPU afterwards.
         resume: continue from ``folder/last.ckpt`` if it exists.
         progress: if given, show progress on stderr, under this name.
+        processes: that train it; this one is process 0.
 
     Returns:
         The ranker of the epoch with the best validation NDCG@5.
@@ -74,7 +77,17 @@ def fit_ranker(
                 ListDataset(module.prepare(inputs), of_images, vocabulary.end, ranker.steps)
                 for inputs, of_images in ((images.inputs, lists), (val_images.inputs, val_lists))
             )
-            history = fit(module, train, val, folder, seed=seed, device=device, resume=resume, progress=progress)
+            history = fit(
+                module,
+                train,
+                val,
+                folder,
+                seed=seed,
+                device=device,
+                resume=resume,
+                progress=progress,
+                processes=processes,
+            )
     load_best(module, folder)
     if not finished:
         write_history(folder, history)

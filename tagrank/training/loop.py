@@ -6,7 +6,9 @@ number of the epoch, the noise in a step (dropout, mirrored pictures) from the s
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +18,9 @@ from tagrank.progress import progress_bar
 from tagrank.training.batches import ListDataset, epoch_order, mix
 from tagrank.training.checkpoints import read_checkpoint, save_checkpoint
 from tagrank.training.module import METRICS, MONITOR, Mean, RankerModule
+from tagrank.training.processes import ALONE, Processes
 from tagrank.training.run_folder import BEST, LAST
+from tagrank.training.shared_norm import shared_norms
 from tagrank.training.steps import Steps
 
 History = list[dict[str, float]]
@@ -33,6 +37,7 @@ def fit(
     device: torch.device | str | None = None,
     resume: bool = False,
     progress: str | None = None,
+    processes: Processes = ALONE,
 ) -> History:
     """Train a module. It is on the CPU afterwards.
 
@@ -45,25 +50,28 @@ def fit(
         device: where to train; ``None``: on a GPU if there is one.
         resume: continue from ``last.ckpt`` if it exists.
         progress: if given, show progress on stderr, under this name.
+        processes: that train it; this one is process 0.
 
     Returns:
         The metrics of each epoch.
 
     Raises:
-        InputError: a checkpoint is damaged, or cannot be written.
+        InputError: a checkpoint is damaged, or cannot be written; or another process has ended.
         KeyboardInterrupt: Ctrl-C; ``last.ckpt`` has the last whole epoch.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     last = folder / LAST
+    processes.send(Fit(module, train, seed, torch.device(device).type))
     module.start(torch.device(device))
     try:
         for data in (train, val):
             data.to(torch.device(device))
-        run = _Run(module, train, seed)
+        run = _Run(module, train, seed, processes)
         if resume and last.is_file():
             run.restore(last)
-        with _show(progress, run) as (step_done, epoch_done):
+        processes.send(run.state() if run.history else None)
+        with _show(progress, run) as (step_done, epoch_done), run.together():
             while not run.finished():
                 best = run.epoch(val, step_done)
                 epoch_done()
@@ -71,9 +79,37 @@ def fit(
                     run.save(folder, best)
                 except OSError as error:
                     raise InputError(f"{folder}: a checkpoint cannot be written: {reason(error)}") from error
+            processes.send(False)
     finally:
         module.end()
     return run.history
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What process 0 sends to the others when it begins to train: arguments of :func:`fit`, and a kind of device."""
+
+    module: RankerModule
+    train: ListDataset
+    seed: int
+    device: str
+
+
+def assist(job: Fit, processes: Processes) -> None:
+    """Take part in what process 0 trains.
+
+    Raises:
+        InputError: process 0 has ended.
+    """
+    device = torch.device(f"cuda:{processes.local_rank}" if job.device == "cuda" else job.device)
+    job.module.start(device)
+    job.train.to(device)
+    run = _Run(job.module, job.train, job.seed, processes)
+    if (state := processes.receive()) is not None:
+        run.load(state)
+    with run.together():
+        while processes.receive():
+            run.train_epoch(lambda: None)
 
 
 def load_best(module: RankerModule, folder: Path) -> None:
@@ -98,8 +134,8 @@ class _Run:
         steps: how many steps the run has if it does not stop early.
     """
 
-    def __init__(self, module: RankerModule, train: ListDataset, seed: int) -> None:
-        self.module, self.train, self.seed = module, train, seed
+    def __init__(self, module: RankerModule, train: ListDataset, seed: int, processes: Processes) -> None:
+        self.module, self.train, self.seed, self._processes = module, train, seed, processes
         self.history: History = []
         self.step = 0
         size = module.preset.batch_size
@@ -109,7 +145,7 @@ class _Run:
         self._per_epoch = -(-self._images // size)
         self.steps = self._per_epoch * module.preset.epochs
         self._optimizer, self._schedules = module.optimizer(self.steps)
-        self._gradients = Steps(module)
+        self._gradients = Steps(module, processes)
 
     def finished(self) -> bool:
         """Whether all epochs are done, or the last ones, as many as the patience, were no better than one before."""
@@ -122,9 +158,19 @@ class _Run:
 
     def epoch(self, val: ListDataset, step_done: Callable[[], None]) -> bool:
         """Train for an epoch and validate; whether the model is better than it was after any epoch before."""
-        module, size = self.module, self.module.preset.batch_size
+        self._processes.send(True)
+        self._processes.busy = True
+        loss = self.train_epoch(step_done)
+        self._processes.busy = False
+        number = len(self.history) + 1
+        self.history.append({"epoch": number, "train_loss": loss, **self.module.validate(val)})
+        return self._best() == number - 1
+
+    def train_epoch(self, step_done: Callable[[], None]) -> float:
+        """Train for an epoch, and return its loss."""
+        size = self.module.preset.batch_size
         loss = Mean(self.train.device)
-        order = epoch_order(len(self.train), self.seed, len(self.history))[: self._images]
+        order = epoch_order(len(self.train), self.seed, self.step // self._per_epoch)[: self._images]
         for batch, _ in self.train.batches(order, size):
             loss.add(self._gradients(batch, mix(self.seed, self.step)), batch)
             self._optimizer.step()
@@ -132,38 +178,48 @@ class _Run:
                 schedule.step()
             self.step += 1
             step_done()
-        number = len(self.history) + 1
-        self.history.append({"epoch": number, "train_loss": loss.value(), **module.validate(val)})
-        return self._best() == number - 1
+        return loss.value()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block, the processes share this machine's cores, and their batches' statistics."""
+        with self._processes.sharing_cores(), shared_norms(self.module, self._processes):
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has."""
+        return {
+            "state_dict": self.module.state_dict(),
+            "global_step": self.step,
+            "optimizer_states": [self._optimizer.state_dict()],
+            "lr_schedulers": [schedule.state_dict() for schedule in self._schedules],
+            "history": self.history,
+        }
 
     def save(self, folder: Path, best: bool) -> None:
         """Write the checkpoints of an epoch. Raises an OSError if that fails."""
-        state = {
-            "state_dict": self.module.state_dict(),
-            "global_step": self.step,
-            "optimizer_states": [],
-            "lr_schedulers": [],
-            "history": self.history,
-        }
+        state = self.state()
         if best:  # only its weights are needed
-            save_checkpoint(state, folder / BEST)
-        state["optimizer_states"] = [self._optimizer.state_dict()]
-        state["lr_schedulers"] = [schedule.state_dict() for schedule in self._schedules]
+            save_checkpoint(state | {"optimizer_states": [], "lr_schedulers": []}, folder / BEST)
         save_checkpoint(state, folder / LAST)
 
     def restore(self, path: Path) -> None:
         """Go on after a checkpoint. Raises an InputError if it is damaged, or of another run."""
         state = read_checkpoint(path)
         try:
-            self.module.load_state_dict(state["state_dict"])
-            for one, before in zip([self._optimizer], state["optimizer_states"], strict=True):
-                one.load_state_dict(before)
-            for schedule, before in zip(self._schedules, state["lr_schedulers"], strict=True):
-                schedule.load_state_dict(before)
-            if state["global_step"] != len(state["history"]) * self._per_epoch:
-                raise ValueError(f"{state['global_step']} steps in {len(state['history'])} epochs")
+            self.load(state)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: {_OTHER}: {' '.join(str(error).split()):.200}") from error
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on after what :meth:`state` returned. Raises many kinds of errors if it is of another run."""
+        self.module.load_state_dict(state["state_dict"])
+        for one, before in zip([self._optimizer], state["optimizer_states"], strict=True):
+            one.load_state_dict(before)
+        for schedule, before in zip(self._schedules, state["lr_schedulers"], strict=True):
+            schedule.load_state_dict(before)
+        if state["global_step"] != len(state["history"]) * self._per_epoch:
+            raise ValueError(f"{state['global_step']} steps in {len(state['history'])} epochs")
         self.history, self.step = state["history"], state["global_step"]
 
 

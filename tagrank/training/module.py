@@ -10,6 +10,7 @@ from tagrank.decode import decode, decode_model, default_decoder
 from tagrank.metrics import evaluate_rankings
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.presets import Preset
+from tagrank.ranker.share import WHOLE, Share
 from tagrank.ranker.stacked import StackedRankers
 from tagrank.training.batches import Batch, ListDataset
 from tagrank.training.optimizers import make_optimizer, make_schedules
@@ -56,17 +57,25 @@ class RankerModule(nn.Module):
             parameter.data = parameter.data.to("cpu", copy=True)
         self.to("cpu")
 
-    def training_step(self, batch: Batch) -> Tensor:
-        """Set the gradients of all parameters; the loss of a batch, detached."""
-        inputs = batch.inputs
+    def training_step(self, batch: Batch, share: Share = WHOLE) -> Tensor:
+        """Set the gradients of all parameters; the loss of a batch, detached.
+
+        Args:
+            batch: the whole batch.
+            share: the part of it that this process computes; the loss and the gradients are then those of this part,
+                to be added to the others'. A model with feedback has no parts.
+        """
+        rows = share.rows(0, len(batch.inputs))
+        inputs, lists = batch.inputs[rows], batch._replace(targets=batch.targets[rows]).lists()
         if self.preset.flip and inputs.dim() == 4:
-            mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
-            inputs = torch.where(mirrored, inputs.flip(-1), inputs)
+            mirrored = torch.rand(len(batch.inputs), 1, 1, 1, device=inputs.device) < 0.5
+            inputs = torch.where(mirrored[rows], inputs.flip(-1), inputs)
         for parameter in self._trained:
             parameter.grad = None
         features = self._features(inputs)
         if self._stack is not None:
-            loss = self._stack.losses(features, batch.lists(), batch.spans).mean()
+            count = batch.lists().there.sum()
+            loss = self._stack.losses(features, lists, batch.spans, share, count).mean()
             loss.backward()
             self._stack.hand_out_gradients()
         else:

@@ -26,7 +26,10 @@ from tagrank.training import run_folder
 from tagrank.training.afterwards import complete, features_of
 from tagrank.training.completing import fit_completer
 from tagrank.training.fit import fit_ranker
+from tagrank.training.helper import help_train
+from tagrank.training.processes import Processes
 from tagrank.training.splits import split
+from tagrank.training.starting import check_processes, started
 from tagrank.training.train_options import TrainKeywords, TrainOptions
 
 if TYPE_CHECKING:
@@ -54,12 +57,13 @@ def train(
             ``train(manifest, out, features="features", seed=1)``.
 
     Returns:
-        The model of the epoch with the best validation NDCG@5.
+        The model of the epoch with the best validation NDCG@5. Under torchrun all processes return it, and only
+        process 0 reads and writes files.
 
     Raises:
         TypeError: a keyword is not known.
-        InputError: a file or an option is not what it should be, another process is training in ``out``, or something
-            in ``out`` has the name of one of our files and is not ours.
+        InputError: a file or an option is not what it should be, another process is training in ``out``, something
+            in ``out`` has the name of one of our files and is not ours, or a process of the training has ended.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     options = replace(options or TrainOptions(), **keywords)
@@ -67,6 +71,25 @@ def train(
     if options.backbone is not None:
         check_backbone(options.backbone)
     find_device(options.device)
+    check_processes(options)
+    with started(options) as processes:
+        if processes.rank > 0:
+            helped: Annotator = help_train(processes)
+            return helped
+        annotator = _train(manifest, Path(out), options, preset, processes, on_error)
+        processes.send(annotator)
+    return annotator
+
+
+def _train(
+    manifest: str | Path,
+    out: Path,
+    options: TrainOptions,
+    preset: Preset,
+    processes: Processes,
+    on_error: Callable[[InputError], None] | None,
+) -> Annotator:
+    """What process 0 does of :func:`train`."""
     val = None if options.val is None else read_manifest(options.val)
     parts = split(read_manifest(manifest), val, options.seed)
     settings = {
@@ -76,9 +99,8 @@ def train(
         "data": _digest(parts, options, partial(_place, parts[0].root)),
     }
     earlier = {"data": _digest(parts, options, str), "completer": None}
-    out = Path(out)
     with run_folder.open_run(out, settings, earlier, resume=options.resume, overwrite=options.overwrite) as folder:
-        annotator, *seen = _fit(parts, options, preset, settings, folder, on_error)
+        annotator, *seen = _fit(parts, options, preset, settings, folder, processes, on_error)
         try:
             run_folder.replace_model(out, folder)
             write_seen(out, *seen)
@@ -94,6 +116,7 @@ def _fit(
     preset: Preset,
     settings: Mapping[str, Any],
     folder: Path,
+    processes: Processes,
     on_error: Callable[[InputError], None] | None,
 ) -> tuple[Annotator, Digests, Digests]:
     """The model, trained in the folder of its run, and the digests of the images that it has seen."""
@@ -120,6 +143,7 @@ def _fit(
         device=device,
         resume=options.resume,
         progress="training" if options.progress else None,
+        processes=processes,
     )
     completer = None
     if preset.completer:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tagrank.training.batches import Batch
 from tagrank.training.module import RankerModule
+from tagrank.training.processes import ALONE, Processes
 
 WARM_UP = 3
 """So many steps run before one is recorded: they compile kernels and make what libraries keep."""
@@ -17,14 +18,17 @@ class Steps:
     CUDA graph, and replayed by one call. A batch of another shape runs as it is, and so do all steps of a model with
     feedback, whose tensors have the sizes of the lists.
 
+    If several processes train, each computes its share of a batch, and the gradients are those of the whole.
+
     Args:
         module: on its device.
+        processes: those that train it.
     """
 
-    def __init__(self, module: RankerModule) -> None:
-        self.module = module
+    def __init__(self, module: RankerModule, processes: Processes = ALONE) -> None:
+        self.module, self.processes = module, processes
         device = next(module.parameters()).device
-        self._recordable = device.type == "cuda" and not module.ranker.feedback
+        self._recordable = device.type == "cuda" and not module.ranker.feedback and processes.size == 1
         self._run = 0
         self._shape: torch.Size | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -35,7 +39,8 @@ class Steps:
         self._shape = self._shape or batch.inputs.shape
         if not self._recordable or self._run < WARM_UP or batch.inputs.shape != self._shape:
             self._run += 1
-            return self.module.training_step(batch)
+            loss = self.module.training_step(batch, self.processes.share)
+            return self.processes.add_gradients(self.module.parameters(), loss)
         if self._graph is None:
             self._graph = self._record(batch)
         self._batch.inputs.copy_(batch.inputs)

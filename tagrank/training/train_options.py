@@ -9,6 +9,8 @@ from tagrank.options import BACKBONE, DEVICE, FEATURES, IMAGES, MAX_SEED, SEED, 
 from tagrank.ranker.config import Conditioning
 from tagrank.ranker.presets import PRESETS, Preset
 
+Strategy = Literal["auto", "ddp"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -24,6 +26,11 @@ class TrainOptions:
         weights: of the backbone, as for :func:`tagrank.features.backbones.load_backbone`.
         device: where the backbone computes features and the model is trained, as for
             :func:`tagrank.features.devices.find_device`.
+        devices: how many processes train together on this machine, each on a GPU of its own if there are GPUs;
+            ``None``: one, or those that torchrun started.
+        num_nodes: on how many machines, each with its command started by torchrun; ``None``: as torchrun says.
+        strategy: how several processes share the work: ``"ddp"``, a part of each batch for each; ``"auto"`` is the
+            same.
         preset: a name in :data:`tagrank.ranker.presets.PRESETS`.
         conditioning: as for :class:`tagrank.TagRanker`.
         feedback: as for :class:`tagrank.TagRanker`.
@@ -44,6 +51,13 @@ class TrainOptions:
     backbone: str | None = option(None, f"{BACKBONE}, or small_cnn (trained with the ranker).")
     weights: str | Path | None = option(None, WEIGHTS, type=str | None)
     device: str = option("auto", DEVICE)
+    devices: int | None = option(
+        None,
+        "Processes on this machine that train together, each on a GPU if there are GPUs. Default: 1, or torchrun's.",
+        min=1,
+    )
+    num_nodes: int | None = option(None, "Machines that train together, under torchrun. Default: torchrun's.", min=1)
+    strategy: Strategy = option("auto", "How processes share the work: ddp, a part of each batch for each.")
     preset: str = option("default", "Hyper-parameters by name.", type=Literal[tuple(PRESETS)])
     conditioning: Conditioning = option("every_step", "At which steps the image enters.")
     feedback: bool = option(False, "Read the previous tag at each step.", flag="--feedback")
@@ -87,6 +101,9 @@ class TrainKeywords(TypedDict, total=False):
     backbone: str | None
     weights: str | Path | None
     device: str
+    devices: int | None
+    num_nodes: int | None
+    strategy: Strategy
     preset: str
     conditioning: Conditioning
     feedback: bool

@@ -65,7 +65,7 @@ def test_unknown_device() -> None:
 
 FAULTS = """
 import resource, sys
-from tagrank.cli.allocator import keep_memory
+from tagrank.allocator import keep_memory
 keep_memory()
 import torch
 

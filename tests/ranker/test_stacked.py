@@ -10,6 +10,7 @@ from torch import Tensor
 from tagrank.data.targets import IGNORE, ListTargets, encode_lists
 from tagrank.ranker.dropout import dropout
 from tagrank.ranker.ensemble import RankerEnsemble
+from tagrank.ranker.share import WHOLE, Share
 from tagrank.ranker.stacked import Span, StackedRankers
 from tagrank.ranker.tag_ranker import TagRanker
 
@@ -117,3 +118,34 @@ def test_dropout_that_does_nothing() -> None:
     x = torch.randn(3, 4)
     assert dropout(x, 0.5, training=False) is x
     assert dropout(x, 0.0) is x
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_shares_of_processes_together_are_the_whole(size: int) -> None:
+    """Losses, gradients, and what dropout drops; with seven processes some have no row."""
+    torch.manual_seed(0)
+    model = RankerEnsemble(3, **FULL | {"dropout": 0.5, "hidden_dropout": 0.3}).double()
+    scaled, lists = model.scale(features()), padded()
+    spans = [Span(1, 4), Span(2, 3), Span(2, 1)]
+
+    def shared(share: Share) -> tuple[Tensor, list[Tensor]]:
+        part = copy.deepcopy(model)
+        stack = StackedRankers(part)
+        rows = share.rows(0, 5)
+        targets = lists.targets.view(5, 3, 6)[rows]
+        index = torch.arange(len(targets)).repeat_interleave(3)
+        here = ListTargets(targets.reshape(-1, 6), index)
+        torch.manual_seed(1)
+        losses = stack.losses(scaled[rows], here, spans, share, lists.there.sum())
+        drawn = torch.rand(())
+        losses.sum().backward()
+        stack.hand_out_gradients()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in part.parameters()]
+        return torch.cat([losses.detach(), drawn.view(1).double()]), gradients
+
+    whole, gradients = shared(WHOLE)
+    parts = [shared(Share(rank, size)) for rank in range(size)]
+    torch.testing.assert_close(sum(losses[:3] for losses, _ in parts), whole[:3])
+    assert {float(losses[3]) for losses, _ in parts} == {float(whole[3])}, "all have drawn as many numbers"
+    for together, gradient in zip(zip(*(g for _, g in parts), strict=True), gradients, strict=True):
+        torch.testing.assert_close(sum(together), gradient)

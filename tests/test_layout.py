@@ -22,7 +22,7 @@ FLOORS = (
     ("annotator",),
     ("training", "retrieval", "exporting"),
     ("evaluation",),
-    ("demo",),
+    ("demo", "app"),
     ("cli",),
     ("__main__",),
 )

@@ -36,9 +36,10 @@ def make_page(bench: Workbench, uploads: Uploads, finder: Finder | None = None) 
 class _Page:
     def __init__(self, bench: Workbench, uploads: Uploads, finder: Finder | None) -> None:
         self._bench, self._uploads, self._finder = bench, uploads, finder
+        self.blocks: gr.Blocks
         # No telemetry, and no question to a server whether there is a later version.
         with gr.Blocks(title="tagrank", analytics_enabled=False, fill_width=True) as self.blocks:
-            self._desk = gr.State(Desk())
+            self._desk = gr.State(Desk(), delete_callback=self._forget)
             _part(parts.head(self._about()), "head")
             self._notices = _part("", "notices")
             if finder is None:
@@ -232,6 +233,13 @@ class _Page:
         desk.downloads += 1
         content = base64.b64encode(file.content).decode("ascii")
         return {"name": file.name, "type": file.type, "content": content, "count": desk.downloads}
+
+    def _forget(self, desk: Desk) -> None:
+        """Forget a user: Gradio deletes the desk an hour after the page was closed, but keeps what was shown of it."""
+        sessions = self.blocks.state_holder.session_data
+        for name, session in list(sessions.items()):
+            if any(value is desk for value in session.state_data.values()):
+                sessions.pop(name, None)
 
     def _all(self, desk: Desk) -> Updates:
         """Everything, with the photograph that is shown large."""

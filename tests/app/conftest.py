@@ -1,5 +1,6 @@
 """A small model with random weights, photographs, and an index of them: what the page is tested with."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,12 @@ def world(once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def annotator(world: Path) -> Annotator:
     return Annotator.load(world / "model")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("there is no Chromium")

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,11 +27,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
-    pytest.mark.timeout(600),
-]
+pytestmark = pytest.mark.timeout(600)
 
 SOON = 60_000
 """Milliseconds in which what is waited for has to happen, also on a machine that is busy with other tests."""
@@ -67,7 +62,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(chromium: str, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(world, tmp_path_factory.mktemp("temporary"), "--index", str(world / "index"))
     yield server
     # A browser is still connected.
@@ -75,11 +70,11 @@ def server(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="module")
-def browser(server: Server) -> Iterator[Browser]:
+def browser(chromium: str, server: Server) -> Iterator[Browser]:
     """Chromium that reaches no other machine: it finds no name, and no address but this."""
     closed = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-dev-shm-usage")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=[*closed])
+        yield playwright.chromium.launch(executable_path=chromium, args=[*closed])
 
 
 Open = Callable[..., Page]

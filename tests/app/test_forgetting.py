@@ -28,9 +28,7 @@ def photographs() -> int:
 
 
 @pytest.mark.exhaustive
-def test_nothing_is_left(
-    annotator: Annotator, world: Path, chromium: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left(annotator: Annotator, world: Path, chromium: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_IS_E2E_TEST", "1")
     monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "1")
     import_gradio()

@@ -22,7 +22,7 @@ FLOORS = (
     ("annotator",),
     ("training", "retrieval", "exporting", "engines"),
     ("evaluation",),
-    ("demo",),
+    ("demo", "app"),
     ("cli",),
     ("__main__",),
 )

@@ -9,6 +9,7 @@ from tagrank.cli import (  # noqa: F401, I001
     indexing,
     searching,
     exporting,
+    serving,
     publishing,
     preparing,
 )

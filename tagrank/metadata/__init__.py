@@ -6,6 +6,6 @@
 """
 
 from tagrank.metadata.sidecars import Naming
-from tagrank.metadata.tag_writer import Outcome, Place, TagWriter
+from tagrank.metadata.tag_writer import Outcome, Place, TagWriter, embedded_keywords, new_sidecar
 
-__all__ = ["Naming", "Outcome", "Place", "TagWriter"]
+__all__ = ["Naming", "Outcome", "Place", "TagWriter", "embedded_keywords", "new_sidecar"]

@@ -67,9 +67,7 @@ class TagWriter:
             InputError: the file cannot be read or written, is read-only, or is of a format that cannot have XMP; or a
                 tag is blank or has characters that XML cannot have.
         """
-        for tag in ranked.tags:
-            if not tag.strip() or any(unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" for c in tag):
-                raise InputError(f"{photograph}: expected tags of letters and other signs, got {tag!r:.60}")
+        _check_tags(photograph, ranked)
         return self._each(Path(photograph), lambda file: self._write(file, ranked))
 
     def remove(self, photograph: str | Path) -> Outcome:
@@ -98,7 +96,9 @@ class TagWriter:
             return self._remove(file)
         metadata, there = file.metadata(), file.data is not None
         lists, record = metadata.keywords(), metadata.record()
-        new, noted = with_tags(lists, record, ranked, () if self.place is Place.embed else file.embedded())
+        new, noted = with_tags(
+            lists, record, ranked, () if self.place is Place.embed else embedded_keywords(file.photograph)
+        )
         if there and record and record.ranked.says(ranked) and same_lists(new, lists) and noted.adds_as(record):
             return Outcome.unchanged
         metadata.set(new, noted)
@@ -132,6 +132,43 @@ class TagWriter:
                     path.unlink()
 
 
+def embedded_keywords(photograph: Path) -> tuple[str, ...]:
+    """The keywords in a photograph's own file, which a sidecar hides. None if exiv2 cannot read it, or is not there.
+
+    Those that tagrank wrote are not among them.
+    """
+    try:
+        metadata = ImageMetadata(photograph, photograph)
+    except (InputError, UnicodeEncodeError):
+        return ()
+    lists, record = metadata.keywords(), metadata.record()
+    theirs = without_tags(lists, record) if record else lists
+    return (*theirs[List.subject], *theirs.get(List.iptc, ()))
+
+
+def new_sidecar(name: str, ranked: Ranked, keywords: tuple[str, ...] = ()) -> bytes:
+    """The content of a new sidecar, for a photograph that is elsewhere: what :class:`TagWriter` would write beside it.
+
+    Args:
+        name: of the photograph, for messages.
+        ranked: the tags.
+        keywords: that the photograph's own file has (:func:`embedded_keywords`).
+
+    Raises:
+        InputError: the library exiv2 is not installed, or a tag is blank or has characters that XML cannot have.
+    """
+    _check_tags(name, ranked)
+    metadata = ImageMetadata(Path(name))
+    metadata.set(*with_tags(metadata.keywords(), None, ranked, keywords))
+    return metadata.write()
+
+
+def _check_tags(photograph: str | Path, ranked: Ranked) -> None:
+    for tag in ranked.tags:
+        if not tag.strip() or any(unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" for c in tag):
+            raise InputError(f"{photograph}: expected tags of letters and other signs, got {tag!r:.60}")
+
+
 class _File:
     """A photograph or a sidecar that is to change.
 
@@ -142,17 +179,18 @@ class _File:
 
     Attributes:
         data: its content; None if there is no such file.
+        photograph: the photograph.
     """
 
     def __init__(self, name: Path, path: Path, photograph: Path) -> None:
-        self._name, self._path, self._photograph = name, path, photograph
+        self._name, self._path, self.photograph = name, path, photograph
         self._status = path.stat() if path.exists() else None
         self.data = path.read_bytes() if self._status else None
 
     def metadata(self) -> ImageMetadata:
         """What exiv2 reads in the file; a new sidecar if there is none."""
         metadata = ImageMetadata(self._name, self.data)
-        if self._path != self._photograph:
+        if self._path != self.photograph:
             if metadata.kind != "XMP":
                 raise InputError(f"{self._name}: expected a sidecar, got {metadata.kind}")
         elif metadata.kind not in KINDS or not self._is_plain(metadata):
@@ -166,21 +204,11 @@ class _File:
         """Most raw files are TIFF files inside. What exiv2 would lose of them nobody knows."""
         return metadata.kind != "TIFF" or self._path.suffix.lower() in (".tif", ".tiff")
 
-    def embedded(self) -> tuple[str, ...]:
-        """The keywords in the photograph's own file, which a sidecar hides; none if exiv2 cannot read it."""
-        try:
-            metadata = ImageMetadata(self._photograph, self._photograph)
-        except (InputError, UnicodeEncodeError):
-            return ()
-        lists, record = metadata.keywords(), metadata.record()
-        theirs = without_tags(lists, record) if record else lists
-        return (*theirs[List.subject], *theirs.get(List.iptc, ()))
-
     def replace(self, metadata: ImageMetadata) -> None:
         """Write the file with changed metadata, if nothing else of it changes."""
         self._check_writable()
         content = metadata.write()
-        if self._path == self._photograph:
+        if self._path == self.photograph:
             assert self.data is not None
             try:
                 content = checked(metadata.kind, self.data, content, metadata.has_xmp)
@@ -209,7 +237,7 @@ class _File:
             with suppress(PermissionError):
                 os.chown(temporary, now.st_uid, now.st_gid)
         shutil.copystat(self._path, temporary)
-        if self._path != self._photograph:
+        if self._path != self.photograph:
             os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

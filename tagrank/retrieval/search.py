@@ -81,6 +81,7 @@ class PhotoIndex:
         tags: the tags that a query may have.
         positions: how many tags a query may have.
         root: the folder that names begin in if they are relative paths; None if that is not known.
+        model: digest of the model with which it was made.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class PhotoIndex:
         self.root = None if root is None else Path(root)
         self.tags = contents.tags
         self.positions = contents.positions
-        self._model = contents.model
+        self.model = contents.model
         self._shards = shards
         self._starts = np.cumsum([0, *contents.shards])
         self._removed = frozenset(contents.removed)
@@ -177,7 +178,7 @@ class PhotoIndex:
         Raises:
             InputError: the index was made with another model.
         """
-        if model_digest(annotator.ranker, annotator.vocabulary.tags) != self._model:
+        if model_digest(annotator.ranker, annotator.vocabulary.tags) != self.model:
             raise InputError(f"{self.folder}: the index was made with another model")
         _, gains = photo_tables(annotator.probabilities(features.unsqueeze(0)))
         photo: HalfArray = gains[0]

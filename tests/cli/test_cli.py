@@ -87,6 +87,7 @@ def test_every_command_has_help_with_an_example() -> None:
         "env",
         "index",
         "search",
+        "app",
     ):
         result = tagrank(command, "--help")
         assert result.exit_code == 0

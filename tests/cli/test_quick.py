@@ -26,6 +26,7 @@ COMMANDS = (
     "env",
     "index",
     "search",
+    "app",
     "publish",
     "prepare",
 )

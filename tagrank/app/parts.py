@@ -1,0 +1,89 @@
+"""The HTML of the page's parts. All that comes from users, models and files is escaped."""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+from jinja2 import Environment, StrictUndefined
+
+from tagrank.app.desk import Desk
+from tagrank.app.finding import Found
+from tagrank.app.uploads import MEGABYTE, clean_name
+from tagrank.features.camera_files import readable_suffixes
+
+
+def percent(probability: float) -> str:
+    """A probability in words: ``<1%`` if it is small, and ``>99%`` if it is large, but not certain."""
+    if 0 < probability < 0.005:
+        return "<1%"
+    if 0.995 <= probability < 1:
+        return ">99%"
+    return f"{100 * min(max(probability, 0.0), 1.0):.0f}%"
+
+
+def resource(name: str) -> str:
+    """The text of a file of this package."""
+    return files("tagrank.app").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _macros() -> Any:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["percent"] = percent
+    environment.filters["percent_down"] = lambda share: f"{int(100 * share)}%"
+    # The folders of the machine on which the page runs concern nobody else.
+    environment.filters["last_part"] = clean_name
+    return cast(Any, environment.from_string(resource("parts.html.j2")).module)
+
+
+def _html(rendered: object) -> str:
+    return str(rendered).strip()
+
+
+def head(about: str) -> str:
+    """The heading, and what the model is."""
+    return _html(_macros().head(about))
+
+
+def intake(desk: Desk, most_bytes: int) -> str:
+    """Where photographs are dropped."""
+    accept = ",".join(("image/*", *readable_suffixes()))
+    return _html(_macros().intake(len(desk) > 0, desk.received, accept, f"{most_bytes / MEGABYTE:g} MB"))
+
+
+def notices(texts: Sequence[str]) -> str:
+    """What went wrong."""
+    return _html(_macros().notices(texts))
+
+
+def stage(desk: Desk) -> str:
+    """The photograph that was chosen, large."""
+    return _html(_macros().stage(desk.photograph, desk.chosen))
+
+
+def strip(desk: Desk) -> str:
+    """All photographs, small."""
+    return _html(_macros().strip(list(desk), desk.chosen))
+
+
+def tags(desk: Desk) -> str:
+    """The list of the photograph that was chosen."""
+    photograph = desk.photograph
+    return "" if photograph is None else _html(_macros().tags(photograph.proposal, desk.chosen))
+
+
+def positions(desk: Desk) -> str:
+    """The positions of that list."""
+    photograph = desk.photograph
+    return "" if photograph is None else _html(_macros().positions(photograph.proposal))
+
+
+def keepsakes(desk: Desk, searchable: bool, xmp: bool) -> str:
+    """What can be downloaded, and searched."""
+    return _html(_macros().keepsakes(len(desk), searchable, xmp))
+
+
+def found(title: str, hint: str, matches: Sequence[Found]) -> str:
+    """Photographs of an index. Nothing if none is there."""
+    return _html(_macros().found(title, hint, matches))

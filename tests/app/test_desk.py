@@ -1,0 +1,210 @@
+"""A user's photographs, and the files that the user takes home."""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tagrank import Annotator
+from tagrank.app import parts
+from tagrank.app.desk import Desk, new_name
+from tagrank.app.keepsakes import Which, as_csv, as_xmp
+from tagrank.app.uploads import clean_name
+from tagrank.app.workbench import Workbench
+from tagrank.errors import InputError
+from tagrank.metadata.exiv2_image import ImageMetadata
+from tagrank.metadata.keyword_lists import List
+
+
+@pytest.fixture(scope="module")
+def bench(annotator: Annotator) -> Iterator[Workbench]:
+    bench = Workbench(annotator)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def desk(bench: Workbench, world: Path) -> Desk:
+    desk = Desk()
+    for name in ("a.jpg", "b.jpg", "a.jpg"):
+        desk.add(bench.read(name, (world / "photos" / name).read_bytes()))
+    return desk
+
+
+def test_names_are_unique_and_order_stays(desk: Desk) -> None:
+    assert [photograph.name for _, photograph in desk] == ["a.jpg", "b.jpg", "a (2).jpg"]
+    assert new_name("a.jpg", ["a.jpg", "a (2).jpg"]) == "a (3).jpg"
+    assert new_name("b", ["a"]) == "b"
+
+
+def test_choosing_and_removing(desk: Desk) -> None:
+    first, second, third = (key for key, _ in desk)
+    assert desk.chosen == first
+    desk.choose(third)
+    desk.choose("nothing")
+    assert desk.chosen == third
+    desk.remove(third)
+    assert desk.chosen == second
+    desk.remove("nothing")
+    desk.remove(first)
+    assert (desk.chosen, len(desk)) == (second, 1)
+    desk.remove(second)
+    assert (desk.chosen, desk.photograph, len(desk)) == (None, None, 0)
+
+
+def test_reading_gives_what_annotate_gives(bench: Workbench, desk: Desk, world: Path) -> None:
+    for (_, photograph), name in zip(desk, ("a.jpg", "b.jpg"), strict=False):
+        assert list(photograph.proposal.listed) == bench.annotator.annotate(world / "photos" / name)
+        assert (photograph.picture.width, photograph.picture.height) == (320, 240)
+        assert (photograph.small.width, photograph.small.height) == (160, 120)
+
+
+def test_accepting_and_taking_back(bench: Workbench, desk: Desk, world: Path) -> None:
+    photograph = desk.photograph
+    assert photograph is not None
+    before = photograph.proposal
+    bench.accept(photograph, "cat")
+    bench.accept(photograph, "owl")
+    bench.accept(photograph, "cat")
+    assert photograph.accepted == ["cat", "owl"]
+    assert list(photograph.proposal.listed) == list(bench.annotator.suggest(world / "photos" / "a.jpg", ["cat", "owl"]))
+    with pytest.raises(InputError, match="unicorn"):
+        bench.accept(photograph, "unicorn")
+    assert photograph.accepted == ["cat", "owl"], "an error changes nothing"
+    bench.take_back(photograph, "cat")
+    assert photograph.accepted == ["owl"]
+    bench.clear(photograph)
+    assert (photograph.accepted, photograph.proposal) == ([], before)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "why"),
+    [("notes.txt", 0, "the file is empty"), ("notes.txt", 99, "not a JPEG"), ("a.jpg", 3000, "damaged image")],
+)
+def test_no_photograph(bench: Workbench, world: Path, name: str, kept: int, why: str) -> None:
+    content = (world / "photos" / "a.jpg").read_bytes() if name == "a.jpg" else b"no picture" * 10
+    with pytest.raises(InputError, match=f"^{name}: .*{why}") as error:
+        bench.read(f"../../{name}", content[:kept])
+    assert "tagrank-" not in str(error.value), "where the file was on the disk concerns nobody"
+
+
+def test_nothing_stays_on_the_disk(
+    bench: Workbench, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bench.read("a.jpg", (world / "photos" / "a.jpg").read_bytes())
+    with pytest.raises(InputError):
+        bench.read("a.nef", b"no picture")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_csv(bench: Workbench, desk: Desk) -> None:
+    _, (_, second), (_, third) = desk
+    bench.accept(second, "salt, pepper")
+    file = as_csv((photograph for _, photograph in desk), Which.lists)
+    assert (file.name, file.type) == ("tags.csv", "text/csv")
+    rows = list(csv.DictReader(io.StringIO(file.content.decode())))
+    of_second = [row for row in rows if row["image"] == "b.jpg"]
+    assert of_second[0] | {"unlike": ""} == {
+        "image": "b.jpg", "rank": "1", "tag": "salt, pepper", "score": "", "accepted": "yes", "unlike": ""
+    }  # fmt: skip
+    assert [(row["tag"], row["accepted"]) for row in of_second[1:]] == [(t.tag, "no") for t in second.proposal.listed]
+    scores = [float(row["score"]) for row in rows if row["image"] == "a (2).jpg"]
+    assert scores == pytest.approx([tag.score for tag in third.proposal.listed], abs=1e-6)
+    assert second.proposal.unlike is not None
+    assert {float(row["unlike"]) for row in of_second} == {round(second.proposal.unlike, 6)}
+    alone = as_csv((photograph for _, photograph in desk), Which.accepted)
+    assert [row["tag"] for row in csv.DictReader(io.StringIO(alone.content.decode()))] == ["salt, pepper"]
+
+
+def test_xmp(bench: Workbench, desk: Desk) -> None:
+    pytest.importorskip("exiv2", reason="exiv2 is not installed (pip install 'tagrank[xmp]')")
+    (_, first), (_, second), (_, third) = desk
+    second.keywords = ("holiday",)
+    bench.accept(second, "owl")
+    photographs = [first, second, third]
+    file = bench.run(lambda: as_xmp(photographs, Which.lists, bench.digest))
+    assert (file.name, file.type) == ("tags.zip", "application/zip")
+    archive = zipfile.ZipFile(io.BytesIO(file.content))
+    assert archive.namelist() == ["a.jpg.xmp", "b.jpg.xmp", "a (2).jpg.xmp"]
+
+    def read(content: bytes) -> tuple[Any, Any]:
+        metadata = ImageMetadata(Path("a.xmp"), content)
+        return metadata.keywords(), metadata.record()
+
+    keywords, record = bench.run(lambda: read(archive.read("a.jpg.xmp")))
+    tags = tuple(tag.tag for tag in first.proposal.listed)
+    assert keywords[List.subject] == record.ranked.tags == tags
+    assert record.ranked.scores == pytest.approx([tag.score for tag in first.proposal.listed], abs=1e-4)
+    assert record.ranked.model == bench.digest
+    keywords, record = bench.run(lambda: read(archive.read("b.jpg.xmp")))
+    tags = ("owl", *(tag.tag for tag in second.proposal.listed))
+    assert keywords[List.subject] == ("holiday", *tags)
+    assert (record.ranked.tags, record.ranked.scores) == (tags, ())
+    alone = bench.run(lambda: as_xmp(photographs, Which.accepted, bench.digest))
+    assert alone.name == "b.jpg.xmp"
+    assert bench.run(lambda: read(alone.content))[1].ranked.tags == ("owl",)
+
+
+def test_keywords_of_the_photograph_are_in_the_sidecar(bench: Workbench, world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("exiv2", reason="exiv2 is not installed (pip install 'tagrank[xmp]')")
+    from tagrank.metadata import Place, TagWriter
+    from tagrank.metadata.keyword_lists import Ranked
+
+    path = tmp_path / "a.jpg"
+    path.write_bytes((world / "photos" / "a.jpg").read_bytes())
+    bench.run(lambda: TagWriter(Place.embed).write(path, Ranked(("of tagrank",))))
+    assert bench.read("a.jpg", path.read_bytes()).keywords == (), "what tagrank wrote is not a person's"
+    metadata = bench.run(lambda: ImageMetadata(path, path.read_bytes()))
+    bench.run(lambda: metadata.set({**metadata.keywords(), List.subject: ("mine",), List.iptc: ("mine", "too")}, None))
+    assert bench.read("a.jpg", bench.run(metadata.write)).keywords == ("mine", "mine", "too")
+
+
+@pytest.mark.parametrize("make", [as_csv, lambda photographs, which: as_xmp(photographs, which, "")])
+def test_nothing_to_take_home(desk: Desk, make: Any) -> None:
+    photographs = [photograph for _, photograph in desk]
+    with pytest.raises(InputError, match="no tag was accepted yet"):
+        make(photographs, Which.accepted)
+    with pytest.raises(InputError, match="there are no tags yet"):
+        make([], Which.lists)
+
+
+def test_names_of_files() -> None:
+    assert clean_name("C:\\photos\\a.jpg") == clean_name("/etc/../a.jpg") == clean_name("a\0.jpg") == "a.jpg"
+    assert clean_name("") == clean_name("..") == clean_name("/") == "photograph"
+    assert clean_name("b" * 500 + ".jpeg") == "b" * 115 + ".jpeg"
+    assert clean_name("\u202egpj.exe") == "gpj.exe"
+
+
+def test_what_is_shown_is_escaped(bench: Workbench, desk: Desk, world: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>\"'{{7}}${7}`.jpg"
+    desk.choose(desk.add(bench.read(evil, (world / "photos" / "c.jpg").read_bytes())))
+    for part in (parts.stage, parts.strip):
+        assert "<img src=x" not in part(desk)
+        assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;{{7}}${7}`.jpg" in part(desk)
+    photograph = desk.photograph
+    assert photograph is not None
+    bench.accept(photograph, "<b>grass</b>")
+    assert "<b>" not in parts.tags(desk) + parts.positions(desk)
+    assert 'data-tag="&lt;b&gt;grass&lt;/b&gt;"' in parts.tags(desk)
+    assert "<script>" not in parts.notices(["<script>"])
+
+
+def test_unknown_photographs_are_marked(desk: Desk) -> None:
+    photograph = desk.photograph
+    assert photograph is not None
+    assert "unlike" not in parts.tags(desk)
+    photograph.proposal = replace(photograph.proposal, unlike=0.9951, unknown=True)
+    assert "unlike the training photographs (99% unlike)" in parts.tags(desk)
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"), [(0, "0%"), (0.004, "<1%"), (0.5, "50%"), (0.996, ">99%"), (1, "100%"), (1.0001, "100%")]
+)
+def test_percentages(probability: float, words: str) -> None:
+    assert parts.percent(probability) == words

@@ -29,6 +29,27 @@ BACK_OFF = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Pseudo-counts of the back-off from one kind of neighbour to the next that are tried."""
 
 
+class Beginnings(NamedTuple):
+    """``N`` lists before one position.
+
+    Attributes:
+        image: int64 ``[N]``, ascending.
+        given: int64 ``[N, t - 1]``, the tags before the position.
+        following: int64 ``[N]``, the tag at the position.
+    """
+
+    image: Tensor
+    given: Tensor
+    following: Tensor
+
+
+def beginnings_of(lists: Sequence[Sequence[Sequence[int]]], position: int) -> Beginnings:
+    """The lists of images that have a tag at a position; the first position is 1."""
+    found = [(i, tags[:position]) for i, image in enumerate(lists) for tags in image if len(tags) >= position]
+    tags = torch.tensor([tags for _, tags in found], dtype=torch.int64).view(-1, position)
+    return Beginnings(torch.tensor([i for i, _ in found], dtype=torch.int64), tags[:, :-1], tags[:, -1])
+
+
 class Together(NamedTuple):
     """How often tags occur together in lists, each ``[V, V]``: given the first tag, the second.
 
@@ -199,11 +220,9 @@ def fit_next_tag_baselines(
     together: list[tuple[Tensor, float]] = []
     settings: list[tuple[float, float, float]] = []
     for position in range(2, LAST_TUNED + 1):
-        found = [(i, tags[:position]) for i, image in enumerate(held_lists) for tags in image if len(tags) >= position]
-        if not found:
+        image, given, following = beginnings_of(held_lists, position)
+        if not len(image):
             break
-        image, tags = torch.tensor([i for i, _ in found]), torch.tensor([tags for _, tags in found])
-        given, following = tags[:, :-1], tags[:, -1]
         alone.append(best_exponents(clues(log_scores[image], given, None), given, following)[0])
         tried = {
             smoothing: best_exponents(clues(log_scores[image], given, counted.lifts(smoothing)), given, following)

@@ -80,6 +80,8 @@ def index(
         raise InputError("expected photographs, or --features instead; not both")
     if features is not None and root is not None:
         raise InputError("--root goes with photographs, not with --features")
+    if features is not None and weights is not None:
+        raise InputError("--weights goes with photographs, not with --features")
     model = find_model(model)
     given = expand_stdin(paths or (), null)
     from tagrank.data.shards import INDEX

@@ -24,19 +24,24 @@ from tagrank.errors import InputError
 from tagrank.options import BACKBONE
 from tagrank.training.train_options import TrainOptions
 
+DEMO_TITLE = """\
+Judged by the images of the split 'test'. Left: how well lists are ranked. Middle: which tags are on lists whose length
+was chosen (F1), and by how many tags these are too long or too short. Right: how often the tag in this place of a
+person's list is found, given the tags before it."""
+
 
 @command("tagrank demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, model and report.")] = Path("runs/demo"),
-    scenes: Annotated[int, typer.Option(help="How many pictures to draw.", min=100)] = 4000,
+    scenes: Annotated[int, typer.Option(help="How many pictures to draw.", min=100)] = 5000,
     seed: SeedOption = 0,
 ) -> None:
     """Draw scenes, train on them end to end, compare with the baselines, and write a report."""
     from tagrank.demo import run_demo
-    from tagrank.evaluation.tables import print_rows
+    from tagrank.evaluation.tables import CONTEST_COLUMNS, print_rows
 
     rows, report = run_demo(out, scenes=scenes, seed=seed)
-    print_rows(rows, title="Judged by the images of the split 'test'", all_measures=True)
+    print_rows(rows, title=DEMO_TITLE, all_measures=True, columns=CONTEST_COLUMNS)
     typer.echo(f"report: {report}")
 
 

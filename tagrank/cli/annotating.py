@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagrank.cli.app import (
+    CompileOption,
     DeviceOption,
     ExcludeOption,
     Format,
@@ -85,6 +86,7 @@ def annotate(
     write_tags: WriteTags = WRITE_NOTHING,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    compile: CompileOption = False,
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
 ) -> None:
@@ -123,6 +125,8 @@ def annotate(
             tagger.close()
         failed.exit()
         return
+    if compile and is_exported(model):
+        raise InputError(f"--compile: {model} is run by ONNX Runtime; expected the folder of a model")
     from tagrank.exporting import load_annotator
 
     annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
@@ -131,7 +135,9 @@ def annotate(
             f"--unknown skip: {model} does not say what its training photographs were like: train it again"
         )
     options = annotator.rank_options(lists)
-    annotator.backbone(weights)
+    backbone = annotator.backbone(weights)
+    if compile:
+        backbone.compile_network()
     page = None
     if format is ListFormat.html:
         from tagrank.evaluation.gallery import Gallery

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tagrank.cli.app import (
+    CompileOption,
     DeviceOption,
     ExcludeOption,
     ImagesOption,
@@ -58,6 +59,7 @@ def features(
     images: ImagesOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    compile: CompileOption = False,
     exclude_folder: ExcludeOption = None,
 ) -> None:
     """Compute the features of images once, and keep them in a feature store.
@@ -75,6 +77,8 @@ def features(
     unread, failed = Complaints(), Complaints()
     named = named_images(paths, images, exclude_folders=exclude_folder or (), on_error=unread)
     network = load_backbone(backbone, weights).to(device)
+    if compile:
+        network.compile_network()
     computed = write_features(network, named, out, on_error=lambda _, error: failed(error))
     there = len(named) - computed - failed.count
     typer.echo(f"{out}: {computed} images added, {there} were there, {unread.count + failed.count} failed")

@@ -122,6 +122,7 @@ def test_completion(folder: Path) -> None:
             "index model --features f --weights w --out i",
             "tagrank: --weights goes with photographs, not with --features",
         ),
+        ("index model --features f --compile --out i", "tagrank: --compile goes with photographs, not with --features"),
         ("search index --like a.jpg --model no", "tagrank: no: expected the folder of a trained model"),
         ("search index cat", "tagrank: query: 'cat' is not one of the 2 tags of this index"),
     ],

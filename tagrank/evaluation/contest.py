@@ -1,8 +1,9 @@
 """What a model is for, in one table: its ranking, its own lists, and how it goes on with lists that people began.
 
 All learn from the same features of the same images, and the same validation images tune all of them. The model and the
-captioning LSTM keep the best of their epochs. The other baselines keep the best of ``TRIES`` settings by NDCG@5, each a
-threshold for the length of its lists, and what :mod:`tagrank.evaluation.next_tag_baselines` tunes for the next tag.
+captioning LSTM keep the best of their epochs by NDCG@5, the other baselines the best of ``TRIES`` settings. All lists
+end at a threshold of the scores that is chosen there, too. The baselines also have what
+:mod:`tagrank.evaluation.next_tag_baselines` tunes for the next tag.
 """
 
 import tempfile
@@ -79,14 +80,13 @@ def contest(
     """
     vocabulary = annotator.vocabulary
     lists, val_lists = train_images.lists(vocabulary), val_images.lists(vocabulary)
-    rows = [_model_row(annotator, "tagrank", images)]
+    rows = [_model_row(annotator, "tagrank", val_images, images)]
     counted = Together.counted(lists, len(vocabulary))
     references, people = images.references(vocabulary), images.lists(vocabulary)
     for name, candidates in CANDIDATES.items():
         fitted = _fitted(candidates, train_images.inputs, lists, len(vocabulary), seed)
         baseline = _best(fitted, val_images.inputs, val_images.references(vocabulary))
-        threshold = best_threshold(baseline.scores(val_images.inputs), val_lists)
-        own = above(baseline.scores(images.inputs), threshold)
+        cut = above(baseline.scores(images.inputs), best_threshold(baseline.scores(val_images.inputs), val_lists))
         rankings = baseline.rank(images.inputs, max(KS))
         following: NextTags
         if isinstance(baseline, NearestNeighbours):
@@ -96,7 +96,7 @@ def contest(
             log_scores = _log_scores(baseline)
             tuned = tune_exponents(log_scores(val_images.inputs), val_lists, counted)
             following = ClassifierNext(log_scores, [e for e, _ in tuned], [counted.lifts(s) for _, s in tuned])
-        measures = scores(rankings, references) | evaluate_lengths(own, people)
+        measures = scores(rankings, references) | evaluate_lengths(cut, people)
         rows.append(_row(name, measures, following, images, people))
     with tempfile.TemporaryDirectory() as folder:
         captioner = fit_ranker(
@@ -108,7 +108,7 @@ def contest(
             seed=seed,
             progress="captioning LSTM" if progress else None,
         )
-    rows.append(_model_row(Annotator(captioner, vocabulary), "captioning LSTM", images))
+    rows.append(_model_row(Annotator(captioner, vocabulary), "captioning LSTM", val_images, images))
     return rows
 
 
@@ -132,14 +132,23 @@ def above(values: Tensor, threshold: float) -> list[list[int]]:
     return [tags[:count] for tags, count in zip(order, counts, strict=True)]
 
 
-def _model_row(annotator: Annotator, name: str, images: LabelledImages) -> Row:
+def _model_row(annotator: Annotator, name: str, val_images: LabelledImages, images: LabelledImages) -> Row:
     judged = judge(annotator, images, name=name)
     people = images.lists(annotator.vocabulary)
-    own = [ranking.tags for ranking in annotator.rank(images.inputs)]
+    threshold = best_threshold(_all_scores(annotator, val_images), val_images.lists(annotator.vocabulary))
+    cut = above(_all_scores(annotator, images), threshold)
     reader = annotator.completer or annotator.ranker
     assert isinstance(reader, TagRanker)
-    measures = judged.per_image | evaluate_lengths(own, people)
+    measures = judged.per_image | evaluate_lengths(cut, people)
     return _row(judged.name, measures, ReadsGiven(reader), images, people)
+
+
+def _all_scores(annotator: Annotator, images: LabelledImages) -> Tensor:
+    """A model's score of each tag, ``[N, V]``."""
+    scored = torch.zeros(len(images), len(annotator.vocabulary))
+    for row, ranking in zip(scored, annotator.rank(images.inputs, top_k=len(annotator.vocabulary)), strict=True):
+        row[ranking.tags] = torch.tensor(ranking.scores, dtype=row.dtype)
+    return scored
 
 
 def _row(

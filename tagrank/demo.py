@@ -15,6 +15,7 @@ from tagrank.evaluation.report import write_model_report
 from tagrank.features.labelled import load_labelled
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.afterwards import complete
+from tagrank.training.completing import fit_completer
 from tagrank.training.fit import fit_ranker
 from tagrank.training.run import train
 from tagrank.training.run_folder import read_history
@@ -25,8 +26,8 @@ SPLITS: Mapping[str, float] = MappingProxyType({"train": 0.7, "val": 0.1, "test"
 def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:
     """Draw scenes, train on them, and compare the model with the baselines.
 
-    A backbone, a ranker and a completer are trained first, the backbone end to end. Then an ensemble of rankers learns
-    from the features of the finished backbone, as the baselines do, and takes the ranker's place.
+    A backbone and a ranker are trained first, end to end. Then an ensemble of rankers, which takes the ranker's place, and
+    a completer learn from the features of the finished backbone, as the baselines do.
 
     Args:
         out: folder for the pictures, the model and the report. The results of an earlier demo are replaced.
@@ -43,6 +44,7 @@ def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = T
         out / "model",
         backbone="small_cnn",
         preset="scenes",
+        completion=False,
         seed=seed,
         overwrite=True,
         progress=progress,
@@ -63,13 +65,14 @@ def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = T
             seed=seed,
             progress="ensemble" if progress else None,
         )
+    completer = fit_completer(train_images, first.vocabulary, PRESETS["default"], seed, progress=progress)
     annotator = Annotator(
         ranker,
         first.vocabulary,
         first.backbone_spec,
         backbone=first.backbone(),
         training=first.training,
-        completer=first.completer,
+        completer=completer,
     )
     complete(annotator, train_images, val_images, None)
     annotator.save(out / "model")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from typer.main import get_command
 
 from tagrank import Annotator, TagRanker
 from tagrank.cli import app
+from tagrank.data.scenes.composition import PULL
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.evaluation.tables import CONTEST_COLUMNS
 from tagrank.features.backbones import load_backbone
 
 ROOT = Path(__file__).parents[1]

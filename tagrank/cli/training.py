@@ -28,8 +28,8 @@ from tagrank.training.train_options import TrainOptions
 
 DEMO_TITLE = """\
 Judged by the images of the split 'test'; all were tuned on the same validation images. Left: how well tags are ranked.
-Middle: which tags are on lists that end at a threshold (F1), and by how many tags they are too long or short. Right: how
-often the tag in this place of a person's list is found, given the tags before it."""
+Middle: which tags are on lists that end at a threshold (F1), and by how many tags they are too long or short. Right:
+how often the tag in this place of a person's list is found, given the tags before it."""
 
 
 @command("tagrank demo --out runs/demo")

@@ -7,6 +7,8 @@ Files to results, in photographs per second, of the same files with the same bac
 - timm's network of the same name with timm's loader, if it is installed and has one;
 - tagrank's features, and its tags (Annotator.annotate), which the ranker and the decoder make of them;
 - on CPUs the same in a process that keeps the memory that it frees, as the command line does;
+- with --compile, tagrank's features by a backbone that torch.compile has compiled before anything is timed;
+- with --decode-on-device, a pipeline that decodes, resizes and crops where the backbone is: on a GPU by nvJPEG;
 - with --against, the annotator of another checkout, in a process of its own too.
 
 On a GPU the share of the time in which it computes the backbone is beside each; the rest is waiting for photographs.
@@ -31,6 +33,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -40,12 +43,13 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.annotator_process import AnnotatorProcess
-from benchmarks.feature_peers import Loader, Timm, plain_loop, timm_name
+from benchmarks.feature_peers import DecodedOnDevice, Loader, Timm, plain_loop, timm_name
 from benchmarks.machine import describe, write
 from benchmarks.photographs import SIZES, photographs
 from benchmarks.timing import Laps, Seconds, time_rounds
 from benchmarks.training_step import PRESET, TAGS, check, make_batch, make_ranker, training_step
 from tagrank.annotator import Annotator
+from tagrank.data.files import first_line
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import decode
 from tagrank.errors import InputError
@@ -134,6 +138,17 @@ def against_peers(annotator: Annotator, size: str, paths: Sequence[Path], args: 
         timm = Timm(name, paths, annotator.device)
         networks.append(timm.network)
         contestants["timm"] = (len(paths), timm.features)
+    if args.decode_on_device:
+        try:
+            decoding = DecodedOnDevice(backbone, paths)
+        except RuntimeError as error:  # torchvision was built without nvJPEG
+            raise InputError(f"--decode-on-device: {first_line(error)}") from error
+        contestants["decoded on device"] = (len(paths), lambda: consume(iter(decoding.features())))
+    if args.compile:
+        compiled = deepcopy(backbone)
+        compiled.compile_network()
+        networks.append(compiled)
+        contestants["tagrank features, compiled"] = (len(paths), lambda: consume(extract_features(compiled, paths)))
     contestants |= {
         "tagrank features": (len(paths), lambda: consume(extract_features(backbone, paths))),
         "tagrank annotate": (len(paths), lambda: consume(annotator.annotate(paths))),
@@ -284,6 +299,8 @@ def main() -> None:
     parser.add_argument("--backbone", default=backbone, help="as for tagrank (default here: %(default)s)")
     parser.add_argument("--random", action="store_true", help="with random weights, for one of torchvision's backbones")
     parser.add_argument("--device", default="auto", help="as for tagrank (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="time features with --compile, too")
+    parser.add_argument("--decode-on-device", action="store_true", help="time decoding by the backbone's device, too")
     parser.add_argument("--against", type=Path, help="a checkout of another commit, to time its annotator too")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each table (default: %(default)g)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")

@@ -20,8 +20,8 @@ import torch
 from benchmarks.machine import describe, write
 from benchmarks.quality import DEFAULT_DATA, Data
 from tagrank.errors import InputError
-from tagrank.evaluation.next_tag_baselines import fit_next_tag_baselines
-from tagrank.evaluation.next_tag_judgement import POSITIONS, ReadsGiven, beginnings_of, judge_next_tags
+from tagrank.evaluation.next_tag_baselines import beginnings_of, fit_next_tag_baselines
+from tagrank.evaluation.next_tag_judgement import POSITIONS, ReadsGiven, judge_next_tags
 from tagrank.metrics import FloatArray
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.completing import fit_completer

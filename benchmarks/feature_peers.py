@@ -1,6 +1,7 @@
 """What people use instead of ``tagrank features``: loops over a network, written as PyTorch's tutorials write them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from tagrank.exporting.preprocessing import preprocessing_of
 from tagrank.features.backbones import Backbone
+from tagrank.features.backbones.backbone import LARGEST_ASPECT
 from tagrank.features.computing import autocast
 from tagrank.features.devices import cores
 
@@ -63,6 +66,53 @@ class Loader:
     def features(self) -> None:
         """Compute what :func:`run_batches` does."""
         run_batches(self._backbone, self._loader, self._device)
+
+
+class DecodedOnDevice:
+    """JPEG files that the backbone's device decodes, resizes and crops; threads only read them.
+
+    A candidate for tagrank's own pipeline. It decodes whole photographs where tagrank takes fractions of their
+    resolution, and resizes with torchvision's filter, which rounds otherwise than Pillow's.
+
+    Raises:
+        RuntimeError: torchvision was built without the device's decoder.
+        InputError: the backbone's preprocessing is of a kind that is not known here.
+    """
+
+    def __init__(self, backbone: Backbone, paths: Sequence[Path]) -> None:
+        self._backbone, self._paths = backbone, list(paths)
+        self._device = next(backbone.parameters()).device
+        self._steps = preprocessing_of(backbone, LARGEST_ASPECT)
+        self._divide = torch.tensor(self._steps.divide, device=self._device).view(3, 1, 1)
+        self._subtract = torch.tensor(self._steps.subtract, device=self._device).view(3, 1, 1)
+        self._batch(self._paths[:1])
+
+    def features(self) -> Tensor:
+        """Features of all photographs, ``[N, D]`` on the CPU."""
+        size = BATCH[self._device.type]
+        starts = range(0, len(self._paths), size)
+        return torch.cat([self._batch(self._paths[start : start + size]) for start in starts]).cpu()
+
+    def _batch(self, paths: Sequence[Path]) -> Tensor:
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+        with ThreadPoolExecutor(cores()) as pool:
+            files = list(pool.map(read_file, map(str, paths)))
+        decoded = decode_jpeg(files, ImageReadMode.RGB, device=self._device)
+        images = torch.stack([self._transform(image) for image in decoded])
+        with torch.inference_mode(), autocast(self._device):
+            return self._backbone(images.contiguous(memory_format=torch.channels_last)).float()
+
+    def _transform(self, image: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import InterpolationMode, functional
+
+        height, width = image.shape[1:]
+        (width, height), (left, top) = self._steps.geometry(width, height)
+        filter = InterpolationMode(self._steps.resample)
+        image = functional.resize(image.float(), [height, width], filter, antialias=True)
+        if self._steps.crop is not None:
+            image = functional.crop(image, top, left, self._steps.crop, self._steps.crop)
+        return (image.clamp(0, 255).round() - self._subtract) / self._divide
 
 
 def run_batches(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> None:

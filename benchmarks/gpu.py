@@ -16,6 +16,8 @@ Other parts run only if --only names them:
 
 - products: the product variant against the others and nn.LSTM, for large H.
 - compiled: the loop under torch.compile, which takes minutes to compile.
+- candidates: annotate, with a backbone under torch.compile, which takes a minute to compile, and with photographs that
+  the GPU decodes.
 
 The result file is written again and again while a part runs, so that a kill loses nothing. With --only, the other parts
 of a file that is there stay; "commits" says what each part was measured on. With --select, only some of the tests run.
@@ -85,7 +87,7 @@ PARTS = {
     "annotate": 150.0,
 }
 #: A part that runs only if it is named.
-NAMED_ONLY = {"products": 130.0, "compiled": 400.0}
+NAMED_ONLY = {"products": 130.0, "compiled": 400.0, "candidates": 300.0}
 #: torchvision's, for the part annotate.
 BACKBONES = ("resnet50", "efficientnet_b0")
 #: The seconds for everything.
@@ -366,7 +368,7 @@ def run_overhead(seconds: float, so_far: SoFar) -> dict[str, Any]:
     return result
 
 
-def run_annotate(seconds: float, so_far: SoFar) -> dict[str, Any]:
+def run_annotate(seconds: float, so_far: SoFar, options: Sequence[str] = ()) -> dict[str, Any]:
     """The rows of ``benchmarks.annotate`` for each of :data:`BACKBONES`, in a process of its own."""
     result: dict[str, Any] = {"rows": [], "ended": {}, "cosine": {}, "summary": []}
     end = time.monotonic() + seconds
@@ -380,6 +382,7 @@ def run_annotate(seconds: float, so_far: SoFar) -> dict[str, Any]:
             so_far(result)
 
         command = ["benchmarks.annotate", "--device", "cuda", "--backbone", name, "--random", "--seconds", "2"]
+        command += options
         result["ended"][name] = _measured(command, (end - time.monotonic()) / (len(BACKBONES) - i), add)
     return result
 
@@ -502,6 +505,8 @@ def _run_part(name: str, seconds: float, select: str | None, so_far: SoFar) -> A
         return run_overhead(seconds, so_far)
     if name == "annotate":
         return run_annotate(seconds, so_far)
+    if name == "candidates":
+        return run_annotate(seconds, so_far, ("--compile", "--decode-on-device"))
     return run_benchmark(name, seconds, so_far)
 
 

@@ -1,5 +1,6 @@
 """A trained model in use: a ranker, its vocabulary, and the backbone that computes its features."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import cycle
@@ -26,8 +27,8 @@ from tagrank.decode import (
     read_synonyms,
     read_thresholds,
 )
-from tagrank.decode.completion import check_beginning, complete_lists, is_one_for_each, one_for_each
-from tagrank.errors import InputError
+from tagrank.decode.completion import check_beginning, check_finite, complete_lists, is_one_for_each, one_for_each
+from tagrank.errors import InputError, InputWarning
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.computing import default_batch_size
 from tagrank.features.devices import find_device
@@ -37,7 +38,7 @@ from tagrank.features.image_sources import ImageSource, is_image
 from tagrank.metrics import Calibration, FloatArray, negative_log_likelihood
 from tagrank.model_card import write_card
 from tagrank.model_folder import SavedModel, load_model, save_model
-from tagrank.model_hub import Source, copy_records, download, is_on_hub, split_name, upload
+from tagrank.model_hub import Source, copy_records, download, import_hub, is_on_hub, split_name, upload
 from tagrank.options import ListOptions
 from tagrank.ranker.ensemble import Ranker
 from tagrank.ranker.tag_ranker import TagRanker
@@ -152,11 +153,14 @@ class Annotator:
         """The backbone that computes the model's features. It is loaded by the first call.
 
         Args:
-            weights: as for :func:`tagrank.features.backbones.load_backbone`, if a local file was used in training.
+            weights: as for :func:`tagrank.features.backbones.load_backbone`, if a local file was used in training. A
+                model that has its backbone with it needs none, and warns.
 
         Raises:
             InputError: the backbone is not known, cannot be loaded, or differs from that of the training.
         """
+        if weights is not None and self._trained is not None:
+            warnings.warn("weights: are not used: the model has its backbone with it", InputWarning, stacklevel=2)
         if self._backbone is None:
             spec = self.backbone_spec
             if spec is None:
@@ -183,8 +187,7 @@ class Annotator:
                 that no probabilities are left.
         """
         p = torch.cat([self.ranker.predict(batch).cpu() for batch in self._batches(features, batch_size)])
-        if not p.isfinite().all():
-            raise InputError("the model gives no probabilities for these features: its weights, or they, are too large")
+        check_finite(p)
         return p
 
     def _batches(self, features: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -656,6 +659,7 @@ class Annotator:
         Raises:
             InputError: the folder cannot be written, or ``huggingface_hub`` is not installed.
         """
+        import_hub()  # which the card needs: without it nothing is written
         folder = Path(folder)
         self.save(folder)
         if self.source is not None:

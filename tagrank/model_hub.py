@@ -108,7 +108,7 @@ def download(
             permission to read it; the hub cannot be reached and there is no copy; or the repository has no model of
             tagrank.
     """
-    hub = _hub()
+    hub = import_hub()
     repo, revision = split_name(name, revision)
     cache = Path(cache_dir or hub.constants.HF_HUB_CACHE)
     shown = f"{HUB}{repo}" + (f"@{revision}" if revision else "")
@@ -161,7 +161,7 @@ def upload(
         InputError: ``huggingface_hub`` is not installed, the name is none, the hub cannot be reached, or there is no
             permission to write.
     """
-    hub = _hub()
+    hub = import_hub()
     repo, revision = split_name(repo, revision)
     api = hub.HfApi(token=token)
     with _faults(f"{HUB}{repo}", None):
@@ -238,7 +238,12 @@ def _check(folder: Path, name: str) -> None:
         raise InputError(f"{name}: is not a model of tagrank: expected a ranker in {CONFIG}, and {VOCABULARY}")
 
 
-def _hub() -> "ModuleType":
+def import_hub() -> "ModuleType":
+    """The package ``huggingface_hub``.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants  # huggingface_hub imports its modules when they are first used

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tagrank import Annotator, TagRanker
 from tagrank.data.vocabulary import Vocabulary
-from tagrank.errors import InputError
+from tagrank.errors import InputError, InputWarning
 from tagrank.features.backbones import load_backbone
 
 TAGS = ("dog", "ball", "<grass>", "cat", "tree", "sky")
@@ -130,6 +130,11 @@ def test_a_backbone_that_is_loaded_later_computes_there_too(annotator: Annotator
     pytest.importorskip("efficientnet_lite_pytorch")
     later = Annotator(annotator.ranker, annotator.vocabulary, {"backbone": "efficientnet_lite0"}).to("meta")
     assert {p.device.type for p in later.backbone().parameters()} == {"meta"}
+
+
+def test_weights_for_a_backbone_that_came_with_the_model(annotator: Annotator) -> None:
+    with pytest.warns(InputWarning, match="^weights: are not used: the model has its backbone with it$"):
+        annotator.backbone("weights.pth")
 
 
 def test_it_says_what_it_knows(annotator: Annotator) -> None:

@@ -190,6 +190,15 @@ def photograph(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
+def test_without_the_package_nothing_is_written(
+    annotator: Annotator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match="need the package huggingface_hub"):
+        annotator.save_pretrained(tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
 def test_what_was_published_is_read(
     hub: Repositories, annotator: Annotator, files: dict[str, bytes], photograph: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from typer.main import get_command
 
 from tagrank import Annotator, TagRanker
 from tagrank.cli import app
+from tagrank.data.scenes.composition import PULL
 from tagrank.data.vocabulary import Vocabulary
+from tagrank.evaluation.tables import CONTEST_COLUMNS
 from tagrank.features.backbones import load_backbone
 
 ROOT = Path(__file__).parents[1]
@@ -31,17 +34,41 @@ def page(name: str) -> str:
     return " ".join((ROOT / name).read_text(encoding="utf-8").split())
 
 
-@pytest.mark.parametrize(("name", "what"), [("flickr8k.json", "Flickr8k"), ("scenes.json", "drawn scenes")])
-def test_tables_of_quality(name: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "columns", "what", "said"),
+    [
+        ("flickr8k.json", COLUMNS, "Flickr8k, NDCG@5; first tag", ("ndcg@5", "first_tag")),
+        (
+            "scenes.json",
+            (*CONTEST_COLUMNS,),
+            "drawn scenes, NDCG@5; list F1; tag 4",
+            ("ndcg@5", "list_f1", "next_tag@4"),
+        ),
+    ],
+)
+def test_tables_of_quality(name: str, columns: Sequence[str], what: str, said: Sequence[str]) -> None:
     lines = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8").splitlines()
     ours, *baselines = result(name)["rows"]
     for row in (ours, *baselines):
-        cells = " | ".join(f"{row[column]:.3f}" for column in COLUMNS)
+        cells = " | ".join(f"{row[column]:.3f}" for column in columns)
         assert f"| {row['name']} | {cells} |" in lines
-    best = [max(row[column] for row in baselines) for column in ("ndcg@5", "first_tag")]
-    said = page("README.md").split(f"| {what}, NDCG@5; first tag | ")[1]
-    assert said.startswith(f"{ours['ndcg@5']:.3f}; {ours['first_tag']:.3f}. The best baseline")
-    assert f": {best[0]:.3f}; {best[1]:.3f} |" in said.partition("[")[0]
+    line = page("README.md").split(f"| {what} | ")[1].partition("[")[0]
+    own = "; ".join(f"{ours[key]:.3f}" for key in said)
+    best = "; ".join(f"{max(row[key] for row in baselines):.3f}" for key in said)
+    assert line.startswith(f"{own}. The best baseline")
+    assert f": {best} |" in line
+
+
+def test_dependence_of_lists() -> None:
+    """The table of decisions.md, and that the drawn scenes have what real lists have."""
+    measured = result("list-dependence.json")["measured"]
+    lines = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8").splitlines()
+    for name, of in measured.items():
+        cells = [f"{of[t]['nats']:.3f} ({of[t]['error']:.3f}), {of[t]['hits']:.3f}" for t in "234"]
+        assert f"  | {name} | {of['agreement']:.3f} | {' | '.join(cells)} |" in lines
+    real, scenes = measured["real lists"], measured[f"scenes, pull {PULL:g}"]
+    assert scenes["agreement"] == pytest.approx(real["agreement"], abs=0.01)
+    assert scenes["2"]["nats"] == pytest.approx(real["2"]["nats"], abs=2 * (scenes["2"]["error"] + real["2"]["error"]))
 
 
 def test_speed() -> None:

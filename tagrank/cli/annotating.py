@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from tagrank.cli.app import (
+    CompileOption,
     DeviceOption,
     ExcludeOption,
     Format,
@@ -89,6 +90,7 @@ def annotate(
     write_tags: WriteTags = WRITE_NOTHING,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    compile: CompileOption = False,
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
     engine: EngineOption = Engine.local,
@@ -112,7 +114,7 @@ def annotate(
     from tagrank.features.web_dataset import ShardImage, find_photographs
     from tagrank.progress import track
 
-    check_engine(engine, address)
+    check_engine(engine, address, compile)
     model = find_model(model, check_model_or_file)
     check_inputs(lists)
     if given is not None and format is ListFormat.html:
@@ -133,6 +135,8 @@ def annotate(
             tagger.close()
         failed.exit()
         return
+    if compile and is_exported(model):
+        raise InputError(f"--compile: {model} is run by ONNX Runtime; expected the folder of a model")
     from tagrank.engines.jobs import AnnotateJob
     from tagrank.exporting import load_annotator
 
@@ -146,7 +150,9 @@ def annotate(
             f"--unknown skip: {model} does not say what its training photographs were like: train it again"
         )
     options = annotator.rank_options(lists)
-    annotator.backbone(weights)
+    backbone = annotator.backbone(weights)
+    if compile:
+        backbone.compile_network()
     out, page = sys.stdout, None
     if format is ListFormat.html:
         from tagrank.evaluation.gallery import Gallery

@@ -65,6 +65,10 @@ ManifestFile = Annotated[
 FormatOption = Annotated[Format, typer.Option(help="Format of the output.")]
 ImagesOption = Annotated[Path | None, typer.Option(help=IMAGES)]
 WeightsOption = Annotated[str | None, typer.Option(help=WEIGHTS)]
+CompileOption = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the backbone first, by torch.compile: for hundreds of photographs."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help=DEVICE)]
 ExcludeOption = Annotated[
     list[str] | None,

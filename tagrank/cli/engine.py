@@ -38,7 +38,7 @@ AddressOption = Annotated[
 ]
 
 
-def check_engine(engine: Engine, address: str | None) -> None:
+def check_engine(engine: Engine, address: str | None, compile: bool) -> None:
     """Check, before anything is loaded, that the engine is installed and goes with the other options.
 
     Raises:
@@ -47,6 +47,8 @@ def check_engine(engine: Engine, address: str | None) -> None:
     if engine is Engine.ray:
         from tagrank.engines.ray_cluster import import_ray
 
+        if compile:
+            raise InputError("--compile: expected --engine local; the workers of a Ray cluster do not compile")
         import_ray()
     elif address is not None:
         raise InputError("--address goes with --engine ray")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from tagrank.cli.app import (
+    CompileOption,
     DeviceOption,
     ExcludeOption,
     ImagesOption,
@@ -53,6 +54,7 @@ def index(
     images: ImagesOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    compile: CompileOption = False,
     exclude_folder: ExcludeOption = None,
     null: NullOption = False,
     root: Annotated[
@@ -80,6 +82,10 @@ def index(
         raise InputError("expected photographs, or --features instead; not both")
     if features is not None and root is not None:
         raise InputError("--root goes with photographs, not with --features")
+    if features is not None and weights is not None:
+        raise InputError("--weights goes with photographs, not with --features")
+    if features is not None and compile:
+        raise InputError("--compile goes with photographs, not with --features")
     model = find_model(model)
     given = expand_stdin(paths or (), null)
     from tagrank.data.shards import INDEX
@@ -105,7 +111,7 @@ def index(
         folders = [path for path in given if is_folder(Path(path))]
         changes = keep_what_is_known(index, names, folders, refresh=update and table is None)
         rows = (
-            _computed_features(annotator, changes.new, weights, failed)
+            _computed_features(annotator, changes.new, weights, compile, failed)
             if table is None
             else _stored_features(table, changes.new)
         )
@@ -176,12 +182,18 @@ def _stored_features(table: "Features", names: Iterable[str]) -> "Iterator[Row]"
 
 
 def _computed_features(
-    annotator: "Annotator", new: "Mapping[str, tuple[str, Stamp]]", weights: str | None, on_error: Complaints
+    annotator: "Annotator",
+    new: "Mapping[str, tuple[str, Stamp]]",
+    weights: str | None,
+    compile: bool,
+    on_error: Complaints,
 ) -> "Iterator[Row]":
     """Photographs with their features and stamps. A photograph that cannot be read is reported and left out."""
     from tagrank.features.extraction import extract_features
 
     backbone = annotator.backbone(weights)
+    if compile and new:
+        backbone.compile_network()
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as executor:
         rows = extract_features(backbone, [Path(path) for path, _ in new.values()])
         for (name, (path, stamp)), (_, row) in zip(new.items(), rows, strict=True):

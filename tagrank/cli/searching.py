@@ -63,6 +63,8 @@ def search(
         raise InputError("expected either a query or --like")
     if query is not None and model is not None:
         raise InputError("--model goes with --like")
+    if model is None and weights is not None:
+        raise InputError("--weights goes with --like and --model")
     if like is not None and unordered:
         raise InputError("--unordered goes with a query of tags")
     if model is not None:

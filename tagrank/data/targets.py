@@ -84,21 +84,20 @@ def encode_lists(lists_per_image: Sequence[Sequence[Sequence[int]]], end: int, s
     return ListTargets(torch.from_numpy(targets), torch.from_numpy(image_index))
 
 
-def class_counts(lists: ListTargets, rows: int, classes: int, row_of_list: Tensor | None = None) -> Tensor:
+def class_counts(lists: ListTargets, rows: int, classes: int) -> Tensor:
     """How many lists have each class at each position. No value is read from the device of the lists.
 
     Args:
         lists: ``L`` lists, with ``S`` positions.
-        rows: ``B``, the number of rows at each position.
+        rows: ``B``, the number of images.
         classes: ``V + 1``.
-        row_of_list: the row that predicts each list, ``[L]``; by default the list's image.
 
     Returns:
         float32 ``[S, B, V + 1]``.
     """
     targets = lists.targets
     steps = targets.shape[1]
-    row = (lists.image_index if row_of_list is None else row_of_list).unsqueeze(1)
+    row = lists.image_index.unsqueeze(1)
     places = (torch.arange(steps, device=targets.device) * rows + row) * classes + targets.clamp(min=0)
     counts = torch.zeros(steps * rows * classes, device=targets.device)
     counts.scatter_add_(0, places.view(-1), (targets >= 0).view(-1).to(counts.dtype))

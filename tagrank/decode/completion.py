@@ -167,11 +167,11 @@ def _complete(
     if isinstance(ranker, TagRanker) and ranker.feedback:
         begun = Begun(ranker, names)
         first = begun.step(begun.start(features), None)[0].double().exp()
-        _check_finite(first)
+        check_finite(first)
         rest = decode_feedback(begun, features, decoder, shown, beams=beams, samples=samples, **options)
     else:
         p = positions_after(ranker.predict(features).double(), names)
-        _check_finite(p)
+        check_finite(p)
         first = p[:, 0]
         rest = decode(p, decoder, output=shown, **options)
     chances = shown.merge(first.cpu().numpy())
@@ -207,6 +207,7 @@ def positions_after(p: Tensor, given: Sequence[Sequence[int]]) -> Tensor:
     return p / p.sum(-1, keepdim=True)
 
 
-def _check_finite(p: Tensor) -> None:
+def check_finite(p: Tensor) -> None:
+    """Raise an :class:`~tagrank.errors.InputError` if a model's probabilities are no numbers."""
     if not p.isfinite().all():
         raise InputError("the model gives no probabilities for these features: its weights, or they, are too large")

@@ -55,21 +55,48 @@ class Baseline(Protocol):
         """
         ...
 
+    def scores(self, features: Tensor) -> Tensor:
+        """A number for each image and tag, ``[N, V]``, by which tags are ranked; comparable between images.
+
+        Args:
+            features: ``[N, D]``, floating point, with the ``D`` of :meth:`fit`.
+
+        Raises:
+            RuntimeError: the baseline was not fitted.
+            ValueError: the features have the wrong shape or are not finite.
+        """
+        ...
+
     def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
         """The ``top_k`` best tags of each image, best first.
 
         Args:
-            features: ``[N, D]``, floating point, with the ``D`` of :meth:`fit`.
+            features: as for :meth:`scores`, which raises the other errors.
             top_k: how many tags; ``None``, or a number above ``V``, means all ``V``.
 
         Raises:
-            RuntimeError: the baseline was not fitted.
-            ValueError: the features have the wrong shape or are not finite, or ``top_k`` is below 1.
+            ValueError: ``top_k`` is below 1.
         """
         ...
 
 
-class FrequencyPrior:
+class _ByScores(ABC):
+    """Ranks tags by their scores."""
+
+    @abstractmethod
+    def scores(self, features: Tensor) -> Tensor:
+        """See :meth:`Baseline.scores`."""
+
+    def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
+        """See :meth:`Baseline.rank`; of equal scores, the lower index comes first."""
+        scores = self.scores(features)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: expected at least 1 or None, got {top_k}")
+        order: list[list[int]] = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k].tolist()
+        return order
+
+
+class FrequencyPrior(_ByScores):
     """The same ranking for each image, by the mean rank weight over the training images."""
 
     name = "frequency prior"
@@ -81,12 +108,12 @@ class FrequencyPrior:
         """See :meth:`Baseline.fit`; the features and the seed are ignored."""
         self._scores = _rank_weights(lists_per_image, num_tags).mean(dim=0)
 
-    def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
-        """See :meth:`Baseline.rank`; only the number of the features matters."""
-        return _order(_fitted(self._scores).expand(len(features), -1), top_k)
+    def scores(self, features: Tensor) -> Tensor:
+        """See :meth:`Baseline.scores`; only the number of the features matters."""
+        return _fitted(self._scores).expand(len(features), -1)
 
 
-class NearestNeighbours:
+class NearestNeighbours(_ByScores):
     """Vote of the ``k`` most similar training images: their rank weights, weighted by cosine similarity.
 
     Features are centred first, because the outputs of a ReLU all point in similar directions. If several images are
@@ -107,8 +134,8 @@ class NearestNeighbours:
         standardise = _Standardise(features)
         self._memory = standardise, F.normalize(standardise(features)), _rank_weights(lists_per_image, num_tags)
 
-    def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
-        """See :meth:`Baseline.rank`."""
+    def scores(self, features: Tensor) -> Tensor:
+        """See :meth:`Baseline.scores`."""
         standardise, memory, weights = _fitted(self._memory)
         _check(features, columns=memory.shape[1])
         k = min(self.k, len(memory))
@@ -118,13 +145,14 @@ class NearestNeighbours:
             similarity = queries @ memory.t()
             nearest = similarity >= similarity.topk(k).values[:, -1:]
             scores.append((similarity.clamp(min=0) * nearest) @ weights)
-        return _order(torch.cat(scores), top_k)
+        return torch.cat(scores)
 
 
-class _Classifier(ABC):
+class _Classifier(_ByScores):
     """One logit per tag, trained with binary cross-entropy on rank weights: AdamW, one-cycle schedule.
 
     With ``members`` above 1, that many networks are trained one after the other, and their probabilities averaged.
+    ``weight_decay`` replaces that of the class.
 
     The output layer starts at the frequency prior: its weights are 0, and its bias is the log-odds of the mean targets.
     Training then only learns how an image differs from the average image, which takes a small fraction of the steps.
@@ -132,9 +160,11 @@ class _Classifier(ABC):
 
     weight_decay: float
 
-    def __init__(self, members: int = 1, weight: RankWeight = "log") -> None:
+    def __init__(self, members: int = 1, weight: RankWeight = "log", weight_decay: float | None = None) -> None:
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
+        if weight_decay is not None:
+            self.weight_decay = weight_decay
         self.members = members
         self.weight: RankWeight = weight
         self._network: nn.Module | None = None
@@ -180,18 +210,16 @@ class _Classifier(ABC):
                 schedule.step()
 
     @torch.no_grad()
-    def rank(self, features: Tensor, top_k: int | None = None) -> list[list[int]]:
-        """See :meth:`Baseline.rank`."""
-        network = _fitted(self._network)
-        _check(features, columns=self._dimension)
-        return _order(network(features), top_k)
-
-    @torch.no_grad()
-    def log_scores(self, features: Tensor) -> Tensor:
-        """The logarithm of each tag's probability, ``[N, V]``; the arguments and errors are those of :meth:`rank`."""
+    def scores(self, features: Tensor) -> Tensor:
+        """See :meth:`Baseline.scores`."""
         network = _fitted(self._network)
         _check(features, columns=self._dimension)
         outputs: Tensor = network(features)
+        return outputs
+
+    def log_scores(self, features: Tensor) -> Tensor:
+        """The logarithm of each tag's probability, ``[N, V]``; the arguments and errors are those of :meth:`scores`."""
+        outputs = self.scores(features)
         return F.logsigmoid(outputs) if self.members == 1 else outputs.log()
 
 
@@ -277,11 +305,3 @@ def _fitted(state: T | None) -> T:
     if state is None:
         raise RuntimeError("rank was called before fit")
     return state
-
-
-def _order(scores: Tensor, top_k: int | None) -> list[list[int]]:
-    """For each image the ``top_k`` tags by score, highest first; of equal scores, the lower index first."""
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected at least 1 or None, got {top_k}")
-    order: list[list[int]] = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k].tolist()
-    return order

@@ -7,7 +7,7 @@
 The exponents of a position are those with the least negative log-likelihood: a convex problem, solved exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,27 @@ WIDTHS = (0.04, 0.06, 0.09)
 """Widths of the neighbours' kernel that are tried, in cosines."""
 BACK_OFF = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Pseudo-counts of the back-off from one kind of neighbour to the next that are tried."""
+
+
+class Beginnings(NamedTuple):
+    """``N`` lists before one position.
+
+    Attributes:
+        image: int64 ``[N]``, ascending.
+        given: int64 ``[N, t - 1]``, the tags before the position.
+        following: int64 ``[N]``, the tag at the position.
+    """
+
+    image: Tensor
+    given: Tensor
+    following: Tensor
+
+
+def beginnings_of(lists: Sequence[Sequence[Sequence[int]]], position: int) -> Beginnings:
+    """The lists of images that have a tag at a position; the first position is 1."""
+    found = [(i, tags[:position]) for i, image in enumerate(lists) for tags in image if len(tags) >= position]
+    tags = torch.tensor([tags for _, tags in found], dtype=torch.int64).view(-1, position)
+    return Beginnings(torch.tensor([i for i, _ in found], dtype=torch.int64), tags[:, :-1], tags[:, -1])
 
 
 class Together(NamedTuple):
@@ -65,17 +86,19 @@ class Together(NamedTuple):
 
 
 class ClassifierNext:
-    """The two-layer classifier; ``reweighted`` by co-occurrence if it has lifts.
+    """A classifier; reweighted by co-occurrence if it has lifts.
 
     Args:
-        classifier: fitted to the training images.
+        log_scores: from features ``[B, D]`` to the logarithm of each tag's probability ``[B, V]``.
         exponents: for each number of given tags, from 1 on, those of :func:`clues`.
         lifts: for each number of given tags; empty if only the classifier counts.
     """
 
-    def __init__(self, classifier: MLPClassifier, exponents: Sequence[Tensor], lifts: Sequence[Together] = ()) -> None:
+    def __init__(
+        self, log_scores: Callable[[Tensor], Tensor], exponents: Sequence[Tensor], lifts: Sequence[Together] = ()
+    ) -> None:
         self.name = "two-layer classifier" + (", reweighted by co-occurrence" if lifts else ", given tags removed")
-        self._classifier = classifier
+        self._log_scores = log_scores
         self._exponents = exponents
         self._lifts = lifts
 
@@ -83,7 +106,7 @@ class ClassifierNext:
         """See :class:`tagrank.evaluation.next_tag_judgement.NextTags`."""
         position = min(given.shape[1], len(self._exponents)) - 1
         lifts = self._lifts[position] if self._lifts else None
-        scores = clues(self._classifier.log_scores(signed_root(features))[image], given, lifts)
+        scores = clues(self._log_scores(features)[image], given, lifts)
         return without(scores @ self._exponents[position], given)
 
 
@@ -172,6 +195,56 @@ class NeighboursNext:
         return F.normalize((signed_root(features) - mean) / deviation)
 
 
+def tune_exponents(log_scores: Tensor, lists: ListsPerImage, counted: Together | None) -> list[tuple[Tensor, float]]:
+    """The best exponents of :func:`clues` and the best smoothing, for each number of given tags from 1 on.
+
+    Args:
+        log_scores: ``[B, V]``, of the images that tune.
+        lists: of these images.
+        counted: in the lists of other images; None if only the classifier counts.
+
+    Returns:
+        A pair for each position from 2 to ``LAST_TUNED`` that a list reaches.
+    """
+    tuned = []
+    for position in range(2, LAST_TUNED + 1):
+        image, given, following = beginnings_of(lists, position)
+        if not len(image):
+            break
+        tried = []
+        for smoothing in SMOOTHING[:1] if counted is None else SMOOTHING:
+            lifts = None if counted is None else counted.lifts(smoothing)
+            exponents, loss = best_exponents(clues(log_scores[image], given, lifts), given, following)
+            tried.append((loss, exponents, smoothing))
+        _, exponents, smoothing = min(tried, key=lambda found: found[0])
+        tuned.append((exponents, smoothing))
+    return tuned
+
+
+def tune_neighbours(neighbours: NeighboursNext, features: Tensor, lists: ListsPerImage) -> None:
+    """Give the neighbours the best width and back-off for each number of given tags.
+
+    Args:
+        neighbours: of images other than those that tune.
+        features: ``[B, D]``, of the images that tune.
+        lists: of these images.
+    """
+    settings = []
+    for position in range(2, LAST_TUNED + 1):
+        image, given, following = beginnings_of(lists, position)
+        if not len(image):
+            break
+        losses = {}
+        for width in WIDTHS:
+            votes = neighbours.votes(features, image, given, width)
+            for first in BACK_OFF:
+                for second in BACK_OFF:
+                    log_p = neighbours.combined(*votes, given, first, second)
+                    losses[width, first, second] = float(F.nll_loss(log_p, following))
+        settings.append(min(losses, key=losses.__getitem__))
+    neighbours.settings = settings
+
+
 def fit_next_tag_baselines(
     features: Tensor, lists: ListsPerImage, num_tags: int, seed: int = 0
 ) -> list[ClassifierNext | NeighboursNext]:
@@ -193,40 +266,22 @@ def fit_next_tag_baselines(
     trial = MLPClassifier()
     trial.fit(signed_root(features[kept]), kept_lists, num_tags, seed)
     log_scores = trial.log_scores(signed_root(features[held_out]))
-    counted = Together.counted(kept_lists, num_tags)
-    neighbours = NeighboursNext(features[kept], kept_lists, num_tags)
-    alone: list[Tensor] = []
-    together: list[tuple[Tensor, float]] = []
-    settings: list[tuple[float, float, float]] = []
-    for position in range(2, LAST_TUNED + 1):
-        found = [(i, tags[:position]) for i, image in enumerate(held_lists) for tags in image if len(tags) >= position]
-        if not found:
-            break
-        image, tags = torch.tensor([i for i, _ in found]), torch.tensor([tags for _, tags in found])
-        given, following = tags[:, :-1], tags[:, -1]
-        alone.append(best_exponents(clues(log_scores[image], given, None), given, following)[0])
-        tried = {
-            smoothing: best_exponents(clues(log_scores[image], given, counted.lifts(smoothing)), given, following)
-            for smoothing in SMOOTHING
-        }
-        smoothing = min(tried, key=lambda smoothing: tried[smoothing][1])
-        together.append((tried[smoothing][0], smoothing))
-        losses = {}
-        for width in WIDTHS:
-            votes = neighbours.votes(features[held_out], image, given, width)
-            for first in BACK_OFF:
-                for second in BACK_OFF:
-                    log_p = neighbours.combined(*votes, given, first, second)
-                    losses[width, first, second] = float(F.nll_loss(log_p, following))
-        settings.append(min(losses, key=losses.__getitem__))
+    alone = tune_exponents(log_scores, held_lists, None)
+    together = tune_exponents(log_scores, held_lists, Together.counted(kept_lists, num_tags))
+    tried = NeighboursNext(features[kept], kept_lists, num_tags)
+    tune_neighbours(tried, features[held_out], held_lists)
     classifier = MLPClassifier()
     classifier.fit(signed_root(features), lists, num_tags, seed)
     counted = Together.counted(lists, num_tags)
     neighbours = NeighboursNext(features, lists, num_tags)
-    neighbours.settings = settings
+    neighbours.settings = tried.settings
+
+    def rooted(features: Tensor) -> Tensor:
+        return classifier.log_scores(signed_root(features))
+
     return [
-        ClassifierNext(classifier, alone),
-        ClassifierNext(classifier, [e for e, _ in together], [counted.lifts(smoothing) for _, smoothing in together]),
+        ClassifierNext(rooted, [exponents for exponents, _ in alone]),
+        ClassifierNext(rooted, [e for e, _ in together], [counted.lifts(smoothing) for _, smoothing in together]),
         neighbours,
     ]
 

@@ -6,14 +6,14 @@ list goes on is another question, which a classifier cannot answer.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tagrank.annotator import Annotator
 from tagrank.data.targets import ListTargets
-from tagrank.evaluation.next_tag_baselines import fit_next_tag_baselines, without
+from tagrank.evaluation.next_tag_baselines import beginnings_of, fit_next_tag_baselines, without
 from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import FloatArray, bootstrap_intervals, evaluate_next_tags, summarise
 from tagrank.ranker.tag_ranker import TagRanker
@@ -21,20 +21,6 @@ from tagrank.ranker.tag_ranker import TagRanker
 POSITIONS = (2, 3, 4)
 BATCH = 2048
 """So many lists are computed at a time."""
-
-
-class Beginnings(NamedTuple):
-    """``N`` lists before one position.
-
-    Attributes:
-        image: int64 ``[N]``, ascending.
-        given: int64 ``[N, t - 1]``, the tags before the position.
-        following: int64 ``[N]``, the tag at the position.
-    """
-
-    image: Tensor
-    given: Tensor
-    following: Tensor
 
 
 class NextTags(Protocol):
@@ -89,13 +75,6 @@ class LeavesOutGiven:
         p = self._annotator.probabilities(features)
         tiny = torch.finfo(p.dtype).tiny
         return without(p[image, min(given.shape[1], p.shape[1] - 1), :-1].clamp(min=tiny).log(), given)
-
-
-def beginnings_of(lists: Sequence[Sequence[Sequence[int]]], position: int) -> Beginnings:
-    """The lists of images that have a tag at a position; the first position is 1."""
-    found = [(i, tags[:position]) for i, image in enumerate(lists) for tags in image if len(tags) >= position]
-    tags = torch.tensor([tags for _, tags in found], dtype=torch.int64).view(-1, position)
-    return Beginnings(torch.tensor([i for i, _ in found], dtype=torch.int64), tags[:, :-1], tags[:, -1])
 
 
 def judge_next_tags(who: NextTags, features: Tensor, lists: Sequence[Sequence[Sequence[int]]]) -> dict[str, FloatArray]:

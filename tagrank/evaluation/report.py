@@ -10,7 +10,7 @@ from tagrank.decode import OutputTags, Ranking
 from tagrank.errors import InputError
 from tagrank.evaluation.judgement import KS, Judgement, Row
 from tagrank.evaluation.report_html import OrderMistake, ReportExample, write_report
-from tagrank.evaluation.tables import COLUMNS
+from tagrank.evaluation.tables import COLUMNS, CONTEST_COLUMNS
 from tagrank.features.familiarity import UNKNOWN
 from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import order_confusions
@@ -25,6 +25,7 @@ def write_model_report(
     history: Sequence[Mapping[str, float]],
     *,
     root: Path,
+    row: Row | None = None,
     examples: int = 48,
     worst: int = 12,
     judged_by: str = "",
@@ -42,6 +43,7 @@ def write_model_report(
         baselines: the other rows of the table.
         history: metrics by epoch; may be empty.
         root: the folder of the pictures. If none is there, no images are shown.
+        row: our row of the table; by default that of the judgement.
         examples: the largest number of images to show, evenly spaced over those whose pictures are there.
         worst: the largest number of images with the lowest NDCG@5 of all to show, with or without their pictures.
         judged_by: which images these are; default: their number.
@@ -94,7 +96,8 @@ def write_model_report(
     }
     if annotator.familiarity is not None:
         summary["unlike the training photographs"] = f"{int((unlike >= UNKNOWN).sum())} of {len(images)} images"
-    rows = [{key: row[key] for key in ("name", *COLUMNS) if key in row} for row in (ours.row(), *baselines)]
+    keys = dict.fromkeys(("name", *COLUMNS, *CONTEST_COLUMNS))
+    rows = [{key: row[key] for key in keys if key in row} for row in (row or ours.row(), *baselines)]
     mistakes = [
         OrderMistake(tag(c.first), tag(c.second), c.wrong, c.total)
         for c in order_confusions(ours.rankings, ours.references)

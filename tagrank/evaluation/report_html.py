@@ -162,6 +162,11 @@ _MEASURES = {
     "rbo": _Measure("RBO", "rank-biased overlap with people’s list, persistence 0.9; 1 is that list itself"),
     "kendall_tau": _Measure("Tau", "Kendall’s tau of the tags on both lists; 1 is people’s order, -1 its reverse"),
     "overlap": _Measure("Shared", "number of tags on both lists, from which tau is computed", 2),
+    "list_f1": _Measure("List F1", "which tags are on a list that ends at a threshold: F1 with each person’s list"),
+    "length_error": _Measure(
+        "Length off", "number of tags by which this list is longer or shorter; lower is better", 2, -1
+    ),
+    "next_tag": _Measure("Tag", "share of lists whose tag at place {k} is found, given the tags before it"),
     "nll": _Measure("NLL", "negative log-likelihood of people’s lists, in nats per list; lower is better", 2, -1),
 }
 

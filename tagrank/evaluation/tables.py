@@ -30,23 +30,40 @@ COLUMNS = {
     "overlap": "on tags",
     "nll": "NLL",
 }
+CONTEST_COLUMNS = {
+    **{key: COLUMNS[key] for key in ("ndcg@1", "ndcg@3", "ndcg@5", "first_tag")},
+    "list_f1": "list F1",
+    "length_error": "length off",
+    "next_tag@2": "tag 2",
+    "next_tag@3": "tag 3",
+    "next_tag@4": "tag 4",
+}
+"""The columns of :func:`tagrank.evaluation.contest.contest`."""
+
 _IMPORTANT = ("ndcg@5", "first_tag", "ndcg@1", "ndcg@10", "ndcg@3", "rbo")
 """What a narrow terminal shows first."""
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str = "", all_measures: bool = False) -> None:
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str = "",
+    all_measures: bool = False,
+    columns: Mapping[str, str] = COLUMNS,
+) -> None:
     """Print a table on stdout. A measure that a row does not have is a dash.
 
     Args:
         rows: the rows.
         title: what the rows say, in a line above the table.
         all_measures: if a terminal is too narrow for all measures, print several tables, and not only the first.
+        columns: the headings of the measures to show.
     """
-    keys = list(COLUMNS)
-    ordered = [*_IMPORTANT, *(key for key in keys if key not in _IMPORTANT)]
+    keys = list(columns)
+    ordered = [key for key in dict.fromkeys((*_IMPORTANT, *keys)) if key in columns]
     _print(
-        ["", *COLUMNS.values()],
-        [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)] for row in rows],
+        ["", *columns.values()],
+        [[row["name"], *(f"{row[key]:.3f}" if key in row else "-" for key in keys)] for row in rows],
         title=title,
         importance=[keys.index(key) for key in ordered],
         whole=all_measures,

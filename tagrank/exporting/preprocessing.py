@@ -49,20 +49,24 @@ class Preprocessing:
         """The tensor of an RGB image. The image is already cropped to ``longest``, which :class:`Backbone` does."""
         from PIL.Image import Resampling
 
-        width, height = image.size
+        (width, height), (left, top) = self.geometry(*image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), getattr(Resampling, self.resample.upper()))
+        if self.crop is not None:
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        pixels = np.asarray(image).astype(np.float32)
+        scaled = (pixels - np.array(self.subtract, np.float32)) / np.array(self.divide, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+    def geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height after resizing, and left and top of the crop; these are 0 without one."""
         if len(self.resize) == 2:
             height, width = self.resize
         else:
             short = min(width, height)
             width, height = (self._side(side, short) for side in (width, height))
-        if image.size != (width, height):
-            image = image.resize((width, height), getattr(Resampling, self.resample.upper()))
-        if self.crop is not None:
-            left, top = (self._place(side - self.crop) for side in (width, height))
-            image = image.crop((left, top, left + self.crop, top + self.crop))
-        pixels = np.asarray(image).astype(np.float32)
-        scaled = (pixels - np.array(self.subtract, np.float32)) / np.array(self.divide, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        place = (0, 0) if self.crop is None else (self._place(width - self.crop), self._place(height - self.crop))
+        return (width, height), place
 
     def _side(self, side: int, short: int) -> int:
         if side == short:

@@ -6,6 +6,7 @@ from tagrank.metrics.next_tags import evaluate_next_tags
 from tagrank.metrics.rankings import (
     GAINS,
     FloatArray,
+    evaluate_lengths,
     evaluate_order,
     evaluate_rankings,
     negative_log_likelihood,
@@ -22,6 +23,7 @@ __all__ = [
     "Reliability",
     "bootstrap_intervals",
     "compare",
+    "evaluate_lengths",
     "evaluate_next_tags",
     "evaluate_order",
     "evaluate_rankings",

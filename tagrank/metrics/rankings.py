@@ -131,6 +131,29 @@ def evaluate_order(
     }
 
 
+def evaluate_lengths(
+    lists: Sequence[Sequence[int]], people: Sequence[Sequence[Sequence[int]]]
+) -> dict[str, FloatArray]:
+    """Compare lists whose length was chosen with the lists of several people: which tags, and how many.
+
+    Args:
+        lists: one list of distinct tag indices per image.
+        people: for each image the non-empty lists of people.
+
+    Returns:
+        Arrays ``[N]``, means over an image's people; NaN if there are none. ``"list_f1"``: the harmonic mean of the
+        share of the list that is on the person's list, and the share of the person's list that is on the list.
+        ``"length_error"``: the difference of the two lengths, in tags, without sign.
+    """
+    f1, error = np.full((2, len(people)), np.nan)
+    for image, (chosen, of_people) in enumerate(zip(lists, people, strict=True)):
+        if of_people:
+            there = set(chosen)
+            f1[image] = np.mean([2 * len(there.intersection(tags)) / (len(chosen) + len(tags)) for tags in of_people])
+            error[image] = np.mean([abs(len(chosen) - len(tags)) for tags in of_people])
+    return {"list_f1": f1, "length_error": error}
+
+
 def _rank_biased_overlap(image: IntArray, depth: IntArray, lengths: IntArray, p: float) -> FloatArray:
     """Rank-biased overlap of each image, ``[N]``.
 

@@ -15,7 +15,7 @@ stays as it is.
 A writer that is killed loses at most ``photos_per_shard`` photographs. Who reads an index needs no torch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,17 @@ def photo_tables(probabilities: "Tensor") -> tuple[HalfArray, HalfArray]:
     gains /= np.maximum(np.linalg.norm(gains, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     log_p = np.log(np.maximum(p[..., :-1], np.exp(FLOOR)))
     return log_p.astype(np.float16), gains.astype(np.float16)
+
+
+def read_photos(folder: Path, contents: Contents) -> Iterator[tuple[int, str, Stamp]]:
+    """The photographs of an index, in its order, without those that were removed: row, name and stamp."""
+    removed, row = set(contents.removed), 0
+    for number, count in enumerate(contents.shards):
+        shard = Shard(folder, number, count, contents)
+        for name, stamp in zip(shard.names(), shard.stamps(), strict=True):
+            if row not in removed:
+                yield row, name, stamp
+            row += 1
 
 
 class IndexWriter(ShardWriter):
@@ -122,6 +133,10 @@ class IndexWriter(ShardWriter):
         """The stamp of a photograph's file when the photograph was added; :data:`UNKNOWN` if it is not known."""
         return self._stamps.get(name, UNKNOWN)
 
+    def photos(self) -> Iterator[tuple[int, str, Stamp]]:
+        """What :func:`read_photos` read when the writer was made, without what was removed since."""
+        return ((row, name, self._stamps[name]) for name, row in self._rows.items())
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove photographs that an earlier writer added, at once. They may be added again.
 
@@ -178,13 +193,8 @@ class IndexWriter(ShardWriter):
         self._removed = set(there.removed)
         self._numbers = there.numbers
         self._contents = replace(self._contents, root=self._contents.root or there.root)
-        row = 0
-        for number, count in enumerate(there.shards):
-            shard = Shard(self.folder, number, count, there)
-            for name, stamp in zip(shard.names(), shard.stamps(), strict=True):
-                if row not in self._removed:
-                    self._rows[name], self._stamps[name] = row, stamp
-                row += 1
+        for row, name, stamp in read_photos(self.folder, there):
+            self._rows[name], self._stamps[name] = row, stamp
         return [Entry(*entry) for entry in zip(there.shards, there.digests, strict=True)], set(self._rows)
 
     def _file_numbers(self, count: int) -> Sequence[int]:

@@ -8,10 +8,12 @@ same stays.
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tagrank.data.files import leftovers, temporary_path
-from tagrank.retrieval.index import IndexWriter
-from tagrank.retrieval.index_file import read_contents
+from tagrank.retrieval.index import IndexWriter, read_photos
+from tagrank.retrieval.index_file import Contents, read_contents
 from tagrank.retrieval.photo_shard import HalfArray, Shard, Stamp
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class IndexUpdate:
             for left in leftovers(self.folder, UPDATE):
                 shutil.rmtree(left)
             contents = read_contents(self.folder)
-            self.photos = _photos(self.folder)
+            self.photos = _photos(self.folder, contents, self._index.photos())
             self.root = root or contents.root
             self._new_root = self.root != contents.root
             self._shards = contents.shards
@@ -98,7 +100,8 @@ class IndexUpdate:
             self.computed: dict[str, Photo] = {}
             if (self.folder / UPDATE).exists():
                 self._writer = stack.enter_context(IndexWriter(self.folder / UPDATE, annotator, photos_per_shard))
-                self.computed = _photos(self.folder / UPDATE, -1)
+                waiting = self._writer.folder
+                self.computed = _photos(waiting, read_contents(waiting), self._writer.photos(), -1)
             elif not contents.shards:
                 self._writer = self._index
             self._stack = stack.pop_all()
@@ -134,7 +137,8 @@ class IndexUpdate:
             return len(self._added)
         if self._writer is not None:
             self._writer.close()
-            added = _photos(self._writer.folder, -1)
+            computed, contents = self._writer.folder, read_contents(self._writer.folder)
+            added = _photos(computed, contents, read_photos(computed, contents), -1)
             self._kept.update((name, added[name]) for name in self._added)
         photos = [self._kept[name] for name in sorted(self._kept, key=order)]
         groups = [photos[start : start + self._per_shard] for start in range(0, len(photos), self._per_shard)]
@@ -176,17 +180,17 @@ class IndexUpdate:
         return number if same else None
 
 
-def _photos(folder: Path, number: int | None = None) -> dict[str, Photo]:
-    """The photographs of an index, in its order."""
-    contents = read_contents(folder)
+def _photos(
+    folder: Path, contents: Contents, rows: Iterable[tuple[int, str, Stamp]], number: int | None = None
+) -> dict[str, Photo]:
+    """The photographs of an index by name, in its order, from :func:`read_photos`."""
+    shards = [Shard(folder, position, count, contents) for position, count in enumerate(contents.shards)]
+    starts = [0, *accumulate(contents.shards)]
     photos: dict[str, Photo] = {}
-    removed, start = set(contents.removed), 0
-    for position, count in enumerate(contents.shards):
-        shard = Shard(folder, position, count, contents)
-        for row, (name, stamp) in enumerate(zip(shard.names(), shard.stamps(), strict=True)):
-            if start + row not in removed:
-                photos[name] = Photo(name, stamp, shard, position if number is None else number, row)
-        start += count
+    for row, name, stamp in rows:
+        position = bisect_right(starts, row) - 1
+        own = position if number is None else number
+        photos[name] = Photo(name, stamp, shards[position], own, row - starts[position])
     return photos
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tagrank.data.scenes import write_scenes
+from tagrank.features.backbones import load_backbone
+from tagrank.features.extraction import extract_features
 from tagrank.recurrence.backends import unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +71,17 @@ def test_wrong_options(refuses: Callable[..., str], tmp_path: Path, options: tup
     error = refuses("annotate", *COMMAND[3:], *(option.format(empty=tmp_path) for option in options))
     assert len(error.splitlines()) == 1
     assert options[1].format(empty=tmp_path) in error
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision 0.29
+def test_what_is_decoded_on_the_device_has_the_same_features(
+    load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers, drawn = load("feature_peers"), load("photographs")
+    monkeypatch.setitem(peers.BATCH, "cpu", 2)
+    for name in ("small_cnn", "efficientnet_lite0"):
+        backbone = load_backbone(name).eval()
+        paths = drawn.photographs(None, tmp_path, "small", 3)
+        got = peers.DecodedOnDevice(backbone, paths).features()
+        expected = torch.stack([row for _, row in extract_features(backbone, paths) if isinstance(row, torch.Tensor)])
+        assert torch.nn.functional.cosine_similarity(got, expected).min() > 0.995, name

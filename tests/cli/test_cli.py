@@ -479,14 +479,24 @@ def test_bad_options(world: Path, tmp_path: Path) -> None:
 
 
 def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(PRESETS["scenes"], embedding_size=16, hidden_size=16, epochs=2)
-    monkeypatch.setitem(PRESETS, "scenes", small)
+    for name in ("scenes", "default"):
+        small = replace(PRESETS[name], embedding_size=16, hidden_size=16, members=1, epochs=2)
+        monkeypatch.setitem(PRESETS, name, small)
+    monkeypatch.setattr("tagrank.demo.TRIES", 2)
+    monkeypatch.setattr("tagrank.evaluation.baselines.MIN_STEPS", 10)
     first, second = (tagrank("demo", "--out", tmp_path, "--scenes", 100) for _ in range(2))
     assert first.exit_code == second.exit_code == 0
     assert first.stdout == second.stdout
     assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
     assert "frequency prior" in first.stdout
-    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 10 + 10
+    table = [line for line in first.stdout.splitlines() if line.startswith("│")]
+    assert table[0].startswith("│ tagrank, headline")
+    assert [line for line in table if " - " in line] == []  # everyone is judged by everything
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 20 + 12
+    report = tagrank("evaluate", tmp_path / "model", tmp_path / "scenes" / "manifest.jsonl", "--json", tmp_path / "e")
+    assert (report.exit_code, report.stderr) == (0, "")
+    saved = json.loads((tmp_path / "e").read_text())["rows"][0]
+    assert f"{saved['ndcg@5']:.3f}" in table[0]  # the model that was saved is the one that was judged
 
 
 def test_env() -> None:

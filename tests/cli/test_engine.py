@@ -89,6 +89,7 @@ def test_a_damaged_shard_is_reported_and_the_rest_annotated(folder: Path, tmp_pa
         (["--format", "html"], "--write and --format html are for photographs in files of their own"),
         (["--write", "sidecar"], "--write and --format html are for photographs in files of their own"),
         (["--address", "auto"], "--address goes with --engine ray"),
+        (["--engine", "ray", "--compile"], "--compile: expected --engine local"),
     ],
 )
 def test_options_that_do_not_go_together(folder: Path, options: list[str], message: str) -> None:

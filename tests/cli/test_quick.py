@@ -139,6 +139,13 @@ def test_completion(folder: Path, tmp_path: Path, shell: str) -> None:
         ("search index", "tagrank: expected either a query or --like"),
         ("search index --like a.jpg --unordered", "tagrank: --unordered goes with a query of tags"),
         ("search index dog --model model", "tagrank: --model goes with --like"),
+        ("search index dog --weights w.pth", "tagrank: --weights goes with --like and --model"),
+        ("search index --like a.jpg --weights w.pth", "tagrank: --weights goes with --like and --model"),
+        (
+            "index model --features f --weights w --out i",
+            "tagrank: --weights goes with photographs, not with --features",
+        ),
+        ("index model --features f --compile --out i", "tagrank: --compile goes with photographs, not with --features"),
         ("search index --like a.jpg --model no", "tagrank: no: expected the folder of a trained model"),
         ("search index cat", "tagrank: query: 'cat' is not one of the 2 tags of this index"),
     ],

@@ -90,7 +90,7 @@ def test_class_counts_by_hand() -> None:
     for position, row, tag in [(0, 0, 2), (1, 0, 0), (2, 0, 4), (0, 0, 4), (0, 1, 1), (1, 1, 3), (2, 1, 0)]:
         expected[position, row, tag] += 1
     assert torch.equal(got, expected)
-    each = class_counts(lists, 3, 5, torch.arange(3))  # a row for each list
+    each = class_counts(ListTargets(lists.targets, torch.arange(3)), 3, 5)  # a row for each list
     assert each[:, :2].sum(1).equal(got[:, 0])
     assert each[:, 2].equal(got[:, 1])
 

@@ -16,6 +16,7 @@ from tagrank.evaluation.next_tag_baselines import (
     ClassifierNext,
     NeighboursNext,
     Together,
+    beginnings_of,
     best_exponents,
     clues,
     fit_next_tag_baselines,
@@ -23,7 +24,6 @@ from tagrank.evaluation.next_tag_baselines import (
 from tagrank.evaluation.next_tag_judgement import (
     LeavesOutGiven,
     ReadsGiven,
-    beginnings_of,
     completion_rows,
     judge_next_tags,
 )

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from tagrank.evaluation.narrow import BETWEEN, BORDER, fit
-from tagrank.evaluation.tables import COLUMNS
+from tagrank.evaluation.tables import COLUMNS, CONTEST_COLUMNS
 
 NAMES = ["tagrank, headline", "captioning LSTM, expected gain", "models/" + "x" * 90 + ", headline"]
 
@@ -82,6 +82,15 @@ def test_all_measures_on_a_narrow_terminal() -> None:
     headings = [cells(line)[1:] for line in text.splitlines() if "┃" in line]
     assert len(headings) > 1
     assert sorted(heading for some in headings for heading in some) == sorted(COLUMNS.values())
+
+
+def test_other_columns() -> None:
+    code = "from tagrank.evaluation.tables import *; "
+    code += "print_rows([{'name': 'a', 'list_f1': 0.25, 'nll': 1.0}], columns=CONTEST_COLUMNS)"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    headings, row = (cells(line) for line in text.splitlines() if "┃" in line or "│" in line)
+    assert headings == ["", *CONTEST_COLUMNS.values()]
+    assert row == ["a", *("0.250" if heading == "list F1" else "-" for heading in headings[1:])]
 
 
 def test_a_wide_terminal_and_a_pipe_have_one_table() -> None:

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.computing import CPU_BATCH, LARGEST_BATCH, Computation, autocast, default_batch_size
-from tagrank.features.extraction import extract_features
+from tagrank.features.extraction import extract_features, single_core_threads
 from tagrank.features.folders import find_images
 from tagrank.features.images import use_image
 
@@ -166,3 +166,35 @@ def test_batches_on_a_gpu() -> None:
     size = default_batch_size(torch.device("cuda"))
     assert size <= LARGEST_BATCH
     assert size & (size - 1) == 0
+
+
+def test_one_compilation_computes_batches_of_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the smaller batch at the end, and in the threads that compute batches; a single image is not compiled."""
+    from torch._dynamo.utils import counters
+
+    backbone = make_backbone()
+    expected = {count: Computation(backbone).start(make_pixels(count))() for count in (1, 2, 3, 4)}
+    backbone.compile_network()
+    assert backbone.state_dict().keys() == make_backbone().state_dict().keys()
+    counters.clear()
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    computation = Computation(backbone, executor=single_core_threads(2), workers=2)
+    for count in (4, 4, 3, 2, 1, 4):
+        torch.testing.assert_close(computation.start(make_pixels(count))(), expected[count], atol=1e-5, rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    for number in range(7):
+        Image.new("RGB", (40, 40), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    found = list(extract_features(backbone, sorted(tmp_path.iterdir()), workers=2))
+    assert len(found) == 7
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nin three places")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    backbone = make_backbone()
+    with pytest.raises(InputError, match=r"^torch.compile does not work here: No working C\+\+ compiler found$"):
+        backbone.compile_network()
+    assert len(backbone(torch.zeros(2, 3, 32, 32))) == 2

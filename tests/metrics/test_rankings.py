@@ -10,7 +10,14 @@ from sklearn.metrics import ndcg_score
 from torchmetrics.functional.retrieval import retrieval_precision, retrieval_recall
 
 from tagrank.data.targets import IGNORE, ListTargets, encode_lists
-from tagrank.metrics import GAINS, evaluate_order, evaluate_rankings, negative_log_likelihood, summarise
+from tagrank.metrics import (
+    GAINS,
+    evaluate_lengths,
+    evaluate_order,
+    evaluate_rankings,
+    negative_log_likelihood,
+    summarise,
+)
 
 TAGS = 12
 tag_lists = st.permutations(range(TAGS)).flatmap(lambda tags: st.integers(0, TAGS).map(lambda n: tags[:n]))
@@ -299,3 +306,12 @@ def test_equal_and_reversed_lists() -> None:
 def test_means_are_over_the_images_that_have_a_measure() -> None:
     nothing = np.full(3, np.nan)
     assert summarise({"tau": np.array([1.0, np.nan, 0.0]), "nll": nothing}) == {"tau": 0.5}
+
+
+def test_lists_of_a_chosen_length_by_hand() -> None:
+    got = evaluate_lengths([[0, 1, 2], [4], []], [[[1, 0], [3, 4, 5, 0]], [], [[1]]])
+    # 2 of 3 and 2 of 2 tags are shared with the first person, 1 of 3 and 1 of 4 with the second.
+    np.testing.assert_allclose(got["list_f1"], [(4 / 5 + 2 / 7) / 2, np.nan, 0.0])
+    np.testing.assert_allclose(got["length_error"], [(1 + 1) / 2, np.nan, 1.0])
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate_lengths([[0]], [])

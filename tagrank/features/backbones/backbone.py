@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         self.feature_size = feature_size
         self.spec = spec
         self._preprocess = preprocess
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.requires_grad_(not frozen)
         self.train(not frozen)
 
@@ -67,6 +68,30 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``[B, feature_size]`` of transformed images ``[B, 3, h, w]``."""
+        if self._compiled is None or len(images) == 1:
+            return self._run(images)
+        # One compilation serves batches of all sizes, but for one image, for which PyTorch would make another.
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        return self._compiled(images)
+
+    def compile_network(self) -> None:
+        """From now on, compute batches of two images or more by what ``torch.compile`` makes of the network.
+
+        It is made when the first of them is computed, which takes a while. Features are the same up to rounding.
+
+        Raises:
+            InputError: ``torch.compile`` does not work here: on CPUs it needs a C++ compiler.
+        """
+        import torch._dynamo
+
+        device = next(self.parameters()).device
+        try:
+            torch.compile(torch.nn.functional.silu)(torch.ones(2, device=device))
+        except Exception as error:  # whatever a compiler may say
+            raise InputError(f"torch.compile does not work here: {first_line(error)}") from error
+        self._compiled = torch.compile(self._run)
+
+    def _run(self, images: Tensor) -> Tensor:
         return self.network(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> "Backbone":

@@ -15,15 +15,18 @@ from tagrank.data.manifest import merge_lists, read_manifest
 from tagrank.data.scenes.backdrops import DRY, WET, Backdrop
 from tagrank.data.scenes.composition import (
     ANNOTATORS,
+    GOES_WITH,
     KINDS,
+    LIMIT_NOISE,
     MIN_AREA,
     NEGLIGIBLE,
     NOISE,
+    PULL,
     SEEN_SIZE,
     Scene,
-    _annotate,
     _importance,
     _Thing,
+    annotate,
     draw_scene,
     make_scenes,
     write_scenes,
@@ -83,7 +86,7 @@ def test_lists_are_noisy_but_agree_and_tags_merge_them(scenes: list[Scene]) -> N
         assert scene.tags == merge_lists(scene.lists)
         assert list(scene.importance.values()) == sorted(scene.importance.values(), reverse=True)
     assert 0.5 < np.mean([len(set(scene.lists)) > 1 for scene in scenes]) < 0.95
-    assert np.mean([scene.lists[0][0] == scene.lists[1][0] for scene in scenes]) > 0.75
+    assert np.mean([scene.lists[0][0] == scene.lists[1][0] for scene in scenes]) > 0.6
     lengths = [len(scene.tags) for scene in scenes]
     assert min(lengths) == 1
     assert max(lengths) >= 6
@@ -94,11 +97,11 @@ def test_the_negligible_is_left_out(scenes: list[Scene]) -> None:
     faint = [value for scene in scenes for kind, value in scene.importance.items() if kind not in scene.tags]
     named = [scene.importance[kind] for scene in scenes for kind in scene.tags]
     # Importance and limit are both noisy. Allow five standard deviations of their difference.
-    reach = np.exp(5 * NOISE * np.sqrt(2))
+    reach = np.exp(5 * np.hypot(NOISE, LIMIT_NOISE))
     assert min(named) > NEGLIGIBLE / reach
     assert max(faint) < NEGLIGIBLE * reach
     assert len(faint) > 0.15 * (len(faint) + len(named))
-    assert np.median(faint) < NEGLIGIBLE < np.quantile(named, 0.1)
+    assert np.median(faint) < NEGLIGIBLE < np.quantile(named, 0.15)
 
 
 def test_people_and_animals_are_named_before_things_of_the_same_look() -> None:
@@ -139,16 +142,40 @@ def test_too_small_or_covered_has_no_importance() -> None:
 def test_an_annotator_names_at_least_one_and_nothing_invisible() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        assert _annotate({"dog": 0.02, "car": 0.0}, rng) == ("dog",)
-        assert _annotate({"dog": 1.0, "car": 0.3, "sun": 0.0}, rng) in (("dog", "car"), ("dog",))
+        assert annotate({"dog": 0.02, "car": 0.0}, rng) == ("dog",)
+        assert annotate({"dog": 4.0, "car": 0.3, "sun": 0.0}, rng) in (("dog", "car"), ("dog",))
 
 
 def test_the_noise_orders_like_a_gaussian_difference() -> None:
     rng = np.random.default_rng(0)
     ratio = 1.2
-    swapped = np.mean([_annotate({"car": ratio, "sun": 1.0}, rng)[0] == "sun" for _ in range(4000)])
+    swapped = np.mean([annotate({"car": ratio, "sun": 1.0}, rng)[0] == "sun" for _ in range(4000)])
     expected = 0.5 * (1 - erf(np.log(ratio) / (NOISE * 2)))
     assert swapped == pytest.approx(expected, abs=0.025)
+
+
+def test_what_goes_with_the_last_kind_is_named_earlier() -> None:
+    """Two kinds that are equally important follow a third: the one that goes with it is ahead by ``PULL``."""
+    assert all(pair <= KINDS.keys() and len(pair) == 2 for pair in GOES_WITH)
+    assert {"dog", "ball"} in GOES_WITH
+    assert {"dog", "car"} not in GOES_WITH
+    rng = np.random.default_rng(0)
+    importance = {"dog": 30.0, "ball": 1.0, "car": 1.0}
+    for pull in (0.0, PULL):
+        lists = [annotate(importance, rng, pull) for _ in range(4000)]
+        assert {ranked[0] for ranked in lists} == {"dog"}
+        after = np.mean([ranked[1] == "ball" for ranked in lists])
+        assert after == pytest.approx(0.5 * (1 + erf(pull / (NOISE * 2))), abs=0.025)
+
+
+def test_the_pull_changes_the_order_and_not_the_number() -> None:
+    importance = {"dog": 1.0, "car": 0.5, "ball": 0.3, "sun": 0.1}
+    for seed in range(200):
+        without, with_pull = (annotate(importance, np.random.default_rng(seed), pull) for pull in (0.0, 100.0))
+        assert len(without) == len(with_pull)
+        assert without[0] == with_pull[0]
+        if with_pull[0] == "dog" and len(with_pull) > 1:
+            assert with_pull[1] == "ball"
 
 
 def test_scenes_do_not_depend_on_the_count_or_on_each_other() -> None:

@@ -363,7 +363,7 @@ def test_the_builds_of_a_release() -> None:
 
 
 def test_each_requirement_is_imported() -> None:
-    """What is installed with tagrank and its extras, apart from the tools to build, develop and document it, is used."""
+    """What is installed with tagrank and its extras, apart from the tools to build and to develop it, is used."""
     extras = PROJECT["optional-dependencies"]
     tools = ("dev", "docs", "cuda-build")
     ours = [requirement for extra, required in extras.items() if extra not in tools for requirement in required]

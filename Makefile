@@ -57,6 +57,7 @@ results: $(STAMP)  ## Measure again what benchmarks/results/ says about CPUs; ha
 	$(BIN)/python -m benchmarks.growth --json benchmarks/results/growth.json
 	$(BIN)/python -m benchmarks.annotate --json benchmarks/results/annotate.json
 	$(BIN)/python -m benchmarks.store --json benchmarks/results/store.json
+	$(BIN)/python -m benchmarks.ray_engine --json benchmarks/results/ray_engine.json
 	$(BIN)/python -m benchmarks.prepare --json benchmarks/results/prepare.json
 	$(BIN)/python -m benchmarks.retrieval --json benchmarks/results/retrieval.json
 

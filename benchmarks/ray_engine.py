@@ -1,111 +1,102 @@
-"""Time `tagrank features --engine ray`, on a cluster of this machine's cores, against the plain command.
+"""Photographs per second with the engine ray, on a cluster of this machine's cores, and in one process.
 
-Both are commands of their own, in turn, round after round: they start, compute the features of a few photographs, and
-of many, and end. The difference of both is the time of the photographs between, without that of starting: hence the
-photographs per second, and the seconds that starting takes. Photographs are drawn, or those of a folder (--images).
+Both compute the features of the same photographs with the same backbone, in turn, round after round. What is timed are
+the photographs after the first ones, when all workers are at work; how long the first one takes stands beside it, and
+how long it takes to start the cluster. Photographs are drawn, or those of a folder (--images).
 
-Before a time counts, the store that the command wrote is compared with that of the first: the same names, and features
-that are equal in all but the last bits.
+In each round the features of both are compared before a time counts.
 """
 
 import argparse
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.machine import describe, write
 from benchmarks.photographs import photographs
 from benchmarks.timing import Times
+from tagrank.allocator import keep_memory
+from tagrank.engines.jobs import FeatureJob
+from tagrank.engines.ray_cluster import connected, find_workers
+from tagrank.engines.ray_stream import PART, run_on_cluster
 from tagrank.errors import InputError
+from tagrank.features.backbones import load_backbone
 from tagrank.features.devices import cores
-from tagrank.features.store import open_features
 
-ENGINES = {"local": [], "ray": ["--engine", "ray", "--address", "local"]}
-
-
-def link(paths: list[Path], folder: Path) -> Path:
-    """A folder with links to these photographs."""
-    folder.mkdir()
-    for number, path in enumerate(paths):
-        (folder / f"{number:06d}{path.suffix}").symlink_to(path.absolute())
-    return folder
+Stream = Iterator[tuple[Path, Tensor | InputError]]
 
 
-def run(engine: str, backbone: str, folder: Path, store: Path) -> float:
-    """The seconds of a command that writes a new store."""
-    shutil.rmtree(store, ignore_errors=True)
-    command = ["features", str(folder), "--backbone", backbone, "--device", "cpu", "--out", str(store)]
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "tagrank", *command, *ENGINES[engine]], capture_output=True, text=True, check=False
-    )
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise InputError(f"{engine}: expected exit code 0, got {done.returncode}: {done.stderr[-500:]}")
-    return seconds
-
-
-def difference(one: Path, other: Path) -> float:
-    """The largest difference of two stores' features. Raises an InputError if their images differ."""
-    first, second = open_features(one), open_features(other)
-    if first.names != second.names:
-        raise InputError(f"{other}: expected the images of {one}, in their order")
-    return float((first.rows(first.names) - second.rows(first.names)).abs().max())
+def consume(start: Callable[[], Stream], skip: int) -> tuple[list[Tensor], float, float]:
+    """The features of a stream, the seconds to its first, and the seconds of one after the first ``skip``."""
+    features = []
+    times = [time.perf_counter()]
+    for _, feature in start():
+        if isinstance(feature, InputError):
+            raise feature
+        features.append(feature)
+        times.append(time.perf_counter())
+    return features, times[1] - times[0], (times[-1] - times[skip]) / (len(features) - skip)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run all commands."""
-    seconds: dict[tuple[str, int], list[float]] = {}
-    worst = 0.0
-    with tempfile.TemporaryDirectory() as scratch:
-        found = photographs(args.images, Path(scratch), "small", args.many)
-        folders = {count: link(found[:count], Path(scratch, str(count))) for count in (args.few, args.many)}
+    """Time both engines."""
+    job = FeatureJob(load_backbone(args.backbone))
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, connected("local") as ray:
+        connect = time.perf_counter() - begun
+        workers = find_workers(ray, "cpu")
+        skip = 2 * workers.count * PART["cpu"]
+        if args.photographs < 2 * skip:
+            raise InputError(f"--photographs: expected at least {2 * skip}, got {args.photographs}")
+        paths = photographs(args.images, Path(scratch), "small", args.photographs)
+        engines: dict[str, Callable[[], Stream]] = {
+            "local": lambda: job.run(paths),
+            "ray": lambda: run_on_cluster(ray, job, paths, workers),
+        }
+        first: dict[str, list[float]] = {name: [] for name in engines}
+        each: dict[str, list[float]] = {name: [] for name in engines}
         for turn in range(args.rounds):
-            for engine in ENGINES:
-                for count, folder in folders.items():
-                    store = Path(scratch, f"{engine}-{count}")
-                    seconds.setdefault((engine, count), []).append(run(engine, args.backbone, folder, store))
-                    worst = max(worst, difference(Path(scratch, f"local-{count}"), store))
-                    if not worst < 1e-2:
-                        raise InputError(f"{engine}: expected the features of the engine local, got others by {worst}")
-                    print(f"round {turn + 1}: {engine}, {count} photographs: {seconds[engine, count][-1]:.1f} s")
-    return {"rows": rows(seconds, args.few, args.many), "largest_difference": worst}
-
-
-def rows(seconds: dict[tuple[str, int], list[float]], few: int, many: int) -> list[dict[str, Any]]:
-    """A row for each engine: photographs per second, and the seconds of a command that has none."""
-    table = []
-    for engine in ENGINES:
-        short, long = (statistics.median(seconds[engine, count]) for count in (few, many))
-        rate = (many - few) / (long - short)
-        table.append(
-            {
-                "name": engine,
-                "per_second": round(rate, 2),
-                "start_seconds": round(short - few / rate, 2),
-                **{str(n): Times.of([1e3 * s for s in seconds[engine, n]]).columns() for n in (few, many)},
-            }
-        )
-    return table
+            found = {}
+            for name, start in engines.items():
+                found[name], to_first, seconds = consume(start, skip)
+                first[name].append(to_first)
+                each[name].append(seconds)
+                print(f"round {turn + 1}: {name}: {1 / seconds:.1f} per second", flush=True)
+            for ours, theirs in zip(found["ray"], found["local"], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    rows = [
+        {
+            "name": name,
+            **Times.of([1e3 * seconds for seconds in each[name]]).columns(),
+            "per_second": round(1 / statistics.median(each[name]), 2),
+            "first_seconds": round(statistics.median(first[name]), 2),
+        }
+        for name in engines
+    ]
+    return {
+        "workers": workers.count,
+        "photographs": args.photographs,
+        "connect_seconds": round(connect, 2),
+        "rows": rows,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn ones, as JPEG files)")
-    parser.add_argument("--few", type=int, default=64, help="photographs (default: %(default)s)")
-    parser.add_argument("--many", type=int, default=1024, help="photographs (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=1024, help="how many (default: %(default)s)")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="as for tagrank (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="at least 2 (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    keep_memory()
     try:
         described = describe()
         result = {"backbone": args.backbone, "cores": cores(), **measure(args)}
@@ -115,7 +106,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     for row in result["rows"]:
-        print(f"{row['name']:6} {row['per_second']:7.1f} photographs per second, {row['start_seconds']:.1f} s to start")
+        print(f"{row['name']:6} {row['per_second']:7.1f} per second; the first after {row['first_seconds']:.1f} s")
+    print(f"{result['connect_seconds']:.1f} s to start the cluster")
     if args.json:
         write(args.json, described | result)
 

@@ -88,19 +88,21 @@ measures = {
     "baseline": evaluate_rankings(baseline.rank(test.inputs, 10), test.references(vocabulary)),
 }
 for name, of in measures.items():
-    print(
-        f"{name}: NDCG@5 {of['ndcg@5'].mean():.3f}, the right first tag for {of['first_tag'].mean():.0%} of the scenes"
-    )
+    print(f"{name}: NDCG@5 {of['ndcg@5'].mean():.3f}, the first tag is right for {of['first_tag'].mean():.0%}")
 
 # %% [markdown]
 # ## Ranked tags
 #
-# A tag's score is the probability that it is on a person's list at all. The order is that of importance.
+# Four scenes of the test. A tag's score is the probability that it is on a person's list at all; the order is that of
+# importance. Below them is what people said, merged into one list.
 
 # %%
-numbers = range(540, 544)
-images = {i: draw_scene(i, size=96).image for i in numbers}
-show({i: [f"{t.rank}. {t.tag} ({t.score:.0%})" for t in annotator.annotate(images[i])] for i in numbers})
+images = {i: draw_scene(i, size=96).image for i in range(540, 544)}
+captions = {}
+for i, image in images.items():
+    captions[i] = [f"{tag.rank}. {tag.tag} {tag.score:.0%}" for tag in annotator.annotate(image, top_k=3)]
+    captions[i] += ["", f"people: {', '.join(draw_scene(i).tags)}"]
+show(captions)
 
 # %% [markdown]
 # ## A list that a person began
@@ -109,7 +111,7 @@ show({i: [f"{t.rank}. {t.tag} ({t.score:.0%})" for t in annotator.annotate(image
 # ends here, and how it goes on.
 
 # %%
-for given in ([], ["tree"], ["tree", "bird"]):
+for given in ([], ["umbrella"], ["umbrella", "tree"]):
     suggestion = annotator.suggest(images[540], given)
     following = ", ".join(f"{tag} {probability:.0%}" for tag, probability in suggestion.next[:3])
     print(f"{given}: next {following}; the end {suggestion.end:.0%}; the rest {[tag.tag for tag in suggestion]}")

@@ -43,7 +43,7 @@ def run_notebook(path: Path) -> dict[str, str | bytes]:
     notebook: Any = jupytext.read(path)
     # By sockets of files: those of the network would be open to others on the machine, and the kernel warns of it.
     sockets = Config({"ConnectionFileMixin": {"transport": "ipc"}})
-    NotebookClient(notebook, config=sockets, kernel_name="python3", timeout=600).execute()
+    NotebookClient(notebook, config=sockets, kernel_name="python3", timeout=900, coalesce_streams=True).execute()
     name, pictures = f"{path.stem}.ipynb", f"{path.stem}_files"
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, resources={"unique_key": path.stem, "output_files_dir": pictures}

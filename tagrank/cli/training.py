@@ -1,6 +1,7 @@
 """``demo``, ``features``, ``train`` and ``env``: the commands up to a trained model."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -116,7 +117,8 @@ def train(
     skip_unreadable: SkipUnreadable = True,
 ) -> None:
     """Train a ranker on images with ordered lists of tags."""
-    check_inputs(manifest, options)
+    if "RANK" not in os.environ:  # where torchrun starts helpers, the files need not be
+        check_inputs(manifest, options)
     from tagrank.training.processes import LostError
     from tagrank.training.run import train as run
     from tagrank.training.run_folder import has_run, read_history
@@ -132,6 +134,7 @@ def train(
         except InputError:
             raise typer.Exit(2) from None
         return
+    check_inputs(manifest, options)
     options = replace(options, device=chosen_device(options.device))
     failed = Complaints(SHOWN)
     try:

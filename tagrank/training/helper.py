@@ -50,6 +50,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     store, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    print("ready", flush=True)
     try:
         with joined(store, Processes(rank, size, threads_of(size))) as processes:
             help_train(processes)

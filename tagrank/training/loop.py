@@ -158,8 +158,8 @@ class _Run:
 
     def epoch(self, val: ListDataset, step_done: Callable[[], None]) -> bool:
         """Train for an epoch and validate; whether the model is better than it was after any epoch before."""
-        self._processes.send(True)
         self._processes.busy = True
+        self._processes.send(True)
         loss = self.train_epoch(step_done)
         self._processes.busy = False
         number = len(self.history) + 1

@@ -113,7 +113,8 @@ def joined(store: Path | None, processes: Processes) -> Iterator[Processes]:
         yield processes
         with suppress(LostError):  # all is done: that another process ends first does no harm
             processes.meet()
-    except BaseException as error:
+    except Exception as error:
+        # Not after Ctrl-C, which may have come in the middle of sending something else.
         if processes.rank == 0 and not processes.busy and not isinstance(error, LostError):
             with suppress(LostError):
                 processes.send(None)
@@ -130,16 +131,23 @@ def threads_of(size: int) -> int:
 
 @contextmanager
 def _helpers(store: Path, size: int) -> Iterator[None]:
-    """Processes that help this one. They end with the block, or with this process, whose pipe then closes."""
+    """Processes that help this one. They end with the block, or with this process, whose pipe then closes.
+
+    Raises:
+        InputError: one of them cannot start.
+    """
     command = [sys.executable, "-m", "tagrank.training.helper", str(store)]
     helpers: list[subprocess.Popen[bytes]] = []
     environment = os.environ | {"OMP_NUM_THREADS": str(threads_of(size))}
     try:
         for number in range(1, size):
             arguments = [*command, str(number), str(size)]
-            helpers.append(
-                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
-            )
+            pipe = subprocess.PIPE
+            helpers.append(subprocess.Popen(arguments, stdin=pipe, stdout=pipe, env=environment))
+        for helper in helpers:
+            assert helper.stdout is not None
+            if not helper.stdout.readline():  # one that cannot even begin would be waited for in vain
+                raise InputError(f"devices: expected {size} processes, but one of them ended while it started")
         yield
         for helper in helpers:
             helper.wait()

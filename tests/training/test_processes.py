@@ -192,6 +192,12 @@ def test_a_process_that_ends_ends_the_run_which_can_be_resumed(features: Path, t
     same(features / "alone", features / "model")
 
 
+def test_a_helper_that_cannot_start(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # for the helper, which is yet to start
+    with pytest.raises(InputError, match="devices: expected 2 processes, but one of them ended while it started"):
+        train(features / "images.jsonl", features / "out", device="cpu", features=features / "features", devices=2)
+
+
 @pytest.mark.exhaustive
 def test_a_wrong_file_is_one_error_of_all_processes(features: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"

@@ -129,10 +129,10 @@ def test_resumes_exactly(data: Path, monkeypatch: pytest.MonkeyPatch, error: typ
 
     steps = count()
 
-    def stop_in_the_third_epoch(self: RankerModule, batch: Any) -> torch.Tensor:
+    def stop_in_the_third_epoch(self: RankerModule, *given: Any) -> torch.Tensor:
         if next(steps) == 2 * -(-60 // PRESETS[preset].batch_size) + 1:  # there are 60 images
             raise error("stop")
-        return original(self, batch)
+        return original(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(RankerModule, "training_step", stop_in_the_third_epoch)
@@ -231,10 +231,10 @@ def test_resumes_where_the_folder_was_moved_to(data: Path, monkeypatch: pytest.M
 
     steps = count()
 
-    def stop(self: RankerModule, batch: Any) -> torch.Tensor:
+    def stop(self: RankerModule, *given: Any) -> torch.Tensor:
         if next(steps) == 2 * 4:
             raise RuntimeError("stop")
-        return original(self, batch)
+        return original(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(RankerModule, "training_step", stop)

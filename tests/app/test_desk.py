@@ -55,6 +55,8 @@ def test_choosing_and_removing(desk: Desk) -> None:
     assert (desk.chosen, len(desk)) == (second, 1)
     desk.remove(second)
     assert (desk.chosen, desk.photograph, len(desk)) == (None, None, 0)
+    assert Desk().untouched
+    assert not desk.untouched
 
 
 def test_reading_gives_what_annotate_gives(bench: Workbench, desk: Desk, world: Path) -> None:

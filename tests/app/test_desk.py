@@ -210,3 +210,8 @@ def test_unknown_photographs_are_marked(desk: Desk) -> None:
 )
 def test_percentages(probability: float, words: str) -> None:
     assert parts.percent(probability) == words
+
+
+@pytest.mark.parametrize(("probability", "words"), [(0, "0%"), (1.23e-4, "0.012%"), (0.0567, "5.7%"), (1, "100%")])
+def test_percentages_of_several_tags(probability: float, words: str) -> None:
+    assert parts.digits(probability) == words

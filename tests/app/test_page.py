@@ -291,6 +291,7 @@ def test_telephones(open_page: Open, world: Path) -> None:
         assert small == []
 
     check()
+    expect(page.locator(".intake .call:visible")).to_have_text("Choose photographs")
     drop(page, world / "photos" / "a.jpg", world / "photos" / "b.jpg")
     check()
     page.locator(".tags button[data-tag=moon]").tap()
@@ -301,6 +302,11 @@ def test_telephones(open_page: Open, world: Path) -> None:
     assert photo["width"] > 0.9 * window
     page.locator("[data-do=like]").tap()
     page.wait_for_selector(".found li")
+    check()
+    choose(page.get_by_label("Tags, the most important first"), "sea")
+    page.wait_for_selector(".found h2:text-is('sea')")
+    tokens = page.eval_on_selector_all("#query .token", "all => all.map(one => one.getBoundingClientRect().height)")
+    assert [height >= 44 for height in tokens] == [True]
     check()
 
 

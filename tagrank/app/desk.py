@@ -44,6 +44,7 @@ class Desk:
         downloads: how many files were downloaded.
         notices: what went wrong with the last that was done.
         found: the names of the photographs that the last search found.
+        strip: what the page shows of all photographs; None if nothing was shown yet.
     """
 
     def __init__(self) -> None:
@@ -54,18 +55,25 @@ class Desk:
         self.downloads = 0
         self.notices: list[str] = []
         self.found: list[str] = []
+        self.strip: str | None = None
 
     def __len__(self) -> int:
         return len(self._photographs)
 
     def __iter__(self) -> Iterator[tuple[str, Photograph]]:
-        return iter(self._photographs.items())
+        # Two threads may serve the same user.
+        return iter(list(self._photographs.items()))
 
     def __contains__(self, key: object) -> bool:
         return key in self._photographs
 
     def __getitem__(self, key: str) -> Photograph:
         return self._photographs[key]
+
+    @property
+    def untouched(self) -> bool:
+        """Whether its user has done nothing yet."""
+        return not (self.received or self._keys or self.found)
 
     @property
     def photograph(self) -> Photograph | None:
@@ -78,7 +86,7 @@ class Desk:
         Returns:
             Its key.
         """
-        photograph.name = new_name(photograph.name, (other.name for other in self._photographs.values()))
+        photograph.name = new_name(photograph.name, (other.name for _, other in self))
         self._keys += 1
         key = str(self._keys)
         self._photographs[key] = photograph

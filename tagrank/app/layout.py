@@ -124,10 +124,7 @@ class _Page:
         try:
             if "ticket" not in sent:
                 raise InputError(f"{name}: {sent.get('why', 'did not arrive')}")
-            if len(desk) >= MOST_PHOTOGRAPHS:
-                raise InputError(f"{name}: expected at most {MOST_PHOTOGRAPHS} photographs on the page; remove some")
-            name, content = self._uploads.take(sent["ticket"])
-            key = desk.add(self._bench.read(name, content))
+            key = self._add(desk, *self._uploads.take(sent["ticket"]))
             if sent.get("first"):
                 desk.choose(key)
         except InputError as error:
@@ -137,13 +134,22 @@ class _Page:
         updates = self._all(desk) if desk.chosen != chosen else self._besides(desk)
         return updates | {self._intake: parts.intake(desk, self._uploads.most_bytes)}
 
+    def _add(self, desk: Desk, name: str, content: bytes) -> str:
+        if len(desk) >= MOST_PHOTOGRAPHS:
+            raise InputError(
+                f"{clean_name(name)}: expected at most {MOST_PHOTOGRAPHS} photographs on the page; remove some"
+            )
+        return desk.add(self._bench.read(name, content))
+
     def _click(self, desk: Desk, event: gr.EventData) -> Updates:
         """A button was pressed: its ``data-do`` says which."""
         data = _fields(event)
         do, key = data.get("do", ""), data.get("key", "")
         desk.notices = []
-        if "key" in data and key not in desk:
+        if desk.untouched and do != "dismiss":
             desk.notices = ["This page was left too long, and its photographs are gone. Drop them again."]
+            return self._all(desk)
+        if "key" in data and key not in desk:  # a second click on a button that removes
             return self._all(desk)
         try:
             match do:
@@ -193,7 +199,7 @@ class _Page:
             if data.get("rank") not in ranks:
                 raise InputError("this photograph is not among those that were found; search again")
             name = ranks[data["rank"]]
-            desk.choose(desk.add(self._bench.read(name, self._finder.content(name))))
+            desk.choose(self._add(desk, name, self._finder.content(name)))
             return self._all(desk) | {
                 self._intake: parts.intake(desk, self._uploads.most_bytes),
                 self._tabs: gr.Tabs(selected="tag"),
@@ -246,11 +252,12 @@ class _Page:
         return self._besides(desk) | {self._stage: parts.stage(desk), self._right: gr.update(visible=len(desk) > 0)}
 
     def _besides(self, desk: Desk) -> Updates:
-        """Everything besides the large photograph, which needs not be sent again."""
-        return {
+        """Everything besides pictures that are there already and need not be sent again."""
+        before, desk.strip = desk.strip, parts.strip(desk)
+        changed: Updates = {} if desk.strip == before else {self._strip: desk.strip}
+        return changed | {
             self._desk: desk,
             self._notices: parts.notices(desk.notices),
-            self._strip: parts.strip(desk),
             self._tags: parts.tags(desk),
             self._positions: parts.positions(desk),
             self._keepsakes: parts.keepsakes(desk, self._finder is not None, self._bench.can_write_xmp),

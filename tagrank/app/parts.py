@@ -22,6 +22,11 @@ def percent(probability: float) -> str:
     return f"{100 * min(max(probability, 0.0), 1.0):.0f}%"
 
 
+def digits(probability: float) -> str:
+    """A probability with two significant digits: those of several tags are small, and compared with each other."""
+    return f"{float(f'{100 * probability:.2g}'):g}%"
+
+
 def resource(name: str) -> str:
     """The text of a file of this package."""
     return files("tagrank.app").joinpath(name).read_text(encoding="utf-8")
@@ -31,6 +36,7 @@ def resource(name: str) -> str:
 def _macros() -> Any:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["percent"] = percent
+    environment.filters["digits"] = digits
     environment.filters["percent_down"] = lambda share: f"{int(100 * share)}%"
     # The folders of the machine on which the page runs concern nobody else.
     environment.filters["last_part"] = clean_name

@@ -18,19 +18,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api"
-GET, POST = ("startup-events", "queue/data"), ("queue/join", "reset", "cancel")
 OPEN = {
-    "GET": (
-        "/",
-        "/config",
-        "/theme.css",
-        "/favicon.ico",
-        "/manifest.json",
-        f"{API}/startup-events",
-        f"{API}/queue/data",
-    ),
-    "HEAD": ("/",),
-    "POST": ("/photographs", *(f"{API}/{at}" for at in POST)),
+    "GET": {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json"}
+    | {f"{API}/startup-events", f"{API}/queue/data"},
+    "HEAD": {"/"},
+    "POST": {"/photographs", f"{API}/queue/join", f"{API}/reset", f"{API}/cancel"},
 }
 """The addresses that the page needs. Gradio has others, at which it gives away files, fetches web pages, ..."""
 OPEN_BELOW = {"GET": ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")}

@@ -55,6 +55,8 @@ def test_choosing_and_removing(desk: Desk) -> None:
     assert (desk.chosen, len(desk)) == (second, 1)
     desk.remove(second)
     assert (desk.chosen, desk.photograph, len(desk)) == (None, None, 0)
+    assert Desk().untouched
+    assert not desk.untouched
 
 
 def test_reading_gives_what_annotate_gives(bench: Workbench, desk: Desk, world: Path) -> None:
@@ -208,3 +210,8 @@ def test_unknown_photographs_are_marked(desk: Desk) -> None:
 )
 def test_percentages(probability: float, words: str) -> None:
     assert parts.percent(probability) == words
+
+
+@pytest.mark.parametrize(("probability", "words"), [(0, "0%"), (1.23e-4, "0.012%"), (0.0567, "5.7%"), (1, "100%")])
+def test_percentages_of_several_tags(probability: float, words: str) -> None:
+    assert parts.digits(probability) == words

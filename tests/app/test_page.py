@@ -178,7 +178,8 @@ def test_several_photographs_and_downloads(open_page: Open, world: Path, annotat
     with changes(page, ".stage"):
         page.click(".strip [title='b.jpg']")
     accept(page, "fox")
-    assert page.text_content(".strip [title='b.jpg'] .badge") == "1"
+    page.wait_for_selector(".strip [title='b.jpg'] .badge")
+    assert page.locator(".strip .badge").count() == 1
 
     def download(button: str) -> tuple[str, bytes]:
         with page.expect_download() as download:
@@ -290,6 +291,7 @@ def test_telephones(open_page: Open, world: Path) -> None:
         assert small == []
 
     check()
+    expect(page.locator(".intake .call:visible")).to_have_text("Choose photographs")
     drop(page, world / "photos" / "a.jpg", world / "photos" / "b.jpg")
     check()
     page.locator(".tags button[data-tag=moon]").tap()
@@ -300,6 +302,11 @@ def test_telephones(open_page: Open, world: Path) -> None:
     assert photo["width"] > 0.9 * window
     page.locator("[data-do=like]").tap()
     page.wait_for_selector(".found li")
+    check()
+    choose(page.get_by_label("Tags, the most important first"), "sea")
+    page.wait_for_selector(".found h2:text-is('sea')")
+    tokens = page.eval_on_selector_all("#query .token", "all => all.map(one => one.getBoundingClientRect().height)")
+    assert [height >= 44 for height in tokens] == [True]
     check()
 
 
@@ -332,6 +339,7 @@ def test_each_user_has_their_own(open_page: Open, world: Path, server: Server) -
     assert [path for path in server.temporary.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.exhaustive
 def test_a_page_that_was_reloaded_starts_anew(open_page: Open, world: Path) -> None:
     page = open_page()
     drop(page, world / "photos" / "a.jpg")

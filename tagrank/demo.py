@@ -26,8 +26,8 @@ SPLITS: Mapping[str, float] = MappingProxyType({"train": 0.7, "val": 0.1, "test"
 def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = True) -> tuple[list[Row], Path]:
     """Draw scenes, train on them, and compare the model with the baselines.
 
-    A backbone and a ranker are trained first, end to end. Then an ensemble of rankers, which takes the ranker's place, and
-    a completer learn from the features of the finished backbone, as the baselines do.
+    A backbone and a ranker are trained first, end to end. Then an ensemble of rankers, which takes the ranker's place,
+    and a completer learn from the features of the finished backbone, as the baselines do.
 
     Args:
         out: folder for the pictures, the model and the report. The results of an earlier demo are replaced.

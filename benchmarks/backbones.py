@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from tagrank.features.extraction import extract_features
 CLIP_32 = "openai/clip-vit-base-patch32"
 SIGLIP = "google/siglip-base-patch16-224"
 DINOV2 = "facebook/dinov2-{}"
+COMPILED = ", compiled"
 VIT = "google/vit-base-patch16-224"
 
 
@@ -126,15 +128,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise InputError(f"--only: expected names of {', '.join(known)}; got {', '.join(unknown)}")
     chosen = [CANDIDATES[0], *(known[name] for name in args.only or known if name != CANDIDATES[0].name)]
-    backbones = {}
+    backbones: dict[str, tuple[Backbone, bool]] = {}
     for candidate in chosen:
         backbones[candidate.name] = prepared(candidate)
+        if args.compiled:
+            compiled = deepcopy(backbones[candidate.name])
+            compiled[0].compile_network()
+            backbones[candidate.name + COMPILED] = compiled
         print(f"{candidate.name}: ready", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         paths = photographs(args.images, Path(scratch), "small", args.count)
         rows = timed(backbones, paths, args.seconds)
     for row in rows:
-        row["licence"] = known[row["name"]].licence
+        row["licence"] = known[row["name"].removesuffix(COMPILED)].licence
         print(line(row), flush=True)
     return {"photographs": args.count, "rows": rows}
 
@@ -194,6 +200,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn scenes, as JPEG files)")
     parser.add_argument("--count", type=int, default=16, help="photographs a round (default: %(default)s)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this one, beside the first")
+    parser.add_argument("--compiled", action="store_true", help="measure each compiled, too")
     parser.add_argument("--seconds", type=float, default=60.0, help="in all (default: %(default)g; at least 5 rounds)")
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tagrank.data.manifest import Example
-from tagrank.features.backbones import check_backbone
+from tagrank.features.backbones import Backbone, check_backbone
 from tagrank.features.labelled import LabelledImages
 
 Load = Callable[[str], ModuleType]
@@ -31,11 +31,12 @@ def test_speed(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock["wall"])
     monkeypatch.setattr(module.time, "process_time", lambda: clock["processor"])
 
-    def extract(backbone: object, paths: list[Path]) -> None:
+    def extract(backbone: Backbone, paths: list[Path]) -> None:
         assert len(paths) == 4
-        slow = backbone.name == "efficientnet_lite2"  # type: ignore[attr-defined]
-        clock["wall"] += 2.0 if slow else 1.0
-        clock["processor"] += 4.0 if slow else 1.0
+        slow = backbone.name == "efficientnet_lite2"
+        faster = 0.5 if backbone._compiled else 1.0
+        clock["wall"] += faster * (2.0 if slow else 1.0)
+        clock["processor"] += faster * (4.0 if slow else 1.0)
 
     monkeypatch.setattr(module, "extract", extract)
     argv = ["--only", "efficientnet_lite2", "--count", "4", "--seconds", "0", "--json", str(tmp_path / "rows.json")]
@@ -49,6 +50,16 @@ def test_speed(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         "efficientnet_lite2", 0.25, 2.0, 1.0,
     )  # fmt: skip
     assert (second["input_size"], second["feature_size"], second["licence"]) == ([260, 260], 1280, "Apache-2.0")
+
+    monkeypatch.setattr(sys, "argv", ["backbones", *argv, "--compiled"])
+    module.main()
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["name"], row["ratio"], row["licence"]) for row in rows] == [
+        ("efficientnet_lite0", 1.0, "Apache-2.0"),
+        ("efficientnet_lite0, compiled", 2.0, "Apache-2.0"),
+        ("efficientnet_lite2", 0.25, "Apache-2.0"),
+        ("efficientnet_lite2, compiled", 0.5, "Apache-2.0"),
+    ]
 
 
 def test_wrong_arguments(refuses: Callable[..., str]) -> None:

@@ -1,21 +1,22 @@
 """The clocks of one step of a cluster kernel: a model that runs the kernel's own instructions, warp by warp.
 
 It knows from the machine code what the compiler knows (:mod:`benchmarks.sass`): how long a warp waits after an
-instruction, and for which results it waits. To this it adds what only the hardware knows (:data:`LATENCIES`): how long
-a load, a barrier or a message takes, and how long each pipe is busy with an instruction. All warps of a block run. All
-blocks are alike, so a block receives when it sends.
+instruction, and for which results. To this it adds what only the hardware knows: how long a load, a barrier or a
+message takes (:data:`LATENCIES`, :data:`MESSAGE`), and how long an instruction keeps its pipe busy (:data:`BUSY`,
+:data:`SHARED`, :data:`PACKET`). All warps of a block run. All blocks are alike, so a block receives when it sends.
+
+:data:`PACKET` is fitted to benchmarks/results/cluster-steps-9.0.json, docs/cluster.md says how; nothing else is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.sass import Instruction, loop, path
 
-#: Clocks from the issue of an instruction until its result is there, by the start of its name; the longest that fits.
-#: Published for H100s: shared memory 29, and 33 for 16 bytes a lane; a load from another block's shared memory 180 (Luo
-#: et al., arXiv:2402.13499 and arXiv:2501.12084) or 196 to 213 (Jin et al., "Uncovering Real GPU NoC Characteristics",
-#: MICRO 2024). No figures for Hopper were found for the others; they are from earlier GPUs (Jia et al., arXiv:1903.07486;
-#: Abdelkhalik et al., arXiv:2208.11174), rounded.
+#: Clocks from the issue of an instruction to its result, by how its name begins. Published of H100s: shared
+#: memory 29, and 33 for 16 bytes a lane (Luo et al., arXiv:2402.13499 and arXiv:2501.12084). For the others no figures
+#: of Hopper were found: these are rounded from earlier GPUs (Jia et al., arXiv:1804.06826 and arXiv:1903.07486;
+#: Abdelkhalik et al., arXiv:2208.11174), SYNCS and MOVM are assumed to be like shared memory.
 LATENCIES = {
     "LDS": 29,
     "LDS.128": 33,
@@ -27,35 +28,37 @@ LATENCIES = {
     "LDG": 0,  # a step ahead: it is there
     "": 20,
 }
-#: Clocks from the issue until the operands were read, so that their registers may be written again. Of the same kind.
-READ = {"STAS": 16, "STG": 14, "STS": 12, "": 12}
-#: From the issue of a send until the bytes are counted in another block. A load from there is a request and an answer; a
-#: send is one way, and then changes a mailbox.
+#: Clocks until the operands were read, so that their registers may be written again. Assumed.
+READ = {"STAS": 16, "STG": 14, "": 12}
+#: From the issue of a send until another block may see that its mailbox is full. A load from another block's shared
+#: memory takes 180 (Luo et al.) or 196 to 213 clocks (Jin et al., MICRO 2024, doi:10.1109/MICRO61859.2024.00070).
 MESSAGE = 200
+#: For which a multiprocessor's port to the others is busy with each packet, of up to 32 bytes. Fitted. Luo et al.
+#: measured 3.3 TB/s in clusters of two and less in larger ones: 32 bytes in at least 2.2 clocks.
 PACKET = 2.5
-#: From the last warp's arrival at a barrier of the block.
+#: From the last warp's arrival at a barrier of the block. Assumed.
 BARRIER = 20
-#: Clocks for which an instruction keeps its pipe busy. There is one for shared memory and messages in a multiprocessor,
-#: of 128 bytes a clock; the others are one for each of its four schedulers. Matrix instructions that read registers
-#: reach 62 % of the tensor cores' rate (Luo et al.): 4 clocks / 0.62.
+#: For which an instruction keeps the pipe of shared memory busy, which all warps share: 128 bytes a clock.
 SHARED = {"LDS": 1, "LDS.64": 2, "LDS.128": 4, "STS": 1, "STS.64": 2, "STS.128": 4, "SHFL": 1, "STAS": 1, "STAS.128": 4}
+#: The same for the pipes of each scheduler. Matrix instructions that read registers reach 62 % of the tensor cores'
+#: rate (Luo et al.), 4 clocks / 0.62; four special functions a clock.
 BUSY = {"HMMA": 6.4, "MUFU": 8}
 SCHEDULERS = 4
-#: Clocks of an H100 in a microsecond: its highest, which it keeps where few multiprocessors are busy.
+#: Clocks of an H100 in a microsecond: the most, which it reaches while few multiprocessors are busy.
 CLOCKS = 1980
 
 
-@dataclass
+@dataclass(frozen=True)
 class Chain:
     """The clocks of one step.
 
     Attributes:
         clocks: from one step to the next.
-        links: the clocks of its parts one after another, in the warp that sends last.
+        links: the clocks of its parts, one after another, in the warp that sends last. Empty if nothing is sent.
     """
 
     clocks: float
-    links: dict[str, float] = field(default_factory=dict)
+    links: dict[str, int] = field(default_factory=dict)
 
     @property
     def microseconds(self) -> float:
@@ -65,108 +68,101 @@ class Chain:
 @dataclass
 class _Warp:
     at: int = 0  # the next instruction
-    ready: float = 0.0
-    boards: list[float] = field(default_factory=lambda: [0.0] * 6)
-    waiting: float | None = None  # at a barrier of the block, since then
     step: int = 0
+    ready: float = 0.0
+    boards: list[float] = field(default_factory=lambda: [0.0] * 6)  # when each scoreboard is clear
+    arrived: bool = False  # at a barrier of the block
 
 
-def _longest(table: dict[str, float] | dict[str, int], name: str) -> float | None:
-    fitting = [start for start in table if name.startswith(start)]
-    return table[max(fitting, key=len)] if fitting else None
+#: When the instruction at a place in the code was issued, by warp and step.
+_Marks = list[dict[int, dict[int, float]]]
 
 
-def chain(kernel: Sequence[Instruction], warps: int, packets: int, *, training: bool = False, steps: int = 12) -> Chain:
+def chain(kernel: Sequence[Instruction], warps: int, packets: int, *, training: bool = False) -> Chain:
     """The model of a kernel whose blocks have so many warps, and whose sends make so many packets each."""
-    code = list(path(loop(kernel), training=training))
-    return simulate(code, warps, packets, steps)
+    return simulate(list(path(loop(kernel), training=training)), warps, packets)
 
 
-def simulate(code: Sequence[Instruction], warps: int, packets: int, steps: int) -> Chain:
-    """Run ``steps`` steps in all warps of a block, always the warp next that can issue first."""
-    network = 0.0
+def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, steps: int = 8) -> Chain:
+    """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]
+    awaits = {i for i, one in enumerate(code) if "TRYWAIT" in one.name} if sends else set[int]()
     pairs = any(one.name.startswith("BAR") and one.text.endswith("0x40") for one in code)
     states = [_Warp() for _ in range(warps)]
     issue = [0.0] * SCHEDULERS  # when each scheduler is free
     pipes = {name: [0.0] * SCHEDULERS for name in BUSY}
-    shared = 0.0
-    sent = [[0.0] * (steps + 1) for _ in range(warps)]  # when each warp has sent its share of a step
-    marks: list[dict[int, dict[int, float]]] = [{} for _ in range(warps)]  # warp, step, place in the code: issued
+    shared = network = 0.0
+    received = [0.0] * (steps + 1)  # when all that is sent in a step has come
+    marks: _Marks = [{} for _ in range(warps)]
+
+    def blocked(state: _Warp) -> bool:
+        """Whether it has to wait for another warp."""
+        waits = state.at in awaits and state.step > 0
+        return state.step == steps or state.arrived or (waits and any(other.step < state.step for other in states))
 
     def earliest(index: int) -> float:
         state = states[index]
         one = code[state.at]
-        time = max(state.ready, issue[index % SCHEDULERS], *(state.boards[board] for board in one.waits), 0.0)
-        if pipe := next((name for name in BUSY if one.name.startswith(name)), None):
-            time = max(time, pipes[pipe][index % SCHEDULERS])
-        if "TRYWAIT" in one.name and state.step > 0 and sends:
-            time = max(time, *(times[state.step - 1] + MESSAGE for times in sent))
-        return time
-
-    def blocked(index: int) -> bool:
-        """Whether it waits for a message that was not sent yet, or at a barrier."""
-        state = states[index]
-        if state.waiting is not None or state.step == steps:
-            return True
-        waits = "TRYWAIT" in code[state.at].name and state.step > 0 and bool(sends)
-        return waits and any(other.step < state.step for other in states)
+        times = [state.ready, issue[index % SCHEDULERS], *(state.boards[board] for board in one.waits)]
+        times += [free[index % SCHEDULERS] for name, free in pipes.items() if one.name.startswith(name)]
+        if state.at in awaits and state.step > 0:
+            times.append(received[state.step - 1])
+        return max(times)
 
     while any(state.step < steps for state in states):
-        free = [index for index in range(warps) if not blocked(index)]
-        index = min(free, key=earliest)
-        time, state = earliest(index), states[index]
-        one, lane = code[state.at], index % SCHEDULERS
-        issue[lane] = time + 1
-        state.ready = time + max(one.stall, 1)
+        index = min((i for i in range(warps) if not blocked(states[i])), key=earliest)
+        time, state, scheduler = earliest(index), states[index], index % SCHEDULERS
+        one = code[state.at]
         marks[index].setdefault(state.step, {})[state.at] = time
-        done, read = time + (_longest(LATENCIES, one.name) or 0), time + (_longest(READ, one.name) or 0)
-        for name, busy in BUSY.items():
+        issue[scheduler] = time + 1
+        state.ready = time + max(one.stall, 1)
+        for name in BUSY:
             if one.name.startswith(name):
-                pipes[name][lane] = time + busy
-        if (busy := SHARED.get(one.name.split("+")[0])) is not None or (busy := _longest(SHARED, one.name)) is not None:
+                pipes[name][scheduler] = time + BUSY[name]
+        begin = time
+        if busy := _of(SHARED, one.name):
             begin = max(time, shared)
             shared = begin + busy
-            done, read = done + begin - time, read + begin - time
-        if one.written is not None:
-            state.boards[one.written] = max(state.boards[one.written], done)
-        if one.read is not None:
-            state.boards[one.read] = max(state.boards[one.read], read)
+        for board, latency in ((one.written, _of(LATENCIES, one.name)), (one.read, _of(READ, one.name))):
+            if board is not None:
+                state.boards[board] = max(state.boards[board], begin + latency)
         if state.at in sends:
             network = max(network, time) + PACKET * packets
-            sent[index][state.step] = network
-        state.at += 1
+            received[state.step] = max(received[state.step], network + MESSAGE)
         if one.name.startswith("BAR"):
-            state.waiting = time
-            others = [index ^ 1, index] if pairs else range(warps)
-            if all(states[other].waiting is not None for other in others):
-                for other in others:
-                    states[other].ready = max(states[other].ready, time + BARRIER)
-                    states[other].waiting = None
+            state.arrived = True
+            meeting = [states[index], states[index ^ 1]] if pairs else states
+            if all(other.arrived for other in meeting):
+                for other in meeting:
+                    other.arrived, other.ready = False, max(other.ready, time + BARRIER)
+        state.at += 1
         if state.at == len(code):
             state.at, state.step = 0, state.step + 1
-    return _summary(code, marks, sends, steps)
+    return _summary(code, marks, steps)
 
 
-def _summary(code, marks, sends, steps) -> Chain:
-    last = steps - 2
-    period = (marks[0][last][0] - marks[0][last - 4][0]) / 4
-    first = {name: next((i for i, one in enumerate(code) if name in one.name), None) for name in ("TRYWAIT", "LDS", "MUFU")}
-    ends = {name: max((i for i, one in enumerate(code) if one.name.startswith(name)), default=None) for name in ("HMMA", "MUFU", "STAS")}
-    slow = max(range(len(marks)), key=lambda warp: marks[warp][last].get(ends["STAS"], 0.0))
-    at = marks[slow][last]
-    links: dict[str, float] = {}
-    if first["TRYWAIT"] is not None and ends["STAS"] is not None:
-        points = [
-            ("the mailbox is seen to be full", first["TRYWAIT"], first["LDS"]),
-            ("the products", first["LDS"], ends["HMMA"]),
-            ("sums, and their exchange in a pair of warps", ends["HMMA"], first["MUFU"]),
-            ("activations", first["MUFU"], ends["MUFU"]),
-            ("lanes put together neighbours", ends["MUFU"], sends[0]),
-            ("sends", sends[0], ends["STAS"]),
-        ]
-        links = {name: at[after] - at[before] for name, before, after in points}
-        links["what is left of the step: a message takes %d" % MESSAGE] = period - sum(links.values())
-        own = marks[slow][last + 1][first["TRYWAIT"]] - at[ends["STAS"]]
-        links["(of which the warp is busy with stores and the next input)"] = marks[slow][last + 1][0] - at[ends["STAS"]]
-    return Chain(period, links)
+def _of(table: dict[str, int], name: str) -> int:
+    """The figure of the longest beginning of a name in a table, or 0."""
+    return table.get(max((start for start in table if name.startswith(start)), key=len, default="-"), 0)
+
+
+def _summary(code: Sequence[Instruction], marks: _Marks, steps: int) -> Chain:
+    last = steps - 2  # the last one that is followed by another
+    clocks = (marks[0][last][0] - marks[0][last // 2][0]) / (last - last // 2)
+    places: dict[str, list[int]] = {}
+    for i, one in enumerate(code):
+        kind = "TRYWAIT" if "TRYWAIT" in one.name else one.name.split(".")[0]
+        places.setdefault(kind, []).append(i)
+    if not {"TRYWAIT", "LDS", "HMMA", "MUFU", "STAS"} <= places.keys():
+        return Chain(clocks)
+    at = max((of_warp[last] for of_warp in marks), key=lambda of_step: of_step[places["STAS"][-1]])
+    links = {
+        "the mailbox is seen to be full": (places["TRYWAIT"][0], places["LDS"][0]),
+        "products": (places["LDS"][0], places["HMMA"][-1]),
+        "sums": (places["HMMA"][-1], places["MUFU"][0]),
+        "activations": (places["MUFU"][0], places["MUFU"][-1]),
+        "lanes put together neighbours": (places["MUFU"][-1], places["STAS"][0]),
+        "sends": (places["STAS"][0], places["STAS"][-1]),
+    }
+    found = {name: round(at[after] - at[before]) for name, (before, after) in links.items()}
+    return Chain(clocks, found | {"packets and the message": round(clocks) - sum(found.values())})

@@ -34,7 +34,6 @@ const std::vector<Entry<Kernel>>& entries() {
     add_variants<Kernels, 512, 4>(found);
     add_variants<Kernels, 512, 8>(found);
     add_variants<Kernels, 768, 1>(found);
-    add_variants<Kernels, 768, 2>(found);
     return found;
   }();
   return all;

@@ -24,7 +24,7 @@ struct Entry {
 // apart. In matrices, what is for one block lies together. A message has up to 32 bytes.
 template <typename S, typename V>
 constexpr int packets_of_send() {
-  const int bytes = ForwardLayout<S, 2>::kPairs ? 4 : 16;
+  const int bytes = ForwardLayout<S, 2>::kPairs || V::kShort ? 4 : 16;
   return S::kPadded == S::kUnits ? 0 : kLanes * bytes / (V::kMatrices ? 32 : 16);
 }
 
@@ -37,18 +37,20 @@ void add_variants(Entries& entries) {
     entries.push_back({name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2>::kThreads,
                        Forward<BFloat16, S, V>::kShared, packets_of_send<S, V>(), Runner::template of<S, V>()});
   };
-  // H = 768 takes 48 units of each of 16 blocks, and half of U in shared memory.
+  // H = 768 takes 48 units of each of 16 blocks, and 8 of 12 slices of U in shared memory.
   using S = Sizes<kPadded, kTiles, kPadded == 768 ? 48 : kUnits>;
   if constexpr (kPadded <= 512) add("present", Present{}, S{});
   add("full", Variant<true>{}, S{});
   add("matrices", Variant<true, 1, true>{}, S{});
-  if constexpr (kPadded <= 512) {
+  if constexpr (kPadded <= 256) add("short", Variant<true, 1, true, true>{}, S{});
+  // The others are for few rows: with more, most of a step is no waiting, and threads lack registers.
+  if constexpr (kPadded <= 512 && kTiles == 1) {
     add("halves", Variant<true, 2, true>{}, S{});
     add("parts", Variant<true, kEachBlock, true>{}, S{});
   }
   // Fewer blocks, which send less: one for H = 128, four for H = 256.
-  if constexpr (kPadded == 128) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 128>{});
-  if constexpr (kPadded == 256) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 64>{});
+  if constexpr (kPadded == 128 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 128>{});
+  if constexpr (kPadded == 256 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 64>{});
 }
 
 }  // namespace tagrank::cuda

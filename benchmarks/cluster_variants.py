@@ -1,4 +1,4 @@
-"""Which variant of the cluster kernels is fastest: ``python -m benchmarks.cluster_variants``, under a minute on an H100.
+"""Which variant of the cluster kernels is fastest: ``python -m benchmarks.cluster_variants``, meant for a minute.
 
 For each B, H and variant of benchmarks/cluster_variants.h, in bfloat16, in inference (nothing is saved) and training
 (the forward pass saves what backward needs): the results of CHECKED steps against a loop in float64; then the time of a
@@ -23,8 +23,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,7 +121,7 @@ class Library:
         self._check(self.library.variants_launch(kernel.index, ctypes.addressof(call), stream))
 
     def choose(self, name: str, hidden: int, batch: int) -> Kernel | None:
-        """The kernel with the fewest rows whose clusters all run at once, else the most rows, as in csrc/cuda/launch.cu."""
+        """The kernel with the fewest rows whose clusters all run at once, else the most rows: as launch.cu."""
         chosen = None
         for kernel in self.kernels():
             if (kernel.name, kernel.hidden) != (name, hidden) or not (at_once := self.active(kernel)):
@@ -173,15 +174,20 @@ class Problem:
         return {"output": output, "h_n": output[-1], "c_n": c_n}
 
     def check(self, run: Callable[[ForwardCall], None], expected: dict[str, Tensor], mode: str) -> float:
-        """The largest error of a result of ``run``, relative to the norm of the reference. What is saved is checked, too:
-        it gives the output."""
+        """The largest error of a result of ``run``, relative to the norm of the reference.
+
+        What is saved gives the output: it is checked, too.
+        """
         for tensor in self.results.values():
             tensor.fill_(torch.nan)
         run(self.call(self.steps, mode))
         found = {name: self.results[name].double() for name in expected}
         if mode == "training":
             o = self.results["gates"][..., 3 * self.hidden :].double()
-            found["saved"], expected = o * self.results["cells"].double().tanh(), expected | {"saved": expected["output"]}
+            found["saved"], expected = (
+                o * self.results["cells"].double().tanh(),
+                expected | {"saved": expected["output"]},
+            )
         errors = [((found[name] - right).norm() / right.norm()).item() for name, right in expected.items()]
         return max(errors) if all(error == error for error in errors) else float("inf")
 
@@ -192,9 +198,7 @@ class Worker:
     def __init__(self, library: Library, device: str, steps: Sequence[int]) -> None:
         self.library, self.device, self.steps = library, device, tuple(steps)
 
-    def rows(
-        self, names: Sequence[str], batches: Sequence[int], sizes: Sequence[int], done: set[str]
-    ) -> Iterator[Row]:
+    def rows(self, names: Sequence[str], batches: Sequence[int], sizes: Sequence[int], done: set[str]) -> Iterator[Row]:
         """Each case that is not done, twice: with ``"state": "starting"``, and with what was found."""
         for batch in batches:
             for hidden in sizes:
@@ -248,7 +252,7 @@ class Worker:
             graph.replay()
         torch.cuda.synchronize()
         # The first replay warms up. That after the last event is not timed.
-        times = [a.elapsed_time(b) / 1e3 for a, b in zip(events[1:-1], events[2:], strict=True)]
+        times = [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)][1:]
         return median(times) / launches
 
 
@@ -256,7 +260,8 @@ def build() -> Path:
     """Compile the kernels if the library is older than its sources, in a minute on many cores."""
     if LIBRARY.exists() and LIBRARY.stat().st_mtime > max(source.stat().st_mtime for source in SOURCES):
         return LIBRARY
-    nvcc = shutil.which("nvcc", path=os.environ["CUDA_HOME"] + "/bin") if "CUDA_HOME" in os.environ else shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
     if nvcc is None:
         raise SystemExit("benchmarks.cluster_variants: expected nvcc in CUDA_HOME/bin or on the PATH; there is none")
     LIBRARY.parent.mkdir(exist_ok=True)
@@ -276,35 +281,43 @@ def fingerprint() -> str:
 def predict(library: Library, path: Path) -> list[Row]:
     """What the model says of each kernel, from its machine code. Minutes on two cores."""
     from benchmarks.chain import chain
-    from benchmarks.sass import disassemble
+    from benchmarks.sass import disassemble, resources
 
-    codes = list(reversed(disassemble(path).items()))  # the last kernel comes first
-    kernels = library.kernels()
-    if len(codes) != len(kernels):
-        raise ValueError(f"{path}: expected {len(kernels)} kernels, got {len(codes)}")
+    codes, used = disassemble(path), resources(path)
     rows = []
-    for kernel, code in match(kernels, dict(codes)):
+    for kernel in library.kernels():
+        name = mangled(kernel, codes)
+        registers, stack = used[name]
         for mode in MODES:
-            found = chain(code, kernel.threads // 32, kernel.packets, training=mode == "training")
-            row = {"variant": kernel.name, "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
-            rows.append(row | {"clocks": round(found.clocks), "us_a_step": round(found.microseconds, 3), "links": found.links})
-            print(f"{kernel.name:10} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {found.microseconds:6.3f} us", flush=True)
+            found = chain(codes[name], kernel.threads // 32, kernel.packets, training=mode == "training")
+            row: Row = {"variant": kernel.name, "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
+            row |= {"registers": registers, "stack": stack, "shared": kernel.shared, "clocks": round(found.clocks)}
+            rows.append(row | {"us_a_step": round(found.microseconds, 3), "links": found.links})
+            text = f"{kernel.name:10} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {registers} registers"
+            print(f"{text}, {stack} spilled, {found.microseconds:6.3f} us", flush=True)
     return rows
 
 
-def match(kernels: Sequence[Kernel], codes: dict[str, Any]) -> Iterator[tuple[Kernel, Any]]:
-    """Each kernel and its machine code, by what the mangled name says of its template's arguments."""
-    forms = {
-        "present": "Lb0ELi1ELb0E",
-        "full": "Lb1ELi1ELb0E",
-        "matrices": "Lb1ELi1ELb1E",
-        "halves": "Lb1ELi2ELb1E",
-        "parts": "Lb1ELi0ELb1E",
-        "fat": "Lb1ELi1ELb1E",
-    }
-    for kernel in kernels:
-        sizes = f"5SizesILi{kernel.hidden}ELi{kernel.rows // 8}ELi{kernel.hidden // kernel.blocks}EE"
-        yield kernel, next(code for name, code in codes.items() if sizes in name and f"7VariantI{forms[kernel.name]}" in name)
+#: The arguments of the template Variant, as a mangled name has them.
+MANGLED = {
+    "present": "Lb0ELi1ELb0ELb0E",
+    "full": "Lb1ELi1ELb0ELb0E",
+    "matrices": "Lb1ELi1ELb1ELb0E",
+    "short": "Lb1ELi1ELb1ELb1E",
+    "halves": "Lb1ELi2ELb1ELb0E",
+    "parts": "Lb1ELi0ELb1ELb0E",
+    "fat": "Lb1ELi1ELb1ELb0E",
+}
+
+
+def mangled(kernel: Kernel, codes: Iterable[str]) -> str:
+    """The name of a kernel in the machine code."""
+    units = kernel.hidden // kernel.blocks
+    parts = (f"5SizesILi{kernel.hidden}ELi{kernel.rows // 8}ELi{units}EE", f"7VariantI{MANGLED[kernel.name]}")
+    found = [name for name in codes if all(part in name for part in parts)]
+    if len(found) != 1:
+        raise ValueError(f"{kernel}: expected one kernel in the machine code, got {len(found)}")
+    return found[0]
 
 
 def predictions() -> tuple[dict[tuple[str, int, int, str], Row], bool]:
@@ -407,13 +420,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--build", action="store_true", help="compile the kernels, and do nothing else")
-    parser.add_argument("--predict", action="store_true", help=f"write {PREDICTED.relative_to(ROOT)}, and do nothing else")
+    parser.add_argument("--predict", action="store_true", help=f"only write {PREDICTED.relative_to(ROOT)}")
     parser.add_argument("--dry-run", action="store_true", help="build, load, and say what would run")
     parser.add_argument("--library", type=Path, help="run these kernels (default: build them)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs a library of host functions")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a library for the host")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants")
-    parser.add_argument("-B", type=int, nargs="+", default=BATCHES, dest="batches", help=f"batch rows (default: {BATCHES})")
+    parser.add_argument("-B", type=int, nargs="+", default=BATCHES, dest="batches", help=f"rows (default: {BATCHES})")
     parser.add_argument("-H", type=int, nargs="+", default=SIZES, dest="sizes", help=f"hidden units (default: {SIZES})")
     parser.add_argument("-T", type=int, nargs=3, default=STEPS, dest="steps", help=f"steps (default: {STEPS})")
     parser.add_argument("--seconds", type=float, default=55.0, help="stop after this time (default: 55)")
@@ -432,6 +445,8 @@ def main() -> int:
         rows = predict(library, path)
         write(PREDICTED, {"sources": fingerprint(), "clock_mhz": 1980, "rows": rows})
         return 0
+    if arguments.device == "cuda" and not arguments.dry_run and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU here; --dry-run does what needs none")
     known, current = predictions()
     if not current:
         print(f"{PREDICTED.name} is about other sources: run --predict")
@@ -440,8 +455,6 @@ def main() -> int:
             row = known.get((kernel.name, kernel.hidden, kernel.rows, "inference"))
             print(kernel, f"predicted {row['us_a_step']} us a step" if row else "")
         return 0
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch sees no GPU here; --dry-run does what needs none")
     if arguments.worker:
         worker = Worker(library, arguments.device, arguments.steps)
         done = {*arguments.done}
@@ -458,7 +471,15 @@ def main() -> int:
         if arguments.json:
             write(arguments.json, result)
 
-    command = [sys.executable, "-m", "benchmarks.cluster_variants", "--library", str(path), "--device", arguments.device]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cluster_variants",
+        "--library",
+        str(path),
+        "--device",
+        arguments.device,
+    ]
     for option, numbers in (("-B", arguments.batches), ("-H", arguments.sizes), ("-T", arguments.steps)):
         command += [option, *map(str, numbers)]
     result["ended"] = {"variants": supervise(command, arguments.only or names, arguments.seconds, add)}

@@ -1,4 +1,4 @@
-"""Machine code of NVIDIA GPUs: the instructions of a kernel, with what the compiler tells the hardware about their timing.
+"""Machine code of NVIDIA GPUs: the instructions of a kernel, with what the compiler tells the hardware of their timing.
 
 From Volta on, an instruction has 16 bytes. 17 bits of them say how long its warp waits before the next one, and which
 of six counters (scoreboards) it sets or waits for. Jia et al., "Dissecting the NVIDIA Volta GPU Architecture via
@@ -64,6 +64,16 @@ def disassemble(library: Path) -> Kernels:
 
     command = [triton.knobs.nvidia.cuobjdump.path, "-sass", str(library)]
     return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def resources(library: Path) -> dict[str, tuple[int, int]]:
+    """The registers of a thread, and its bytes of stack and local memory, of the same kernels."""
+    import triton
+
+    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(library)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    return {name: (int(registers), int(stack) + int(local)) for name, registers, stack, local in found}
 
 
 def parse(lines: Sequence[str]) -> Kernels:

@@ -10,20 +10,7 @@
 // h_{t-1}. So nobody reads h_{t-1} any more. And no block ends while others write to it: a block needs every h but the last,
 // and the last one is not sent.
 //
-// A step is a chain of latencies, here in clocks of an H100 for one tile and bfloat16, rounded from published measurements:
-//
-//   a mailbox is seen to be full                                            30
-//   the first ld.shared                                                     30
-//   the products, an instruction each 7 clocks in a quarter of the
-//     multiprocessor, after the first 33: H = 128, 256, 512                 80, 240, 450
-//   the exchange of sums between two warps: H = 512                         100
-//   activations: the hyperbolic tangent of the hardware, twice in turn      100
-//   lanes put together neighbouring units: 16 bytes by a transposition
-//     and two shuffles or, H = 512, 4 bytes by one shuffle                  80, 30
-//   st.async to another block                                               220
-//
-// That is 540, 700 and 960 clocks for H = 128, 256 and 512: 0.29, 0.38 and 0.52 us at 1.85 GHz. Measured were 0.54, 0.65 and
-// 1.2 us (B = 16, inference).
+// A step is a chain of latencies. docs/cluster.md has its links, and benchmarks/chain.py computes them from the machine code.
 #pragma once
 
 #include "cell.h"
@@ -55,7 +42,7 @@ class Forward {
   static constexpr int kSums = S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
-  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull ? 4 : 2);
+  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads < 512;
   // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
@@ -64,16 +51,18 @@ class Forward {
   // 0.5 tanh(x / 2) + 0.5.
   // In a pair of warps the sums of a row meet later.
   static constexpr bool kBegun = V::kFull && kAhead && !P::kPairs;
+  // Whether the addend stays in float32, ready to be added. That takes twice the registers.
+  static constexpr bool kReady = V::kFull && kHeld && P::kCells * S::kTiles <= 2 && P::kThreads <= 256;
   static constexpr bool kHalved = V::kFull && kActivations == Activations::kApproximate;
   // Lanes that have the same piece of h send it to different blocks.
-  static constexpr int kSame = kBytes == 4 ? 1 : P::kPairs ? 2 : 4;
+  static constexpr int kSame = kBytes == 4 ? 1 : P::kPairs ? 2 : V::kShort ? 1 : 4;
   static constexpr int kSends = (kMost + kSame - 1) / kSame;  // of a lane and piece
   // With several mailboxes, h of the blocks is in the order in which it comes: one's own, that of the block before, ...
   static constexpr int kBoxes = V::kBoxes == kEachBlock ? kMost : V::kBoxes;
   static constexpr bool kRotated = kBoxes > 1;
   static constexpr int kBlocksOfBox = kMost / kBoxes, kPartBytes = S::kRows * S::kUnits * kBytes;
-  static constexpr int kPiecesOfBlock = S::kUnits * kBytes / 16;
-  static_assert(V::kFull || (!V::kMatrices && kBoxes == 1), "only kernels for one H have other orders");
+  static constexpr int kPiecesOfBlock = S::kUnits * kBytes / 16, kPiecesOfBox = kPiecesOfBlock * kBlocksOfBox;
+  static_assert(V::kFull || (!V::kMatrices && !V::kShort && kBoxes == 1), "only kernels for one H have other orders");
   static_assert(kMost % kBoxes == 0, "every mailbox counts as many parts");
   static_assert(!kRotated || S::kUnits * kBytes % kSliceBytes == 0, "a slice is of one part");
 
@@ -100,7 +89,7 @@ class Forward {
     RawGates<E> loaded[kInputs][P::kCells];
     Lanes<Gates> input[kInputs][P::kCells];              // if kAhead: gates_x of this step and the addend
     Lanes<PackedGates<E>> addend[S::kTiles][P::kCells];  // if kHeld
-    Lanes<Gates> bias[S::kTiles][P::kCells];             // the same with kFull
+    Lanes<Gates> bias[S::kTiles][P::kCells];             // the same if kReady
   };
 
  public:
@@ -188,10 +177,7 @@ class Forward {
         warps.each([&]([[maybe_unused]] int index, Warp& warp) {
           if (!kAhead && tile > 0) load_input(warp, tile);
           product(index, warp, tile, [&](int k) {
-            const int part = box_of(index, k);
-            if (!kAlone && tile == 0 && (k == 0 || part != box_of(index, k - 1))) {
-              block_.await(now * kBoxes + part, (t + 1) / 2 - 1);
-            }
+            if (!kAlone && tile == 0 && begins_box(k)) block_.await(now * kBoxes + box_of(index, k), (t + 1) / 2 - 1);
           });
           if constexpr (P::kPairs) send_half(index, warp, tile);
         });
@@ -210,11 +196,13 @@ class Forward {
       });
     }
   }
-  // The mailbox of a buffer that counts what a warp multiplies in slice k.
+  // The mailbox of a buffer that counts what a warp multiplies in slice k, and whether it is another one than that of the
+  // slice before.
   TAGRANK_EVERYWHERE static constexpr int box_of(int index, int k) {
     const int piece = (P::kPairs ? index % 2 * (P::kInner * kBytes / 16) : 0) + 4 * k;
-    return piece / kPiecesOfBlock / kBlocksOfBox;
+    return kBoxes == 1 ? 0 : piece / kPiecesOfBox;
   }
+  TAGRANK_EVERYWHERE static constexpr bool begins_box(int k) { return k == 0 || 4 * k % kPiecesOfBox == 0; }
 
   // What is known when a kernel with kFull is compiled.
   TAGRANK_DEVICE int hidden() const { return V::kFull ? S::kPadded : hidden_; }
@@ -282,7 +270,7 @@ class Forward {
           if constexpr (kHeld) {
             RawGates<E> raw;
             load_addend(raw, warp.at[lane], lane, below(tile, i));
-            if constexpr (V::kFull) {
+            if constexpr (kReady) {
               warp.bias[tile][i][lane] = halved(widen<T>(raw, lane));
             } else {
               warp.addend[tile][i][lane] = pack(raw, lane);
@@ -356,10 +344,10 @@ class Forward {
   // gates_x, as it was loaded, and the addend: what an activation is computed from.
   TAGRANK_DEVICE Gates input_of(const Warp& warp, int tile, int chunk, int i, int lane) const {
     const Gates gates_x = widen<T>(warp.loaded[chunk][i], lane);
-    if constexpr (kHeld && V::kFull) {
+    if constexpr (kReady) {
       return halved(gates_x) + warp.bias[tile][i][lane];
     } else if constexpr (kHeld) {
-      return gates_x + widen<T>(warp.addend[tile][i][lane]);
+      return halved(gates_x + widen<T>(warp.addend[tile][i][lane]));
     } else {
       RawGates<E> raw;
       load_addend(raw, warp.at[lane], lane, below(tile, i));
@@ -520,7 +508,7 @@ class Forward {
   }
 
   // Sends this warp's share of h_t in some tiles to all blocks. In 16 bit, lanes first put together neighbouring units of a
-  // row: two with kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
+  // row: two with kPairs or kShort, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
   TAGRANK_DEVICE void send_state(int index, const Warp& warp, int next, int first_tile) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunk; ++chunk) {
@@ -556,6 +544,10 @@ class Forward {
           word[lane] = warp.h[tile][0][lane] | static_cast<uint32_t>(warp.h[tile][P::kCells - 1][lane]) << 16;
         });
         transpose(word);
+        if constexpr (V::kShort) {
+          each_lane([&](int lane) { send_full(warp, lane, word[lane], tile, next); });
+          continue;
+        }
         const Lanes<Words2> two = join(word, 1);
         Lanes<uint32_t> low, high;
         each_lane([&](int lane) {
@@ -595,9 +587,9 @@ class Forward {
   // and its number among the lanes that have the same.
   TAGRANK_EVERYWHERE static int first_row(int index, int lane) { return P::kPairs ? P::row(index, lane, 0, 0) : lane / 4; }
   TAGRANK_EVERYWHERE static int first_unit(int index, int lane) {
-    return P::kPairs ? P::unit(index, lane) - member_of(lane) : P::unit(index, 0);
+    return P::kPairs ? P::unit(index, lane) - member_of(lane) : P::unit(index, 0) + (V::kShort ? lane % 4 * 2 : 0);
   }
-  TAGRANK_EVERYWHERE static int member_of(int lane) { return P::kPairs ? lane / 4 % 2 : lane % 4; }
+  TAGRANK_EVERYWHERE static int member_of(int lane) { return P::kPairs ? lane / 4 % 2 : V::kShort ? 0 : lane % 4; }
 
   // Where h of a row and one of the block's units is in a buffer, in bytes.
   TAGRANK_DEVICE int state(int buffer, int row, int unit) const {

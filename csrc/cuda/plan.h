@@ -73,7 +73,7 @@ struct ForwardLayout {
   static constexpr int kInner = kPairs ? S::kPadded / 2 : S::kPadded;  // what a warp has of the inner dimension
   static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;
   // The slices of U for which a thread has registers, 16 for each. The other ones are in shared memory.
-  static constexpr int kMostHeld = kThreads <= 256 ? 8 : 6, kHeld = kSlices < kMostHeld ? kSlices : kMostHeld;
+  static constexpr int kMostHeld = kThreads <= 256 ? 8 : 4, kHeld = kSlices < kMostHeld ? kSlices : kMostHeld;
 
   // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group.
   TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {

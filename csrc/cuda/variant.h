@@ -11,9 +11,11 @@ namespace tagrank::cuda {
 //   kEachBlock stands for a mailbox for each block.
 // kMatrices: h is in shared memory in matrices of eight rows, see States.
 constexpr int kEachBlock = 0;
-template <bool kFull_, int kBoxes_ = 1, bool kMatrices_ = false>
+// kShort: where a warp has all of the inner dimension, lanes send 4 bytes each to every block, and do not put together 16 bytes
+//   by shuffles first.
+template <bool kFull_, int kBoxes_ = 1, bool kMatrices_ = false, bool kShort_ = false>
 struct Variant {
-  static constexpr bool kFull = kFull_, kMatrices = kMatrices_;
+  static constexpr bool kFull = kFull_, kMatrices = kMatrices_, kShort = kShort_;
   static constexpr int kBoxes = kBoxes_;
 };
 using Present = Variant<false>;

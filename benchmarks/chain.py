@@ -78,21 +78,29 @@ class _Warp:
 _Marks = list[dict[int, dict[int, float]]]
 
 
-def chain(kernel: Sequence[Instruction], warps: int, packets: int, *, training: bool = False) -> Chain:
-    """The model of a kernel whose blocks have so many warps, and whose sends make so many packets each."""
-    return simulate(list(path(loop(kernel), training=training)), warps, packets)
+def chain(kernel: Sequence[Instruction], warps: int, packets: int, boxes: int = 1, *, training: bool = False) -> Chain:
+    """The model of a kernel.
+
+    Args:
+        kernel: its instructions.
+        warps: of a block.
+        packets: that each of its sends makes.
+        boxes: mailboxes that count what comes in a step. A warp awaits those that it needs, one after another.
+        training: whether it saves what backward needs.
+    """
+    return simulate(list(path(loop(kernel), training=training)), warps, packets, boxes)
 
 
-def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, steps: int = 8) -> Chain:
+def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, boxes: int = 1, steps: int = 8) -> Chain:
     """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]
-    awaits = {i for i, one in enumerate(code) if "TRYWAIT" in one.name} if sends else set[int]()
+    awaits = [i for i, one in enumerate(code) if "TRYWAIT" in one.name] if sends else []
     pairs = any(one.name.startswith("BAR") and one.text.endswith("0x40") for one in code)
     states = [_Warp() for _ in range(warps)]
     issue = [0.0] * SCHEDULERS  # when each scheduler is free
     pipes = {name: [0.0] * SCHEDULERS for name in BUSY}
     shared = network = 0.0
-    received = [0.0] * (steps + 1)  # when all that is sent in a step has come
+    received = [[0.0] * len(sends) for _ in range(steps)]  # when what each send of a step has sent has come from all
     marks: _Marks = [{} for _ in range(warps)]
 
     def blocked(state: _Warp) -> bool:
@@ -106,7 +114,10 @@ def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, steps: i
         times = [state.ready, issue[index % SCHEDULERS], *(state.boards[board] for board in one.waits)]
         times += [free[index % SCHEDULERS] for name, free in pipes.items() if one.name.startswith(name)]
         if state.at in awaits and state.step > 0:
-            times.append(received[state.step - 1])
+            # In a pair of warps the second one awaits the mailboxes of the second half.
+            box = awaits.index(state.at) + (len(awaits) * (index % 2) if pairs and boxes > 1 else 0)
+            needed = -(-(box + 1) * len(sends) // boxes)
+            times += received[state.step - 1][:needed]
         return max(times)
 
     while any(state.step < steps for state in states):
@@ -128,7 +139,8 @@ def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, steps: i
                 state.boards[board] = max(state.boards[board], begin + latency)
         if state.at in sends:
             network = max(network, time) + PACKET * packets
-            received[state.step] = max(received[state.step], network + MESSAGE)
+            send = sends.index(state.at)
+            received[state.step][send] = max(received[state.step][send], network + MESSAGE)
         if one.name.startswith("BAR"):
             state.arrived = True
             meeting = [states[index], states[index ^ 1]] if pairs else states

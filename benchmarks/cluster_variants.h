@@ -47,6 +47,7 @@ void add_variants(Entries& entries) {
   if constexpr (kPadded <= 512 && kTiles == 1) {
     add("halves", Variant<true, 2, true>{}, S{});
     add("parts", Variant<true, kEachBlock, true>{}, S{});
+    if constexpr (kPadded <= 256) add("short-halves", Variant<true, 2, true, true>{}, S{});
   }
   // Fewer blocks, which send less: one for H = 128, four for H = 256.
   if constexpr (kPadded == 128 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 128>{});

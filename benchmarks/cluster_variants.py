@@ -289,11 +289,12 @@ def predict(library: Library, path: Path) -> list[Row]:
         name = mangled(kernel, codes)
         registers, stack = used[name]
         for mode in MODES:
-            found = chain(codes[name], kernel.threads // 32, kernel.packets, training=mode == "training")
+            boxes = {"halves": 2, "short-halves": 2, "parts": kernel.blocks}.get(kernel.name, 1)
+            found = chain(codes[name], kernel.threads // 32, kernel.packets, boxes, training=mode == "training")
             row: Row = {"variant": kernel.name, "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
             row |= {"registers": registers, "stack": stack, "shared": kernel.shared, "clocks": round(found.clocks)}
             rows.append(row | {"us_a_step": round(found.microseconds, 3), "links": found.links})
-            text = f"{kernel.name:10} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {registers} registers"
+            text = f"{kernel.name:12} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {registers} registers"
             print(f"{text}, {stack} spilled, {found.microseconds:6.3f} us", flush=True)
     return rows
 
@@ -306,6 +307,7 @@ MANGLED = {
     "short": "Lb1ELi1ELb1ELb1E",
     "halves": "Lb1ELi2ELb1ELb0E",
     "parts": "Lb1ELi0ELb1ELb0E",
+    "short-halves": "Lb1ELi2ELb1ELb1E",
     "fat": "Lb1ELi1ELb1ELb0E",
 }
 
@@ -330,7 +332,7 @@ def predictions() -> tuple[dict[tuple[str, int, int, str], Row], bool]:
 
 
 def line(row: Row) -> str:
-    text = f"{row['variant']:10} B={row['B']:<4} H={row['H']:<4} {row['mode']:10} rows {row.get('rows') or '?':<3}"
+    text = f"{row['variant']:12} B={row['B']:<4} H={row['H']:<4} {row['mode']:10} rows {row.get('rows') or '?':<3}"
     if row["state"] != "done":
         return f"{text} {row['state']}"
     text += f" error {row['error']:.1e} {'right' if row['right'] else 'WRONG'}"

@@ -130,7 +130,8 @@ class Block {
   TAGRANK_DEVICE void reopen(int box) const {
     if (threadIdx.x % kLanes == 0) expect(box);
   }
-  // The same for the mailboxes [first, first + count), of one of which `lane` is the number.
+  // The same for the mailboxes [first, first + count) in the lanes of a warp. It may come after the send: a mailbox that is not
+  // open counts, and cannot become full.
   TAGRANK_DEVICE void reopen(int first, int count, int lane) const {
     if (lane < count) expect(first + lane);
   }

@@ -47,12 +47,11 @@ class Forward {
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
   static_assert(kSums <= kSlices, "every sum has a slice");
-  // With kFull, gates_x is where the sums begin, and a lane's pre-activations of i, f and o are halved if the activation is
-  // 0.5 tanh(x / 2) + 0.5.
-  // In a pair of warps the sums of a row meet later.
+  // Whether gates_x is where the sums begin. The two warps of a pair add it when they have exchanged sums.
   static constexpr bool kBegun = V::kFull && kAhead && !P::kPairs;
   // Whether the addend stays in float32, ready to be added. That takes twice the registers.
   static constexpr bool kReady = V::kFull && kHeld && P::kCells * S::kTiles <= 2 && P::kThreads <= 256;
+  // Whether what is passed to a sigmoid is halved before, as 0.5 tanh(x / 2) + 0.5 needs it.
   static constexpr bool kHalved = V::kFull && kActivations == Activations::kApproximate;
   // Lanes that have the same piece of h send it to different blocks.
   static constexpr int kSame = kBytes == 4 ? 1 : P::kPairs ? 2 : V::kShort ? 1 : 4;
@@ -243,15 +242,14 @@ class Forward {
       }
     });
     each_lane([&](int lane) {
-      warp.from[lane] = H::at(lane / 4, P::inner(index, lane, 0) / kPiece<E>);
+      warp.from[lane] = H::at_byte(lane / 4, P::inner(index, lane, 0) * kBytes);
       if constexpr (V::kFull) {
         const int member = member_of(lane);
 #pragma unroll
         for (int i = 0; i < kSends; ++i) warp.peer[i][lane] = block_.peer((block_.rank() + i * kSame + member) % kMost);
         // In a rotated order, a block finds this block's part where its distance says.
         const int place = (kRotated ? member : block_.rank()) * kPiecesOfBlock;
-        const int first = first_unit(index, lane) * kBytes;
-        warp.to[lane] = H::at(first_row(index, lane), place + first / 16) + first % 16;
+        warp.to[lane] = H::at_byte(first_row(index, lane), place * 16 + first_unit(index, lane) * kBytes);
       }
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
@@ -593,8 +591,7 @@ class Forward {
 
   // Where h of a row and one of the block's units is in a buffer, in bytes.
   TAGRANK_DEVICE int state(int buffer, int row, int unit) const {
-    const int first = (slice_.first + unit) * kBytes;
-    return buffer * kStateBytes + H::at(row, first / 16) + first % 16;
+    return buffer * kStateBytes + H::at_byte(row, (slice_.first + unit) * kBytes);
   }
 
   // Sends a lane's piece to the blocks that are its share.

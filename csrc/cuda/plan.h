@@ -100,6 +100,7 @@ struct States {
   static constexpr int kPieceBytes = 16, kSliceBytes = 64;  // from a piece and a slice to the next
   static constexpr int kTileBytes = kTile * kRow, kBytes = S::kRows * kRow;
   TAGRANK_EVERYWHERE static constexpr int at(int row, int piece) { return row * kRow + piece * 16; }
+  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return row * kRow + byte; }
 };
 template <typename S, int kNumber>
 struct States<S, kNumber, true> {
@@ -112,6 +113,7 @@ struct States<S, kNumber, true> {
     const int r = row % kTile, column = ((r / 2) ^ piece % 4) + r % 2 * 4;
     return row / kTile * kTileBytes + piece * kPieceBytes + column * 16;
   }
+  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return at(row, byte / 16) + byte % 16; }
 };
 
 // Backward: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.

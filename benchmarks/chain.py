@@ -5,13 +5,19 @@ instruction, and for which results. To this it adds what only the hardware knows
 message takes (:data:`LATENCIES`, :data:`MESSAGE`), and how long an instruction keeps its pipe busy (:data:`BUSY`,
 :data:`SHARED`, :data:`PACKET`). All warps of a block run. All blocks are alike, so a block receives when it sends.
 
-:data:`PACKET` is fitted to benchmarks/results/cluster-steps-9.0.json, docs/cluster.md says how; nothing else is.
+:data:`PACKET` is fitted to benchmarks/results/cluster-steps-9.0.json, nothing else is. ``python -m benchmarks.chain
+CUBIN`` prints the model of the kernels of that file beside what was measured. They are in the history: in a tree of
+commit c5135dc, ``nvcc -std=c++17 -O3 -arch=sm_90 -cubin -Icsrc/cuda benchmarks/cluster_variants.cu`` makes the CUBIN.
 """
 
-from collections.abc import Sequence
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from benchmarks.sass import Instruction, loop, path
+from benchmarks.sass import Instruction, Kernels, disassemble, loop, path
 
 #: Clocks from the issue of an instruction to its result, by how its name begins. Published of H100s: shared
 #: memory 29, and 33 for 16 bytes a lane (Luo et al., arXiv:2402.13499 and arXiv:2501.12084). For the others no figures
@@ -178,3 +184,31 @@ def _summary(code: Sequence[Instruction], marks: _Marks, steps: int) -> Chain:
     }
     found = {name: round(at[after] - at[before]) for name, (before, after) in links.items()}
     return Chain(clocks, found | {"packets and the message": round(clocks) - sum(found.values())})
+
+
+#: How the mangled name of a kernel of c5135dc has its sizes and its policy, and what these mean: its name, how many
+#: warps it has, and how many bytes of a row of h lie together in a send.
+_NAME = re.compile(r"SizesILi(\d+)ELi(\d)E.*DivisionE(\d)ELNS\d_11ActivationsE2ELi(\d+)ELb0E")
+_DIVISIONS = {"0": ("pairs", 8, 16), "1": ("quarters", 8, 8), "2": ("whole", 4, 16)}
+_MEASURED = Path(__file__).parent / "results" / "cluster-steps-9.0.json"
+
+
+def measured(kernels: Kernels) -> Iterator[tuple[str, int, int, float, float]]:
+    """Name, H, rows, and the microseconds a step as measured and as modelled, in inference."""
+    rows = json.loads(_MEASURED.read_bytes())["results"]
+    known = {(row["variant"], row["hidden"], row["batch"]): row for row in rows}
+    for name, kernel in kernels.items():
+        if not (found := _NAME.search(name)):
+            continue
+        hidden, tiles, piece = int(found[1]), int(found[2]), int(found[4])
+        division, warps, together = _DIVISIONS[found[3]]
+        variant = f"{division}-approximate-{piece}"
+        row = known.get((variant, hidden, 16 if tiles == 1 else 64))
+        if row is not None and row["rows"] == 8 * tiles:
+            model = chain(kernel, warps, 32 * piece // together)
+            yield variant, hidden, 8 * tiles, row["inference"]["us_a_step"], model.microseconds
+
+
+if __name__ == "__main__":
+    for *what, was, model in measured(disassemble(Path(sys.argv[1]))):
+        print(*what, f"{was:.3f} us measured, {model:.3f} modelled: {model / was:.2f}")

@@ -322,6 +322,21 @@ def mangled(kernel: Kernel, codes: Iterable[str]) -> str:
     return found[0]
 
 
+def tables(rows: Sequence[Row]) -> str:
+    """Two tables of docs/cluster.md, of 8 rows in inference: the present kernel's links, a step of each variant."""
+    known = {(row["variant"], row["H"]): row for row in rows if (row["rows"], row["mode"]) == (8, "inference")}
+    present = [known["present", hidden] for hidden in SIZES if ("present", hidden) in known]
+    lines = ["| link | " + " | ".join(f"H = {row['H']}" for row in present) + " |", f"|---|{'---|' * len(present)}"]
+    for link in present[0]["links"]:
+        lines.append(f"| {link} | {' | '.join(str(row['links'][link]) for row in present)} |")
+    lines.append(f"| **together** | {' | '.join(str(row['clocks']) for row in present)} |")
+    lines += ["", f"| variant | {' | '.join(f'H = {hidden}' for hidden in SIZES)} |", f"|---|{'---|' * len(SIZES)}"]
+    for name in dict.fromkeys(name for name, _ in known):
+        found = [known.get((name, hidden)) for hidden in SIZES]
+        lines.append(f"| `{name}` | " + " | ".join(f"{row['us_a_step']:.2f}" if row else "" for row in found) + " |")
+    return "\n".join(lines)
+
+
 def predictions() -> tuple[dict[tuple[str, int, int, str], Row], bool]:
     """The rows of the file, and whether they are about these sources."""
     if not PREDICTED.exists():
@@ -446,6 +461,7 @@ def main() -> int:
     if arguments.predict:
         rows = predict(library, path)
         write(PREDICTED, {"sources": fingerprint(), "clock_mhz": 1980, "rows": rows})
+        print(tables(rows))
         return 0
     if arguments.device == "cuda" and not arguments.dry_run and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here; --dry-run does what needs none")

@@ -302,7 +302,7 @@ class Forward {
               piece = load_piece<kAligned>(row, first, hidden_);
             }
             // The gate g is a hyperbolic tangent.
-            if (kHalved && 2 * fragment + lower != 2) piece = half_of<T>(piece);
+            if constexpr (kHalved) piece = 2 * fragment + lower == 2 ? piece : half_of<T>(piece);
             if (k < kInRegisters) {
               warp.weight[fragment][lower][k][lane] = operand<T>(piece);
             } else {

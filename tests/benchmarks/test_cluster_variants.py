@@ -299,3 +299,10 @@ def test_the_model_explains_what_was_measured(benchmark: Any) -> None:
         assert sum(found["links"].values()) == pytest.approx(found["clocks"], abs=10)
         # Nothing spills: a few registers in local memory would be in nobody's model.
     assert all(row["stack"] == 0 for row in predicted.values())
+
+
+def test_the_page_has_the_figures_of_the_file(benchmark: Any) -> None:
+    predicted, _ = benchmark.predictions()
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for table in benchmark.tables([*predicted.values()]).split("\n\n"):
+        assert table in page

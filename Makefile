@@ -67,6 +67,8 @@ docs: $(STAMP)  ## Build the site of docs/ into build/site: a minute, with the n
 gpu:  ## On a machine with an NVIDIA GPU, with $(PYTHON) as it is (no network): tests, checker, benchmark, one file.
 	# A link to this folder and nothing else, so that it may go into a distribution's Python too. nvcc builds csrc/cuda.
 	PIP_BREAK_SYSTEM_PACKAGES=1 TAGRANK_BUILD_EXT=auto $(PYTHON) -m pip install -q --no-build-isolation --no-deps -e .
+	# Minutes. Without nvcc the part "variants" says that it failed, and the others run.
+	-$(PYTHON) -m benchmarks.cluster_variants --build
 	$(PYTHON) -m benchmarks.gpu
 
 kernels-report: $(STAMP)  ## Compile all Triton kernels for A100, H100 and B200, write docs/kernels.md; minutes, no GPU.

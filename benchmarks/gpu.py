@@ -10,6 +10,7 @@ The parts, one after another:
 - overhead: what a call costs besides arithmetic (benchmarks.overhead).
 - kernels: all contestants, named kernels and CUDA graphs among them, in a few sizes.
 - long: 1000 time steps.
+- variants: variants of the cluster kernels that the library does not launch yet (benchmarks.cluster_variants).
 - annotate: photographs per second from file to tags (benchmarks.annotate), with backbones that have random weights.
 
 Other parts run only if --only names them:
@@ -84,6 +85,7 @@ PARTS = {
     "overhead": 35.0,
     "kernels": 60.0,
     "long": 40.0,
+    "variants": 60.0,
     "annotate": 150.0,
 }
 #: A part that runs only if it is named.
@@ -368,6 +370,20 @@ def run_overhead(seconds: float, so_far: SoFar) -> dict[str, Any]:
     return result
 
 
+def run_variants(seconds: float, so_far: SoFar) -> dict[str, Any]:
+    """The rows of ``benchmarks.cluster_variants``. `make gpu` has built its library before."""
+    result: dict[str, Any] = {"rows": []}
+
+    def add(record: dict[str, Any]) -> None:
+        result["rows"] = record["rows"]
+        so_far(result)
+
+    # Less than all of the time, so that it ends by itself.
+    command = ["benchmarks.cluster_variants", "--seconds", f"{0.9 * seconds:.0f}"]
+    result["ended"] = {"variants": _measured(command, seconds, add)}
+    return result
+
+
 def run_annotate(seconds: float, so_far: SoFar, options: Sequence[str] = ()) -> dict[str, Any]:
     """The rows of ``benchmarks.annotate`` for each of :data:`BACKBONES`, in a process of its own."""
     result: dict[str, Any] = {"rows": [], "ended": {}, "cosine": {}, "summary": []}
@@ -503,6 +519,8 @@ def _run_part(name: str, seconds: float, select: str | None, so_far: SoFar) -> A
         return run_sanitizer(seconds, so_far)
     if name == "overhead":
         return run_overhead(seconds, so_far)
+    if name == "variants":
+        return run_variants(seconds, so_far)
     if name == "annotate":
         return run_annotate(seconds, so_far)
     if name == "candidates":

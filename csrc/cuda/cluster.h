@@ -19,7 +19,8 @@
 
 namespace tagrank::cuda {
 
-constexpr int kMailBytes = 16;  // of shared memory, for the mailboxes of a block
+constexpr int kBoxBytes = 8;  // of shared memory, for a mailbox
+constexpr int kMailBytes = 2 * kBoxBytes;
 
 #ifdef __CUDACC__
 
@@ -99,18 +100,19 @@ class Block {
     }
   }
 
-  // Two mailboxes, 0 and 1, that count the bytes that all blocks send to this one. A mailbox is full when it has received
-  // `bytes` bytes, and then begins again. They take kMailBytes of shared memory, from `at` on, a multiple of 8.
+  // Mailboxes that count the bytes that other blocks send to this one: two of them, 0 and 1, if all blocks send to the same
+  // one. A mailbox is full when it has received `bytes` bytes, and then begins again. They take kBoxBytes of shared memory
+  // each, from `at` on, a multiple of 8. Those before `first` are not open: reopen() opens them.
   // Before the first send(), the cluster must meet: arrive() and wait().
-  TAGRANK_DEVICE void open_mail(int at, int bytes) {
+  TAGRANK_DEVICE void open_mail(int at, int bytes, int boxes = 2, int first = 0) {
     mail_ = at;
     mail_bytes_ = bytes;
     if (threadIdx.x == 0) {
-      for (int box = 0; box < 2; ++box) {
+      for (int box = 0; box < boxes; ++box) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(mail(box)) : "memory");
       }
       asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
-      for (int box = 0; box < 2; ++box) expect(box);
+      for (int box = first; box < boxes; ++box) expect(box);
     }
   }
   // Waits until a mailbox is full for the time `count`, counted from 0. What was sent can then be read.
@@ -128,6 +130,11 @@ class Block {
   TAGRANK_DEVICE void reopen(int box) const {
     if (threadIdx.x % kLanes == 0) expect(box);
   }
+  // The same for the mailboxes [first, first + count) in the lanes of a warp. It may come after the send: a mailbox that is not
+  // open counts, and cannot become full.
+  TAGRANK_DEVICE void reopen(int first, int count, int lane) const {
+    if (lane < count) expect(first + lane);
+  }
   // Writes to the shared memory of block `rank`, from `at` on, and counts the bytes in a mailbox of that block.
   TAGRANK_DEVICE void send(int rank, int at, uint32_t value, int box) const {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
@@ -143,6 +150,26 @@ class Block {
                  : "memory");
   }
 
+  // The same with the address of a block that was computed before.
+  TAGRANK_DEVICE uint32_t peer(int rank) const { return map(rank, base_); }
+  TAGRANK_DEVICE void send_to(uint32_t peer, int at, uint32_t value, int box) const {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+                 :
+                 : "r"(peer + at), "r"(value), "r"(peer + mail_ + kBoxBytes * box)
+                 : "memory");
+  }
+  TAGRANK_DEVICE void send_to(uint32_t peer, int at, const Words4& value, int box) const {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
+                 :
+                 : "r"(peer + at), "r"(value.word[0]), "r"(value.word[1]), "r"(value.word[2]), "r"(value.word[3]),
+                   "r"(peer + mail_ + kBoxBytes * box)
+                 : "memory");
+  }
+
+  // A number that is the same in all lanes, in a register: the compiler cannot know how to compute it again.
+  TAGRANK_DEVICE static int keep(int value) { return __shfl_sync(0xffffffff, value, 0); }
+  TAGRANK_DEVICE static int64_t keep(int64_t value) { return __shfl_sync(0xffffffff, value, 0); }
+
  private:
   TAGRANK_DEVICE void expect(int box) const {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
@@ -150,7 +177,7 @@ class Block {
                  : "r"(mail(box)), "r"(mail_bytes_)
                  : "memory");
   }
-  TAGRANK_DEVICE uint32_t mail(int box) const { return base_ + mail_ + 8 * box; }
+  TAGRANK_DEVICE uint32_t mail(int box) const { return base_ + mail_ + kBoxBytes * box; }
   TAGRANK_DEVICE static uint32_t map(int rank, uint32_t mine) {
     uint32_t address;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(mine), "r"(rank));
@@ -184,15 +211,16 @@ class Warps {
 // The barrier of a cluster, and its mailboxes. Each block waits with the number of times that it has arrived.
 class Meeting {
  public:
-  explicit Meeting(int blocks) : blocks_(blocks), mail_(2 * blocks) {}
+  explicit Meeting(int blocks) : blocks_(blocks), mail_(kMostBoxes * blocks) {}
   void arrive() { arrived_.fetch_add(1, std::memory_order_release); }
   void wait(int times) const {
     while (arrived_.load(std::memory_order_acquire) < times * blocks_) std::this_thread::yield();
   }
   // The bytes that a mailbox has received since the start.
-  std::atomic<int64_t>& mail(int rank, int box) { return mail_[2 * rank + box]; }
+  std::atomic<int64_t>& mail(int rank, int box) { return mail_[kMostBoxes * rank + box]; }
 
  private:
+  static constexpr int kMostBoxes = 2 * kMaxBlocks;
   const int blocks_;
   std::atomic<int> arrived_{0};
   std::vector<std::atomic<int64_t>> mail_;
@@ -233,7 +261,7 @@ class Block {
   void write(int at, const V& value) const {
     *reinterpret_cast<V*>(shared() + at) = value;
   }
-  void open_mail(int, int bytes) { mail_bytes_ = bytes; }
+  void open_mail(int, int bytes, int = 2, int = 0) { mail_bytes_ = bytes; }
   // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
   void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
 #ifndef TAGRANK_WITHOUT_WAITS
@@ -244,6 +272,16 @@ class Block {
 #endif
   }
   void reopen(int) const {}
+  void reopen(int, int, int) const {}
+  uint32_t peer(int rank) const { return static_cast<uint32_t>(rank); }
+  template <typename V>
+  void send_to(uint32_t peer, int at, const V& value, int box) const {
+    send(static_cast<int>(peer), at, value, box);
+  }
+  template <typename V>
+  static V keep(V value) {
+    return value;
+  }
   template <typename V>
   void send(int rank, int at, const V& value, int box) const {
     std::memcpy(shared_[rank] + at, &value, sizeof value);

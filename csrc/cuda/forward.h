@@ -10,20 +10,7 @@
 // h_{t-1}. So nobody reads h_{t-1} any more. And no block ends while others write to it: a block needs every h but the last,
 // and the last one is not sent.
 //
-// A step is a chain of latencies, here in clocks of an H100 for one tile and bfloat16, rounded from published measurements:
-//
-//   a mailbox is seen to be full                                            30
-//   the first ld.shared                                                     30
-//   the products, an instruction each 7 clocks in a quarter of the
-//     multiprocessor, after the first 33: H = 128, 256, 512                 80, 240, 450
-//   the exchange of sums between two warps: H = 512                         100
-//   activations: the hyperbolic tangent of the hardware, twice in turn      100
-//   lanes put together neighbouring units: 16 bytes by a transposition
-//     and two shuffles or, H = 512, 4 bytes by one shuffle                  80, 30
-//   st.async to another block                                               220
-//
-// That is 540, 700 and 960 clocks for H = 128, 256 and 512: 0.29, 0.38 and 0.52 us at 1.85 GHz. Measured were 0.54, 0.65 and
-// 1.2 us (B = 16, inference).
+// A step is a chain of latencies. docs/cluster.md has its links, and benchmarks/chain.py computes them from the machine code.
 #pragma once
 
 #include "cell.h"
@@ -32,29 +19,51 @@
 #include "memory.h"
 #include "plan.h"
 #include "recurrence.h"
+#include "variant.h"
 
 namespace tagrank::cuda {
 
-template <typename T, typename S>
+// V is a Variant, see variant.h.
+template <typename T, typename S, typename V = Present>
 class Forward {
   using E = Element<T>;
   static constexpr int kBytes = sizeof(E);
   using P = ForwardLayout<S, kBytes>;
-  static constexpr int kRow = padded_row(S::kPadded, kBytes);  // the length of a row of h in shared memory
-  static constexpr int kMost = S::kPadded / kUnits;    // at most so many blocks has the cluster
+  static constexpr int kMost = S::kPadded / S::kUnits;  // at most so many blocks has the cluster
+  using H = States<S, kBytes, V::kMatrices>;            // where h is in shared memory
+  static constexpr int kInRegisters = P::kHeld, kInMemory = P::kSlices - kInRegisters;  // slices of U
+  static constexpr int kFragmentBytes = kLanes * 16;  // of one slice, fragment and half of it
+  static constexpr bool kAlone = kMost == 1;            // the cluster is one block
   // The tiles that a warp multiplies at a time, and the number of independent sums of each gate in each tile. One sum would
   // leave the tensor cores idle: an instruction waits for the previous one of its sum.
   static constexpr int kChunk = S::kTiles == 2 || (S::kTiles == 4 && (kBytes == 2 || P::kPairs)) ? 2 : 1;
   static constexpr int kSlices = P::kSlices;
   static constexpr Activations kActivations = activations_for<T>();
-  static constexpr int kSums = S::kTiles == 1 && !P::kPairs ? 4 : 2;
+  static constexpr int kSums = S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
-  static constexpr bool kAhead = P::kCells * S::kTiles <= 2;
+  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads < 512;
   // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
   static_assert(kSums <= kSlices, "every sum has a slice");
+  // Whether gates_x is where the sums begin. The two warps of a pair add it when they have exchanged sums.
+  static constexpr bool kBegun = V::kFull && kAhead && !P::kPairs;
+  // Whether the addend stays in float32, ready to be added. That takes twice the registers.
+  static constexpr bool kReady = V::kFull && kHeld && P::kCells * S::kTiles <= 2 && P::kThreads <= 256;
+  // Whether what is passed to a sigmoid is halved before, as 0.5 tanh(x / 2) + 0.5 needs it.
+  static constexpr bool kHalved = V::kFull && kActivations == Activations::kApproximate;
+  // Lanes that have the same piece of h send it to different blocks.
+  static constexpr int kSame = kBytes == 4 ? 1 : P::kPairs ? 2 : V::kShort ? 1 : 4;
+  static constexpr int kSends = (kMost + kSame - 1) / kSame;  // of a lane and piece
+  // With several mailboxes, h of the blocks is in the order in which it comes: one's own, that of the block before, ...
+  static constexpr int kBoxes = V::kBoxes == kEachBlock ? kMost : V::kBoxes;
+  static constexpr bool kRotated = kBoxes > 1;
+  static constexpr int kBlocksOfBox = kMost / kBoxes, kPartBytes = S::kRows * S::kUnits * kBytes;
+  static constexpr int kPiecesOfBlock = S::kUnits * kBytes / 16, kPiecesOfBox = kPiecesOfBlock * kBlocksOfBox;
+  static_assert(V::kFull || (!V::kMatrices && !V::kShort && kBoxes == 1), "only kernels for one H have other orders");
+  static_assert(kMost % kBoxes == 0, "every mailbox counts as many parts");
+  static_assert(!kRotated || S::kUnits * kBytes % kSliceBytes == 0, "a slice is of one part");
 
   // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
   // unit does not exist). Running pointers cost two instructions a step each.
@@ -68,7 +77,9 @@ class Forward {
   struct Warp {
     Lanes<Places> at;
     Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
-    Lanes<Words4> weight[kFragments][2][kSlices];
+    Lanes<uint32_t> peer[kSends];  // with kFull: the blocks to which the lane sends
+    Lanes<int> to;                 // and where its first piece goes, in the first buffer
+    Lanes<Words4> weight[kFragments][2][kInRegisters];
     Lanes<float> c[S::kTiles][P::kCells];
     Lanes<PackedGates<E>> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
     Lanes<E> h[S::kTiles][P::kCells];
@@ -77,30 +88,47 @@ class Forward {
     RawGates<E> loaded[kInputs][P::kCells];
     Lanes<Gates> input[kInputs][P::kCells];              // if kAhead: gates_x of this step and the addend
     Lanes<PackedGates<E>> addend[S::kTiles][P::kCells];  // if kHeld
+    Lanes<Gates> bias[S::kTiles][P::kCells];             // the same if kReady
   };
 
  public:
   // Shared memory, in bytes: the two buffers of h, the mailboxes, and the sums that the two warps of a pair send each other.
-  static constexpr int kStateBytes = S::kRows * kRow * kBytes;
-  static constexpr int kMail = 2 * kStateBytes, kPartial = kMail + kMailBytes;
-  static constexpr int kShared = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
+  static constexpr int kStateBytes = H::kBytes;
+  static constexpr int kMail = 2 * kStateBytes, kPartial = kMail + kMailBytes * kBoxes;
+  static constexpr int kWeights = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
+  static constexpr int kShared = kWeights + P::kWarps * kInMemory * 2 * kFragments * kFragmentBytes;
 
   TAGRANK_DEVICE Forward(const ForwardCall<E>& call, Block& block)
       : call_(call),
         block_(block),
         hidden_(call.hidden),
-        slice_(slice_of(block.rank(), call.hidden)),
+        slice_(slice_of(block.rank(), call.hidden, S::kUnits)),
         first_row_(static_cast<int64_t>(block.cluster()) * S::kRows),
         rows_(call.batch - first_row_ < S::kRows ? static_cast<int>(call.batch - first_row_) : S::kRows),
-        step_(call.batch * call.hidden) {}
+        step_(V::kFull ? Block::keep(call.batch * call.hidden) : call.batch * call.hidden) {}
 
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(P::kWarps);
-    block_.open_mail(kMail, block_.blocks() * S::kRows * kUnits * kBytes);
+    if constexpr (V::kFull) {
+      // Those of the first buffer are opened after the first step.
+      block_.open_mail(kMail, kBlocksOfBox * kPartBytes, 2 * kBoxes, kBoxes);
+    } else {
+      block_.open_mail(kMail, block_.blocks() * S::kRows * kUnits * kBytes);
+    }
     fill_states();
     block_.arrive();
     warps.each([&](int index, Warp& warp) { begin(index, warp); });
     block_.wait();
+    if constexpr (V::kFull) {
+      run_full(warps);
+    } else {
+      run_any(warps);
+    }
+    warps.each([&](int index, Warp& warp) { finish(index, warp); });
+  }
+
+ private:
+  TAGRANK_DEVICE void run_any(Warps<Warp>& warps) {
     for (int64_t t = 0; t < call_.steps; ++t) {
       const int now = static_cast<int>(t) & 1, next = now ^ 1;
       warps.each([&](int, Warp& warp) {
@@ -112,7 +140,7 @@ class Forward {
         warps.each([&]([[maybe_unused]] int index, Warp& warp) {
           if (!kAhead && tile > 0) load_input(warp, tile);
           if (t > 0 || call_.h0 != nullptr) {
-            product(warp, tile);
+            product(index, warp, tile, [](int) {});
           } else {
             clear(warp);
           }
@@ -131,28 +159,77 @@ class Forward {
         store(warp);
       });
     }
-    warps.each([&](int index, Warp& warp) { finish(index, warp); });
   }
 
- private:
+  // The steps of a kernel whose H is kPadded. A mailbox is opened after the sends, which is early enough: until then it
+  // cannot become full, and it counts what comes. What is awaited in the first step was full from the start.
+  TAGRANK_DEVICE void run_full(Warps<Warp>& warps) {
+    const int steps = static_cast<int>(call_.steps);
+    for (int t = 0; t < steps; ++t) {
+      const int now = t & 1, next = now ^ 1;
+      if constexpr (kAlone) {
+        if (t > 0) block_.sync();
+      }
+      warps.each([&](int, Warp& warp) { prepare_input(warp, t); });
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; tile += kChunk) {
+        warps.each([&]([[maybe_unused]] int index, Warp& warp) {
+          if (!kAhead && tile > 0) load_input(warp, tile);
+          product(index, warp, tile, [&](int k) {
+            if (!kAlone && tile == 0 && begins_box(k)) block_.await(now * kBoxes + box_of(index, k), (t + 1) / 2 - 1);
+          });
+          if constexpr (P::kPairs) send_half(index, warp, tile);
+        });
+        if constexpr (P::kPairs) block_.sync_pair();
+        warps.each([&](int index, Warp& warp) {
+          update(index, warp, tile);
+          if (t + 1 < steps) send_state(index, warp, next, tile);
+        });
+      }
+      warps.each([&](int index, Warp& warp) {
+        if (!kAlone && index == 0) {
+          each_lane([&](int lane) { block_.reopen(now * kBoxes, kBoxes, lane); });
+        }
+        each_lane([&](int lane) { warp.from[lane] += next ? kStateBytes : -kStateBytes; });
+        store(warp);
+      });
+    }
+  }
+  // The mailbox of a buffer that counts what a warp multiplies in slice k, and whether it is another one than that of the
+  // slice before.
+  TAGRANK_EVERYWHERE static constexpr int box_of(int index, int k) {
+    const int piece = (P::kPairs ? index % 2 * (P::kInner * kBytes / 16) : 0) + 4 * k;
+    return kBoxes == 1 ? 0 : piece / kPiecesOfBox;
+  }
+  TAGRANK_EVERYWHERE static constexpr bool begins_box(int k) { return k == 0 || 4 * k % kPiecesOfBox == 0; }
+
+  // What is known when a kernel with kFull is compiled.
+  TAGRANK_DEVICE int hidden() const { return V::kFull ? S::kPadded : hidden_; }
+  TAGRANK_DEVICE int units() const { return V::kFull ? S::kUnits : slice_.count; }
+
   // The row of a cell, from that of the lane's first cell on.
   TAGRANK_EVERYWHERE static constexpr int below(int tile, int i) { return kTile * tile + i; }
 
   // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
   // over kPadded hidden units.
   TAGRANK_DEVICE void fill_states() {
-    constexpr int kPieces = kRow / kPiece<E>;
-    block_.share(S::kRows * kPieces, [&](int piece) {
-      const int row = piece / kPieces, first = piece % kPieces * kPiece<E>;
+    block_.share(S::kRows * H::kPieces, [&](int i) {
+      const int row = i / H::kPieces, piece = i % H::kPieces, first = source(piece) * kPiece<E>;
       Words4 h = {{0, 0, 0, 0}};
-      block_.write(kStateBytes + (row * kRow + first) * kBytes, h);
+      block_.write(kStateBytes + H::at(row, piece), h);
       if (call_.h0 != nullptr && row < rows_) {
         by_alignment(call_.h0, hidden_, [&](auto aligned) {
           h = load_piece<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
         });
       }
-      block_.write((row * kRow + first) * kBytes, operand<T>(h));
+      block_.write(H::at(row, piece), operand<T>(h));
     });
+  }
+  // Which 16 bytes of a row of h (and of U) are at a place in this block's order. Block `rank - a` has place a.
+  TAGRANK_DEVICE int source(int piece) const {
+    if constexpr (!kRotated) return piece;
+    const int block = (block_.rank() - piece / kPiecesOfBlock + kMost) % kMost;
+    return block * kPiecesOfBlock + piece % kPiecesOfBlock;
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
@@ -165,7 +242,15 @@ class Forward {
       }
     });
     each_lane([&](int lane) {
-      warp.from[lane] = (lane / 4 * kRow + P::inner(index, lane, 0)) * kBytes;
+      warp.from[lane] = H::at_byte(lane / 4, P::inner(index, lane, 0) * kBytes);
+      if constexpr (V::kFull) {
+        const int member = member_of(lane);
+#pragma unroll
+        for (int i = 0; i < kSends; ++i) warp.peer[i][lane] = block_.peer((block_.rank() + i * kSame + member) % kMost);
+        // In a rotated order, a block finds this block's part where its distance says.
+        const int place = (kRotated ? member : block_.rank()) * kPiecesOfBlock;
+        warp.to[lane] = H::at_byte(first_row(index, lane), place * 16 + first_unit(index, lane) * kBytes);
+      }
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
       const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
@@ -173,7 +258,7 @@ class Forward {
                        call_.addend == nullptr ? nullptr : call_.addend + row * call_.addend_stride + slice_.first + u,
                        call_.output + at,
                        call_.gates == nullptr ? nullptr : call_.gates + at_gates,
-                       call_.cells == nullptr ? nullptr : call_.cells + at, u < slice_.count ? rows_ - r : 0};
+                       call_.cells == nullptr ? nullptr : call_.cells + at, u < units() ? rows_ - r : 0};
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
 #pragma unroll
@@ -183,7 +268,11 @@ class Forward {
           if constexpr (kHeld) {
             RawGates<E> raw;
             load_addend(raw, warp.at[lane], lane, below(tile, i));
-            warp.addend[tile][i][lane] = pack(raw, lane);
+            if constexpr (kReady) {
+              warp.bias[tile][i][lane] = halved(widen<T>(raw, lane));
+            } else {
+              warp.addend[tile][i][lane] = pack(raw, lane);
+            }
           }
         }
       }
@@ -206,17 +295,29 @@ class Forward {
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
             Words4 piece = {{0, 0, 0, 0}};
-            const int first = P::inner(index, lane, k);
+            const int first = source(P::inner(index, lane, k) / kPiece<E>) * kPiece<E>;
             if constexpr (kFull) {
               piece = *reinterpret_cast<const Words4*>(row + first);
             } else if (u < slice_.count) {
               piece = load_piece<kAligned>(row, first, hidden_);
             }
-            warp.weight[fragment][lower][k][lane] = operand<T>(piece);
+            // The gate g is a hyperbolic tangent.
+            if constexpr (kHalved) piece = 2 * fragment + lower == 2 ? piece : half_of<T>(piece);
+            if (k < kInRegisters) {
+              warp.weight[fragment][lower][k][lane] = operand<T>(piece);
+            } else {
+              block_.write(weight(index, fragment, lower, k, lane), operand<T>(piece));
+            }
           }
         }
       }
     });
+  }
+
+  // Where a lane's share of U is, if it is in shared memory.
+  TAGRANK_DEVICE static int weight(int index, int fragment, int lower, int k, int lane) {
+    const int number = ((index * kInMemory + k - kInRegisters) * kFragments + fragment) * 2 + lower;
+    return kWeights + number * kFragmentBytes + lane * 16;
   }
 
   // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
@@ -228,26 +329,33 @@ class Forward {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
           const int row = below(first_tile + chunk, i);
-          load_gates(warp.loaded[chunk][i], lane, at.input + row * kGates * hidden_, hidden_, row < at.rows);
+          load_gates(warp.loaded[chunk][i], lane, at.input + row * kGates * hidden(), hidden(), row < at.rows);
         }
       }
     });
   }
   // The addend of one cell.
   TAGRANK_DEVICE void load_addend(RawGates<E>& addend, const Places& at, int lane, int row) const {
-    load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden_, call_.addend != nullptr && row < at.rows);
+    load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden(), call_.addend != nullptr && row < at.rows);
   }
 
-  // gates_x, as it was loaded, and the addend.
+  // gates_x, as it was loaded, and the addend: what an activation is computed from.
   TAGRANK_DEVICE Gates input_of(const Warp& warp, int tile, int chunk, int i, int lane) const {
     const Gates gates_x = widen<T>(warp.loaded[chunk][i], lane);
-    if constexpr (kHeld) {
-      return gates_x + widen<T>(warp.addend[tile][i][lane]);
+    if constexpr (kReady) {
+      return halved(gates_x) + warp.bias[tile][i][lane];
+    } else if constexpr (kHeld) {
+      return halved(gates_x + widen<T>(warp.addend[tile][i][lane]));
     } else {
       RawGates<E> raw;
       load_addend(raw, warp.at[lane], lane, below(tile, i));
-      return gates_x + widen<T>(raw, lane);
+      return halved(gates_x + widen<T>(raw, lane));
     }
+  }
+
+  // Half of what is passed to a sigmoid.
+  TAGRANK_EVERYWHERE static Gates halved(const Gates& pre) {
+    return kHalved ? Gates{0.5f * pre.i, 0.5f * pre.f, pre.g, 0.5f * pre.o} : pre;
   }
 
   // Before the wait for h: takes over the gates_x that were loaded a step ago, and issues the loads for the next step. If
@@ -284,7 +392,9 @@ class Forward {
     });
   }
 
-  TAGRANK_DEVICE void product(Warp& warp, int first_tile) {
+  // before(k) is called before the slice k of h is read.
+  template <typename Before>
+  TAGRANK_DEVICE void product([[maybe_unused]] int index, Warp& warp, int first_tile, const Before& before) {
     Lanes<Float4> part[kFragments][kChunk][kSums];
 #pragma unroll
     for (int fragment = 0; fragment < kFragments; ++fragment) {
@@ -292,20 +402,38 @@ class Forward {
       for (int chunk = 0; chunk < kChunk; ++chunk) {
 #pragma unroll
         for (int i = 0; i < kSums; ++i) each_lane([&](int lane) { part[fragment][chunk][i][lane] = Float4{}; });
+        if constexpr (kBegun) {
+          each_lane([&](int lane) { part[fragment][chunk][0][lane] = start(warp, first_tile + chunk, fragment, lane); });
+        }
       }
     }
 #pragma unroll
     for (int k = 0; k < kSlices; ++k) {
+      before(k);
+      Lanes<Words4> memory[kFragments][2];
+      if (k >= kInRegisters) {
+        each_lane([&](int lane) {
+#pragma unroll
+          for (int i = 0; i < 2 * kFragments; ++i) {
+            memory[i / 2][i % 2][lane] = block_.template read<Words4>(weight(index, i / 2, i % 2, k, lane));
+          }
+        });
+      }
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         Lanes<Words4> h;
         each_lane([&](int lane) {
-          const int below = ((first_tile + chunk) * kTile * kRow + k * P::kSlice) * kBytes;
+          const int below = H::kTileBytes * (first_tile + chunk) + H::kSliceBytes * k;
           h[lane] = block_.template read<Words4>(warp.from[lane] + below);
         });
 #pragma unroll
         for (int fragment = 0; fragment < kFragments; ++fragment) {
-          multiply<T>(part[fragment][chunk][k % kSums], warp.weight[fragment][0][k], warp.weight[fragment][1][k], h);
+          auto& sum = part[fragment][chunk][k % kSums];
+          if (k < kInRegisters) {
+            multiply<T>(sum, warp.weight[fragment][0][k], warp.weight[fragment][1][k], h);
+          } else {
+            multiply<T>(sum, memory[fragment][0], memory[fragment][1], h);
+          }
         }
       }
     }
@@ -324,6 +452,12 @@ class Forward {
         }
       }
     });
+  }
+
+  // gates_x of a lane's cells, in the order of the sums: i and f, or g and o, of row 2q and of row 2q + 1.
+  TAGRANK_DEVICE static Float4 start(const Warp& warp, int tile, int fragment, int lane) {
+    const Gates &even = warp.input[tile][0][lane], &odd = warp.input[tile][P::kCells - 1][lane];
+    return fragment == 0 ? Float4{{even.i, odd.i, even.f, odd.f}} : Float4{{even.g, odd.g, even.o, odd.o}};
   }
 
   // A warp's sums for batch row 2q (or, if `second`, 2q + 1) of a tile.
@@ -355,12 +489,16 @@ class Forward {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
           Gates pre = sums_of(warp, chunk, lane, P::kPairs ? index % 2 == 1 : i == 1);
-          pre = pre + (kAhead ? warp.input[chunk][i][lane] : input_of(warp, tile, chunk, i, lane));
+          if constexpr (kAhead && !kBegun) {
+            pre = pre + warp.input[tile][i][lane];
+          } else if constexpr (!kAhead) {
+            pre = pre + input_of(warp, tile, chunk, i, lane);
+          }
           if constexpr (P::kPairs) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
-          const Gates gates = activate<kActivations>(pre);
+          const Gates gates = kHalved ? activate_halved(pre) : activate<kActivations>(pre);
           const float h = cell_forward<kActivations>(gates, warp.c[tile][i][lane]);
           // A unit that does not exist multiplies zeros of U. If h0 is infinite, it is NaN, and would make NaN of all units.
-          warp.h[tile][i][lane] = to_bits(T{}, P::unit(index, lane) < slice_.count ? h : 0.0f);
+          warp.h[tile][i][lane] = to_bits(T{}, P::unit(index, lane) < units() ? h : 0.0f);
           warp.gates[tile][i][lane] = round_gates<T>(gates);
         }
       });
@@ -368,7 +506,7 @@ class Forward {
   }
 
   // Sends this warp's share of h_t in some tiles to all blocks. In 16 bit, lanes first put together neighbouring units of a
-  // row: two with kPairs, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
+  // row: two with kPairs or kShort, eight with kWhole. Lanes that then have the same numbers send them to different blocks.
   TAGRANK_DEVICE void send_state(int index, const Warp& warp, int next, int first_tile) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunk; ++chunk) {
@@ -379,7 +517,7 @@ class Forward {
         for (int i = 0; i < P::kCells; ++i) {
           each_lane([&](int lane) {
             const int at = state(next, P::row(index, lane, tile, i), P::unit(index, lane));
-            send_piece<1>(0, operand<T>(bits_of(warp.h[tile][i][lane])), at, next);
+            send_piece(0, operand<T>(bits_of(warp.h[tile][i][lane])), at, next);
           });
         }
       } else if constexpr (P::kPairs) {
@@ -391,9 +529,12 @@ class Forward {
           word[lane] = odd ? other[lane] | word[lane] << 16 : word[lane] | other[lane] << 16;
         });
         each_lane([&](int lane) {
-          const int member = lane / 4 % 2;
-          const int at = state(next, P::row(index, lane, tile, 0), P::unit(index, lane) - member);
-          send_piece<2>(member, word[lane], at, next);
+          if constexpr (V::kFull) {
+            send_full(warp, lane, word[lane], tile, next);
+          } else {
+            const int at = state(next, first_row(index, lane) + kTile * tile, first_unit(index, lane));
+            send_piece(member_of(lane), word[lane], at, next);
+          }
         });
       } else {
         // A lane has the rows 2q and 2q + 1 of unit g, and gets the units 2q and 2q + 1 of row g.
@@ -401,6 +542,10 @@ class Forward {
           word[lane] = warp.h[tile][0][lane] | static_cast<uint32_t>(warp.h[tile][P::kCells - 1][lane]) << 16;
         });
         transpose(word);
+        if constexpr (V::kShort) {
+          each_lane([&](int lane) { send_full(warp, lane, word[lane], tile, next); });
+          continue;
+        }
         const Lanes<Words2> two = join(word, 1);
         Lanes<uint32_t> low, high;
         each_lane([&](int lane) {
@@ -413,8 +558,12 @@ class Forward {
           four[lane] = {{lows[lane].word[0], highs[lane].word[0], lows[lane].word[1], highs[lane].word[1]}};
         });
         each_lane([&](int lane) {
-          const int at = state(next, kTile * tile + lane / 4, P::unit(index, 0));
-          send_piece<4>(lane % 4, four[lane], at, next);
+          if constexpr (V::kFull) {
+            send_full(warp, lane, four[lane], tile, next);
+          } else {
+            const int at = state(next, first_row(index, lane) + kTile * tile, first_unit(index, lane));
+            send_piece(member_of(lane), four[lane], at, next);
+          }
         });
       }
     }
@@ -432,16 +581,42 @@ class Forward {
     return joined;
   }
 
+  // In 16 bit, after lanes have put together what they send: the row in the first tile and the first unit of a lane's piece,
+  // and its number among the lanes that have the same.
+  TAGRANK_EVERYWHERE static int first_row(int index, int lane) { return P::kPairs ? P::row(index, lane, 0, 0) : lane / 4; }
+  TAGRANK_EVERYWHERE static int first_unit(int index, int lane) {
+    return P::kPairs ? P::unit(index, lane) - member_of(lane) : P::unit(index, 0) + (V::kShort ? lane % 4 * 2 : 0);
+  }
+  TAGRANK_EVERYWHERE static int member_of(int lane) { return P::kPairs ? lane / 4 % 2 : V::kShort ? 0 : lane % 4; }
+
   // Where h of a row and one of the block's units is in a buffer, in bytes.
   TAGRANK_DEVICE int state(int buffer, int row, int unit) const {
-    return buffer * kStateBytes + (row * kRow + slice_.first + unit) * kBytes;
+    return buffer * kStateBytes + H::at_byte(row, (slice_.first + unit) * kBytes);
+  }
+
+  // Sends a lane's piece to the blocks that are its share.
+  template <typename Words>
+  TAGRANK_DEVICE void send_full(const Warp& warp, int lane, const Words& words, int tile, int next) {
+    const int at = warp.to[lane] + next * kStateBytes + tile * H::kTileBytes, member = member_of(lane);
+    if constexpr (kAlone) {
+      if (member == 0) block_.write(at, words);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSends; ++i) {
+        const int first = i * kSame, away = first + member;
+        if (kMost % kSame != 0 && away >= kMost) continue;
+        const int place = kRotated ? first * kPiecesOfBlock * H::kPieceBytes : 0;
+        const int box = next * kBoxes + (kRotated ? away / kBlocksOfBox : 0);
+        block_.send_to(warp.peer[i][lane], at + place, words, box);
+      }
+    }
   }
 
   // Sends neighbouring units of one row. kSame lanes have the same ones, `member` counts these lanes.
-  template <int kSame, typename Words>
+  template <typename Words>
   TAGRANK_DEVICE void send_piece(int member, const Words& words, int at, int next) {
 #pragma unroll
-    for (int i = 0; i < (kMost + kSame - 1) / kSame; ++i) {
+    for (int i = 0; i < kSends; ++i) {
       // Each block begins with a different one.
       const int away = i * kSame + member, to = block_.rank() + away;
       if (away < block_.blocks()) block_.send(to < block_.blocks() ? to : to - block_.blocks(), at, words, next);
@@ -466,9 +641,9 @@ class Forward {
   TAGRANK_DEVICE void store(Warp& warp) {
     each_cell(warp, [&](int lane, int tile, int i, int row) {
       const Places& at = warp.at[lane];
-      at.output[row * hidden_] = warp.h[tile][i][lane];
-      if (call_.gates != nullptr) store_gates(at.gates + row * kGates * hidden_, hidden_, warp.gates[tile][i][lane]);
-      if (call_.cells != nullptr) at.cells[row * hidden_] = warp.c[tile][i][lane];
+      at.output[row * hidden()] = warp.h[tile][i][lane];
+      if (call_.gates != nullptr) store_gates(at.gates + row * kGates * hidden(), hidden(), warp.gates[tile][i][lane]);
+      if (call_.cells != nullptr) at.cells[row * hidden()] = warp.c[tile][i][lane];
     });
     each_lane([&](int lane) {
       Places& at = warp.at[lane];

@@ -128,6 +128,17 @@ TAGRANK_DEVICE Words4 operand(const Words4& words) {
   return {{operand<T>(words.word[0]), operand<T>(words.word[1]), operand<T>(words.word[2]), operand<T>(words.word[3])}};
 }
 
+// Half of each of eight numbers of 16 bits.
+template <typename T>
+TAGRANK_DEVICE Words4 half_of(Words4 words) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const auto number = [&](int which) { return 0.5f * to_float(T{}, half(words.word[i], which)); };
+    words.word[i] = halves<T>(number(0), number(1));
+  }
+  return words;
+}
+
 // A float as two TF32 numbers: its first 11 significant bits, and what is left.
 struct Pair {
   uint32_t big, rest;

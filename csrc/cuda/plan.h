@@ -23,10 +23,11 @@ TAGRANK_EVERYWHERE constexpr int slice_numbers(int bytes) { return kSliceBytes /
 TAGRANK_EVERYWHERE constexpr int max_hidden(int bytes) { return kMaxBlocks * kUnits * 2 / bytes; }
 
 // The sizes that are known when a kernel is compiled: kPadded is H rounded up to a multiple of 128, the hidden units that
-// its products run over; kTiles is the number of batch tiles of a cluster.
-template <int kPadded_, int kTiles_>
+// its products run over; kTiles is the number of batch tiles of a cluster; kUnits is the number of hidden units of a block.
+template <int kPadded_, int kTiles_, int kUnits_ = kUnits>
 struct Sizes {
   static constexpr int kPadded = kPadded_, kTiles = kTiles_, kRows = kTile * kTiles_;
+  static constexpr int kUnits = kUnits_, kGroups = kUnits / kGroup;
 };
 
 // The length of a row of n numbers in shared memory. The padding avoids bank conflicts when eight lanes read 16 bytes each:
@@ -43,10 +44,10 @@ TAGRANK_EVERYWHERE constexpr int padded(int hidden) { return (hidden + 127) / 12
 struct Slice {
   int first, count;
 };
-TAGRANK_EVERYWHERE Slice slice_of(int block, int hidden) {
-  const int first = block * kUnits;
+TAGRANK_EVERYWHERE Slice slice_of(int block, int hidden, int units = kUnits) {
+  const int first = block * units;
   const int left = hidden - first;
-  return {first, left < kUnits ? left : kUnits};
+  return {first, left < units ? left : units};
 }
 
 // The row of U (and of its gradient) for one gate of one hidden unit.
@@ -66,11 +67,13 @@ TAGRANK_EVERYWHERE constexpr Division division_for(int row_bytes) {
 template <typename S, int kBytes>
 struct ForwardLayout {
   static constexpr bool kPairs = division_for(S::kPadded * kBytes) == Division::kPairs;
-  static constexpr int kWarps = kPairs ? 2 * kGroups : kGroups;
+  static constexpr int kWarps = kPairs ? 2 * S::kGroups : S::kGroups;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kCells = kPairs ? 1 : 2;  // of a lane in each tile
   static constexpr int kInner = kPairs ? S::kPadded / 2 : S::kPadded;  // what a warp has of the inner dimension
   static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;
+  // The slices of U for which a thread has registers, 16 for each. The other ones are in shared memory.
+  static constexpr int kMostHeld = kThreads <= 256 ? 8 : 4, kHeld = kSlices < kMostHeld ? kSlices : kMostHeld;
 
   // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group.
   TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {
@@ -85,6 +88,32 @@ struct ForwardLayout {
   TAGRANK_EVERYWHERE static constexpr int inner(int warp, int lane, int slice) {
     return (kPairs ? warp % 2 * kInner : 0) + slice * kSlice + lane % 4 * (kSlice / 4);
   }
+};
+
+// Forward: where h is in shared memory, in bytes. A piece is 16 bytes of a row. Eight lanes that read at once have two
+// neighbouring rows and four neighbouring pieces, which are in different banks.
+template <typename S, int kNumber, bool kMatrices>
+struct States {
+  // Row after row.
+  static constexpr int kRow = padded_row(S::kPadded, kNumber) * kNumber;
+  static constexpr int kPieces = kRow / 16;  // of a row, some of which pad it
+  static constexpr int kPieceBytes = 16, kSliceBytes = 64;  // from a piece and a slice to the next
+  static constexpr int kTileBytes = kTile * kRow, kBytes = S::kRows * kRow;
+  TAGRANK_EVERYWHERE static constexpr int at(int row, int piece) { return row * kRow + piece * 16; }
+  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return row * kRow + byte; }
+};
+template <typename S, int kNumber>
+struct States<S, kNumber, true> {
+  // Matrices of eight rows and one piece, 128 bytes each. So what a warp sends to a block at once lies together: all rows, or
+  // all even or all odd ones. A message to another multiprocessor has up to 32 bytes that lie together.
+  static constexpr int kPieces = S::kPadded * kNumber / 16;
+  static constexpr int kPieceBytes = 128, kSliceBytes = 4 * kPieceBytes;
+  static constexpr int kTileBytes = kPieces * kPieceBytes, kBytes = S::kTiles * kTileBytes;
+  TAGRANK_EVERYWHERE static constexpr int at(int row, int piece) {
+    const int r = row % kTile, column = ((r / 2) ^ piece % 4) + r % 2 * 4;
+    return row / kTile * kTileBytes + piece * kPieceBytes + column * 16;
+  }
+  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return at(row, byte / 16) + byte % 16; }
 };
 
 // Backward: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.

@@ -106,6 +106,7 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(gpu, "run_benchmark", lambda part, seconds, so_far: {"seconds": seconds})
     monkeypatch.setattr(gpu, "run_overhead", lambda seconds, so_far: {"seconds": seconds})
     monkeypatch.setattr(gpu, "run_annotate", lambda seconds, so_far: {"seconds": seconds})
+    monkeypatch.setattr(gpu, "run_variants", lambda seconds, so_far: {"seconds": seconds})
     assert gpu.check_and_measure(tmp_path / "result.json") == 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert {name.split("::")[1]: outcome for name, outcome in result["tests"]["outcomes"].items()} == {
@@ -125,6 +126,24 @@ def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.Monke
     assert "compiled" not in result
     assert result["machine"]["environment"]
     assert set(result["commits"]) == set(gpu.PARTS)
+
+
+def test_the_rows_of_the_variants_are_kept(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a wrong one, or a run that failed, is not well."""
+    commands = []
+
+    def measured(command: list[str], seconds: float, add: Callable[[dict[str, Any]], None]) -> str:
+        commands.append((command, seconds))
+        add({"rows": [{"variant": "a", "right": False}]})
+        return "failed with 1: no library"
+
+    monkeypatch.setattr(gpu, "_measured", measured)
+    known: list[dict[str, Any]] = []
+    part = gpu.run_variants(60.0, known.append)
+    assert commands == [(["benchmarks.cluster_variants", "--seconds", "54"], 60.0)]
+    assert part["rows"] == [{"variant": "a", "right": False}]
+    assert len(known) == 1
+    assert list(gpu.unsuccessful("variants", part)) == ["variants variants", "wrong in variants"]
 
 
 def test_some_of_the_tests(gpu: Any, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+// The variants of cluster_variants.h as kernels, for cluster_variants.py, which builds this file.
+
+#include "cluster_variants.h"
+
+#include <cuda_runtime.h>
+
+namespace tagrank::cuda {
+namespace {
+
+template <typename S, typename V>
+__global__ void __launch_bounds__(ForwardLayout<S, 2>::kThreads, 1) variant_kernel(const __grid_constant__ Call call) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  Block block(shared);
+  Forward<BFloat16, S, V>(call, block).run();
+}
+
+using Kernel = void (*)(Call);
+struct Kernels {
+  template <typename S, typename V>
+  static Kernel of() {
+    return &variant_kernel<S, V>;
+  }
+};
+
+const std::vector<Entry<Kernel>>& entries() {
+  static const std::vector<Entry<Kernel>> all = [] {
+    std::vector<Entry<Kernel>> found;
+    add_variants<Kernels, 128, 1>(found);
+    add_variants<Kernels, 128, 2>(found);
+    add_variants<Kernels, 256, 1>(found);
+    add_variants<Kernels, 256, 2>(found);
+    add_variants<Kernels, 512, 1>(found);
+    add_variants<Kernels, 512, 2>(found);
+    add_variants<Kernels, 512, 4>(found);
+    add_variants<Kernels, 512, 8>(found);
+    add_variants<Kernels, 768, 1>(found);
+    return found;
+  }();
+  return all;
+}
+
+// A launch of clusters of the entry's blocks.
+struct Configuration {
+  cudaLaunchAttribute cluster{};
+  cudaLaunchConfig_t config{};
+  Configuration(const Entry<Kernel>& entry, int64_t clusters, void* stream) {
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = entry.blocks;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.gridDim = dim3(static_cast<unsigned>(clusters * entry.blocks));
+    config.blockDim = dim3(entry.threads);
+    config.dynamicSmemBytes = entry.shared;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
+  Configuration(const Configuration&) = delete;
+  Configuration& operator=(const Configuration&) = delete;
+};
+
+}  // namespace
+}  // namespace tagrank::cuda
+
+TAGRANK_VARIANTS_INTERFACE(tagrank::cuda::entries)
+
+extern "C" {
+
+// Sets `clusters` to how many clusters run at once; allows the kernel its shared memory and 16 blocks. Returns a cudaError_t.
+int variants_active(int index, int* clusters) {
+  using namespace tagrank::cuda;
+  const Entry<Kernel>& entry = entries()[index];
+  *clusters = 0;
+  cudaError_t error = cudaFuncSetAttribute(entry.run, cudaFuncAttributeMaxDynamicSharedMemorySize, entry.shared);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(entry.run, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error != cudaSuccess) return error;
+  const Configuration configuration(entry, 1, nullptr);
+  return cudaOccupancyMaxActiveClusters(clusters, entry.run, &configuration.config);
+}
+// After variants_active() of the same kernel. Returns a cudaError_t.
+int variants_launch(int index, const void* call, void* stream) {
+  using namespace tagrank::cuda;
+  const Entry<Kernel>& entry = entries()[index];
+  const Call& forward = *static_cast<const Call*>(call);
+  const Configuration configuration(entry, (forward.batch + entry.rows - 1) / entry.rows, stream);
+  return cudaLaunchKernelEx(&configuration.config, entry.run, forward);
+}
+const char* variants_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+}

@@ -1,0 +1,69 @@
+// The variants of the forward pass of the cluster kernels in bfloat16, and the C interface by which cluster_variants.py runs
+// them: on a GPU (cluster_variants.cu), or on the host (tests/recurrence/variants_host.cpp).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "forward.h"
+
+namespace tagrank::cuda {
+
+using Call = ForwardCall<uint16_t>;
+
+// One kernel: its name, H, the rows and the blocks of a cluster, the threads and the shared memory of a block, the messages to
+// other multiprocessors that a send of a warp makes, and what runs it.
+template <typename Run>
+struct Entry {
+  const char* name;
+  int hidden, rows, blocks, threads, shared, packets;
+  Run run;
+};
+
+// A send of a warp is 32 lanes of 4 bytes (pairs of warps) or 16 bytes. Of each row of h a warp has 16 bytes, and rows are
+// apart. In matrices, what is for one block lies together. A message has up to 32 bytes.
+template <typename S, typename V>
+constexpr int packets_of_send() {
+  const int bytes = ForwardLayout<S, 2>::kPairs || V::kShort ? 4 : 16;
+  return S::kPadded == S::kUnits ? 0 : kLanes * bytes / (V::kMatrices ? 32 : 16);
+}
+
+// The entries of all variants for one size. Runner::of<S, V>() is what runs one.
+template <typename Runner, int kPadded, int kTiles, typename Entries>
+void add_variants(Entries& entries) {
+  const auto add = [&](const char* name, auto variant, auto sizes) {
+    using V = decltype(variant);
+    using S = decltype(sizes);
+    entries.push_back({name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2>::kThreads,
+                       Forward<BFloat16, S, V>::kShared, packets_of_send<S, V>(), Runner::template of<S, V>()});
+  };
+  // H = 768 takes 48 units of each of 16 blocks, and 8 of 12 slices of U in shared memory.
+  using S = Sizes<kPadded, kTiles, kPadded == 768 ? 48 : kUnits>;
+  if constexpr (kPadded <= 512) add("present", Present{}, S{});
+  add("full", Variant<true>{}, S{});
+  add("matrices", Variant<true, 1, true>{}, S{});
+  if constexpr (kPadded <= 256) add("short", Variant<true, 1, true, true>{}, S{});
+  // The others are for few rows: with more, most of a step is no waiting, and threads lack registers.
+  if constexpr (kPadded <= 512 && kTiles == 1) {
+    add("halves", Variant<true, 2, true>{}, S{});
+    add("parts", Variant<true, kEachBlock, true>{}, S{});
+    if constexpr (kPadded <= 256) add("short-halves", Variant<true, 2, true, true>{}, S{});
+  }
+  // Fewer blocks, which send less: one for H = 128, four for H = 256.
+  if constexpr (kPadded == 128 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 128>{});
+  if constexpr (kPadded == 256 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 64>{});
+}
+
+}  // namespace tagrank::cuda
+
+// entries() is what the file that includes this one has.
+#define TAGRANK_VARIANTS_INTERFACE(entries)                                                                          \
+  extern "C" {                                                                                                       \
+  int variants_count() { return static_cast<int>(entries().size()); }                                                \
+  const char* variants_name(int index) { return entries()[index].name; }                                             \
+  void variants_sizes(int index, int* sizes) {                                                                       \
+    const auto& entry = entries()[index];                                                                            \
+    const int all[] = {entry.hidden, entry.rows, entry.blocks, entry.threads, entry.shared, entry.packets};          \
+    for (int i = 0; i < 6; ++i) sizes[i] = all[i];                                                                   \
+  }                                                                                                                  \
+  }

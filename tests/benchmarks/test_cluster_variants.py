@@ -1,0 +1,308 @@
+"""``python -m benchmarks.cluster_variants`` without a GPU, the variants that it runs, and the model beside its results.
+
+The library is that of the host: each block of a cluster is a thread, and the threads wait for each other where blocks
+would (``test_cluster.py`` says what that checks). So all of the benchmark runs here but the GPU's launches and clock.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
+EVERY = ["present", "full", "matrices", "short", "halves", "parts", "short-halves", "fat"]
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build(once: Callable[[str, Callable[[Path], None]], Path]) -> Build:
+    """Compiles the variants of one size for the host."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+
+    def build(padded: int, tiles: int, *options: str) -> Path:
+        name = "-".join(
+            ["variants", str(padded), str(tiles), *(option.strip("-").replace("=", "-") for option in options)]
+        )
+
+        def compile_into(folder: Path) -> None:
+            command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
+            command += [
+                f"-I{ROOT}/csrc/cuda",
+                f"-I{ROOT}/benchmarks",
+                f"-DTAGRANK_PADDED={padded}",
+                f"-DTAGRANK_TILES={tiles}",
+            ]
+            command += [*options, f"{ROOT}/tests/recurrence/variants_host.cpp", "-o", str(folder / "variants")]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if "_Float16" in done.stderr or "tsan" in done.stderr:
+                pytest.skip("this compiler has no _Float16, or no thread sanitizer")
+            assert done.returncode == 0, done.stderr
+
+        return once(name, compile_into) / "variants"
+
+    return build
+
+
+@pytest.fixture
+def benchmark(load: Callable[[str], ModuleType]) -> Any:
+    return load("cluster_variants")
+
+
+SHARED = ("-shared", "-fPIC")
+exhaustive = pytest.mark.exhaustive
+
+
+@pytest.mark.parametrize(
+    ("padded", "tiles", "names"),
+    [
+        (128, 1, EVERY),
+        pytest.param(256, 1, EVERY, marks=exhaustive),
+        pytest.param(256, 2, EVERY[:4], marks=exhaustive),
+        pytest.param(512, 1, ["present", "full", "matrices", "halves", "parts"], marks=exhaustive),
+        pytest.param(512, 4, EVERY[:3], marks=exhaustive),
+        pytest.param(768, 1, ["full", "matrices"], marks=exhaustive),
+    ],
+)
+def test_every_variant_is_right(benchmark: Any, build: Build, padded: int, tiles: int, names: list[str]) -> None:
+    """Beside float64, in both modes, with rows that do not fill the last cluster; also without states and addend."""
+    library = benchmark.Library(build(padded, tiles, *SHARED))
+    assert [kernel.name for kernel in library.kernels()] == names
+    for kernel in library.kernels():
+        assert (kernel.hidden, kernel.rows) == (padded, 8 * tiles)
+        assert kernel.shared <= 227 * 1024, "what a block of compute capability 9.0 has"
+        assert kernel.threads <= 512
+    for batch, steps, bare in ((8 * tiles + 3, 5, False), (2, 1, False), (3, 4, True)):
+        problem = benchmark.Problem(batch, padded, steps, "cpu")
+        if bare:
+            for tensor in (problem.h0, problem.c0, problem.addend):
+                tensor.zero_()
+        expected = problem.reference()
+        for kernel in library.kernels():
+
+            def run(call: Any, kernel: Any = kernel, bare: bool = bare) -> None:
+                if bare:
+                    call.h0 = call.c0 = call.addend = None
+                library.launch(kernel, call, 0)
+
+            for mode in benchmark.MODES:
+                error = problem.check(run, expected, mode)
+                assert error < benchmark.TOLERANCE, (kernel.name, mode, batch, error)
+
+
+def test_what_is_not_written_shows(benchmark: Any) -> None:
+    problem = benchmark.Problem(3, 16, 2, "cpu")
+    expected = problem.reference()
+    assert problem.check(lambda call: None, expected, "inference") == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("padded", "names"),
+    [
+        (128, ["parts"]),
+        pytest.param(128, ["full", "matrices", "short", "halves", "short-halves", "fat"], marks=exhaustive),
+        pytest.param(512, ["matrices", "halves", "parts"], marks=exhaustive),
+    ],
+)
+def test_blocks_do_not_race(build: Build, padded: int, names: list[str]) -> None:
+    """The thread sanitizer sees every access to another block's memory that no mailbox orders."""
+    for options, waits in (((), True), (("-DTAGRANK_WITHOUT_WAITS",), False)):
+        program = build(padded, 1, "-fsanitize=thread", "-DTAGRANK_MAIN", *options)
+        for name in names:
+            done = subprocess.run([program, name], capture_output=True, text=True)
+            if "unexpected memory mapping" in done.stderr:
+                pytest.skip("the thread sanitizer does not run on this kernel")
+            # One block waits for nobody.
+            right = waits or (name == "fat" and padded == 128)
+            assert (done.returncode == 0) == right, (name, done.stderr)
+            assert ("data race" in done.stderr) != right, name
+
+
+def test_all_of_it_on_the_host(build: Build, tmp_path: Path) -> None:
+    library, path = build(128, 1, *SHARED), tmp_path / "result.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cluster_variants",
+        "--library",
+        library,
+        "--device",
+        "cpu",
+        "--json",
+        path,
+    ]
+    command += ["--only", "present", "parts", "-B", "3", "-H", "128", "-T", "1", "2", "4", "--seconds", "200"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_bytes())
+    assert result["ended"] == {"variants": "finished"}
+    assert {"environment", "commit", "sources"} <= result.keys()
+    cases = [(row["variant"], row["mode"]) for row in result["rows"]]
+    assert cases == [(name, mode) for mode in ("inference", "training") for name in ("present", "parts")]
+    for row in result["rows"]:
+        assert row["right"]
+        assert row["error"] < 1e-2
+        assert set(row["us"]) == {"1", "2", "4"}
+    assert "H=128  B=3    inference" in done.stdout
+
+
+def test_without_a_gpu_it_says_so(refuses: Callable[..., str], build: Build) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    library = str(build(128, 1, *SHARED))
+    assert "PyTorch sees no GPU here; --dry-run does what needs none" in refuses(
+        "cluster_variants", "--library", library
+    )
+
+
+def test_a_dry_run_lists_the_kernels(
+    benchmark: Any, build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--dry-run", "--library", str(build(128, 1, *SHARED))])
+    assert benchmark.main() == 0
+    out = capsys.readouterr().out
+    assert out.count("Kernel(") == len(EVERY)
+    assert "name='parts', hidden=128, rows=8, blocks=4" in out
+
+
+WORKER = """
+import json, os, sys, time
+names = sys.argv[sys.argv.index("--worker") + 1 : sys.argv.index("--done")]
+done = sys.argv[sys.argv.index("--done") + 1 :]
+for name in names:
+    for batch in (1, 2):
+        row = {"variant": name, "B": batch, "H": 128, "mode": "inference", "rows": 8}
+        if "{variant}:{B}:{H}:{mode}".format(**row) in done:
+            continue
+        print(json.dumps({**row, "state": "starting"}), flush=True)
+        if name == "hangs" and batch == 2:
+            time.sleep(60)
+        if name == "dies":
+            os._exit(7)
+        print(json.dumps({**row, "state": "done", "right": True}), flush=True)
+"""
+
+
+def test_a_variant_that_hangs_or_dies_does_not_stop_the_others(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "PATIENCE", 1.0)
+    rows: list[dict[str, Any]] = []
+    ended = benchmark.supervise([sys.executable, "-c", WORKER], ["dies", "hangs", "works"], 60.0, rows.append)
+    assert ended == "finished"
+    assert [(row["variant"], row["B"], row["state"]) for row in rows] == [
+        ("dies", 1, "ended with 7"),
+        ("hangs", 1, "done"),
+        ("hangs", 2, "said nothing for 1 s"),
+        ("works", 1, "done"),
+        ("works", 2, "done"),
+    ]
+    assert benchmark.supervise([sys.executable, "-c", WORKER], ["hangs"], 2.0, rows.append) != "finished"
+    broken = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert benchmark.supervise(broken, ["x"], 20.0, rows.append).startswith("failed")
+
+
+def test_the_order_is_told_beside_the_prediction(benchmark: Any) -> None:
+    row = {"H": 128, "B": 1, "mode": "inference", "right": True}
+    rows = [
+        row | {"variant": "a", "us_a_step": 2.0, "predicted": 1.0},
+        row | {"variant": "b", "us_a_step": 1.0, "predicted": 1.5},
+        row | {"variant": "c", "right": False},
+    ]
+    assert list(benchmark.orders(rows)) == ["H=128  B=1    inference  b, a; predicted: a, b"]
+
+
+LISTING = """
+\t\tFunction : first
+        /*0000*/                   LDS.128 R4, [R2] ;                          /* 0x0000000002047984 */
+                                                                              /* 0x000e620000000c00 */
+        /*0010*/              @!P0 BRA 0x30 ;                                  /* 0x0000000000007947 */
+                                                                              /* 0x004fca0003800000 */
+        /*0020*/                   FADD R1, R1, R2 ;                           /* 0x0000000201017221 */
+                                                                              /* 0x002fc80000000000 */
+"""
+
+
+def test_what_the_machine_code_says(load: Callable[[str], Any]) -> None:
+    ((load_, branch, add),) = load("sass").parse(LISTING.splitlines()).values()
+    assert (load_.name, load_.stall, load_.written, load_.read, load_.waits) == ("LDS.128", 1, 1, None, ())
+    assert (branch.name, branch.conditional, branch.target, branch.waits) == ("BRA", True, 0x30, (2,))
+    assert (add.name, add.stall, add.waits) == ("FADD", 4, (1,))
+
+
+def program(sass: Any, *lines: tuple[str, int, tuple[int, ...], int | None, int | None]) -> list[Any]:
+    return [sass.Instruction(16 * i, *line) for i, line in enumerate(lines)]
+
+
+def test_the_clocks_of_known_programs(load: Callable[[str], Any]) -> None:
+    sass, chain = load("sass"), load("chain")
+    add = ("FADD R1, R1, R2", 4, (), None, None)
+    alone = program(sass, add, ("LDS R3, [R1]", 1, (), 0, None), ("FADD R4, R3, R3", 4, (0,), None, None))
+    assert chain.simulate(alone, 1).clocks == 4 + 29 + 4
+    # Two warps of one scheduler hide each other's waits; eight matrix instructions of two warps keep the pipe busy.
+    assert chain.simulate(alone, 8).clocks < 2 * (4 + 29 + 4)
+    meet = ("BAR.SYNC.DEFER_BLOCKING 0x0", 6, (), None, None)
+    matrix = program(sass, *[("HMMA.16816.F32 R4, R8, R2, R4", 1, (), None, None)] * 8, meet)
+    assert chain.simulate(matrix, 8).clocks == pytest.approx(2 * 8 * 6.4 + chain.BARRIER, abs=7)
+    # A message and its packets come on top of the instructions; and packets bound a step.
+    wait = ("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R1]", 2, (), 0, None)
+    send = ("STAS [R2.64], R1", 2, (), None, 1)
+    exchange = program(sass, wait, ("FADD R1, R1, R2", 4, (0,), None, None), send)
+    few = chain.simulate(exchange, 1, packets=8).clocks
+    assert few == pytest.approx(26 + 4 + 8 * chain.PACKET + chain.MESSAGE, abs=4)
+    assert chain.simulate(exchange, 1, packets=108).clocks == pytest.approx(few + 100 * chain.PACKET, abs=1)
+    # With two mailboxes a warp awaits the second send after it has worked on what the first one brought.
+    work = ("FADD R1, R1, R2", 14, (0,), None, None)
+    one = chain.simulate(program(sass, wait, work, work, send, send), 1, packets=40).clocks
+    two = chain.simulate(program(sass, wait, work, wait, work, send, send), 1, packets=40, boxes=2).clocks
+    assert one == pytest.approx(26 + 28 + 80 * chain.PACKET + chain.MESSAGE, abs=4)
+    assert two == pytest.approx(26 + 14 + 80 * chain.PACKET + chain.MESSAGE, abs=4)
+    assert chain.simulate(program(sass, add, meet), 4).clocks == pytest.approx(4 + chain.BARRIER, abs=1)
+
+
+def test_the_path_of_a_step(load: Callable[[str], Any]) -> None:
+    sass = load("sass")
+    store = ("STG.E R2", 1, (), None, None)
+    body = program(
+        sass,
+        ("HMMA.16816.F32 R4, R8, R2, R4", 6, (), None, None),
+        ("@P0 BRA 0x70", 5, (), None, None),
+        *[store] * 5,
+        ("@!P1 BRA 0x0", 5, (), None, None),
+        ("BRA 0x0", 5, (), None, None),
+    )
+    assert sass.loop(body) == body[:-1]
+    assert len(list(sass.path(body[:-1], training=True))) == 8
+    assert len(list(sass.path(body[:-1], training=False))) == 3
+    with pytest.raises(ValueError, match="it has none"):
+        sass.loop(body[1:3])
+
+
+def test_the_model_explains_what_was_measured(benchmark: Any) -> None:
+    """In the cases of the kernel that the library launches which an H100 has measured with 8 rows of a cluster."""
+    predicted, _ = benchmark.predictions()
+    measured = json.loads((ROOT / "benchmarks" / "results" / "cluster-steps-9.0.json").read_bytes())["results"]
+    name = {128: "whole-approximate-16", 256: "whole-approximate-16", 512: "pairs-approximate-4"}
+    for hidden in (128, 256, 512):
+        row = next(
+            row for row in measured if (row["variant"], row["batch"], row["hidden"]) == (name[hidden], 16, hidden)
+        )
+        found = predicted["present", hidden, 8, "inference"]
+        assert found["us_a_step"] == pytest.approx(row["inference"]["us_a_step"], rel=0.2)
+        assert sum(found["links"].values()) == pytest.approx(found["clocks"], abs=10)
+        # Nothing spills: a few registers in local memory would be in nobody's model.
+    assert all(row["stack"] == 0 for row in predicted.values())
+
+
+def test_the_page_has_the_figures_of_the_file(benchmark: Any) -> None:
+    predicted, _ = benchmark.predictions()
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for table in benchmark.tables([*predicted.values()]).split("\n\n"):
+        assert table in page

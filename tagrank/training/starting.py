@@ -1,5 +1,6 @@
 """How the processes of a training come to be: torchrun started them, or this one starts its helpers."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -105,6 +106,9 @@ def joined(store: Path | None, processes: Processes) -> Iterator[Processes]:
         store: a file by which they find each other; None if torchrun says how.
         processes: the processes.
     """
+    # Its functions have the processes' group of the moment of the import as a default, and would keep it: its threads
+    # would then still run when Python ends, which can abort.
+    importlib.import_module("torch.distributed.nn")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
     found = None if store is None else FileStore(str(store), processes.size)
     rank, size = (-1, -1) if found is None else (processes.rank, processes.size)

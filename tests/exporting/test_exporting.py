@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def test_an_exported_model_in_python(world: Path) -> None:
     path = world / "photographs" / "1.png"
     close(ours.annotate(path), theirs.annotate(path))
     close(ours.annotate(path.read_bytes(), top_k=5), theirs.annotate(path, top_k=5))
+    close(pickle.loads(pickle.dumps(ours)).annotate(path), theirs.annotate(path))  # as it goes to other processes
     with pytest.raises(InputError, match="an exported model cannot be saved as a folder"):
         ours.save(world / "again")
 

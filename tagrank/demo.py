@@ -1,7 +1,7 @@
 """The demonstration on drawn scenes: pictures, training end to end, a contest with baselines, report."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -71,7 +71,7 @@ def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = T
         first.vocabulary,
         first.backbone_spec,
         backbone=first.backbone(),
-        training=first.training,
+        training=first.training | {"preset": "default", **asdict(preset)},
         completer=completer,
     )
     complete(annotator, train_images, val_images, None)

@@ -97,7 +97,7 @@ def chain(kernel: Sequence[Instruction], warps: int, packets: int, boxes: int = 
     return simulate(list(path(loop(kernel), training=training)), warps, packets, boxes)
 
 
-def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, boxes: int = 1, steps: int = 8) -> Chain:
+def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, boxes: int = 1, steps: int = 6) -> Chain:
     """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]
     awaits = [i for i, one in enumerate(code) if "TRYWAIT" in one.name] if sends else []

@@ -467,7 +467,7 @@ def main() -> int:
         parser.error("PyTorch sees no GPU here; --dry-run does what needs none")
     known, current = predictions()
     if not current:
-        print(f"{PREDICTED.name} is about other sources: run --predict")
+        print(f"{PREDICTED.name} is about other sources: --predict writes it again")
     if arguments.dry_run:
         for kernel in library.kernels():
             row = known.get((kernel.name, kernel.hidden, kernel.rows, "inference"))
@@ -482,7 +482,7 @@ def main() -> int:
     result = {**describe(), "sources": fingerprint(), "rows": [], "ended": {}}
 
     def add(row: Row) -> None:
-        expected = known.get((row["variant"], row["H"], row["rows"], row["mode"])) if current else None
+        expected = known.get((row["variant"], row["H"], row["rows"], row["mode"]))
         row["predicted"] = expected and expected["us_a_step"]
         result["rows"].append(row)
         print(line(row), flush=True)

@@ -42,7 +42,7 @@ class Forward {
   static constexpr int kSums = S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
-  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads < 512;
+  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads <= 256;
   // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
@@ -213,23 +213,22 @@ class Forward {
   // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
   // over kPadded hidden units.
   TAGRANK_DEVICE void fill_states() {
-    block_.share(S::kRows * H::kPieces, [&](int i) {
-      const int row = i / H::kPieces, piece = i % H::kPieces, first = source(piece) * kPiece<E>;
+    block_.share(S::kRows * H::kPieces, [&](int piece) {
+      const int row = piece / H::kPieces, to = piece % H::kPieces * kPiece<E>, first = kRotated ? source(to) : to;
       Words4 h = {{0, 0, 0, 0}};
-      block_.write(kStateBytes + H::at(row, piece), h);
+      block_.write(kStateBytes + H::at(row, to), h);
       if (call_.h0 != nullptr && row < rows_) {
         by_alignment(call_.h0, hidden_, [&](auto aligned) {
           h = load_piece<aligned>(call_.h0 + (first_row_ + row) * hidden_, first, hidden_);
         });
       }
-      block_.write(H::at(row, piece), operand<T>(h));
+      block_.write(H::at(row, to), operand<T>(h));
     });
   }
-  // Which 16 bytes of a row of h (and of U) are at a place in this block's order. Block `rank - a` has place a.
-  TAGRANK_DEVICE int source(int piece) const {
-    if constexpr (!kRotated) return piece;
-    const int block = (block_.rank() - piece / kPiecesOfBlock + kMost) % kMost;
-    return block * kPiecesOfBlock + piece % kPiecesOfBlock;
+  // kRotated: which numbers of a row of h (and of U) begin at a place in this block's order. Block `rank - a` has place a.
+  TAGRANK_DEVICE int source(int number) const {
+    const int block = (block_.rank() - number / S::kUnits + kMost) % kMost;
+    return block * S::kUnits + number % S::kUnits;
   }
 
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
@@ -242,14 +241,14 @@ class Forward {
       }
     });
     each_lane([&](int lane) {
-      warp.from[lane] = H::at_byte(lane / 4, P::inner(index, lane, 0) * kBytes);
+      warp.from[lane] = H::at(lane / 4, P::inner(index, lane, 0));
       if constexpr (V::kFull) {
         const int member = member_of(lane);
 #pragma unroll
         for (int i = 0; i < kSends; ++i) warp.peer[i][lane] = block_.peer((block_.rank() + i * kSame + member) % kMost);
         // In a rotated order, a block finds this block's part where its distance says.
-        const int place = (kRotated ? member : block_.rank()) * kPiecesOfBlock;
-        warp.to[lane] = H::at_byte(first_row(index, lane), place * 16 + first_unit(index, lane) * kBytes);
+        const int place = (kRotated ? member : block_.rank()) * S::kUnits;
+        warp.to[lane] = H::at(first_row(index, lane, 0), place + first_unit(index, lane));
       }
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
@@ -295,7 +294,7 @@ class Forward {
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
             Words4 piece = {{0, 0, 0, 0}};
-            const int first = source(P::inner(index, lane, k) / kPiece<E>) * kPiece<E>;
+            const int first = kRotated ? source(P::inner(index, lane, k)) : P::inner(index, lane, k);
             if constexpr (kFull) {
               piece = *reinterpret_cast<const Words4*>(row + first);
             } else if (u < slice_.count) {
@@ -532,7 +531,7 @@ class Forward {
           if constexpr (V::kFull) {
             send_full(warp, lane, word[lane], tile, next);
           } else {
-            const int at = state(next, first_row(index, lane) + kTile * tile, first_unit(index, lane));
+            const int at = state(next, first_row(index, lane, tile), first_unit(index, lane));
             send_piece(member_of(lane), word[lane], at, next);
           }
         });
@@ -561,7 +560,7 @@ class Forward {
           if constexpr (V::kFull) {
             send_full(warp, lane, four[lane], tile, next);
           } else {
-            const int at = state(next, first_row(index, lane) + kTile * tile, first_unit(index, lane));
+            const int at = state(next, first_row(index, lane, tile), first_unit(index, lane));
             send_piece(member_of(lane), four[lane], at, next);
           }
         });
@@ -581,9 +580,11 @@ class Forward {
     return joined;
   }
 
-  // In 16 bit, after lanes have put together what they send: the row in the first tile and the first unit of a lane's piece,
-  // and its number among the lanes that have the same.
-  TAGRANK_EVERYWHERE static int first_row(int index, int lane) { return P::kPairs ? P::row(index, lane, 0, 0) : lane / 4; }
+  // In 16 bit, after lanes have put together what they send: the row and the first unit of a lane's piece, and its number
+  // among the lanes that have the same.
+  TAGRANK_EVERYWHERE static int first_row(int index, int lane, int tile) {
+    return P::kPairs ? P::row(index, lane, tile, 0) : kTile * tile + lane / 4;
+  }
   TAGRANK_EVERYWHERE static int first_unit(int index, int lane) {
     return P::kPairs ? P::unit(index, lane) - member_of(lane) : P::unit(index, 0) + (V::kShort ? lane % 4 * 2 : 0);
   }
@@ -591,7 +592,7 @@ class Forward {
 
   // Where h of a row and one of the block's units is in a buffer, in bytes.
   TAGRANK_DEVICE int state(int buffer, int row, int unit) const {
-    return buffer * kStateBytes + H::at_byte(row, (slice_.first + unit) * kBytes);
+    return buffer * kStateBytes + H::at(row, slice_.first + unit);
   }
 
   // Sends a lane's piece to the blocks that are its share.

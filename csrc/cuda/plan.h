@@ -90,17 +90,16 @@ struct ForwardLayout {
   }
 };
 
-// Forward: where h is in shared memory, in bytes. A piece is 16 bytes of a row. Eight lanes that read at once have two
+// Forward: where h is in shared memory, in bytes: at(row, number). A piece is 16 bytes of a row. Eight lanes that read at once have two
 // neighbouring rows and four neighbouring pieces, which are in different banks.
 template <typename S, int kNumber, bool kMatrices>
 struct States {
   // Row after row.
-  static constexpr int kRow = padded_row(S::kPadded, kNumber) * kNumber;
-  static constexpr int kPieces = kRow / 16;  // of a row, some of which pad it
-  static constexpr int kPieceBytes = 16, kSliceBytes = 64;  // from a piece and a slice to the next
-  static constexpr int kTileBytes = kTile * kRow, kBytes = S::kRows * kRow;
-  TAGRANK_EVERYWHERE static constexpr int at(int row, int piece) { return row * kRow + piece * 16; }
-  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return row * kRow + byte; }
+  static constexpr int kRow = padded_row(S::kPadded, kNumber);    // in numbers
+  static constexpr int kPieces = kRow * kNumber / 16;             // of a row, some of which pad it
+  static constexpr int kPieceBytes = 16, kSliceBytes = 64;        // from a piece and a slice to the next
+  static constexpr int kTileBytes = kTile * kRow * kNumber, kBytes = S::kRows * kRow * kNumber;
+  TAGRANK_EVERYWHERE static constexpr int at(int row, int number) { return (row * kRow + number) * kNumber; }
 };
 template <typename S, int kNumber>
 struct States<S, kNumber, true> {
@@ -109,11 +108,10 @@ struct States<S, kNumber, true> {
   static constexpr int kPieces = S::kPadded * kNumber / 16;
   static constexpr int kPieceBytes = 128, kSliceBytes = 4 * kPieceBytes;
   static constexpr int kTileBytes = kPieces * kPieceBytes, kBytes = S::kTiles * kTileBytes;
-  TAGRANK_EVERYWHERE static constexpr int at(int row, int piece) {
-    const int r = row % kTile, column = ((r / 2) ^ piece % 4) + r % 2 * 4;
-    return row / kTile * kTileBytes + piece * kPieceBytes + column * 16;
+  TAGRANK_EVERYWHERE static constexpr int at(int row, int number) {
+    const int r = row % kTile, byte = number * kNumber, piece = byte / 16, column = ((r / 2) ^ piece % 4) + r % 2 * 4;
+    return row / kTile * kTileBytes + piece * kPieceBytes + column * 16 + byte % 16;
   }
-  TAGRANK_EVERYWHERE static constexpr int at_byte(int row, int byte) { return at(row, byte / 16) + byte % 16; }
 };
 
 // Backward: the hidden unit of a lane. Row g = lane / 4 of a matrix fragment is hidden unit g of the warp's group.

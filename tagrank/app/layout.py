@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from tagrank.app import parts
-from tagrank.app.desk import Desk
+from tagrank.app.downloads import Which, as_csv, as_xmp
 from tagrank.app.finding import Finder, Found
-from tagrank.app.keepsakes import Which, as_csv, as_xmp
+from tagrank.app.service import Service
+from tagrank.app.session import Session
 from tagrank.app.uploads import Uploads, clean_name, too_large
-from tagrank.app.workbench import Workbench
 from tagrank.errors import InputError
 
 MOST_PHOTOGRAPHS = 100
@@ -22,24 +22,24 @@ SESSIONS = 1000
 Updates = dict[Any, Any]
 
 
-def make_page(bench: Workbench, uploads: Uploads, finder: Finder | None = None) -> gr.Blocks:
+def make_page(service: Service, uploads: Uploads, finder: Finder | None = None) -> gr.Blocks:
     """The page of a model.
 
     Args:
-        bench: computes.
+        service: computes.
         uploads: has the files that users sent.
         finder: searches an index; None if there is none.
     """
-    return _Page(bench, uploads, finder).blocks
+    return _Page(service, uploads, finder).blocks
 
 
 class _Page:
-    def __init__(self, bench: Workbench, uploads: Uploads, finder: Finder | None) -> None:
-        self._bench, self._uploads, self._finder = bench, uploads, finder
+    def __init__(self, service: Service, uploads: Uploads, finder: Finder | None) -> None:
+        self._service, self._uploads, self._finder = service, uploads, finder
         self.blocks: gr.Blocks
         # No telemetry, and no question to a server whether there is a later version.
         with gr.Blocks(title="tagrank", analytics_enabled=False, fill_width=True) as self.blocks:
-            self._desk = gr.State(Desk(), delete_callback=self._forget)
+            self._session = gr.State(Session(), delete_callback=self._forget)
             _part(parts.head(self._about()), "head")
             self._notices = _part("", "notices")
             if finder is None:
@@ -50,13 +50,13 @@ class _Page:
                         self._arrange_tagging()
                     with gr.Tab("Search", id="search"):
                         self._arrange_search(finder)
-            self._courier = _part(None, "courier", "courier.js", html_template="")
+            self._saver = _part(None, "saver", "save.js", html_template="")
             self._listen()
         self.blocks.state_session_capacity = SESSIONS
 
     def _about(self) -> str:
-        annotator = self._bench.annotator
-        about = f"{len(self._bench.tags)} tags, lists of up to {annotator.ranker.steps - 1}"
+        annotator = self._service.annotator
+        about = f"{len(self._service.tags)} tags, lists of up to {annotator.ranker.steps - 1}"
         return about if self._finder is None else f"{about}; {len(self._finder)} photographs to search"
 
     def _arrange_tagging(self) -> None:
@@ -65,14 +65,14 @@ class _Page:
                 self._stage = _part("", "stage")
                 self._strip = _part("", "strip")
                 most = self._uploads.most_bytes
-                first = parts.intake(Desk(), most)
-                self._intake = _part(first, "intake", "intake.js", most_bytes=most, too_large=too_large(most))
+                first = parts.dropzone(Session(), most)
+                self._dropzone = _part(first, "dropzone", "dropzone.js", most_bytes=most, too_large=too_large(most))
             with gr.Column(scale=2, min_width=300, elem_id="right", visible=False) as self._right:
                 self._tags = _part("", "tags")
-                choices = sorted(self._bench.tags, key=str.casefold)
+                choices = sorted(self._service.tags, key=str.casefold)
                 self._other = gr.Dropdown(choices, value=None, label="Another tag", elem_id="other")
                 self._positions = _part("", "positions")
-                self._keepsakes = _part("", "keepsakes")
+                self._downloads = _part("", "downloads")
 
     def _arrange_search(self, finder: Finder) -> None:
         choices = sorted(finder.tags, key=str.casefold)
@@ -91,122 +91,122 @@ class _Page:
 
     def _listen(self) -> None:
         """Say what happens when. Everything may change everything: a handler returns what it did change."""
-        shown = [self._notices, self._stage, self._strip, self._intake, self._right]
-        shown += [self._tags, self._other, self._positions, self._keepsakes, self._courier]
-        buttons = [self._notices, self._stage, self._strip, self._tags, self._keepsakes]
+        shown = [self._notices, self._stage, self._strip, self._dropzone, self._right]
+        shown += [self._tags, self._other, self._positions, self._downloads, self._saver]
+        buttons = [self._notices, self._stage, self._strip, self._tags, self._downloads]
         if self._finder is not None:
             shown += [self._tabs, self._query, self._results]
             buttons += [self._results]
         options: dict[str, Any] = {
-            "outputs": [self._desk, *shown],
+            "outputs": [self._session, *shown],
             "show_progress": "hidden",
             "concurrency_limit": None,
             "trigger_mode": "multiple",
             "api_visibility": "private",
         }
-        self._intake.upload(self._receive, [self._desk], **options)
+        self._dropzone.upload(self._receive, [self._session], **options)
         for part in buttons:
-            part.click(self._click, [self._desk], **options)
-        self._other.input(self._accept_other, [self._desk, self._other], **options)
+            part.click(self._click, [self._session], **options)
+        self._other.input(self._accept_other, [self._session, self._other], **options)
         if self._finder is not None:
             gr.on(
                 [self._query.input, self._unordered.input],
                 self._search,
-                [self._desk, self._query, self._unordered],
+                [self._session, self._query, self._unordered],
                 **options,
             )
 
-    def _receive(self, desk: Desk, event: gr.EventData) -> Updates:
+    def _receive(self, session: Session, event: gr.EventData) -> Updates:
         """A file came, or was refused by the browser or the server."""
         sent = _fields(event)
-        name, chosen = clean_name(sent.get("name", "")), desk.chosen
-        notices = [] if sent.get("first") else list(desk.notices)
+        name, chosen = clean_name(sent.get("name", "")), session.chosen
+        notices = [] if sent.get("first") else list(session.notices)
         try:
             if "ticket" not in sent:
                 raise InputError(f"{name}: {sent.get('why', 'did not arrive')}")
-            key = self._add(desk, *self._uploads.take(sent["ticket"]))
+            key = self._add(session, *self._uploads.take(sent["ticket"]))
             if sent.get("first"):
-                desk.choose(key)
+                session.choose(key)
         except InputError as error:
             notices.append(str(error))
-        desk.received += 1
-        desk.notices = notices
-        updates = self._all(desk) if desk.chosen != chosen else self._besides(desk)
-        return updates | {self._intake: parts.intake(desk, self._uploads.most_bytes)}
+        session.received += 1
+        session.notices = notices
+        updates = self._all(session) if session.chosen != chosen else self._besides(session)
+        return updates | {self._dropzone: parts.dropzone(session, self._uploads.most_bytes)}
 
-    def _add(self, desk: Desk, name: str, content: bytes) -> str:
-        if len(desk) >= MOST_PHOTOGRAPHS:
+    def _add(self, session: Session, name: str, content: bytes) -> str:
+        if len(session) >= MOST_PHOTOGRAPHS:
             raise InputError(
                 f"{clean_name(name)}: expected at most {MOST_PHOTOGRAPHS} photographs on the page; remove some"
             )
-        return desk.add(self._bench.read(name, content))
+        return session.add(self._service.read(name, content))
 
-    def _click(self, desk: Desk, event: gr.EventData) -> Updates:
+    def _click(self, session: Session, event: gr.EventData) -> Updates:
         """A button was pressed: its ``data-do`` says which."""
         data = _fields(event)
         do, key = data.get("do", ""), data.get("key", "")
-        desk.notices = []
-        if desk.untouched and do != "dismiss":
-            desk.notices = ["This page was left too long, and its photographs are gone. Drop them again."]
-            return self._all(desk)
-        if "key" in data and key not in desk:  # a second click on a button that removes
-            return self._all(desk)
+        session.notices = []
+        if session.untouched and do != "dismiss":
+            session.notices = ["This page was left too long, and its photographs are gone. Drop them again."]
+            return self._all(session)
+        if "key" in data and key not in session:  # a second click on a button that removes
+            return self._all(session)
         try:
             match do:
                 case "accept":
-                    self._bench.accept(desk[key], data.get("tag", ""))
+                    self._service.accept(session[key], data.get("tag", ""))
                 case "take_back":
-                    self._bench.take_back(desk[key], data.get("tag", ""))
+                    self._service.take_back(session[key], data.get("tag", ""))
                 case "clear":
-                    self._bench.clear(desk[key])
+                    self._service.clear(session[key])
                 case "choose":
-                    desk.choose(key)
-                    return self._all(desk)
+                    session.choose(key)
+                    return self._all(session)
                 case "remove":
-                    desk.remove(key)
-                    return self._all(desk) | {self._intake: parts.intake(desk, self._uploads.most_bytes)}
+                    session.remove(key)
+                    return self._all(session) | {self._dropzone: parts.dropzone(session, self._uploads.most_bytes)}
                 case "csv" | "xmp":
-                    return self._besides(desk) | {self._courier: self._keepsake(desk, do, Which(data["which"]))}
+                    return self._besides(session) | {self._saver: self._download(session, do, Which(data["which"]))}
                 case "like" | "by_accepted" | "open":
-                    return self._of_index(desk, do, data)
+                    return self._of_index(session, do, data)
         except InputError as error:
-            desk.notices = [str(error)]
-        return self._besides(desk)
+            session.notices = [str(error)]
+        return self._besides(session)
 
-    def _accept_other(self, desk: Desk, tag: str | None) -> Updates:
+    def _accept_other(self, session: Session, tag: str | None) -> Updates:
         """A tag was chosen among all."""
-        if desk.chosen is None or not tag:
-            return self._besides(desk)
-        updates = self._click(desk, gr.EventData(None, {"do": "accept", "key": desk.chosen, "tag": tag}))
+        if session.chosen is None or not tag:
+            return self._besides(session)
+        updates = self._click(session, gr.EventData(None, {"do": "accept", "key": session.chosen, "tag": tag}))
         return updates | {self._other: gr.update(value=None)}
 
-    def _search(self, desk: Desk, query: list[str], unordered: bool) -> Updates:
+    def _search(self, session: Session, query: list[str], unordered: bool) -> Updates:
         """A query was changed."""
         assert self._finder is not None
-        desk.notices = []
+        session.notices = []
         try:
             found = self._finder.by_tags(query, not unordered) if query else []
-            return self._found(desk, query, found, ordered=not unordered)
+            return self._found(session, query, found, ordered=not unordered)
         except InputError as error:
-            desk.notices = [str(error)]
-        return self._besides(desk)
+            session.notices = [str(error)]
+        return self._besides(session)
 
-    def _of_index(self, desk: Desk, do: str, data: dict[str, str]) -> Updates:
+    def _of_index(self, session: Session, do: str, data: dict[str, str]) -> Updates:
         """Search for what is like the photograph or its list, or take a photograph that was found."""
         assert self._finder is not None
         if do == "open":
-            ranks = {str(rank): name for rank, name in enumerate(desk.found, 1)}
+            ranks = {str(rank): name for rank, name in enumerate(session.found, 1)}
             if data.get("rank") not in ranks:
                 raise InputError("this photograph is not among those that were found; search again")
             name = ranks[data["rank"]]
-            desk.choose(self._add(desk, name, self._finder.content(name)))
-            return self._all(desk) | {
-                self._intake: parts.intake(desk, self._uploads.most_bytes),
+            session.choose(self._add(session, name, self._finder.content(name)))
+            return self._all(session) | {
+                self._dropzone: parts.dropzone(session, self._uploads.most_bytes),
                 self._tabs: gr.Tabs(selected="tag"),
             }
-        photograph = desk.photograph
+        photograph = session.photograph
         if photograph is None:
-            return self._all(desk)
+            return self._all(session)
         if do == "like":
             query, found = [], self._finder.like(photograph.features)
         else:
@@ -214,53 +214,56 @@ class _Page:
             if not query:
                 raise InputError("accept the tags that are to be searched for first")
             found = self._finder.by_tags(query)
-        updates = self._found(desk, query, found)
+        updates = self._found(session, query, found)
         return updates | {self._query: gr.update(value=query), self._tabs: gr.Tabs(selected="search")}
 
-    def _found(self, desk: Desk, query: Sequence[str], found: list[Found], ordered: bool = True) -> Updates:
-        desk.found = [match.name for match in found]
-        photograph = desk.photograph
+    def _found(self, session: Session, query: Sequence[str], found: list[Found], ordered: bool = True) -> Updates:
+        session.found = [match.name for match in found]
+        photograph = session.photograph
         title, hint = ", ".join(query), "How likely a person's list begins with these tags"
         if not query and photograph is not None:
             title, hint = f"Like {photograph.name}", "How alike the lists are expected to be"
         elif len(query) > 1:
             hint += ", in this order" if ordered else ", in any order"
-        return self._besides(desk) | {self._results: parts.found(title, f"{hint}.", found)}
+        return self._besides(session) | {self._results: parts.found(title, f"{hint}.", found)}
 
-    def _keepsake(self, desk: Desk, format: str, which: Which) -> dict[str, Any]:
-        photographs = [photograph for _, photograph in desk]
+    def _download(self, session: Session, format: str, which: Which) -> dict[str, Any]:
+        photographs = [photograph for _, photograph in session]
         make = (
             (lambda: as_csv(photographs, which))
             if format == "csv"
-            else (lambda: as_xmp(photographs, which, self._bench.digest))
+            else (lambda: as_xmp(photographs, which, self._service.digest))
         )
-        file = self._bench.run(make)
+        file = self._service.run(make)
         # The count makes two downloads of the same content differ.
-        desk.downloads += 1
+        session.downloads += 1
         content = base64.b64encode(file.content).decode("ascii")
-        return {"name": file.name, "type": file.type, "content": content, "count": desk.downloads}
+        return {"name": file.name, "type": file.type, "content": content, "count": session.downloads}
 
-    def _forget(self, desk: Desk) -> None:
-        """Forget a user: Gradio deletes the desk an hour after the page was closed, but keeps what was shown of it."""
+    def _forget(self, session: Session) -> None:
+        """Forget a user: Gradio deletes the session an hour after the page was closed, but keeps what was shown of it."""
         sessions = self.blocks.state_holder.session_data
-        for name, session in list(sessions.items()):
-            if any(value is desk for value in session.state_data.values()):
+        for name, other in list(sessions.items()):
+            if any(value is session for value in other.state_data.values()):
                 sessions.pop(name, None)
 
-    def _all(self, desk: Desk) -> Updates:
+    def _all(self, session: Session) -> Updates:
         """Everything, with the photograph that is shown large."""
-        return self._besides(desk) | {self._stage: parts.stage(desk), self._right: gr.update(visible=len(desk) > 0)}
+        return self._besides(session) | {
+            self._stage: parts.stage(session),
+            self._right: gr.update(visible=len(session) > 0),
+        }
 
-    def _besides(self, desk: Desk) -> Updates:
+    def _besides(self, session: Session) -> Updates:
         """Everything besides pictures that are there already and need not be sent again."""
-        before, desk.strip = desk.strip, parts.strip(desk)
-        changed: Updates = {} if desk.strip == before else {self._strip: desk.strip}
+        before, session.strip = session.strip, parts.strip(session)
+        changed: Updates = {} if session.strip == before else {self._strip: session.strip}
         return changed | {
-            self._desk: desk,
-            self._notices: parts.notices(desk.notices),
-            self._tags: parts.tags(desk),
-            self._positions: parts.positions(desk),
-            self._keepsakes: parts.keepsakes(desk, self._finder is not None, self._bench.can_write_xmp),
+            self._session: session,
+            self._notices: parts.notices(session.notices),
+            self._tags: parts.tags(session),
+            self._positions: parts.positions(session),
+            self._downloads: parts.downloads(session, self._finder is not None, self._service.can_write_xmp),
         }
 
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from jinja2 import Environment, StrictUndefined
 
-from tagrank.app.desk import Desk
 from tagrank.app.finding import Found
+from tagrank.app.session import Session
 from tagrank.app.uploads import MEGABYTE, clean_name
 from tagrank.features.camera_files import readable_suffixes
 
@@ -52,10 +52,10 @@ def head(about: str) -> str:
     return _html(_macros().head(about))
 
 
-def intake(desk: Desk, most_bytes: int) -> str:
+def dropzone(session: Session, most_bytes: int) -> str:
     """Where photographs are dropped."""
     accept = ",".join(("image/*", *readable_suffixes()))
-    return _html(_macros().intake(len(desk) > 0, desk.received, accept, f"{most_bytes / MEGABYTE:g} MB"))
+    return _html(_macros().dropzone(len(session) > 0, session.received, accept, f"{most_bytes / MEGABYTE:g} MB"))
 
 
 def notices(texts: Sequence[str]) -> str:
@@ -63,31 +63,31 @@ def notices(texts: Sequence[str]) -> str:
     return _html(_macros().notices(texts))
 
 
-def stage(desk: Desk) -> str:
+def stage(session: Session) -> str:
     """The photograph that was chosen, large."""
-    return _html(_macros().stage(desk.photograph, desk.chosen))
+    return _html(_macros().stage(session.photograph, session.chosen))
 
 
-def strip(desk: Desk) -> str:
+def strip(session: Session) -> str:
     """All photographs, small."""
-    return _html(_macros().strip(list(desk), desk.chosen))
+    return _html(_macros().strip(list(session), session.chosen))
 
 
-def tags(desk: Desk) -> str:
+def tags(session: Session) -> str:
     """The list of the photograph that was chosen."""
-    photograph = desk.photograph
-    return "" if photograph is None else _html(_macros().tags(photograph.proposal, desk.chosen))
+    photograph = session.photograph
+    return "" if photograph is None else _html(_macros().tags(photograph.proposal, session.chosen))
 
 
-def positions(desk: Desk) -> str:
+def positions(session: Session) -> str:
     """The positions of that list."""
-    photograph = desk.photograph
+    photograph = session.photograph
     return "" if photograph is None else _html(_macros().positions(photograph.proposal))
 
 
-def keepsakes(desk: Desk, searchable: bool, xmp: bool) -> str:
+def downloads(session: Session, searchable: bool, xmp: bool) -> str:
     """What can be downloaded, and searched."""
-    return _html(_macros().keepsakes(len(desk), searchable, xmp))
+    return _html(_macros().downloads(len(session), searchable, xmp))
 
 
 def found(title: str, hint: str, matches: Sequence[Found]) -> str:

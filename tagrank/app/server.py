@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 from tagrank.app.finding import Finder
 from tagrank.app.parts import resource
+from tagrank.app.service import Service
 from tagrank.app.uploads import Uploads
-from tagrank.app.workbench import Workbench
 from tagrank.data.files import first_line, reason
 from tagrank.errors import InputError
 
@@ -91,7 +91,7 @@ def import_gradio() -> None:
         ) from error
 
 
-def make_app(bench: Workbench, uploads: Uploads, finder: Finder | None = None) -> "tuple[ASGIApp, Callable[[], None]]":
+def make_app(service: Service, uploads: Uploads, finder: Finder | None = None) -> "tuple[ASGIApp, Callable[[], None]]":
     """The page as an ASGI application, and a function to call when it is to end: it hangs up on the browsers."""
     import gradio as gr
     from fastapi import FastAPI, Request
@@ -118,7 +118,7 @@ def make_app(bench: Workbench, uploads: Uploads, finder: Finder | None = None) -
 
     gr.mount_gradio_app(
         app,
-        make_page(bench, uploads, finder),
+        make_page(service, uploads, finder),
         "/",
         footer_links=[],
         run_history=False,

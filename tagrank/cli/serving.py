@@ -48,19 +48,19 @@ def app(
     import_gradio()
     with listen(host, port) as listener:
         from tagrank.app.finding import Finder
+        from tagrank.app.service import Service
         from tagrank.app.uploads import MEGABYTE, Uploads
-        from tagrank.app.workbench import Workbench
         from tagrank.exporting import load_annotator
 
         annotator = load_annotator(model, device if is_exported(model) else chosen_device(device))
         finder = None if index is None else Finder(index, annotator, root)
         annotator.backbone(weights)
-        bench = Workbench(annotator, lists)
+        service = Service(annotator, lists)
         try:
-            page = make_app(bench, Uploads(max_size * MEGABYTE), finder)
+            page = make_app(service, Uploads(max_size * MEGABYTE), finder)
             if not listener.getsockname()[0].startswith(("127.", "::1")):
                 complain("other machines may reach the page, and there are no accounts")
             typer.echo(f"{address(listener)} (Ctrl-C ends it)")
             serve(listener, *page)
         finally:
-            bench.close()
+            service.close()

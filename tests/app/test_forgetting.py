@@ -15,10 +15,10 @@ from playwright.sync_api import sync_playwright
 
 from tagrank import Annotator
 from tagrank.app import layout
-from tagrank.app.desk import Photograph
 from tagrank.app.server import address, import_gradio, listen, make_app
+from tagrank.app.service import Service
+from tagrank.app.session import Photograph
 from tagrank.app.uploads import MEGABYTE, Uploads
-from tagrank.app.workbench import Workbench
 
 
 def photographs() -> int:
@@ -35,8 +35,8 @@ def test_nothing_is_left(annotator: Annotator, world: Path, chromium: str, monke
     pages = []
     make = layout.make_page
     monkeypatch.setattr(layout, "make_page", lambda *given: pages.append(make(*given)) or pages[0])
-    bench, uploads, listener = Workbench(annotator), Uploads(MEGABYTE), listen("127.0.0.1", 0)
-    app, hang_up = make_app(bench, uploads)
+    service, uploads, listener = Service(annotator), Uploads(MEGABYTE), listen("127.0.0.1", 0)
+    app, hang_up = make_app(service, uploads)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
@@ -46,8 +46,8 @@ def test_nothing_is_left(annotator: Annotator, world: Path, chromium: str, monke
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page()
             page.goto(address(listener))
-            page.wait_for_selector(".intake")
-            page.set_input_files(".intake input", world / "photos" / "a.jpg")
+            page.wait_for_selector(".dropzone")
+            page.set_input_files(".dropzone input", world / "photos" / "a.jpg")
             page.wait_for_selector(".tags li")
             assert photographs() == before + 1
             assert len(uploads) == 0
@@ -62,4 +62,4 @@ def test_nothing_is_left(annotator: Annotator, world: Path, chromium: str, monke
         hang_up()
         server.should_exit = True
         thread.join()
-        bench.close()
+        service.close()

@@ -12,17 +12,17 @@ import gradio as gr
 
 from tagrank import Annotator
 from tagrank.app import layout
-from tagrank.app.desk import Desk
 from tagrank.app.finding import Finder
+from tagrank.app.service import Service
+from tagrank.app.session import Session
 from tagrank.app.uploads import MEGABYTE, Uploads
-from tagrank.app.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
 def page(annotator: Annotator, world: Path) -> "Iterator[layout._Page]":
-    bench = Workbench(annotator)
-    yield layout._Page(bench, Uploads(MEGABYTE), Finder(world / "index", annotator))
-    bench.close()
+    service = Service(annotator)
+    yield layout._Page(service, Uploads(MEGABYTE), Finder(world / "index", annotator))
+    service.close()
 
 
 def did(**data: str) -> Any:
@@ -30,75 +30,75 @@ def did(**data: str) -> Any:
     return gr.EventData(None, data)
 
 
-def put(page: layout._Page, desk: Desk, photo: Path) -> None:
-    """A photograph on a desk, as if it had come from a browser."""
+def put(page: layout._Page, session: Session, photo: Path) -> None:
+    """A photograph on a session, as if it had come from a browser."""
     page._uploads._files["ticket"] = photo.name, photo.read_bytes()
-    page._receive(desk, did(name=photo.name, ticket="ticket", first="true"))
+    page._receive(session, did(name=photo.name, ticket="ticket", first="true"))
 
 
 def test_a_page_that_was_left_too_long(page: layout._Page) -> None:
-    """Its server has a new desk, or has itself been started anew."""
+    """Its server has a new session, or has itself been started anew."""
     for event in (did(do="accept", key="1", tag="dog"), did(do="csv", which="lists"), did(do="like")):
-        desk = Desk()
-        updates = page._click(desk, event)
-        assert desk.notices == ["This page was left too long, and its photographs are gone. Drop them again."]
+        session = Session()
+        updates = page._click(session, event)
+        assert session.notices == ["This page was left too long, and its photographs are gone. Drop them again."]
         # The page shows no photograph any more.
         assert updates[page._stage] == updates[page._strip] == updates[page._tags] == ""
     with pytest.raises(KeyError):
-        Desk()["1"]
+        Session()["1"]
 
 
 def test_a_button_is_pressed_twice(page: layout._Page, world: Path) -> None:
-    desk = Desk()
-    put(page, desk, world / "photos" / "a.jpg")
+    session = Session()
+    put(page, session, world / "photos" / "a.jpg")
     for _ in range(2):
-        page._click(desk, did(do="remove", key="1"))
-        assert (len(desk), desk.notices) == (0, [])
-    put(page, desk, world / "photos" / "a.jpg")
+        page._click(session, did(do="remove", key="1"))
+        assert (len(session), session.notices) == (0, [])
+    put(page, session, world / "photos" / "a.jpg")
     for _ in range(2):
-        page._click(desk, did(do="accept", key="2", tag="owl"))
-        assert (desk["2"].accepted, desk.notices) == (["owl"], [])
+        page._click(session, did(do="accept", key="2", tag="owl"))
+        assert (session["2"].accepted, session.notices) == (["owl"], [])
 
 
 def test_small_pictures_are_sent_when_they_change(page: layout._Page, world: Path) -> None:
-    desk = Desk()
+    session = Session()
     for name in "ab":
-        put(page, desk, world / "photos" / f"{name}.jpg")
-    assert page._strip in page._click(desk, did(do="accept", key="1", tag="owl"))
-    assert page._strip not in page._click(desk, did(do="accept", key="1", tag="fox"))
-    assert page._stage not in page._click(desk, did(do="take_back", key="1", tag="fox"))
-    assert page._strip in page._click(desk, did(do="choose", key="1"))
+        put(page, session, world / "photos" / f"{name}.jpg")
+    assert page._strip in page._click(session, did(do="accept", key="1", tag="owl"))
+    assert page._strip not in page._click(session, did(do="accept", key="1", tag="fox"))
+    assert page._stage not in page._click(session, did(do="take_back", key="1", tag="fox"))
+    assert page._strip in page._click(session, did(do="choose", key="1"))
 
 
 def test_too_many_photographs(page: layout._Page, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MOST_PHOTOGRAPHS", 1)
-    desk = Desk()
+    session = Session()
     for name in "ab":
-        put(page, desk, world / "photos" / f"{name}.jpg")
-    assert desk.notices == ["b.jpg: expected at most 1 photographs on the page; remove some"]
-    page._search(desk, ["owl"], unordered=False)
-    page._click(desk, did(do="open", rank="1"))
-    assert "expected at most 1" in desk.notices[0]
-    assert len(desk) == 1
+        put(page, session, world / "photos" / f"{name}.jpg")
+    assert session.notices == ["b.jpg: expected at most 1 photographs on the page; remove some"]
+    page._search(session, ["owl"], unordered=False)
+    page._click(session, did(do="open", rank="1"))
+    assert "expected at most 1" in session.notices[0]
+    assert len(session) == 1
 
 
 def test_what_nobody_found(page: layout._Page) -> None:
-    desk = Desk()
-    page._search(desk, ["dog"], unordered=True)
-    assert len(desk.found) == 6
+    session = Session()
+    page._search(session, ["dog"], unordered=True)
+    assert len(session.found) == 6
     for rank in ("0", "7", "../../etc/passwd"):
-        page._click(desk, did(do="open", rank=rank))
-        assert desk.notices == ["this photograph is not among those that were found; search again"]
-    page._search(desk, [*page._bench.tags[:9]], unordered=False)
-    assert "expected 1 to 5 tags, got 9" in desk.notices[0]
+        page._click(session, did(do="open", rank=rank))
+        assert session.notices == ["this photograph is not among those that were found; search again"]
+    page._search(session, [*page._service.tags[:9]], unordered=False)
+    assert "expected 1 to 5 tags, got 9" in session.notices[0]
 
 
 def test_photographs_that_are_gone(
     annotator: Annotator, world: Path, page: layout._Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(page, "_finder", Finder(world / "index", annotator, tmp_path))
-    desk = Desk()
-    shown = page._search(desk, ["dog"], unordered=False)[page._results]
+    session = Session()
+    shown = page._search(session, ["dog"], unordered=False)[page._results]
     assert shown.count("its file cannot be read any more") == 6
-    page._click(desk, did(do="open", rank="1"))
-    assert desk.notices == [f"{desk.found[0]}: its file cannot be read any more"]
+    page._click(session, did(do="open", rank="1"))
+    assert session.notices == [f"{session.found[0]}: its file cannot be read any more"]

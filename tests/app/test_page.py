@@ -95,7 +95,7 @@ def open_page(server: Server, browser: Browser) -> Iterator[Open]:
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(server.url)
-        page.wait_for_selector(".intake")
+        page.wait_for_selector(".dropzone")
         return page
 
     yield open_page
@@ -108,8 +108,8 @@ def open_page(server: Server, browser: Browser) -> Iterator[Open]:
 
 def drop(page: Page, *photos: Path) -> None:
     """Choose files, and wait until all have been read."""
-    page.set_input_files(".intake input", photos)
-    status = page.locator(".intake .status")
+    page.set_input_files(".dropzone input", photos)
+    status = page.locator(".dropzone .status")
     expect(status).to_have_text("", timeout=SOON)
 
 
@@ -183,7 +183,7 @@ def test_several_photographs_and_downloads(open_page: Open, world: Path, annotat
 
     def download(button: str) -> tuple[str, bytes]:
         with page.expect_download() as download:
-            page.click(f".keepsakes [data-do={button}]")
+            page.click(f".downloads [data-do={button}]")
         return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
     name, content = download("csv")
@@ -196,12 +196,12 @@ def test_several_photographs_and_downloads(open_page: Open, world: Path, annotat
     assert name == "tags.csv"
     assert {image: [row["tag"] for row in rows if row["image"] == image] for image in expected} == expected
     assert download("csv") == (name, content), "the same can be downloaded again"
-    page.check(".keepsakes input[value=accepted]")
+    page.check(".downloads input[value=accepted]")
     assert download("csv")[1].decode().splitlines()[1].startswith("b.jpg,1,fox,,")
     if find_spec("exiv2"):
         name, content = download("xmp")
         assert (name, b"<rdf:li>fox</rdf:li>" in content) == ("b.jpg.xmp", True)
-        page.check(".keepsakes input[value=lists]")
+        page.check(".downloads input[value=lists]")
         name, content = download("xmp")
         assert zipfile.ZipFile(io.BytesIO(content)).namelist() == ["a.jpg.xmp", "b.jpg.xmp", "c.jpg.xmp"]
     with changes(page, ".stage"):
@@ -283,7 +283,7 @@ def test_telephones(open_page: Open, world: Path) -> None:
         assert page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]") == [375, 375]
         # Gradio has buttons of a pixel, with which it measures.
         small = page.eval_on_selector_all(
-            "button, .intake label, .keepsakes label, input[role=listbox]",
+            "button, .dropzone label, .downloads label, input[role=listbox]",
             """all => all.filter(one => one.checkVisibility() && one.getBoundingClientRect().width)
                 .map(one => [one.outerHTML.slice(0, 200), one.getBoundingClientRect().height])
                 .filter(([_, height]) => 1 < height && height < 44)""",
@@ -291,7 +291,7 @@ def test_telephones(open_page: Open, world: Path) -> None:
         assert small == []
 
     check()
-    expect(page.locator(".intake .call:visible")).to_have_text("Choose photographs")
+    expect(page.locator(".dropzone .call:visible")).to_have_text("Choose photographs")
     drop(page, world / "photos" / "a.jpg", world / "photos" / "b.jpg")
     check()
     page.locator(".tags button[data-tag=moon]").tap()
@@ -344,7 +344,7 @@ def test_a_page_that_was_reloaded_starts_anew(open_page: Open, world: Path) -> N
     page = open_page()
     drop(page, world / "photos" / "a.jpg")
     page.reload()
-    page.wait_for_selector(".intake")
+    page.wait_for_selector(".dropzone")
     assert page.locator(".stage").count() == 0
 
 

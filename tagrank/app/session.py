@@ -35,7 +35,7 @@ class Photograph:
     accepted: list[str] = field(default_factory=list)
 
 
-class Desk:
+class Session:
     """The photographs of one user by keys, in the order in which they came.
 
     Attributes:

@@ -12,75 +12,77 @@ import pytest
 
 from tagrank import Annotator
 from tagrank.app import parts
-from tagrank.app.desk import Desk, new_name
-from tagrank.app.keepsakes import Which, as_csv, as_xmp
+from tagrank.app.downloads import Which, as_csv, as_xmp
+from tagrank.app.service import Service
+from tagrank.app.session import Session, new_name
 from tagrank.app.uploads import clean_name
-from tagrank.app.workbench import Workbench
 from tagrank.errors import InputError
 from tagrank.metadata.exiv2_image import ImageMetadata
 from tagrank.metadata.keyword_lists import List
 
 
 @pytest.fixture(scope="module")
-def bench(annotator: Annotator) -> Iterator[Workbench]:
-    bench = Workbench(annotator)
-    yield bench
-    bench.close()
+def service(annotator: Annotator) -> Iterator[Service]:
+    service = Service(annotator)
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def desk(bench: Workbench, world: Path) -> Desk:
-    desk = Desk()
+def session(service: Service, world: Path) -> Session:
+    session = Session()
     for name in ("a.jpg", "b.jpg", "a.jpg"):
-        desk.add(bench.read(name, (world / "photos" / name).read_bytes()))
-    return desk
+        session.add(service.read(name, (world / "photos" / name).read_bytes()))
+    return session
 
 
-def test_names_are_unique_and_order_stays(desk: Desk) -> None:
-    assert [photograph.name for _, photograph in desk] == ["a.jpg", "b.jpg", "a (2).jpg"]
+def test_names_are_unique_and_order_stays(session: Session) -> None:
+    assert [photograph.name for _, photograph in session] == ["a.jpg", "b.jpg", "a (2).jpg"]
     assert new_name("a.jpg", ["a.jpg", "a (2).jpg"]) == "a (3).jpg"
     assert new_name("b", ["a"]) == "b"
 
 
-def test_choosing_and_removing(desk: Desk) -> None:
-    first, second, third = (key for key, _ in desk)
-    assert desk.chosen == first
-    desk.choose(third)
-    desk.choose("nothing")
-    assert desk.chosen == third
-    desk.remove(third)
-    assert desk.chosen == second
-    desk.remove("nothing")
-    desk.remove(first)
-    assert (desk.chosen, len(desk)) == (second, 1)
-    desk.remove(second)
-    assert (desk.chosen, desk.photograph, len(desk)) == (None, None, 0)
-    assert Desk().untouched
-    assert not desk.untouched
+def test_choosing_and_removing(session: Session) -> None:
+    first, second, third = (key for key, _ in session)
+    assert session.chosen == first
+    session.choose(third)
+    session.choose("nothing")
+    assert session.chosen == third
+    session.remove(third)
+    assert session.chosen == second
+    session.remove("nothing")
+    session.remove(first)
+    assert (session.chosen, len(session)) == (second, 1)
+    session.remove(second)
+    assert (session.chosen, session.photograph, len(session)) == (None, None, 0)
+    assert Session().untouched
+    assert not session.untouched
 
 
-def test_reading_gives_what_annotate_gives(bench: Workbench, desk: Desk, world: Path) -> None:
-    for (_, photograph), name in zip(desk, ("a.jpg", "b.jpg"), strict=False):
-        assert list(photograph.proposal.listed) == bench.annotator.annotate(world / "photos" / name)
+def test_reading_gives_what_annotate_gives(service: Service, session: Session, world: Path) -> None:
+    for (_, photograph), name in zip(session, ("a.jpg", "b.jpg"), strict=False):
+        assert list(photograph.proposal.listed) == service.annotator.annotate(world / "photos" / name)
         assert (photograph.picture.width, photograph.picture.height) == (320, 240)
         assert (photograph.small.width, photograph.small.height) == (160, 120)
 
 
-def test_accepting_and_taking_back(bench: Workbench, desk: Desk, world: Path) -> None:
-    photograph = desk.photograph
+def test_accepting_and_taking_back(service: Service, session: Session, world: Path) -> None:
+    photograph = session.photograph
     assert photograph is not None
     before = photograph.proposal
-    bench.accept(photograph, "cat")
-    bench.accept(photograph, "owl")
-    bench.accept(photograph, "cat")
+    service.accept(photograph, "cat")
+    service.accept(photograph, "owl")
+    service.accept(photograph, "cat")
     assert photograph.accepted == ["cat", "owl"]
-    assert list(photograph.proposal.listed) == list(bench.annotator.suggest(world / "photos" / "a.jpg", ["cat", "owl"]))
+    assert list(photograph.proposal.listed) == list(
+        service.annotator.suggest(world / "photos" / "a.jpg", ["cat", "owl"])
+    )
     with pytest.raises(InputError, match="unicorn"):
-        bench.accept(photograph, "unicorn")
+        service.accept(photograph, "unicorn")
     assert photograph.accepted == ["cat", "owl"], "an error changes nothing"
-    bench.take_back(photograph, "cat")
+    service.take_back(photograph, "cat")
     assert photograph.accepted == ["owl"]
-    bench.clear(photograph)
+    service.clear(photograph)
     assert (photograph.accepted, photograph.proposal) == ([], before)
 
 
@@ -88,27 +90,27 @@ def test_accepting_and_taking_back(bench: Workbench, desk: Desk, world: Path) ->
     ("name", "kept", "why"),
     [("notes.txt", 0, "the file is empty"), ("notes.txt", 99, "not a JPEG"), ("a.jpg", 3000, "damaged image")],
 )
-def test_no_photograph(bench: Workbench, world: Path, name: str, kept: int, why: str) -> None:
+def test_no_photograph(service: Service, world: Path, name: str, kept: int, why: str) -> None:
     content = (world / "photos" / "a.jpg").read_bytes() if name == "a.jpg" else b"no picture" * 10
     with pytest.raises(InputError, match=f"^{name}: .*{why}") as error:
-        bench.read(f"../../{name}", content[:kept])
+        service.read(f"../../{name}", content[:kept])
     assert "tagrank-" not in str(error.value), "where the file was on the disk concerns nobody"
 
 
 def test_nothing_stays_on_the_disk(
-    bench: Workbench, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    bench.read("a.jpg", (world / "photos" / "a.jpg").read_bytes())
+    service.read("a.jpg", (world / "photos" / "a.jpg").read_bytes())
     with pytest.raises(InputError):
-        bench.read("a.nef", b"no picture")
+        service.read("a.nef", b"no picture")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_csv(bench: Workbench, desk: Desk) -> None:
-    _, (_, second), (_, third) = desk
-    bench.accept(second, "salt, pepper")
-    file = as_csv((photograph for _, photograph in desk), Which.lists)
+def test_csv(service: Service, session: Session) -> None:
+    _, (_, second), (_, third) = session
+    service.accept(second, "salt, pepper")
+    file = as_csv((photograph for _, photograph in session), Which.lists)
     assert (file.name, file.type) == ("tags.csv", "text/csv")
     rows = list(csv.DictReader(io.StringIO(file.content.decode())))
     of_second = [row for row in rows if row["image"] == "b.jpg"]
@@ -120,17 +122,17 @@ def test_csv(bench: Workbench, desk: Desk) -> None:
     assert scores == pytest.approx([tag.score for tag in third.proposal.listed], abs=1e-6)
     assert second.proposal.unlike is not None
     assert {float(row["unlike"]) for row in of_second} == {round(second.proposal.unlike, 6)}
-    alone = as_csv((photograph for _, photograph in desk), Which.accepted)
+    alone = as_csv((photograph for _, photograph in session), Which.accepted)
     assert [row["tag"] for row in csv.DictReader(io.StringIO(alone.content.decode()))] == ["salt, pepper"]
 
 
-def test_xmp(bench: Workbench, desk: Desk) -> None:
+def test_xmp(service: Service, session: Session) -> None:
     pytest.importorskip("exiv2", reason="exiv2 is not installed (pip install 'tagrank[xmp]')")
-    (_, first), (_, second), (_, third) = desk
+    (_, first), (_, second), (_, third) = session
     second.keywords = ("holiday",)
-    bench.accept(second, "owl")
+    service.accept(second, "owl")
     photographs = [first, second, third]
-    file = bench.run(lambda: as_xmp(photographs, Which.lists, bench.digest))
+    file = service.run(lambda: as_xmp(photographs, Which.lists, service.digest))
     assert (file.name, file.type) == ("tags.zip", "application/zip")
     archive = zipfile.ZipFile(io.BytesIO(file.content))
     assert archive.namelist() == ["a.jpg.xmp", "b.jpg.xmp", "a (2).jpg.xmp"]
@@ -139,37 +141,39 @@ def test_xmp(bench: Workbench, desk: Desk) -> None:
         metadata = ImageMetadata(Path("a.xmp"), content)
         return metadata.keywords(), metadata.record()
 
-    keywords, record = bench.run(lambda: read(archive.read("a.jpg.xmp")))
+    keywords, record = service.run(lambda: read(archive.read("a.jpg.xmp")))
     tags = tuple(tag.tag for tag in first.proposal.listed)
     assert keywords[List.subject] == record.ranked.tags == tags
     assert record.ranked.scores == pytest.approx([tag.score for tag in first.proposal.listed], abs=1e-4)
-    assert record.ranked.model == bench.digest
-    keywords, record = bench.run(lambda: read(archive.read("b.jpg.xmp")))
+    assert record.ranked.model == service.digest
+    keywords, record = service.run(lambda: read(archive.read("b.jpg.xmp")))
     tags = ("owl", *(tag.tag for tag in second.proposal.listed))
     assert keywords[List.subject] == ("holiday", *tags)
     assert (record.ranked.tags, record.ranked.scores) == (tags, ())
-    alone = bench.run(lambda: as_xmp(photographs, Which.accepted, bench.digest))
+    alone = service.run(lambda: as_xmp(photographs, Which.accepted, service.digest))
     assert alone.name == "b.jpg.xmp"
-    assert bench.run(lambda: read(alone.content))[1].ranked.tags == ("owl",)
+    assert service.run(lambda: read(alone.content))[1].ranked.tags == ("owl",)
 
 
-def test_keywords_of_the_photograph_are_in_the_sidecar(bench: Workbench, world: Path, tmp_path: Path) -> None:
+def test_keywords_of_the_photograph_are_in_the_sidecar(service: Service, world: Path, tmp_path: Path) -> None:
     pytest.importorskip("exiv2", reason="exiv2 is not installed (pip install 'tagrank[xmp]')")
     from tagrank.metadata import Place, TagWriter
     from tagrank.metadata.keyword_lists import Ranked
 
     path = tmp_path / "a.jpg"
     path.write_bytes((world / "photos" / "a.jpg").read_bytes())
-    bench.run(lambda: TagWriter(Place.embed).write(path, Ranked(("of tagrank",))))
-    assert bench.read("a.jpg", path.read_bytes()).keywords == (), "what tagrank wrote is not a person's"
-    metadata = bench.run(lambda: ImageMetadata(path, path.read_bytes()))
-    bench.run(lambda: metadata.set({**metadata.keywords(), List.subject: ("mine",), List.iptc: ("mine", "too")}, None))
-    assert bench.read("a.jpg", bench.run(metadata.write)).keywords == ("mine", "mine", "too")
+    service.run(lambda: TagWriter(Place.embed).write(path, Ranked(("of tagrank",))))
+    assert service.read("a.jpg", path.read_bytes()).keywords == (), "what tagrank wrote is not a person's"
+    metadata = service.run(lambda: ImageMetadata(path, path.read_bytes()))
+    service.run(
+        lambda: metadata.set({**metadata.keywords(), List.subject: ("mine",), List.iptc: ("mine", "too")}, None)
+    )
+    assert service.read("a.jpg", service.run(metadata.write)).keywords == ("mine", "mine", "too")
 
 
 @pytest.mark.parametrize("make", [as_csv, lambda photographs, which: as_xmp(photographs, which, "")])
-def test_nothing_to_take_home(desk: Desk, make: Any) -> None:
-    photographs = [photograph for _, photograph in desk]
+def test_nothing_to_take_home(session: Session, make: Any) -> None:
+    photographs = [photograph for _, photograph in session]
     with pytest.raises(InputError, match="no tag was accepted yet"):
         make(photographs, Which.accepted)
     with pytest.raises(InputError, match="there are no tags yet"):
@@ -183,26 +187,26 @@ def test_names_of_files() -> None:
     assert clean_name("\u202egpj.exe") == "gpj.exe"
 
 
-def test_what_is_shown_is_escaped(bench: Workbench, desk: Desk, world: Path) -> None:
+def test_what_is_shown_is_escaped(service: Service, session: Session, world: Path) -> None:
     evil = "<img src=x onerror=alert(1)>\"'{{7}}${7}`.jpg"
-    desk.choose(desk.add(bench.read(evil, (world / "photos" / "c.jpg").read_bytes())))
+    session.choose(session.add(service.read(evil, (world / "photos" / "c.jpg").read_bytes())))
     for part in (parts.stage, parts.strip):
-        assert "<img src=x" not in part(desk)
-        assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;{{7}}${7}`.jpg" in part(desk)
-    photograph = desk.photograph
+        assert "<img src=x" not in part(session)
+        assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;{{7}}${7}`.jpg" in part(session)
+    photograph = session.photograph
     assert photograph is not None
-    bench.accept(photograph, "<b>grass</b>")
-    assert "<b>" not in parts.tags(desk) + parts.positions(desk)
-    assert 'data-tag="&lt;b&gt;grass&lt;/b&gt;"' in parts.tags(desk)
+    service.accept(photograph, "<b>grass</b>")
+    assert "<b>" not in parts.tags(session) + parts.positions(session)
+    assert 'data-tag="&lt;b&gt;grass&lt;/b&gt;"' in parts.tags(session)
     assert "<script>" not in parts.notices(["<script>"])
 
 
-def test_unknown_photographs_are_marked(desk: Desk) -> None:
-    photograph = desk.photograph
+def test_unknown_photographs_are_marked(session: Session) -> None:
+    photograph = session.photograph
     assert photograph is not None
-    assert "unlike" not in parts.tags(desk)
+    assert "unlike" not in parts.tags(session)
     photograph.proposal = replace(photograph.proposal, unlike=0.9951, unknown=True)
-    assert "unlike the training photographs (99% unlike)" in parts.tags(desk)
+    assert "unlike the training photographs (99% unlike)" in parts.tags(session)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from tagrank.app.desk import Photograph
+from tagrank.app.session import Photograph
 from tagrank.errors import InputError
 from tagrank.metadata import new_sidecar
 from tagrank.metadata.keyword_lists import Ranked
@@ -22,7 +22,7 @@ class Which(str, Enum):
     """The accepted tags alone."""
 
 
-class Keepsake(NamedTuple):
+class Download(NamedTuple):
     """A file: its name, its type on the web, and its content."""
 
     name: str
@@ -43,7 +43,7 @@ def _tags(photograph: Photograph, which: Which) -> list[_Tag]:
     return [*chosen, *(_Tag(tag.tag, tag.score, False) for tag in photograph.proposal.listed)]
 
 
-def as_csv(photographs: Iterable[Photograph], which: Which) -> Keepsake:
+def as_csv(photographs: Iterable[Photograph], which: Which) -> Download:
     """A table with a row for each tag: the columns of ``annotate --format csv``, and whether the tag was accepted.
 
     An accepted tag has no score: it was a person who chose it.
@@ -63,10 +63,10 @@ def as_csv(photographs: Iterable[Photograph], which: Which) -> Keepsake:
             rows.writerow([photograph.name, rank, tag.tag, score, of_photograph, "yes" if tag.accepted else "no"])
             count += 1
     _check_some(count, which)
-    return Keepsake("tags.csv", "text/csv", stream.getvalue().encode())
+    return Download("tags.csv", "text/csv", stream.getvalue().encode())
 
 
-def as_xmp(photographs: Iterable[Photograph], which: Which, model: str) -> Keepsake:
+def as_xmp(photographs: Iterable[Photograph], which: Which, model: str) -> Download:
     """A sidecar for each photograph that has tags, named ``a.jpg.xmp``; several are in a ZIP file.
 
     A sidecar starts with the keywords that the photograph's own file has. Scores are in it if no tag was accepted.
@@ -95,12 +95,12 @@ def as_xmp(photographs: Iterable[Photograph], which: Which, model: str) -> Keeps
     _check_some(len(sidecars), which)
     if len(sidecars) == 1:
         ((name, content),) = sidecars
-        return Keepsake(name, "application/rdf+xml", content)
+        return Download(name, "application/rdf+xml", content)
     stream = io.BytesIO()
     with ZipFile(stream, "w", ZIP_DEFLATED) as archive:
         for name, content in sidecars:
             archive.writestr(name, content)
-    return Keepsake("tags.zip", "application/zip", stream.getvalue())
+    return Download("tags.zip", "application/zip", stream.getvalue())
 
 
 def _check_some(count: int, which: Which) -> None:

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from tagrank.annotator import Annotator
-from tagrank.app.desk import Photograph
 from tagrank.app.proposals import propose
+from tagrank.app.session import Photograph
 from tagrank.app.uploads import clean_name
 from tagrank.decode import check_decoder
 from tagrank.errors import InputError
@@ -28,7 +28,7 @@ SIDE, BYTES = 1280, 300_000
 SMALL_SIDE, SMALL_BYTES = 160, 8_000
 
 
-class Workbench:
+class Service:
     """Computes with a model, in one thread: torch would give each of several too little, and exiv2 allows no more.
 
     Args:

@@ -241,7 +241,7 @@ class _Page:
         return {"name": file.name, "type": file.type, "content": content, "count": session.downloads}
 
     def _forget(self, session: Session) -> None:
-        """Forget a user: Gradio deletes the session an hour after the page was closed, but keeps what was shown of it."""
+        """Forget a user: an hour after the page was closed Gradio deletes its state, but keeps what was shown of it."""
         sessions = self.blocks.state_holder.session_data
         for name, other in list(sessions.items()):
             if any(value is session for value in other.state_data.values()):

@@ -74,7 +74,7 @@ def run_demo(out: Path, *, scenes: int = 5000, seed: int = 0, progress: bool = T
         training=first.training | {"preset": "default", **asdict(preset)},
         completer=completer,
     )
-    complete(annotator, train_images, val_images, None)
+    complete(annotator, train_images, val_images)
     annotator.save(out / "model")
     rows = contest(annotator, train_images, val_images, images, preset, seed=seed, progress=progress)
     report = out / "report.html"

@@ -11,11 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tagrank.data.files import write_atomically
 from tagrank.errors import InputError
-from tagrank.features.backbones import Backbone
 from tagrank.features.labelled import LabelledImages
 from tagrank.model_files import SEEN
 
@@ -24,25 +22,14 @@ BATCH = 256
 Digests = NDArray[np.uint64]
 
 
-def digests(images: LabelledImages, backbone: Backbone | None = None) -> Digests:
-    """The digests of images, ``[N]``.
-
-    Args:
-        images: the images.
-        backbone: computes features if ``images`` has pixels; None if it has features.
-    """
-    dimension = images.inputs.shape[1] if backbone is None else backbone.feature_size
+def digests(images: LabelledImages) -> Digests:
+    """The digests of images with features, ``[N]``."""
     # The legacy generator draws the same numbers in all versions of NumPy. The mean is subtracted because features
     # after a ReLU are all positive: without it, a projection would have the same sign for nearly all images.
-    projections = torch.from_numpy(np.random.RandomState(0).standard_normal((dimension, 32)))
+    projections = torch.from_numpy(np.random.RandomState(0).standard_normal((images.inputs.shape[1], 32)))
     projections -= projections.mean(dim=0)
-
-    @torch.no_grad()
-    def signs(batch: Tensor) -> Tensor:
-        features = batch if backbone is None else backbone(batch.to(next(backbone.parameters())))
-        return features.cpu().double() @ projections > 0
-
-    keys = np.packbits(torch.cat([signs(batch) for batch in images.inputs.split(BATCH)]).numpy(), axis=1)
+    signs = [batch.cpu().double() @ projections > 0 for batch in images.inputs.split(BATCH)]
+    keys = np.packbits(torch.cat(signs).numpy(), axis=1)
     names = (PurePosixPath(example.image).name.encode() for example in images.examples)
     both = (hashlib.blake2b(key.tobytes() + name, digest_size=8) for key, name in zip(keys, names, strict=True))
     return np.array([int.from_bytes(value.digest(), "little") for value in both], dtype=np.uint64)

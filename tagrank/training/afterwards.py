@@ -15,19 +15,16 @@ IMAGES, TAGS = 1000, 100
 BATCH = 256
 
 
-def complete(
-    annotator: Annotator, images: LabelledImages, val_images: LabelledImages, backbone: Backbone | None
-) -> None:
+def complete(annotator: Annotator, images: LabelledImages, val_images: LabelledImages) -> None:
     """Give a trained model its calibration and its familiarity.
 
     Args:
         annotator: the model.
-        images: the images that it was trained on.
-        val_images: the images by which the best epoch was chosen.
-        backbone: computes features if the images have pixels; None if they have features.
+        images: the images that it was trained on, with features.
+        val_images: the images by which the best epoch was chosen, with features.
     """
-    features = features_of(val_images.inputs, backbone)
-    annotator.familiarity = Familiarity.fit(features_of(images.inputs, backbone), features)
+    features = val_images.inputs
+    annotator.familiarity = Familiarity.fit(images.inputs, features)
     chosen = np.unique(np.linspace(0, len(features) - 1, IMAGES).astype(int)).tolist()
     annotator.calibration = Calibration()
     rankings = annotator.rank(features[chosen], top_k=TAGS)
@@ -40,9 +37,7 @@ def complete(
 
 
 @torch.no_grad()
-def features_of(inputs: Tensor, backbone: Backbone | None) -> Tensor:
-    """The features of images: what a backbone computes from their pixels, or without one the inputs themselves."""
-    if backbone is None:
-        return inputs
+def features_of(inputs: Tensor, backbone: Backbone) -> Tensor:
+    """The features that a backbone computes from the pixels of images."""
     weight = next(backbone.parameters())
     return torch.cat([backbone(batch.to(weight)).cpu() for batch in inputs.split(BATCH)])

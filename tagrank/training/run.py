@@ -145,13 +145,14 @@ def _fit(
         progress="training" if options.progress else None,
         processes=processes,
     )
+    if trained is not None:
+        images, val_images = (LabelledImages(i.examples, features_of(i.inputs, trained)) for i in (images, val_images))
     completer = None
     if preset.completer:
-        seen = LabelledImages(images.examples, features_of(images.inputs, trained))
-        completer = fit_completer(seen, vocabulary, preset, options.seed, device=device, progress=options.progress)
+        completer = fit_completer(images, vocabulary, preset, options.seed, device=device, progress=options.progress)
     annotator = Annotator(ranker, vocabulary, spec, backbone=trained, training=settings, completer=completer)
-    complete(annotator, images, val_images, trained)
-    return annotator, digests(images, trained), digests(val_images, trained)
+    complete(annotator, images, val_images)
+    return annotator, digests(images), digests(val_images)
 
 
 def _digest(parts: tuple[Manifest, Manifest], options: TrainOptions, place: Callable[[str | Path], str]) -> str:

@@ -1,13 +1,10 @@
 """``annotate``: write the ranked tags of photographs."""
 
-import csv
-import json
-import math
 import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -24,18 +21,13 @@ from tagrank.cli.app import (
     find_model,
 )
 from tagrank.cli.engine import AddressOption, Engine, EngineOption, check_engine, start_engine
+from tagrank.cli.list_writers import suggestion_writer, tag_writer, unlike_words
 from tagrank.cli.photographs import expand_stdin
-from tagrank.cli.suggestions import suggestion_writer
-from tagrank.cli.terminal import Complaints, complain, shown
+from tagrank.cli.terminal import Complaints, complain
 from tagrank.cli.writing import WRITE_NOTHING, WriteTags, ranked
 from tagrank.errors import InputError
 from tagrank.model_files import check_model_or_file, is_exported, model_digest
 from tagrank.options import ListOptions, split_tags
-
-if TYPE_CHECKING:
-    from tagrank.decode import RankedTag, TagList
-
-UNLIKE = "unlike the training photographs"
 
 
 class ListFormat(str, Enum):
@@ -159,13 +151,11 @@ def annotate(
         from tagrank.model_hub import Source
 
         page = Gallery(out, "Photographs with their tags", f"Tagged by {Source.of(model).label}")
-    write: Callable[[Path, Any], None] = (
-        suggestion_writer(Format(format.value), out)
-        if given is not None
-        else page.add
-        if page
-        else _writer(format, out)
-    )
+    write: Callable[[Path, Any], None]
+    if page is not None:
+        write = page.add
+    else:
+        write = (tag_writer if given is None else suggestion_writer)(Format(format.value), out)
     if given is None:
         job = AnnotateJob(annotator, {"top_k": top_k, "members": tagger is not None, **options})
     else:
@@ -183,7 +173,7 @@ def annotate(
                 if isinstance(tags, InputError):
                     failed(tags)
                 elif unknown is Unknown.skip and tags.unknown:
-                    complain(f"{path}: skipped: {UNLIKE} ({tags.unlike:.3f})")
+                    complain(f"{path}: skipped: {unlike_words(tags)}")
                 else:
                     try:
                         write(path, tags)
@@ -197,36 +187,3 @@ def annotate(
     if page is not None:
         page.close(failed.count)
     failed.exit()
-
-
-def _writer(format: ListFormat, out: TextIO) -> Callable[[Path, "TagList"], None]:
-    """A function that writes one photograph's tags to a stream, and flushes."""
-    if format is ListFormat.text:
-        return lambda path, tags: print(shown(_line(path, tags), out), file=out, flush=True)
-    if format is ListFormat.jsonl:
-        return lambda path, tags: print(json.dumps(_record(path, tags)), file=out, flush=True)
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["image", "rank", "tag", "score", "unlike"])
-
-    def write(path: Path, tags: "TagList") -> None:
-        unlike = _record(path, tags)["unlike"]
-        rows.writerows([str(path), t.rank, t.tag, _rounded(t)["score"], unlike] for t in tags)
-        out.flush()
-
-    return write
-
-
-def _line(path: Path, tags: "TagList") -> str:
-    mark = f"; {UNLIKE} ({tags.unlike:.3f})" if tags.unknown else ""
-    return f"{path}: {', '.join(f'{t.tag} ({t.score:.2f})' for t in tags)}{mark}"
-
-
-def _record(path: Path, tags: "TagList") -> dict[str, Any]:
-    """``unlike`` is None if the model does not know."""
-    unlike = None if math.isnan(tags.unlike) else round(tags.unlike, 6)
-    return {"image": str(path), "unlike": unlike, "tags": [_rounded(t) for t in tags]}
-
-
-def _rounded(tag: "RankedTag") -> dict[str, Any]:
-    """A tag as a dictionary. The score is rounded to six decimals; further decimals depend on the batch."""
-    return tag._asdict() | {"score": round(tag.score, 6)}

@@ -35,11 +35,12 @@ class Forward {
   static constexpr int kFragmentBytes = kLanes * 16;  // of one slice, fragment and half of it
   static constexpr bool kAlone = kMost == 1;            // the cluster is one block
   // The tiles that a warp multiplies at a time, and the number of independent sums of each gate in each tile. One sum would
-  // leave the tensor cores idle: an instruction waits for the previous one of its sum.
+  // leave the tensor cores idle: an instruction waits for the previous one of its sum. If U is in shared memory, there are
+  // more warps instead, and no registers for more sums.
   static constexpr int kChunk = S::kTiles == 2 || (S::kTiles == 4 && (kBytes == 2 || P::kPairs)) ? 2 : 1;
   static constexpr int kSlices = P::kSlices;
   static constexpr Activations kActivations = activations_for<T>();
-  static constexpr int kSums = S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
+  static constexpr int kSums = kInMemory > 0 ? 1 : S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
   static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
   // Whether gates_x is loaded a step before it is used. That takes twice the registers.
   static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads <= 256;
@@ -444,7 +445,8 @@ class Forward {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const auto at = [&](int sum) { return part[fragment][chunk][sum][lane].at[i]; };
-            float total = at(0) + at(1);
+            float total = at(0);
+            if constexpr (kSums > 1) total += at(1);
             if constexpr (kSums == 4) total += at(2) + at(3);
             warp.sum[fragment][chunk][lane].at[i] = total;
           }

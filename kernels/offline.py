@@ -112,7 +112,7 @@ def _gpu(capability: tuple[int, int]) -> Gpu:
 def _hidden(rule: Rule) -> tuple[int, ...]:
     """The H to compile for: several for a grouped variant, whose code depends on how many chunks its part of U has."""
     if rule.variant.name != "grouped":
-        return (rule.max_hidden or (512 if rule.aligned else 500),)
+        return (rule.max_hidden or 512 if rule.aligned else 500,)
     return tuple(h for h in (256, 512, 768, 1024) if rule.max_hidden is None or h <= rule.max_hidden)
 
 

@@ -168,7 +168,7 @@ def test_batches_on_a_gpu() -> None:
     assert size & (size - 1) == 0
 
 
-def test_one_compilation_computes_batches_of_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_compilation_computes_batches_of_all_sizes(tmp_path: Path) -> None:
     """Also the smaller batch at the end, and in the threads that compute batches; a single image is not compiled."""
     from torch._dynamo.utils import counters
 
@@ -177,10 +177,11 @@ def test_one_compilation_computes_batches_of_all_sizes(tmp_path: Path, monkeypat
     backbone.compile_network()
     assert backbone.state_dict().keys() == make_backbone().state_dict().keys()
     counters.clear()
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     computation = Computation(backbone, executor=single_core_threads(2), workers=2)
-    for count in (4, 4, 3, 2, 1, 4):
-        torch.testing.assert_close(computation.start(make_pixels(count))(), expected[count], atol=1e-5, rtol=1e-5)
+    # Not by monkeypatch, which afterwards deletes the option.
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for count in (4, 4, 3, 2, 1, 4):
+            torch.testing.assert_close(computation.start(make_pixels(count))(), expected[count], atol=1e-5, rtol=1e-5)
     assert counters["stats"]["unique_graphs"] == 1
     for number in range(7):
         Image.new("RGB", (40, 40), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")

@@ -127,15 +127,15 @@ def test_both_directions_train_as_a_graphed_callable(ragged: bool, proj_size: in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_compiles_with_reduced_overhead(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_with_reduced_overhead(dtype: torch.dtype) -> None:
     """torch.compile records CUDA graphs, skips none, and replays them on other images."""
-    compiled_as_eager("cuda", dtype, monkeypatch)
+    # Without the pool of processes for compiling, which takes longer to start than this takes to compile.
+    with torch._inductor.config.patch(compile_threads=1):
+        compiled_as_eager("cuda", dtype)
     assert counters["inductor"]["cudagraph_skips"] == 0
 
 
-def compiled_as_eager(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without the pool of processes for compiling, which takes longer to start than this takes to compile.
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+def compiled_as_eager(device: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from other_processes import is_alive, until
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -134,13 +134,6 @@ def is_worker(process: int) -> bool:
         return False
 
 
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT], ids=["a worker is killed", "Ctrl-C"])
 def test_a_cluster_of_its_own(folder: Path, tmp_path: Path, signal_: signal.Signals) -> None:
@@ -155,7 +148,7 @@ def test_a_cluster_of_its_own(folder: Path, tmp_path: Path, signal_: signal.Sign
     out, errors = tmp_path / "out", tmp_path / "errors"
     with out.open("w") as stdout, errors.open("w") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True)
-        until(lambda: out.stat().st_size > 0 or process.poll() is not None)
+        until(lambda: out.stat().st_size > 0 or process.poll() is not None, 200)
         started = list(descendants(process.pid))
         workers = list(filter(is_worker, started))
         assert workers, errors.read_text()
@@ -164,7 +157,7 @@ def test_a_cluster_of_its_own(folder: Path, tmp_path: Path, signal_: signal.Sign
         else:
             os.killpg(process.pid, signal_)  # as a terminal does
         code = process.wait(timeout=200)
-    until(lambda: not any(map(is_alive, started)))
+    until(lambda: not any(map(is_alive, started)), 200)
     records = [json.loads(line)["image"] for line in out.read_text().splitlines()]
     expected = sorted(map(str, photos.iterdir()))
     if signal_ is signal.SIGKILL:
@@ -175,10 +168,3 @@ def test_a_cluster_of_its_own(folder: Path, tmp_path: Path, signal_: signal.Sign
         assert records == expected[: len(records)]
         assert "tagrank: interrupted" in errors.read_text().splitlines()
         assert "Traceback" not in errors.read_text()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 200
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)

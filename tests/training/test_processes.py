@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from other_processes import is_alive, until
 from safetensors.torch import load_file
 from torch import nn
 
@@ -146,20 +145,6 @@ def helpers(process: int) -> list[int]:
     return found
 
 
-def until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("who", ["the helper", "process 0", "Ctrl-C"])
 def test_a_process_that_ends_ends_the_run_which_can_be_resumed(features: Path, tmp_path: Path, who: str) -> None:
@@ -169,7 +154,7 @@ def test_a_process_that_ends_ends_the_run_which_can_be_resumed(features: Path, t
     command = [sys.executable, str(program), *arguments(features, "model", *long)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     last = features / "model" / "training" / "last.ckpt"
-    until(lambda: last.exists() or process.poll() is not None)
+    until(lambda: last.exists() or process.poll() is not None, 120)
     (helper,) = helpers(process.pid)
     if who == "the helper":
         os.kill(helper, signal.SIGKILL)
@@ -178,7 +163,7 @@ def test_a_process_that_ends_ends_the_run_which_can_be_resumed(features: Path, t
     else:
         os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    until(lambda: not is_alive(helper))
+    until(lambda: not is_alive(helper), 120)
     lines = [line for line in errors.splitlines() if not line.startswith("training, epoch")]
     if who == "the helper":
         assert process.returncode == 2

@@ -100,18 +100,14 @@ def batches(model: Model, count: int, dtype: torch.dtype) -> list[Batch]:
 
 
 def ways(model: Model, dtype: torch.dtype) -> dict[str, Any]:
-    """The model in each way of writing it, all with the same parameters.
-
-    Without "convert" if it finds nothing to convert: cells are for their users to replace.
-    """
+    """The model in each way of writing it, all with the same parameters."""
     torch.manual_seed(0)
     before = model.before(model.sizes).to(dtype)
     after = model.after(model.sizes).to(dtype)
     after.load_state_dict(before.state_dict())
     converted = deepcopy(before)
-    found = convert(converted, batches(model, 1, dtype)[0])
-    between = {CONVERTED: converted} if any(finding.converted for finding in found.findings) else {}
-    return {BEFORE: before, **between, AFTER: after}
+    convert(converted, batches(model, 1, dtype)[0])
+    return {BEFORE: before, CONVERTED: converted, AFTER: after}
 
 
 def training(module: Any, given: Sequence[Batch]) -> Callable[[], list[float]]:
@@ -178,9 +174,8 @@ def measure(model: Model, seconds: float, processor: bool = False) -> list[dict[
     rows = [timed("training", steps)]
     runs: dict[str, Callable[[], Any]] = {}
     for name, module in modules.items():
-        if name != CONVERTED:  # which repeats nothing that it could save within one step
-            module.eval()
-            runs[name] = partial(module.generate, *model.beginning(module, model.sizes, given[0]))
+        module.eval()
+        runs[name] = partial(module.generate, *model.beginning(module, model.sizes, given[0]))
     return [*rows, timed("generation", runs)]
 
 

@@ -1,16 +1,19 @@
 """ContextLSTMCell: one step, for decoders that choose each input from the output before."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tagrank.nn.checks import State, check_features, check_sizes, check_state
-from tagrank.nn.parameters import add_bias, context_share, initialise, lstm_parameters
+from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state
+from tagrank.nn.parameters import add_bias, context_share, copy_parameters, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
 from tagrank.recurrence.dtypes import autocasts
 from tagrank.recurrence.op import run, run_layers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ContextGates(NamedTuple):
@@ -94,6 +97,37 @@ class ContextLSTMCell(nn.Module):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             self.register_parameter(name, parameters.get(name))
         self.reset_parameters()
+
+    @classmethod
+    def from_lstm_cell(cls, cell: nn.LSTMCell, context_size: int, *, backend: str = "auto") -> "Self":
+        """A cell with copies of an ``nn.LSTMCell``'s parameters, on their device and in their dtype.
+
+        Args:
+            cell: the module whose input is ``cat([x_t, context])``, or the context alone.
+            context_size: how many features of its input are the context, the last ones.
+            backend: as for the class.
+
+        Raises:
+            TypeError: ``cell`` is no ``nn.LSTMCell``, or ``context_size`` no integer.
+            ValueError: it has fewer features than ``context_size``.
+        """
+        if not isinstance(cell, nn.LSTMCell):
+            raise TypeError(f"cell: expected an nn.LSTMCell, got {type(cell).__name__}")
+        context_size = as_int("context_size", context_size)
+        if not 0 <= context_size <= cell.input_size:
+            raise ValueError(
+                f"context_size: expected 0 to {cell.input_size}, as many as cell reads; got {context_size}"
+            )
+        input_size = cell.input_size - context_size
+        own = cls(context_size, cell.hidden_size, input_size=input_size, bias=cell.bias, backend=backend, device="meta")
+        copy_parameters(cell, own)
+        return own.train(cell.training)
+
+    def to_lstm_cell(self) -> nn.LSTMCell:
+        """An ``nn.LSTMCell`` with copies of this cell's parameters: its input is ``cat([x_t, context])``."""
+        cell = nn.LSTMCell(self.input_size + self.context_size, self.hidden_size, self.bias, device="meta")
+        copy_parameters(self, cell)
+        return cell.train(self.training)
 
     def reset_parameters(self) -> None:
         """Draw all parameters uniformly from ``(-1/sqrt(H), 1/sqrt(H))``, as nn.LSTMCell does."""

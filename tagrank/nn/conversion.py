@@ -1,21 +1,27 @@
-"""The search of a model for each ``nn.LSTM`` whose input repeats over time, and its replacement by a ContextLSTM."""
+"""The search of a model for LSTMs whose input repeats over time, and their replacement by layers and cells of ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tagrank.nn.repeated import RepeatedInputLSTM, first_rows
+from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
 
 #: Of the norm of a model's outputs: how much they may change.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 #: If less than one in so many features repeats, nothing is gained, and it may be by chance.
 FEW = 8
+#: What to do where a cell cannot tell that its context repeats.
+_BY_HAND = (
+    "ContextLSTMCell takes the context once: gates = cell.context_gates(context), then cell(gates, input, (h, c))"
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,17 @@ class Conversion:
 
 @dataclass
 class _Seen:
-    """What an LSTM read in the example: how often, in how many steps, and which features were the same at each step."""
+    """What an LSTM read in the example: how often, in how many steps, and which features were the same at each step.
+
+    A cell's sequence goes on as long as each call gets the hidden state that the call before returned.
+    """
 
     calls: int = 0
     steps: int = 0
     same: Tensor | None = None
-    #: Of a cell: what it read before.
-    last: Tensor | None = None
+    #: Of a cell: what a sequence read at its first step, and its length, by the hidden state that was returned last.
+    sequences: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    running: tuple[Tensor, int] | None = None
 
     def add(self, steps: int, same: Tensor | None) -> None:
         self.steps = max(self.steps, steps)
@@ -78,13 +88,17 @@ def convert(
     backend: str = "auto",
     tolerance: float | None = None,
 ) -> Conversion:
-    """Replace each ``nn.LSTM`` of a model whose input repeats over time by a faster layer with the same results.
+    """Replace each LSTM of a model whose input repeats over time by a faster one with the same results.
 
-    The model runs on an example, whose inputs should be like real ones. An LSTM is replaced if enough of its first or
-    last features were the same at all steps of each call, as in ``cat([x_t, image], -1)`` or ``image.expand(T, -1,
-    -1)``. The layer in its place (:class:`~tagrank.nn.repeated.RepeatedInputLSTM`) has copies of its parameters under
-    the same names and is called in the same way. It makes sure in each call that these features repeat. An optimizer
-    must be made after the conversion.
+    The model runs on an example, whose inputs should be like real ones. An ``nn.LSTM`` is replaced if enough of its
+    first or last features were the same at all steps of each call, as in ``cat([x_t, image], -1)`` or
+    ``image.expand(T, -1, -1)``. An ``nn.LSTMCell`` is replaced if they were the same in all calls of a sequence, which
+    goes on as long as each call gets the states that the one before returned.
+
+    What takes their place (:class:`~tagrank.nn.repeated.RepeatedInputLSTM`,
+    :class:`~tagrank.nn.repeated_cell.RepeatedInputLSTMCell`) has copies of their parameters under the same names and is
+    called in the same way. It makes sure in each call that these features repeat. An optimizer must be made after the
+    conversion.
 
     Args:
         model: is changed in place. It runs in evaluation mode, without gradients.
@@ -143,7 +157,10 @@ def _judge(
     if seen.calls == 0:
         return Finding(name, False, "the example does not run it")
     if seen.same is None:
-        return Finding(name, False, f"the example runs it for {'one call' if cell else 'one step'} only")
+        why = f"the example runs it for {'one call' if cell else 'one step'} only"
+        if seen.calls > 1 and cell:
+            why = f"no call gets the states that the one before returned; {_BY_HAND}"
+        return Finding(name, False, why)
     same = seen.same.tolist()
     first, last = _run_length(same), _run_length(same[::-1])
     count, where = (last, "last") if last >= first else (first, "first")
@@ -154,13 +171,16 @@ def _judge(
         return Finding(name, False, f"only its {where} {count} of {len(same)} features repeat")
     what = "all of its" if count == len(same) else f"its {where} {count} of"
     repeat = f"{what} {len(same)} features repeat over {seen.steps} {'calls' if cell else 'steps'}"
-    if isinstance(module, nn.LSTMCell):
-        how = "gates = cell.context_gates(context) once, then h, c = cell(gates, input, (h, c))"
-        return Finding(name, False, f"{repeat}; ContextLSTMCell reads them once: {how}")
-    layer = RepeatedInputLSTM.from_lstm(module, count, backend=backend)
+    new: RepeatedInputLSTM | RepeatedInputLSTMCell
+    if isinstance(module, nn.LSTM):
+        new = RepeatedInputLSTM.from_lstm(module, count, backend=backend)
+    elif module.weight_ih.device.type != "cpu":
+        return Finding(name, False, f"{repeat}; to look at each step, the GPU would have to be waited for; {_BY_HAND}")
+    else:
+        new = RepeatedInputLSTMCell.from_lstm_cell(module, count, backend=backend)
     if where == "first":
-        layer.move_context_first()
-    replacements[module] = layer
+        new.move_context_first()
+    replacements[module] = new
     return Finding(name, True, repeat)
 
 
@@ -178,15 +198,20 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
         if isinstance(input, PackedSequence) and isinstance(module, nn.LSTM):
             own.add(len(input.batch_sizes), _same_packed(input) if len(input.batch_sizes) > 1 else None)
         elif isinstance(input, Tensor) and isinstance(module, nn.LSTMCell):
-            last = own.last
-            own.last = input.detach().clone()
-            if last is not None and last.shape == input.shape:
-                own.add(own.calls, _same(torch.stack([last, input])))
+            hx = args[1] if len(args) > 1 else kwargs.get("hx")
+            first, length = (own.sequences.get(hx[0]) if hx else None) or (input.detach().clone(), 0)
+            own.running = first, length + 1
+            if length:
+                own.add(length + 1, _same(torch.stack([first, input])))
         elif isinstance(input, Tensor) and isinstance(module, nn.LSTM):
             by_time = input.transpose(0, 1) if module.batch_first and input.dim() == 3 else input
             own.add(len(by_time), _same(by_time) if len(by_time) > 1 else None)
 
+    def note_result(module: nn.Module, args: tuple[Any, ...], result: tuple[Tensor, Any]) -> None:
+        seen[module].sequences[result[0]] = seen[module].running
+
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in seen]
+    hooks += [module.register_forward_hook(note_result) for module in seen if isinstance(module, nn.LSTMCell)]
     try:
         yield
     finally:

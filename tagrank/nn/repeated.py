@@ -1,19 +1,19 @@
 """RepeatedInputLSTM: called as ``nn.LSTM``, for inputs of which some features are the same at each step."""
 
-from collections.abc import Mapping
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.checks import State, check_features
+from tagrank.nn.context_in_input import ContextInInput
 from tagrank.nn.layer import ContextLSTM
 from tagrank.nn.lengths import Ragged
 from tagrank.nn.sequences import Packed
 
 
-class RepeatedInputLSTM(ContextLSTM):
+class RepeatedInputLSTM(ContextInInput, ContextLSTM):
     """A :class:`ContextLSTM` that finds its context in the input: the features that are the same at each step.
 
     It takes and returns what ``nn.LSTM`` does, and its ``state_dict()`` loads both ways. The repeated features are the
@@ -23,18 +23,6 @@ class RepeatedInputLSTM(ContextLSTM):
     Each call makes sure that the features repeat. That reads them once; it waits for the GPU, except under
     ``torch.compile``. A tensor that was expanded over the steps needs no look.
     """
-
-    context_first = False
-
-    @torch.no_grad()
-    def move_context_first(self) -> None:
-        """Take the first features for the context, not the last. ``state_dict()`` stays the same."""
-        if self.context_first:
-            return
-        self.context_first = True
-        for name in self._reordered():
-            weight = self._parameter(name)
-            weight.copy_(self._own_order(weight))
 
     @overload  # type: ignore[override]
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]: ...
@@ -83,23 +71,11 @@ class RepeatedInputLSTM(ContextLSTM):
         output, states = self._run_ragged(ragged, context if back is None else context.index_select(0, back), hx)
         return ragged.pack(output), states
 
-    def _parts(self, input: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The features of the input that may vary, or ``None`` if there are none, and those that are to repeat."""
-        begin, own_begin = (0, self.context_size) if self.context_first else (self.input_size, 0)
-        own = input.narrow(-1, own_begin, self.input_size) if self.input_size else None
-        return own, input.narrow(-1, begin, self.context_size)
-
     def to_lstm(self) -> nn.LSTM:
         """An ``nn.LSTM`` with copies of this layer's parameters."""
         lstm = super().to_lstm()
-        with torch.no_grad():
-            for name in self._reordered():
-                weight = lstm.get_parameter(name)
-                weight.copy_(self._order_of_lstm(weight))
+        self._order_like_lstm(lstm)
         return lstm
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (", context_first=True" if self.context_first else "")
 
     def _check_repeats(self, repeated: Tensor, first: Tensor) -> None:
         begin = 0 if self.context_first else self.input_size
@@ -114,27 +90,7 @@ class RepeatedInputLSTM(ContextLSTM):
             raise ValueError(message)
 
     def _reordered(self) -> list[str]:
-        """The names of the weights that read the input."""
         return ["weight_ih" + suffix for suffix in self._suffixes(0)]
-
-    def _own_order(self, weight: Tensor) -> Tensor:
-        """The columns of ``nn.LSTM``'s weight in the order of this layer's: input, then context."""
-        return weight.roll(-self.context_size, 1) if self.context_first else weight
-
-    def _order_of_lstm(self, weight: Tensor) -> Tensor:
-        return weight.roll(self.context_size, 1) if self.context_first else weight
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._reordered():
-            destination[prefix + name] = self._order_of_lstm(destination[prefix + name])
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
-        ordered = dict(state_dict)
-        for name in [prefix + name for name in self._reordered()]:
-            if isinstance(ordered.get(name), Tensor) and ordered[name].dim() == 2:
-                ordered[name] = self._own_order(ordered[name])
-        super()._load_from_state_dict(ordered, prefix, *arguments)
 
 
 def first_rows(packed: PackedSequence) -> Tensor:

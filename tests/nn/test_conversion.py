@@ -209,7 +209,7 @@ def test_packed_sequences_are_converted(where: str, enforce_sorted: bool, option
 
 
 class Several(nn.Module):
-    """LSTMs of all kinds."""
+    """LSTMs and cells of all kinds."""
 
     class Own(nn.LSTM):
         pass
@@ -225,12 +225,17 @@ class Several(nn.Module):
         self.short = nn.LSTM(8, 8)
         self.few = nn.LSTM(9, 8)
         self.cell = nn.LSTMCell(8, 8)
+        self.varying_cell = nn.LSTMCell(8, 8)
+        self.changed_states = nn.LSTMCell(8, 8)
+        self.once = nn.LSTMCell(8, 8)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         sequence = x.expand(5, -1, -1)
-        state = None
-        for _ in range(3):
+        state = varying = changed = None
+        for step in range(3):
             state = self.cell(x, state)
+            varying = self.varying_cell(x + step, hx=varying)
+            changed = tuple(s.clone() for s in self.changed_states(x, changed))
         few = torch.cat([torch.rand(5, 2, 8, dtype=x.dtype), torch.zeros(5, 2, 1, dtype=x.dtype)], -1)
         return {
             "whole": self.same(self.whole(sequence)[0][:1].expand(5, -1, -1))[0],
@@ -239,7 +244,7 @@ class Several(nn.Module):
             "packed": self.packed(nn.utils.rnn.pack_sequence([sequence[:, 0]]))[0].data,
             "short": self.short(sequence[:1])[0],
             "few": self.few(few)[0],
-            "cell": state[0],
+            "cell": state[0] + varying[0] + changed[0] + self.once(x)[0],
         }
 
 
@@ -248,7 +253,7 @@ def test_each_one_that_is_left_has_a_reason() -> None:
     model = Several().to(F64)
     conversion = tagrank.convert(model, torch.randn(2, 8, dtype=F64))
     found = {finding.name: (finding.converted, finding.reason) for finding in conversion.findings}
-    context = "gates = cell.context_gates(context) once, then h, c = cell(gates, input, (h, c))"
+    by_hand = "takes the context once: gates = cell.context_gates(context), then cell(gates, input, (h, c))"
     assert found == {
         "whole": (True, "all of its 8 features repeat over 5 steps"),
         "own": (False, "it is a Own, which may do more than nn.LSTM"),
@@ -257,7 +262,13 @@ def test_each_one_that_is_left_has_a_reason() -> None:
         "packed": (True, "all of its 8 features repeat over 5 steps"),
         "short": (False, "the example runs it for one step only"),
         "few": (False, "only its last 1 of 9 features repeat"),
-        "cell": (False, f"all of its 8 features repeat over 3 calls; ContextLSTMCell reads them once: {context}"),
+        "cell": (True, "all of its 8 features repeat over 3 calls"),
+        "varying_cell": (False, "neither its first nor its last features repeat from call to call"),
+        "changed_states": (
+            False,
+            f"no call gets the states that the one before returned; ContextLSTMCell {by_hand}",
+        ),
+        "once": (False, "the example runs it for one call only"),
     }
     assert model.whole is model.same
     assert isinstance(model.whole, RepeatedInputLSTM)

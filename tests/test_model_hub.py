@@ -343,6 +343,7 @@ def test_push_without_permission(hub: Repositories, annotator: Annotator) -> Non
     assert hub.commits == {}
 
 
+@pytest.mark.exhaustive
 def test_the_command_line_takes_a_model_of_the_hub(
     hub: Repositories, files: dict[str, bytes], photograph: Path
 ) -> None:

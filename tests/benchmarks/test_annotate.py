@@ -32,6 +32,7 @@ def of(record: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return {row["stage"]: row for row in record["rows"] if row["name"] == name}
 
 
+@pytest.mark.exhaustive
 def test_table_and_file(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", 3)
     out = tmp_path / "new" / "result.json"

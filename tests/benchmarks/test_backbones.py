@@ -24,6 +24,7 @@ def test_the_backbones_exist(load: Load) -> None:
         check_backbone(candidate.name)
 
 
+@pytest.mark.exhaustive
 def test_speed(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     module = load("backbones")

@@ -293,6 +293,7 @@ def test_recurrence_refuses(refuses: Callable[..., str], arguments: str, message
     assert message in refuses("recurrence", *arguments.split())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc")
 def test_a_training_step_takes_less_memory_than_that_of_nn_lstm(tmp_path: Path) -> None:
     path = tmp_path / "memory.json"

@@ -108,7 +108,7 @@ def test_what_is_not_written_shows(benchmark: Any) -> None:
 @pytest.mark.parametrize(
     ("padded", "names"),
     [
-        (128, ["parts"]),
+        pytest.param(128, ["parts"], marks=exhaustive),
         pytest.param(128, ["full", "matrices", "short", "halves", "short-halves", "fat"], marks=exhaustive),
         pytest.param(512, ["matrices", "halves", "parts"], marks=exhaustive),
     ],

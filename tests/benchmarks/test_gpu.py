@@ -93,6 +93,7 @@ def test_after(): pass
 """
 
 
+@pytest.mark.exhaustive
 def test_each_test_is_reported_as_what_it_is(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The real thing on fakes that pass, fail, hang and crash; the checker fails, and nothing else is lost."""
 
@@ -158,6 +159,7 @@ def test_some_of_the_tests(gpu: Any, tmp_path: Path) -> None:
     assert result["commits"]["tests"] != "before"
 
 
+@pytest.mark.exhaustive
 def test_what_was_not_reached_is_reported(gpu: Any, tmp_path: Path) -> None:
     text = "import time\ndef test_slow(): time.sleep(60)\ndef test_after(): pass\n"
     (tmp_path / "tests" / "test_some.py").write_text(text)

@@ -48,6 +48,7 @@ def test_counts_are_right(load: Callable[[str], Any]) -> None:
     assert counts == {"operators": 3, "python_calls": 2, "builtin_calls": 2, "kernels": None}
 
 
+@pytest.mark.exhaustive
 def test_rows_compare_each_with_its_peer(
     load: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,

@@ -18,6 +18,7 @@ def store(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_and_resumed(tmp_path: Path) -> None:
     sizes = ("--rows", 30_000, "-D", 8, "--rows-per-shard", 500)
@@ -45,6 +46,7 @@ def test_a_wrong_vector_is_noticed(load: Callable[[str], Any], monkeypatch: pyte
     assert not store.check(folder, 1000, 4, 0)["right"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_prepare_does_not_keep_what_it_reads(tmp_path: Path) -> None:
     sizes = ("--images", "100", "10000", "--folder", str(tmp_path), "--json", str(tmp_path / "prepare.json"))

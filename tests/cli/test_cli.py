@@ -203,6 +203,7 @@ def test_annotate_reports_broken_files_and_goes_on(world: Path, photos: list[Pat
         assert line.startswith(f"tagrank: {path}: ")
 
 
+@pytest.mark.exhaustive
 def test_file_names_that_are_not_utf8(world: Path, photos: list[Path], tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Path(os.fsdecode(name)).write_bytes(photos[0].read_bytes())
@@ -478,6 +479,7 @@ def test_bad_options(world: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_demo_twice_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scenes", "default"):
         small = replace(PRESETS[name], embedding_size=16, hidden_size=16, members=1, epochs=2)

@@ -79,7 +79,10 @@ print(-run() + run())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
-@pytest.mark.parametrize(("variables", "kept"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "131072"}, False)])
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [({}, True), pytest.param({"MALLOC_MMAP_THRESHOLD_": "131072"}, False, marks=pytest.mark.exhaustive)],
+)
 def test_memory_is_kept_unless_variables_say_otherwise(variables: dict[str, str], kept: bool) -> None:
     clean: dict[str, Any] = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", FAULTS]

@@ -15,7 +15,7 @@ from tagrank.features.backbones import load_backbone
 from tagrank.retrieval import IndexWriter
 
 TAGS = ("café", "日本", "dog")
-ENCODINGS = ("ascii", "latin-1", "cp437")
+ENCODINGS = ["ascii", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("latin-1", "cp437"))]
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,7 @@ def test_the_workers_of_a_cluster(ray: Any) -> None:
         find_workers(ray, "cuda:1")
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_loses_and_doubles_nothing(ray: Any, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     results = list(run_on_cluster(ray, sleepy("once", marker), NUMBERS, find_workers(ray)))
@@ -115,6 +116,7 @@ def test_an_error_of_the_whole_job_ends_the_run(ray: Any, tmp_path: Path) -> Non
     assert list(run_on_cluster(ray, sleepy("error", tmp_path / "no"), [], find_workers(ray))) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("ray")
 def test_the_store_is_that_of_one_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

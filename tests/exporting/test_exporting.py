@@ -199,6 +199,7 @@ print(json.loads(extra["tagrank.json"])["vocabulary"])
 """
 
 
+@pytest.mark.exhaustive
 def test_a_program_of_torch_runs_without_tagrank(tmp_path: Path) -> None:
     if not library.LIBRARY.exists():
         pytest.skip("the library is not built")

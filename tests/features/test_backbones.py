@@ -95,6 +95,7 @@ def test_features_are_what_enters_the_last_layer(tmp_path: Path, name: str) -> N
         torch.testing.assert_close(last(features), network(images))
 
 
+@pytest.mark.exhaustive
 def test_vgg16_gives_fc7(tmp_path: Path) -> None:
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in models.vgg16().state_dict().items()}
@@ -284,6 +285,7 @@ def test_small_cnn(tmp_path: Path) -> None:
     backbone.load_state_dict(load_file(tmp_path / "backbone.safetensors"))
 
 
+@pytest.mark.exhaustive
 def test_small_cnn_learns_size_and_place() -> None:
     torch.manual_seed(0)
     backbone = load_backbone("small_cnn")

@@ -168,6 +168,7 @@ def test_batches_on_a_gpu() -> None:
     assert size & (size - 1) == 0
 
 
+@pytest.mark.exhaustive
 def test_one_compilation_computes_batches_of_all_sizes(tmp_path: Path) -> None:
     """Also the smaller batch at the end, and in the threads that compute batches; a single image is not compiled."""
     from torch._dynamo.utils import counters

@@ -399,7 +399,15 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "JPEG",
+        pytest.param("PNG", marks=pytest.mark.exhaustive),
+        pytest.param("TIFF", marks=pytest.mark.exhaustive),
+        pytest.param("WEBP", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_image_is_gone_after_its_use(tmp_path: Path, kind: str) -> None:
     """Its memory is free without a garbage collection, which may come much later."""
     path = write(tmp_path, encoded(noise(), kind))
@@ -428,6 +436,7 @@ def test_an_error_keeps_no_image(tmp_path: Path, kind: str) -> None:
     assert len(errors) == 3
 
 
+@pytest.mark.exhaustive
 def test_the_memory_of_large_images_goes_back(tmp_path: Path) -> None:
     """Threads keep none of it, and decode one image at a time if two have too many pixels."""
     code = """if True:

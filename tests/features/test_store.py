@@ -217,6 +217,7 @@ def test_killed_at_each_file_operation(tmp_path: Path) -> None:
     assert int(result.stdout) >= 2 * 5 * 5
 
 
+@pytest.mark.exhaustive
 def test_killed_from_outside(tmp_path: Path) -> None:
     for patience in (3, 6):
         process = subprocess.Popen([sys.executable, CRASH, "slow", tmp_path], stderr=subprocess.PIPE)

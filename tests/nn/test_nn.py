@@ -715,8 +715,8 @@ def test_an_empty_batch_of_the_cell(any_backend: str, device_of: Callable[[str],
     assert cell.weight_hh.grad.count_nonzero() == 0
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("context_size", [0, 3])
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("context_size", [pytest.param(0, marks=pytest.mark.exhaustive), 3])
 @pytest.mark.parametrize("input_size", [0, 4])
 def test_compiled_autograd_takes_backward_into_one_graph(input_size: int, context_size: int, layers: int) -> None:
     if input_size == context_size == 0:
@@ -776,6 +776,7 @@ torch.jit.load(sys.argv[2])(torch.ones(2, 3), torch.ones(6, 2, 2))
 """
 
 
+@pytest.mark.exhaustive
 def test_saved_programs_load_after_the_import_of_tagrank(tmp_path: Path) -> None:
     exported, traced = str(tmp_path / "exported.pt2"), str(tmp_path / "traced.pt")
     arguments = torch.randn(2, 3), torch.randn(6, 2, 2)

@@ -71,7 +71,7 @@ def run(load: str, program: Path, module: nn.Module) -> None:
     assert done.stdout == "agrees\n"
 
 
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("grad", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_an_exported_program_runs_with_the_library_alone(grad: bool, tmp_path: Path) -> None:
     module, path = Decoder(), tmp_path / "program.pt2"
     with torch.set_grad_enabled(grad):
@@ -80,6 +80,7 @@ def test_an_exported_program_runs_with_the_library_alone(grad: bool, tmp_path: P
     run("lambda path: torch.export.load(path).module()", path, module)
 
 
+@pytest.mark.exhaustive
 def test_a_traced_program_runs_with_the_library_alone(tmp_path: Path) -> None:
     class WithInput(Decoder):
         """Only what has an input at each step: the number of steps is otherwise a constant of the trace."""

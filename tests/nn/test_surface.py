@@ -293,8 +293,8 @@ def test_padding_reaches_nothing() -> None:
         assert all(t.isfinite().all() for t in (output, *states, *gradients))
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("input_size", [0, 3])
+@pytest.mark.parametrize("bidirectional", [pytest.param(False, marks=pytest.mark.exhaustive), True])
+@pytest.mark.parametrize("input_size", [pytest.param(0, marks=pytest.mark.exhaustive), 3])
 def test_compiles_into_one_graph(input_size: int, bidirectional: bool) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"bidirectional": bidirectional, "proj_size": 2, "num_layers": 2}

@@ -55,6 +55,7 @@ def compiler(request: pytest.FixtureRequest) -> dict[str, str]:
     return chosen
 
 
+@pytest.mark.exhaustive
 def test_pure_python(source: Path) -> None:
     done = build(source, TAGRANK_BUILD_EXT="0")
     if "No matching distribution found for setuptools" in done.stderr:
@@ -89,6 +90,7 @@ def test_build_with_clang(source: Path) -> None:
     assert_has_the_library(source)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not (has_compiler() and shutil.which("nm")), reason="no C++ compiler, or no nm")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its instruction sets are those of x86-64")
 @pytest.mark.parametrize("name", ["avx2", "avx512"])
@@ -132,6 +134,7 @@ def broken_nvcc(tmp_path: Path) -> str:
     return str(tmp_path / "cuda")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_nvcc_that_fails(source: Path, broken_nvcc: str, tmp_path: Path) -> None:
     # Of several options -O the compiler takes the last.
@@ -148,7 +151,14 @@ def test_nvcc_that_fails(source: Path, broken_nvcc: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-@pytest.mark.parametrize("where", ["CUDA_HOME", "PATH", "package"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "CUDA_HOME",
+        pytest.param("PATH", marks=pytest.mark.exhaustive),
+        pytest.param("package", marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("there", [True, False])
 def test_nvcc_required(
     source: Path, broken_nvcc: str, path_without_nvcc: str, tmp_path: Path, where: str, there: bool
@@ -308,6 +318,7 @@ def test_the_commands_of_the_readme(source: Path) -> None:
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("installed", [True, False])
 def test_python_started_in_the_clone(source: Path, tmp_path: Path, installed: bool) -> None:
     """There the clone's folder ``tagrank`` comes before what pip installed, which has the kernels and the library."""

@@ -264,7 +264,7 @@ def test_every_run_gives_the_same_bits(host: ctypes.CDLL, numbers: str) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("hidden", [250, 380])
+@pytest.mark.parametrize("hidden", [250, pytest.param(380, marks=pytest.mark.exhaustive)])
 def test_if_blocks_do_not_wait_it_fails(build: Build, hidden: int) -> None:
     padded = (hidden + 127) // 128 * 128
     options = ["-shared", "-fPIC", "-DTAGRANK_WITHOUT_WAITS", *size(padded, 2)]
@@ -274,8 +274,8 @@ def test_if_blocks_do_not_wait_it_fails(build: Build, hidden: int) -> None:
     assert not max(found["output"], found["d_gates"]) < 10 * TOLERANCE["float16"]
 
 
-@pytest.mark.parametrize("padded", [128, 384])
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("padded", [128, pytest.param(384, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("waits", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_blocks_do_not_race(build: Build, waits: bool, padded: int) -> None:
     """The thread sanitizer sees every access to another block's memory that no mailbox orders."""
     options = [
@@ -304,6 +304,7 @@ def test_everything_is_covered_once(host: ctypes.CDLL, batch: int, hidden: int, 
     assert all((count == 1).all() for count in counts)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(backend.not_built is not None, reason=str(backend.not_built))
 def test_compiled_kernels_keep_to_registers() -> None:
     """Each dtype and size of both passes keeps U in registers and computes the products on tensor cores."""

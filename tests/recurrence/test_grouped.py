@@ -96,7 +96,11 @@ def run(constant: bool, dtype: torch.dtype, recompute: bool = False) -> dict[str
 
 @pytest.mark.parametrize(
     ("constant", "dtype", "recompute"),
-    [(True, torch.float32, False), (False, torch.float32, True), (True, torch.float16, False)],
+    [
+        (False, torch.float32, True),
+        pytest.param(True, torch.float32, False, marks=pytest.mark.exhaustive),
+        pytest.param(True, torch.float16, False, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_all_programs_at_once(launches: Launches, constant: bool, dtype: torch.dtype, recompute: bool) -> None:
     found = run(constant, dtype, recompute)

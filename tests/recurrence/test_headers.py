@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_the_operators_compile_beside_this_torch() -> None:
     include = Path(torch.__file__).parent / "include"

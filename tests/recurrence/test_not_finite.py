@@ -157,7 +157,9 @@ def test_a_row_does_not_depend_on_its_batch(hidden: int, dtype: torch.dtype) -> 
 
 
 @pytest.mark.skipif(not FUSED["triton"].interpreted(), reason="with a GPU, test_gpu.py does it")
-@pytest.mark.parametrize("hidden", [1, 7, 16, 33])
+@pytest.mark.parametrize(
+    "hidden", [1, 7, pytest.param(16, marks=pytest.mark.exhaustive), pytest.param(33, marks=pytest.mark.exhaustive)]
+)
 def test_triton_in_the_interpreter(hidden: int) -> None:
     for seed, batch in enumerate((1, 3, 17)):
         check("triton", batch, hidden, 3, torch.float32, seed)

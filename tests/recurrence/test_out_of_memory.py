@@ -92,8 +92,8 @@ def operation(dtype, steps, recompute, batch=33, hidden=40):
 
 
 fails_everywhere("layer", layer(torch.float32, 1, False))
-fails_everywhere("steps", operation(torch.bfloat16, 3, True))
 if "all" in sys.argv:
+    fails_everywhere("steps", operation(torch.bfloat16, 3, True))
     fails_everywhere("layers", layer(torch.float32, 2, True))
     fails_everywhere("one step", operation(torch.float64, 1, False))
     # The library keeps up to 64 MB between calls. A batch that needs more has its memory allocated in each call.

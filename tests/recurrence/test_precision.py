@@ -103,6 +103,7 @@ def test_inside_what_is_compiled() -> None:
         assert compiled(torch.zeros(())) == 1
 
 
+@pytest.mark.exhaustive
 def test_after_the_import_that_hides_the_public_setting() -> None:
     code = "import torch.backends.cudnn.rnn, tagrank.recurrence.precision as p; print(p.float32_precision())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -422,8 +422,9 @@ def test_the_driver_gets_the_parameters_in_the_kernels_order(kernel: str) -> Non
         assert value.removeprefix("pass.") == name or same.get(name, name) in value, (name, value)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("cases", ["each variant", pytest.param("each kind of flags", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("cases", ["each variant", "each kind of flags"])
 def test_what_is_launched_is_what_is_compiled_offline(tmp_path: Path, cases: str) -> None:
     """What is compiled for a call is bit for bit the code of ``offline``."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

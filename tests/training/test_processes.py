@@ -95,6 +95,7 @@ def same(one: Path, two: Path) -> None:
         assert b == pytest.approx(a, rel=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_an_ensemble_trained_by_two_processes_is_that_of_one(features: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -212,6 +212,7 @@ def test_damaged_lists(devkit: Path, lists: Path, prepare: Prepare, taglist: Any
     assert result.stderr == f"tagrank: {lists / 'test.mat'}: D2(1): {kind}\n"
 
 
+@pytest.mark.exhaustive
 def test_damaged_files_of_lists(devkit: Path, lists: Path, prepare: Prepare) -> None:
     def fails(file: str, content: bytes | dict[str, Any] | None) -> str:
         path, before = lists / file, (lists / file).read_bytes()

@@ -18,6 +18,9 @@ from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 #: If less than one in so many features repeats, nothing is gained, and it may be by chance.
 FEW = 8
+#: A cell is replaced if this many multiplications are saved in a call, the weight's own size counted as four rows more:
+#: it has to be read. To see that the context repeats takes as long as that, about 40 us.
+SMALL_CELL = 2**21
 #: What to do where a cell cannot tell that its context repeats.
 _BY_HAND = (
     "ContextLSTMCell takes the context once: gates = cell.context_gates(context), then cell(gates, input, (h, c))"
@@ -70,6 +73,8 @@ class _Seen:
     calls: int = 0
     steps: int = 0
     same: Tensor | None = None
+    #: Of a cell: the most rows of a call.
+    rows: int = 0
     #: Of a cell: what a sequence read at its first step, and its length, by the hidden state that was returned last.
     sequences: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     running: tuple[Tensor, int] | None = None
@@ -174,6 +179,9 @@ def _judge(
     new: RepeatedInputLSTM | RepeatedInputLSTMCell
     if isinstance(module, nn.LSTM):
         new = RepeatedInputLSTM.from_lstm(module, count, backend=backend)
+    elif (seen.rows + 4) * count * 4 * module.hidden_size < SMALL_CELL:
+        why = f"but to look for that takes as long as to read them anew, in {seen.rows} rows"
+        return Finding(name, False, f"{repeat}, {why}; {_BY_HAND}")
     elif module.weight_ih.device.type != "cpu":
         return Finding(name, False, f"{repeat}; to look at each step, the GPU would have to be waited for; {_BY_HAND}")
     else:
@@ -201,6 +209,7 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
             hx = args[1] if len(args) > 1 else kwargs.get("hx")
             first, length = (own.sequences.get(hx[0]) if hx else None) or (input.detach().clone(), 0)
             own.running = first, length + 1
+            own.rows = max(own.rows, input.numel() // input.shape[-1])
             if length:
                 own.add(length + 1, _same(torch.stack([first, input])))
         elif isinstance(input, Tensor) and isinstance(module, nn.LSTM):

@@ -222,6 +222,7 @@ sys.exit(3 if dtype == "bfloat16" else 0)
 """
 
 
+@pytest.mark.exhaustive
 def test_rows_are_written_as_they_come(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From a process that fails, one whose time is over, and one that finishes with a wrong result."""
     (tmp_path / "benchmarks").mkdir()

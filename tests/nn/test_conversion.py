@@ -224,16 +224,18 @@ class Several(nn.Module):
         self.packed = nn.LSTM(8, 8)
         self.short = nn.LSTM(8, 8)
         self.few = nn.LSTM(9, 8)
-        self.cell = nn.LSTMCell(8, 8)
+        self.cell = nn.LSTMCell(2048, 64)
+        self.small_cell = nn.LSTMCell(8, 8)
         self.varying_cell = nn.LSTMCell(8, 8)
         self.changed_states = nn.LSTMCell(8, 8)
         self.once = nn.LSTMCell(8, 8)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         sequence = x.expand(5, -1, -1)
-        state = varying = changed = None
+        state = small = varying = changed = None
         for step in range(3):
-            state = self.cell(x, state)
+            state = self.cell(x.repeat(1, 256), state)
+            small = self.small_cell(x, small)
             varying = self.varying_cell(x + step, hx=varying)
             changed = tuple(s.clone() for s in self.changed_states(x, changed))
         few = torch.cat([torch.rand(5, 2, 8, dtype=x.dtype), torch.zeros(5, 2, 1, dtype=x.dtype)], -1)
@@ -244,7 +246,8 @@ class Several(nn.Module):
             "packed": self.packed(nn.utils.rnn.pack_sequence([sequence[:, 0]]))[0].data,
             "short": self.short(sequence[:1])[0],
             "few": self.few(few)[0],
-            "cell": state[0] + varying[0] + changed[0] + self.once(x)[0],
+            "cell": state[0],
+            "small cells": small[0] + varying[0] + changed[0] + self.once(x)[0],
         }
 
 
@@ -262,7 +265,12 @@ def test_each_one_that_is_left_has_a_reason() -> None:
         "packed": (True, "all of its 8 features repeat over 5 steps"),
         "short": (False, "the example runs it for one step only"),
         "few": (False, "only its last 1 of 9 features repeat"),
-        "cell": (True, "all of its 8 features repeat over 3 calls"),
+        "cell": (True, "all of its 2048 features repeat over 3 calls"),
+        "small_cell": (
+            False,
+            "all of its 8 features repeat over 3 calls, but to look for that takes as long as to read them anew, in "
+            f"2 rows; ContextLSTMCell {by_hand}",
+        ),
         "varying_cell": (False, "neither its first nor its last features repeat from call to call"),
         "changed_states": (
             False,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tagrank
 from tagrank import ContextLSTMCell
+from tagrank.nn import conversion
 from tagrank.nn.conversion import Finding
 from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
 
@@ -238,13 +239,15 @@ class Loop(nn.Module):
         return torch.stack(scores)
 
 
-def test_convert() -> None:
+def test_convert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "SMALL_CELL", 0)
     torch.manual_seed(0)
     model = Loop().to(F64)
     original = copy.deepcopy(model)
     images = torch.randn(B, C, dtype=F64)
-    conversion = tagrank.convert(model, (images, 4))
-    assert conversion.findings == [Finding("cell", True, f"its last {C} of {X + C} features repeat over 4 calls")]
+    assert tagrank.convert(model, (images, 4)).findings == [
+        Finding("cell", True, f"its last {C} of {X + C} features repeat over 4 calls")
+    ]
     assert isinstance(model.cell, RepeatedInputLSTMCell)
     assert model.cell.training
     for again in (images, images + 1):

@@ -109,7 +109,9 @@ def test_instruction_sets_keep_to_themselves(name: str, compiler: dict[str, str]
     assert [symbol for symbol in functions if f"tagrank::cpu::{name}::" not in symbol] == []
 
 
-@pytest.mark.parametrize("wish", ["0", "auto", "1"])
+@pytest.mark.parametrize(
+    "wish", [pytest.param("0", marks=pytest.mark.exhaustive), "auto", pytest.param("1", marks=pytest.mark.exhaustive)]
+)
 def test_compiler_that_fails(source: Path, wish: str) -> None:
     done = build(source, "--no-build-isolation", "-v", TAGRANK_BUILD_EXT=wish, CC="false", CXX="false")
     output = done.stdout + done.stderr

@@ -77,6 +77,7 @@ def test_rows_compare_each_with_its_peer(
     assert capsys.readouterr().out.count("0.30") == 2
 
 
+@pytest.mark.exhaustive
 def test_a_wrong_result_has_no_ratio_in_overhead(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     overhead = load("overhead")
     real = overhead.subjects

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.exhaustive
 def test_table_and_file(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", "benchmarks.retrieval", "--photographs", "5000", "--queries", "2"]

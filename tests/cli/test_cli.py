@@ -610,6 +610,7 @@ def test_ctrl_c_before_there_is_a_run(world: Path, tmp_path: Path, monkeypatch: 
     assert fails("train", manifest, "--out", tmp_path / "m", code=130) == "tagrank: interrupted"
 
 
+@pytest.mark.exhaustive
 def test_a_closed_pipe_is_no_error(world: Path, photos: list[Path]) -> None:
     command = f"{sys.executable} -m tagrank annotate {world / 'model'} {photos[0].parent} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)

@@ -55,7 +55,11 @@ def tagrank(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), *((name, "-h") for name in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("-h",), *(pytest.param((name, "-h"), marks=pytest.mark.exhaustive) for name in COMMANDS)],
+    ids=" ".join,
+)
 def test_help(folder: Path, arguments: tuple[str, ...]) -> None:
     done = tagrank(folder, *arguments)
     assert (done.returncode, done.stderr) == (0, "")

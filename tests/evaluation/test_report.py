@@ -449,6 +449,7 @@ def test_any_mode_of_image(path: Path, mode: str) -> None:
     assert (thumbnail.mode, thumbnail.size) == ("RGB", (7, 5))
 
 
+@pytest.mark.exhaustive
 def test_sixty_photographs_stay_under_three_megabytes(path: Path) -> None:
     rng = np.random.default_rng(0)
     examples = []

@@ -189,7 +189,8 @@ def test_an_ensemble_runs_under_vmap() -> None:
             torch.testing.assert_close(got[name][row], theirs)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one_with_twice_the_batch(strategy: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

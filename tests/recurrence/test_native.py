@@ -427,6 +427,7 @@ def test_reason_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "pip install --no-build-isolation ." in str(_lib.load())
 
 
+@pytest.mark.exhaustive
 def test_wrong_capability_is_an_error_and_not_another_backend() -> None:
     """An error of each call that would come to this backend. The package can be imported, and says what is wrong."""
     code = """

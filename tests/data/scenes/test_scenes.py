@@ -53,6 +53,7 @@ def ndcg5(rankings: list[list[int]], scenes: list[Scene]) -> float:
     return summarise(evaluate_rankings(rankings, references))["ndcg@5"]
 
 
+@pytest.mark.exhaustive
 def test_a_tagger_without_the_picture_cannot_do_well(scenes: list[Scene]) -> None:
     train, test = scenes[:600], scenes[600:]
     weights = np.zeros(len(KINDS))

@@ -177,6 +177,7 @@ def test_missing_images(devkit: Path, write: Write, prepare: Prepare) -> None:
     assert prepare(*arguments, "--overwrite", "--no-check-images").exit_code == 2  # because an annotation is missing
 
 
+@pytest.mark.exhaustive
 def test_words_and_file_names_in_other_shapes(devkit: Path, lists: Path, prepare: Prepare) -> None:
     """MATLAB may store words as a column, as a matrix of characters padded with spaces, or as cells in cells."""
     cell = np.empty((1, 1), dtype=object)

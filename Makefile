@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+DEMO := $(VENV)/installed-for-demo
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
 # The tests run in a worker process a core, 8 at most. WORKERS=0 runs them in one process.
@@ -24,7 +25,8 @@ OLDEST := build/torch-$(TORCH)
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP)  ## Train on drawn scenes, compare with baselines, write runs/demo/report.html.
+# In an environment of its own needs, unless there is the whole one.
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO))  ## Train on drawn scenes, compare with baselines, write runs/demo/report.html.
 	$(BIN)/tagrank demo --out runs/demo
 
 test: $(STAMP)  ## Run the tests, without the exhaustive ones; the end of the output tells what ran on which backend.
@@ -96,10 +98,21 @@ clean:  ## Remove what was built, but not the environment or runs/.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first: building csrc/ needs it, and pip's build isolation would hide it.
+# torch first: building csrc/ needs it, and pip's build isolation would hide it. Python compiles what it imports; pip would
+# compile everything.
+PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
+BASE := 'setuptools>=77' wheel torch torchvision triton numpy
+
 $(STAMP): $(SOURCES) | $(BIN)/python
-	$(BIN)/pip install -q -c constraints.txt 'setuptools>=77' wheel torch torchvision triton numpy
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[annotate,offline,docs,dev]'
+	@if [ -e $(DEMO) ]; then rm -f $(DEMO) tagrank/_C.so; fi  # that library may lack csrc/cuda
+	$(PIP) $(BASE)
+	$(PIP) --no-build-isolation -e '.[annotate,offline,docs,dev]'
+	@touch $@
+
+# Without what tests, linters and the site need, and without csrc/cuda if no GPU could use it: a third of the time.
+$(DEMO): $(SOURCES) | $(BIN)/python
+	$(PIP) $(BASE)
+	TAGRANK_BUILD_CUDA=$(if $(shell command -v nvidia-smi),auto,0) $(PIP) --no-build-isolation -e '.[annotate,offline]'
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

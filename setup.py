@@ -85,8 +85,10 @@ class BuildLibrary(build_ext):
             macros = extension.define_macros
             return self.compiler.compile([source], self.build_temp, macros=macros, extra_postargs=flags)
 
+        # The long ones first: if one began last, the other cores would wait for it.
+        sources = sorted(extension.sources, key=lambda source: not source.startswith("csrc/cpu"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [name for names in pool.map(compile_one, extension.sources) for name in names]
+            return [name for names in pool.map(compile_one, sources) for name in names]
 
     def _add_cuda(self, extension: Extension) -> None:
         """Compile csrc/cuda and add it to the extension, unless TAGRANK_BUILD_CUDA is 0 or it cannot be built."""

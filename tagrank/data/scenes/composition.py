@@ -29,15 +29,13 @@ picture reaches an NDCG@5 of about 0.4. Ranking by noiseless importance reaches 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 from PIL import Image
 
-from tagrank.data.manifest import Example, merge_lists, write_manifest
+from tagrank.data.manifest import merge_lists
 from tagrank.data.scenes import objects
 from tagrank.data.scenes.backdrops import Backdrop
 from tagrank.data.scenes.pen import Canvas, Pen
@@ -49,7 +47,6 @@ NOISE = 0.32
 LIMIT_NOISE = 0.15
 PULL = 0.3
 FORGETS = 0.15
-SPLITS: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
 SEEN_SIZE = 64
 """Importance is measured on a picture of this size, so that the tags do not depend on the size of the result."""
 
@@ -173,44 +170,6 @@ def draw_scene(index: int, seed: int = 0, size: int = 64) -> Scene:
 def make_scenes(count: int, seed: int = 0, size: int = 64) -> list[Scene]:
     """Draw the first ``count`` scenes of a series. See :func:`draw_scene`."""
     return [draw_scene(index, seed, size) for index in range(count)]
-
-
-def write_scenes(
-    folder: str | Path, count: int, seed: int = 0, *, size: int = 64, splits: Mapping[str, float] = SPLITS
-) -> Path:
-    """Write the first ``count`` scenes of a series as PNG files, and then their manifest.
-
-    Args:
-        folder: the folder to write to. It is created if it does not exist; files with the same names are replaced.
-        count: the number of scenes.
-        seed: the seed of the series, from 0.
-        size: the width and height of the pictures in pixels.
-        splits: maps each split to its share of the scenes. The shares add up to 1. The series is divided in this order.
-
-    Returns:
-        The path of ``manifest.jsonl`` in ``folder``.
-
-    Raises:
-        ValueError: ``count`` is below 1, a share is negative, or the shares do not add up to 1; and whatever
-            :func:`draw_scene` raises.
-    """
-    if count < 1:
-        raise ValueError(f"count: expected at least 1 scene, got {count}")
-    if any(share < 0 for share in splits.values()) or not np.isclose(sum(splits.values()), 1.0):
-        raise ValueError(f"splits: expected shares >= 0 that add up to 1, got {dict(splits)}")
-    folder = Path(folder)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    ends = np.round(np.cumsum(list(splits.values())) * count)
-    examples = []
-    for index in range(count):
-        scene = draw_scene(index, seed, size)
-        name = f"images/{index:06d}.png"
-        scene.image.save(folder / name)
-        split = list(splits)[int(np.searchsorted(ends, index, side="right"))]
-        examples.append(Example(name, scene.tags, scene.lists, split))
-    manifest = folder / "manifest.jsonl"
-    write_manifest(manifest, examples)
-    return manifest
 
 
 def _compose(rng: Generator) -> tuple[Backdrop, list[_Thing]]:

@@ -1,7 +1,9 @@
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from math import erf
 from pathlib import Path
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tagrank.data.manifest import merge_lists, read_manifest
+from tagrank.data.scenes import scene_files
 from tagrank.data.scenes.backdrops import DRY, WET, Backdrop
 from tagrank.data.scenes.composition import (
     ANNOTATORS,
@@ -29,9 +32,9 @@ from tagrank.data.scenes.composition import (
     annotate,
     draw_scene,
     make_scenes,
-    write_scenes,
 )
 from tagrank.data.scenes.pen import Canvas
+from tagrank.data.scenes.scene_files import write_scenes
 from tagrank.metrics import evaluate_rankings, summarise
 
 NUMBER = {kind: i for i, kind in enumerate(KINDS)}
@@ -251,6 +254,31 @@ def test_written_scenes_have_the_given_size_and_splits(tmp_path: Path) -> None:
     assert [len(manifest.select(split)) for split in ("train", "val", "test")] == [8, 1, 1]
     with Image.open(manifest.image_path(manifest.examples[9])) as image:
         assert image.size == (32, 32)
+
+
+def test_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for few in (0, 120):
+        monkeypatch.setattr(scene_files, "FEW", few)
+        write_scenes(tmp_path / str(few), 120, seed=1)
+    files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("0", "120")]
+    assert len(files[0]) == 121
+    for first, second in zip(*files, strict=True):
+        assert first.relative_to(tmp_path / "0") == second.relative_to(tmp_path / "120")
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_ctrl_c_while_processes_draw(tmp_path: Path) -> None:
+    """All processes of a terminal's command get it. They end at once, and only this one says so."""
+    code = f"from tagrank.data.scenes import write_scenes; write_scenes({str(tmp_path)!r}, 100_000)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.glob("images/*.png")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaints = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert complaints.count("Traceback") == 1
+    assert complaints.endswith("KeyboardInterrupt\n")
+    assert not (tmp_path / "manifest.jsonl").exists()
 
 
 def test_bad_arguments_are_errors(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Scenes as files: pictures and their manifest."""
 
-import multiprocessing
 import os
-import signal
+import pickle
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -47,33 +47,62 @@ def write_scenes(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     ends = np.round(np.cumsum(list(splits.values())) * count)
     chosen = np.array(list(splits))[np.searchsorted(ends, np.arange(count), side="right")].tolist()
-    examples = list(_in_processes(partial(_write_scene, folder, seed, size), enumerate(chosen), count))
+    if count > FEW:
+        drawn = _draw_in_processes(folder, seed, size, count)
+    else:
+        drawn = (_draw(folder, seed, size, index) for index in range(count))
+    examples = [Example(_name(i), *tags, split) for i, (tags, split) in enumerate(zip(drawn, chosen, strict=True))]
     manifest = folder / "manifest.jsonl"
     write_manifest(manifest, examples)
     return manifest
 
 
-def _write_scene(folder: Path, seed: int, size: int, numbered: tuple[int, str]) -> Example:
-    """Draw a scene and write its picture. ``numbered``: its number in the series, and its split."""
-    index, split = numbered
+def _draw(folder: Path, seed: int, size: int, index: int) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Write the picture of a scene. Returns its tags and the lists of all people."""
     scene = draw_scene(index, seed, size)
-    name = f"images/{index:06d}.png"
-    scene.image.save(folder / name)
-    return Example(name, scene.tags, scene.lists, split)
+    scene.image.save(folder / _name(index))
+    return scene.tags, scene.lists
 
 
-def _in_processes(
-    write: Callable[[tuple[int, str]], Example], scenes: Iterable[tuple[int, str]], count: int
-) -> Iterator[Example]:
-    """``map(write, scenes)``, in a process for each core if there are many scenes.
+def _name(index: int) -> str:
+    return f"images/{index:06d}.png"
 
-    The processes are copies of this one. So they start at once, and scripts need no ``if __name__ == "__main__"``. That
-    is safe on Linux, and because they only draw. They leave Ctrl-C to this process.
-    """
-    workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    if count <= FEW or workers == 1:
-        yield from map(write, scenes)
-        return
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=ignore) as pool:
-        yield from pool.map(write, scenes, chunksize=50)
+
+def _draw_in_processes(folder: Path, seed: int, size: int, count: int) -> Iterator[Any]:
+    """What :func:`_draw` returns for each scene, drawn by a process for each core. They end if this one does."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _answer; _answer(*sys.argv[1:])"
+    with ExitStack() as stack:
+        processes = []
+        for first in range(cores):
+            task = map(str, (folder, seed, size, first, count, cores))
+            # A terminal's Ctrl-C is for this process only, so the others are in a session of their own.
+            command = [sys.executable, "-c", code, *task]
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append((process, stack.enter_context(cast("IO[bytes]", process.stdout))))
+        for index in range(count):
+            process, stdout = processes[index % cores]
+            try:
+                answer = pickle.load(stdout)
+            except EOFError:
+                raise RuntimeError(f"scene {index}: the process that drew it ended with {process.wait()}") from None
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+
+
+def _answer(folder: str, *numbers: str) -> None:
+    """Draw every so many scenes, and write what that returned to stdout, for the process that asked for it."""
+    seed, size, first, count, step = map(int, numbers)
+    with suppress(BrokenPipeError):
+        for index in range(first, count, step):
+            try:
+                answer: object = _draw(Path(folder), seed, size, index)
+            except (OSError, ValueError) as error:
+                answer = error
+            pickle.dump(answer, sys.stdout.buffer)
+            sys.stdout.buffer.flush()

@@ -268,17 +268,37 @@ def test_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_ctrl_c_while_processes_draw(tmp_path: Path) -> None:
-    """All processes of a terminal's command get it. They end at once, and only this one says so."""
+    """All processes of a terminal's command get it. They end at once, and only one says so."""
     code = f"from tagrank.data.scenes import write_scenes; write_scenes({str(tmp_path)!r}, 100_000)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not list(tmp_path.glob("images/*.png")):
+    while process.poll() is None and len(list(tmp_path.glob("images/*.png"))) < 10:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
+    # The others have the same stderr: this waits for them.
     _, complaints = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT
     assert complaints.count("Traceback") == 1
     assert complaints.endswith("KeyboardInterrupt\n")
     assert not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    code = f"from tagrank.data.scenes import write_scenes; write_scenes({str(tmp_path)!r}, 100_000)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list(tmp_path.glob("images/*.png"))) < 10:
+        time.sleep(0.05)
+    process.kill()
+    assert process.communicate(timeout=20)[1] == ""
+
+
+def test_what_stops_a_process_stops_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_files, "FEW", 0)
+    (tmp_path / "images" / "000001.png").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"000001\.png"):
+        write_scenes(tmp_path, 120)
+    assert not (tmp_path / "manifest.jsonl").exists()
+    with pytest.raises(ValueError, match="size: expected at least 8 pixels, got 4"):
+        write_scenes(tmp_path, 120, size=4)
 
 
 def test_bad_arguments_are_errors(tmp_path: Path) -> None:

@@ -8,18 +8,16 @@ the losses and what is generated are compared. Then all are timed in turn in flo
 their median times. "convert" is the model as it was, given to tagrank.convert.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import describe, write
-from benchmarks.timing import Times, interleave, processor_times
+from benchmarks.timing import Times, interleave, options, processor_times
 from docs.models import captioning, sequence_vae, speaker_decoder
 from tagrank import convert
 
@@ -207,16 +205,8 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for each comparison (default: 20)")
-    parser.add_argument("--processor-time", action="store_true", help="time on the processor, of one thread")
-    parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
-    args = parser.parse_args()
-    if args.processor_time:
-        torch.set_num_threads(1)
-    described = describe() | {"clock": "processor" if args.processor_time else "wall"}
+    args = options("benchmarks.models", __doc__, 20.0)
+    described = describe() | {"clock": args.clock}
     rows = []
     for model in MODELS:
         for row in measure(model, args.seconds, args.processor_time):

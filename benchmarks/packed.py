@@ -5,10 +5,8 @@ without a context (C = 0) both compute the same products. Each result is compare
 turn, and the speed-up is the ratio of their median times.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from benchmarks.contestants import TOLERANCE, error
 from benchmarks.machine import describe, write
-from benchmarks.timing import inference, interleave, processor_times, training
+from benchmarks.timing import inference, interleave, options, processor_times, training
 from tagrank import ContextLSTM
 from tagrank.nn.repeated import first_rows
 
@@ -146,16 +144,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.packed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each comparison (default: 2)")
-    parser.add_argument("--processor-time", action="store_true", help="time on the processor, of one thread")
-    parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
-    args = parser.parse_args()
-    if args.processor_time:
-        torch.set_num_threads(1)
-    described = describe() | {"clock": "processor" if args.processor_time else "wall"}
+    args = options("benchmarks.packed", __doc__, 2.0)
+    described = describe() | {"clock": args.clock}
     rows = []
     for case in CASES:
         for kind in KINDS:

@@ -4,10 +4,12 @@ Contestants run in turn, round after round, so that a machine that slows down sl
 the quartiles of its times over the rounds.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +47,32 @@ class Times:
         """The columns of a result file."""
         quartiles = [round(self.low, 4), round(self.high, 4)]
         return {"ms": round(self.median, 4), "ms_quartiles": quartiles, "rounds": self.rounds}
+
+
+def options(name: str, doc: str | None, seconds: float) -> argparse.Namespace:
+    """The options of a benchmark that times by :func:`interleave` or, if wished, by :func:`processor_times`.
+
+    Args:
+        name: of the module.
+        doc: its docstring.
+        seconds: for each comparison, unless the command line says otherwise.
+
+    Returns:
+        ``seconds``, ``processor_time``, ``json``, and ``clock``, which is "processor" or "wall".
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"seconds for each comparison (default: {seconds:g})"
+    )
+    parser.add_argument("--processor-time", action="store_true", help="time on the processor, of one thread")
+    parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
+    args = parser.parse_args()
+    args.clock = "processor" if args.processor_time else "wall"
+    if args.processor_time:
+        torch.set_num_threads(1)
+    return args
 
 
 def inference(forward: Callable[[], Tensor]) -> Callable[[], Sequence[Tensor]]:

@@ -57,6 +57,7 @@ def evaluate(
     if against is not None and is_on_hub(str(against)):
         rival = replace(rival, against=find_model(against))
     check_inputs(manifest, data, lists, baselines, rival)
+    _check_weights(weights, data, baselines)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.tables import (
         print_comparison,
@@ -142,6 +143,7 @@ def report(
     check_target("--out", out, make_folder=True)
     model = find_model(model)
     check_inputs(manifest, data, lists, baselines)
+    _check_weights(weights, data, baselines)
     from tagrank.evaluation.judgement import judge
     from tagrank.evaluation.report import write_model_report
     from tagrank.training.run_folder import read_history
@@ -178,6 +180,11 @@ def report(
     left_out.exit()
     if failed:
         raise typer.Exit(1)
+
+
+def _check_weights(weights: str | None, data: JudgedOptions, baselines: BaselineOptions) -> None:
+    if weights is not None and data.features is not None and (baselines.train is None or baselines.train_features):
+        raise InputError("--weights goes with photographs, not with --features")
 
 
 def _open(

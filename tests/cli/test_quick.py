@@ -149,6 +149,14 @@ def test_completion(folder: Path, tmp_path: Path, shell: str) -> None:
             "index model --features f --weights w --out i",
             "tagrank: --weights goes with photographs, not with --features",
         ),
+        (
+            "evaluate model m.jsonl --features m.jsonl --weights w",
+            "tagrank: --weights goes with photographs, not with --features",
+        ),
+        (
+            "report model m.jsonl --features m.jsonl --weights w",
+            "tagrank: --weights goes with photographs, not with --features",
+        ),
         ("index model --features f --compile --out i", "tagrank: --compile goes with photographs, not with --features"),
         ("search index --like a.jpg --model no", "tagrank: no: expected the folder of a trained model"),
         ("search index cat", "tagrank: query: 'cat' is not one of the 2 tags of this index"),

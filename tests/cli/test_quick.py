@@ -154,7 +154,7 @@ def test_completion(folder: Path, tmp_path: Path, shell: str) -> None:
             "tagrank: --weights goes with photographs, not with --features",
         ),
         (
-            "report model m.jsonl --features m.jsonl --weights w",
+            "report model m.jsonl --out r --features m.jsonl --weights w",
             "tagrank: --weights goes with photographs, not with --features",
         ),
         ("index model --features f --compile --out i", "tagrank: --compile goes with photographs, not with --features"),

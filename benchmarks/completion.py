@@ -2,6 +2,9 @@
 
 Models are trained on ``train.jsonl`` with ``train_features.npz`` of a folder, and judged by ``val.jsonl`` with
 ``val_features.npz``, which neither training nor tuning sees. Intervals are over draws of images and of seeds, paired.
+
+Few lists reach position 4. So there is also a cross-validation on the images to train on, of which there are several
+times as many: each part of them judges models that were trained and tuned on the other parts.
 """
 
 import argparse
@@ -19,9 +22,11 @@ import torch
 
 from benchmarks.machine import describe, write
 from benchmarks.quality import DEFAULT_DATA, Data
+from tagrank.data.vocabulary import Vocabulary
 from tagrank.errors import InputError
 from tagrank.evaluation.next_tag_baselines import beginnings_of, fit_next_tag_baselines
 from tagrank.evaluation.next_tag_judgement import POSITIONS, ReadsGiven, judge_next_tags
+from tagrank.features.labelled import LabelledImages
 from tagrank.metrics import FloatArray
 from tagrank.ranker.presets import PRESETS
 from tagrank.training.completing import fit_completer
@@ -36,8 +41,21 @@ Judged = dict[str, dict[str, FloatArray]]
 
 def run(folder: Path, seed: int) -> tuple[Judged, dict[str, float]]:
     """Train and judge everyone with one seed. Returns the measures, and processor seconds by what was trained."""
-    torch.set_num_threads(1)
+    return judge_all(Data(folder), seed)
+
+
+def run_part(folder: Path, parts: int, part: int) -> tuple[Judged, dict[str, float]]:
+    """:func:`run`, but judged by a part of the images to train on and trained on the others. The part is the seed."""
     data = Data(folder)
+    images, numbers = data.train, range(len(data.train))
+    data.train = images.take([i for i in numbers if i % parts != part])
+    data.val = images.take([i for i in numbers if i % parts == part])
+    return judge_all(data, part)
+
+
+def judge_all(data: Data, seed: int) -> tuple[Judged, dict[str, float]]:
+    """Train and judge everyone on these images."""
+    torch.set_num_threads(1)
     lists, val = data.val.lists(data.vocabulary), data.val.inputs.float()
     start = time.process_time()
     completer = fit_completer(data.train, data.vocabulary, PRESETS["default"], seed)
@@ -51,10 +69,9 @@ def run(folder: Path, seed: int) -> tuple[Judged, dict[str, float]]:
     return judged, {OURS: round(trained - start, 1), "baselines": round(fitted - fitting, 1)}
 
 
-def counts(folder: Path) -> dict[str, dict[str, int]]:
+def counts(images: LabelledImages, vocabulary: Vocabulary) -> dict[str, dict[str, int]]:
     """How many lists and images judge each position."""
-    data = Data(folder)
-    found = {str(t): beginnings_of(data.val.lists(data.vocabulary), t).image for t in POSITIONS}
+    found = {str(t): beginnings_of(images.lists(vocabulary), t).image for t in POSITIONS}
     return {t: {"lists": len(image), "images": len(image.unique())} for t, image in found.items()}
 
 
@@ -71,17 +88,14 @@ def interval(differences: FloatArray) -> tuple[float, float]:
 
 
 def rows(runs: Sequence[Judged]) -> list[dict[str, Any]]:
-    """For each contestant the mean of each measure, and the deviation over the seeds."""
-    table = []
+    """For each contestant the mean of each measure and, if there are several seeds, the deviation over them."""
+    table: list[dict[str, Any]] = []
     for name in runs[0]:
         means = {key: [float(np.nanmean(judged[name][key])) for judged in runs] for key in runs[0][name]}
-        table.append(
-            {
-                "name": name,
-                "mean": {key: round(float(np.mean(values)), 6) for key, values in means.items()},
-                "deviation": {key: round(float(np.std(values, ddof=1)), 6) for key, values in means.items()},
-            }
-        )
+        row = {"name": name, "mean": {key: round(float(np.mean(values)), 6) for key, values in means.items()}}
+        if len(runs) > 1:
+            row["deviation"] = {key: round(float(np.std(values, ddof=1)), 6) for key, values in means.items()}
+        table.append(row)
     return table
 
 
@@ -97,36 +111,60 @@ def margins(runs: Sequence[Judged], table: Sequence[Mapping[str, Any]]) -> dict[
     return ahead
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.completion", description=__doc__)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with the four files")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1, help="processes; each takes a seed at a time")
-    parser.add_argument("--json", type=Path, default=RESULT, help="the result file")
-    args = parser.parse_args(argv)
-    try:
-        if args.seeds < 2:
-            raise InputError(f"--seeds: expected at least 2, for their deviation; got {args.seeds}")
-        one = partial(run, args.data)
-        if args.workers == 1:
-            runs = [one(seed) for seed in range(args.seeds)]
-        else:
-            with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-                runs = list(pool.map(one, range(args.seeds)))
-        judged = [measures for measures, _ in runs]
-        table = rows(judged)
-        ahead = margins(judged, table)
-        seconds = {name: round(float(np.mean([s[name] for _, s in runs])), 1) for name in runs[0][1]}
-        record = {"judged": counts(args.data), "rows": table, "margins": ahead, "processor_seconds": seconds}
-        write(args.json, describe() | {"seeds": args.seeds} | record)
-    except InputError as error:
-        print(f"benchmarks.completion: {error}", file=sys.stderr)
-        return 2
+def pooled(parts: Sequence[Judged]) -> Judged:
+    """The measures of the images of all parts."""
+    return {
+        name: {key: np.concatenate([judged[name][key] for judged in parts]) for key in parts[0][name]}
+        for name in parts[0]
+    }
+
+
+def _print(title: str, table: Sequence[Mapping[str, Any]], ahead: Mapping[str, Mapping[str, Any]]) -> None:
+    print(f"{title}:")
     for row in table:
         print(f"{row['name']:50} " + " ".join(f"{key} {value:.4f}" for key, value in row["mean"].items()))
     for key, margin in ahead.items():
         low, high = margin["interval"]
         print(f"{key}: {margin['ahead']:+.4f} ({low:+.4f} to {high:+.4f}) ahead of {margin['best']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.completion", description=__doc__)
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with the four files")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--parts", type=int, default=6, help="of the images to train on, for cross-validation")
+    parser.add_argument("--workers", type=int, default=1, help="processes; each takes a seed or a part at a time")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the result file")
+    args = parser.parse_args(argv)
+    try:
+        if args.seeds < 2:
+            raise InputError(f"--seeds: expected at least 2, for their deviation; got {args.seeds}")
+        if args.parts < 2:
+            raise InputError(f"--parts: expected at least 2, one of which judges; got {args.parts}")
+        data = Data(args.data)
+        tasks = [partial(run, args.data, seed) for seed in range(args.seeds)]
+        tasks += [partial(run_part, args.data, args.parts, part) for part in range(args.parts)]
+        if args.workers == 1:
+            runs = [task() for task in tasks]
+        else:
+            with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+                runs = [future.result() for future in [pool.submit(task) for task in tasks]]
+        runs, parts = runs[: args.seeds], [measures for measures, _ in runs[args.seeds :]]
+        judged = [measures for measures, _ in runs]
+        table = rows(judged)
+        ahead = margins(judged, table)
+        seconds = {name: round(float(np.mean([s[name] for _, s in runs])), 1) for name in runs[0][1]}
+        together = [pooled(parts)]
+        crossed = {"parts": args.parts, "judged": counts(data.train, data.vocabulary), "rows": rows(together)}
+        crossed["margins"] = margins(together, crossed["rows"])
+        record = {"judged": counts(data.val, data.vocabulary), "rows": table, "margins": ahead}
+        record |= {"cross_validation": crossed, "processor_seconds": seconds}
+        write(args.json, describe() | {"seeds": args.seeds} | record)
+    except InputError as error:
+        print(f"benchmarks.completion: {error}", file=sys.stderr)
+        return 2
+    for title, found, margin in (("validation", table, ahead), ("parts", crossed["rows"], crossed["margins"])):
+        _print(title, found, margin)
     print(f"processor seconds: {seconds}")
     return 0
 

@@ -47,6 +47,14 @@ def test_from_files_to_the_result(completion: Any, folder: Path, monkeypatch: py
     ours, *baselines = result["rows"]
     assert ours["name"] == "completer"
     assert len(baselines) == 3
+    crossed = result["cross_validation"]
+    assert crossed["judged"] == {
+        "2": {"lists": 80, "images": 40},
+        "3": {"lists": 40, "images": 40},
+        "4": {"lists": 40, "images": 40},
+    }
+    assert [row["name"] for row in crossed["rows"]] == [row["name"] for row in result["rows"]]
+    assert crossed["margins"].keys() == result["margins"].keys()
     for key, margin in result["margins"].items():
         sign = -1 if key.startswith("nll") else 1
         best = max(baselines, key=lambda row: sign * row["mean"][key])
@@ -66,6 +74,25 @@ def test_the_interval_is_over_images_and_seeds(completion: Any) -> None:
     width = 2 * 1.96 * np.sqrt(of_images.var() / 400 + of_seeds.var() / 5)
     assert high - low == pytest.approx(width, rel=0.1)
     assert (low + high) / 2 == pytest.approx(np.mean(of_images + of_seeds), abs=0.02)
+
+
+def test_each_part_is_judged_by_what_learnt_from_the_others(
+    completion: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[set[str], set[str], int]] = []
+
+    def judge_all(data: Any, seed: int) -> Any:
+        seen.append((*({e.image for e in part.examples} for part in (data.train, data.val)), seed))
+        assert torch.equal(data.val.inputs, whole.inputs[seed::3])
+        return {"completer": {"hit@1/2": np.full(len(data.val), float(seed))}}, {}
+
+    whole = completion.Data(folder).train
+    monkeypatch.setattr(completion, "judge_all", judge_all)
+    parts = [completion.run_part(folder, 3, part)[0] for part in range(3)]
+    assert [seed for _, _, seed in seen] == [0, 1, 2]
+    assert all(not train & val and len(train | val) == 40 for train, val, _ in seen)
+    assert set.union(*(val for _, val, _ in seen)) == {e.image for e in whole.examples}
+    assert completion.pooled(parts)["completer"]["hit@1/2"].mean() == pytest.approx((13 + 2 * 13) / 40)
 
 
 def test_bad_arguments(completion: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

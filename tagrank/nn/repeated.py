@@ -1,16 +1,22 @@
 """RepeatedInputLSTM: called as ``nn.LSTM``, for inputs of which some features are the same at each step."""
 
-from typing import overload
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from tagrank.nn.cell import ContextGates
 from tagrank.nn.checks import State, check_features
 from tagrank.nn.context_in_input import ContextInInput
+from tagrank.nn.context_memory import ContextMemory
 from tagrank.nn.layer import ContextLSTM
 from tagrank.nn.lengths import Ragged
+from tagrank.nn.parameters import add_bias, context_share
 from tagrank.nn.sequences import Packed
+from tagrank.recurrence.op import run_layers
 
 
 class RepeatedInputLSTM(ContextInInput, ContextLSTM):
@@ -22,7 +28,15 @@ class RepeatedInputLSTM(ContextInInput, ContextLSTM):
 
     Each call makes sure that the features repeat. That reads them once; it waits for the GPU, except under
     ``torch.compile``. A tensor that was expanded over the steps needs no look.
+
+    Decoders that step call it for one step after the other, with the states of the step before. Then the context's
+    share of the gates is computed once for a sequence, on CPUs, as in
+    :class:`~tagrank.nn.repeated_cell.RepeatedInputLSTMCell`.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._memory = ContextMemory()
 
     @overload  # type: ignore[override]
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]: ...
@@ -70,6 +84,28 @@ class RepeatedInputLSTM(ContextInInput, ContextLSTM):
         ragged = Ragged(layout, len(context), own, order, back)
         output, states = self._run_ragged(ragged, context if back is None else context.index_select(0, back), hx)
         return ragged.pack(output), states
+
+    def _run(
+        self, context: Tensor | None, input: Tensor | None, steps: int, h_0: Tensor | None, c_0: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        between = self.dropout and self.training and self.num_layers > 1
+        if steps == 1 and context is not None and not (self.bidirectional or self.proj_size or between):
+            first, *others = self._directions()
+            weights = [w for w in (first.weight_ih, first.bias_ih, first.bias_hh) if w is not None]
+            if self._memory.works(context, weights):
+                gates, reading = self._memory.gates(h_0, context, weights, partial(self._share, weights))
+                parameters = [gates.input_weight, first.weight_hh, None, None]
+                for layer in others:
+                    parameters += [layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
+                results = run_layers(gates.gates, input, h_0, c_0, parameters, 1, self.backend, self.recompute)
+                if results is not None:
+                    self._memory.keep(results[1], reading)
+                    return results
+        return super()._run(context, input, steps, h_0, c_0)
+
+    def _share(self, weights: Sequence[Tensor], context: Tensor) -> ContextGates:
+        weight, *biases = weights
+        return ContextGates(*context_share(context, weight, self.input_size, add_bias(*biases) if biases else None))
 
     def to_lstm(self) -> nn.LSTM:
         """An ``nn.LSTM`` with copies of this layer's parameters."""

@@ -13,6 +13,7 @@ import tagrank
 from tagrank import ContextLSTMCell
 from tagrank.nn import conversion
 from tagrank.nn.conversion import Finding
+from tagrank.nn.repeated import RepeatedInputLSTM
 from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
 
 F64 = torch.float64
@@ -180,14 +181,14 @@ def test_what_makes_the_gates_old(theirs: nn.LSTMCell, monkeypatch: pytest.Monke
 def test_gates_are_kept_as_long_as_the_state(theirs: nn.LSTMCell) -> None:
     ours = ours_of(theirs)
     state = ours(torch.zeros(B, X + C, dtype=F64))
-    assert len(ours._readings) == 1
+    assert len(ours._memory) == 1
     outputs = run(ours, [torch.zeros(B, X + C, dtype=F64)] * 3)
-    assert len(ours._readings) == 4
+    assert len(ours._memory) == 4
     again = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
     torch.testing.assert_close(run(again, [torch.zeros(B, X + C, dtype=F64)] * 3), outputs)
     del state, outputs
     gc.collect()
-    assert len(ours._readings) == 0
+    assert len(ours._memory) == 0
 
 
 @pytest.mark.parametrize("mode", ["no_grad", "inference", "autocast"])
@@ -219,6 +220,58 @@ def test_compiled_and_under_torch_func(theirs: nn.LSTMCell) -> None:
         for cell in (eager, theirs)
     ]
     torch.testing.assert_close(*tangents)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("first", [False, True], ids=["context last", "context first"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+def test_a_layer_that_steps(layers: int, first: bool, batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As decoders call ``nn.LSTM``: a step at a time, with the states of the step before."""
+    torch.manual_seed(0)
+    theirs = nn.LSTM(X + C, H, num_layers=layers, batch_first=batch_first, dropout=0.5 if layers > 1 else 0, dtype=F64)
+    ours = RepeatedInputLSTM.from_lstm(theirs.eval(), C)
+    if first:
+        ours.move_context_first()
+    times = 0
+    compute = ours._share
+
+    def share(*args: Any) -> Any:
+        nonlocal times
+        times += 1
+        return compute(*args)
+
+    monkeypatch.setattr(ours, "_share", share)
+    context, xs = torch.randn(B, C, dtype=F64), torch.randn(4, B, X, dtype=F64)
+    results: list[list[Tensor]] = []
+    grads: list[tuple[Tensor, ...]] = []
+    for lstm in (ours, theirs):
+        leaf, inputs, state = context.clone().requires_grad_(), xs.clone().requires_grad_(), None
+        outputs = []
+        for x in inputs:
+            both = torch.cat([leaf, x] if first else [x, leaf], -1)
+            output, state = lstm(both.unsqueeze(1 if batch_first else 0), state)
+            outputs.append(output)
+        assert state is not None
+        results.append([*outputs, *state])
+        loss = sum(((i + 1) * result).sin().sum() for i, result in enumerate(results[-1]))
+        grads.append(torch.autograd.grad(loss, [leaf, inputs, lstm.weight_hh_l0, lstm.bias_hh_l0]))
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*grads)
+    assert times == 1
+    # The hidden state may be changed on the way: by beams, or by dropout.
+    x = torch.cat([context, xs[0]] if first else [xs[0], context], -1).unsqueeze(1 if batch_first else 0)
+    beams = tuple(s[:, torch.tensor([1, 0, 2])] for s in results[0][-2:])
+    torch.testing.assert_close(ours(x, beams), theirs(x, beams))
+    assert times == 2
+    with torch.no_grad():
+        for lstm in (ours, theirs):
+            lstm.weight_ih_l0.zero_()
+        states = results[0][-2], results[0][-1]
+        torch.testing.assert_close(ours(x, states), theirs(x, states))
+    if layers > 1:
+        ours.train()
+        assert ours(x, states)[0].shape == (B, 1, H) if batch_first else (1, B, H)
+        assert times == 3, "with dropout between layers nothing is kept"
 
 
 class Loop(nn.Module):

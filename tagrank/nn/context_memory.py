@@ -86,7 +86,7 @@ class ContextMemory:
         if not (context.requires_grad and torch.is_grad_enabled()):
             return known.gates, known
         columns = weight.narrow(1, weight.shape[1] - context.shape[-1], context.shape[-1])
-        gates: Tensor = _GradientTo.apply(context, columns, known.gates.gates)  # type: ignore[no-untyped-call]
+        gates: Tensor = _GradientTo.apply(context, columns, known.gates.gates)
         return ContextGates(gates, known.gates.input_weight), known
 
     def keep(self, state: Tensor, reading: Reading) -> None:
@@ -112,6 +112,6 @@ class _GradientTo(torch.autograd.Function):
         return gates.view_as(gates)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         (weight,) = ctx.saved_tensors
         return (grad.to(weight.dtype) @ weight).to(ctx.dtype), None, grad

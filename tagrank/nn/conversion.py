@@ -21,6 +21,9 @@ FEW = 8
 #: A cell is replaced if this many multiplications are saved in a call, the weight's own size counted as four rows more:
 #: it has to be read. To see that the context repeats takes as long as that, about 40 us.
 SMALL_CELL = 2**21
+#: A cell is replaced if one in so many of the features that it multiplies repeats, those of its state included. With a
+#: sixth of them, cells in a decoder of speech were as fast as before or slower (docs/models.md).
+CELL_SHARE = 4
 #: What to do where a cell cannot tell that its context repeats.
 _BY_HAND = (
     "ContextLSTMCell takes the context once: gates = cell.context_gates(context), then cell(gates, input, (h, c))"
@@ -179,6 +182,9 @@ def _judge(
     new: RepeatedInputLSTM | RepeatedInputLSTMCell
     if isinstance(module, nn.LSTM):
         new = RepeatedInputLSTM.from_lstm(module, count, backend=backend)
+    elif count * CELL_SHARE < len(same) + module.hidden_size:
+        why = f"but that is little beside the rest and its state's {module.hidden_size}"
+        return Finding(name, False, f"{repeat}, {why}; {_BY_HAND}")
     elif (seen.rows + 4) * count * 4 * module.hidden_size < SMALL_CELL:
         why = f"but to look for that takes as long as to read them anew, in {seen.rows} rows"
         return Finding(name, False, f"{repeat}, {why}; {_BY_HAND}")

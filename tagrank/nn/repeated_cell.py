@@ -42,7 +42,7 @@ class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
             raise ValueError(f"input: expected shape [B, {features}] or [{features}], got {list(input.shape)}")
         check_features(input, "input", features, self.weight_ih)
         own, context = self._parts(input)
-        weights = [self.weight_ih, self.bias_ih, self.bias_hh] if self.bias else [self.weight_ih]
+        weights = [w for w in (self.weight_ih, self.bias_ih, self.bias_hh) if w is not None]
         if not self._memory.works(context, weights):
             return super().forward(self.context_gates(context), own, hx)
         state = hx[0] if isinstance(hx, tuple | list) and hx else None

@@ -40,6 +40,7 @@ CONVERTED = {
 def model(request: pytest.FixtureRequest, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """One of the models, with small sizes."""
     monkeypatch.setattr(conversion, "SMALL_CELL", 0)
+    monkeypatch.setattr(conversion, "CELL_SHARE", 100)
     (found,) = [model for model in load("models").MODELS if model.name == request.param]
     return found._replace(sizes=found.sizes._replace(**SMALL[found.name]))
 

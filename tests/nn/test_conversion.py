@@ -226,16 +226,18 @@ class Several(nn.Module):
         self.few = nn.LSTM(9, 8)
         self.cell = nn.LSTMCell(2048, 64)
         self.small_cell = nn.LSTMCell(8, 8)
+        self.wide_cell = nn.LSTMCell(8, 25)
         self.varying_cell = nn.LSTMCell(8, 8)
         self.changed_states = nn.LSTMCell(8, 8)
         self.once = nn.LSTMCell(8, 8)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         sequence = x.expand(5, -1, -1)
-        state = small = varying = changed = None
+        state = small = wide = varying = changed = None
         for step in range(3):
             state = self.cell(x.repeat(1, 256), state)
             small = self.small_cell(x, small)
+            wide = self.wide_cell(x, wide)
             varying = self.varying_cell(x + step, hx=varying)
             changed = tuple(s.clone() for s in self.changed_states(x, changed))
         few = torch.cat([torch.rand(5, 2, 8, dtype=x.dtype), torch.zeros(5, 2, 1, dtype=x.dtype)], -1)
@@ -247,7 +249,7 @@ class Several(nn.Module):
             "short": self.short(sequence[:1])[0],
             "few": self.few(few)[0],
             "cell": state[0],
-            "small cells": small[0] + varying[0] + changed[0] + self.once(x)[0],
+            "small cells": small[0] + wide[0].sum() + varying[0] + changed[0] + self.once(x)[0],
         }
 
 
@@ -270,6 +272,11 @@ def test_each_one_that_is_left_has_a_reason() -> None:
             False,
             "all of its 8 features repeat over 3 calls, but to look for that takes as long as to read them anew, in "
             f"2 rows; ContextLSTMCell {by_hand}",
+        ),
+        "wide_cell": (
+            False,
+            "all of its 8 features repeat over 3 calls, but that is little beside the rest and its state's 25; "
+            f"ContextLSTMCell {by_hand}",
         ),
         "varying_cell": (False, "neither its first nor its last features repeat from call to call"),
         "changed_states": (

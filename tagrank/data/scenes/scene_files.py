@@ -4,7 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -51,13 +51,14 @@ def write_scenes(
         drawn = _draw_in_processes(folder, seed, size, count)
     else:
         drawn = (_draw(folder, seed, size, index) for index in range(count))
-    examples = [Example(_name(i), *tags, split) for i, (tags, split) in enumerate(zip(drawn, chosen, strict=True))]
+    numbered = enumerate(zip(drawn, chosen, strict=True))
+    examples = [Example(_name(index), tags, lists, split) for index, ((tags, lists), split) in numbered]
     manifest = folder / "manifest.jsonl"
     write_manifest(manifest, examples)
     return manifest
 
 
-def _draw(folder: Path, seed: int, size: int, index: int) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+def _draw(folder: Path, seed: int, size: int, index: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Write the picture of a scene. Returns its tags and the lists of all people."""
     scene = draw_scene(index, seed, size)
     scene.image.save(folder / _name(index))

@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO := $(VENV)/installed-for-demo
+# The library in tagrank/ may be that of the demo.
+FOR_DEMO := $(VENV)/library-for-demo
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f -name '*.[ch]*')
 
 # The tests run in a worker process a core, 8 at most. WORKERS=0 runs them in one process.
@@ -21,6 +23,8 @@ OLDEST := build/torch-$(TORCH)
 
 .PHONY: help demo test test-all test-oldest lint bench results docs gpu kernels-report wheel clean
 .DEFAULT_GOAL := help
+# Two targets at a time would install into one environment.
+.NOTPARALLEL:
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,15 +108,16 @@ PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
 BASE := 'setuptools>=77' wheel torch torchvision triton numpy
 
 $(STAMP): $(SOURCES) | $(BIN)/python
-	@if [ -e $(DEMO) ]; then rm -f $(DEMO) tagrank/_C.so; fi  # that library may lack csrc/cuda
+	@if [ -e $(FOR_DEMO) ]; then rm -f $(DEMO) tagrank/_C.so $(FOR_DEMO); fi
 	$(PIP) $(BASE)
 	$(PIP) --no-build-isolation -e '.[annotate,offline,docs,dev]'
 	@touch $@
 
 # Without what tests, linters and the site need, and without csrc/cuda if no GPU could use it: a third of the time.
 $(DEMO): $(SOURCES) | $(BIN)/python
+	@touch $(FOR_DEMO)
 	$(PIP) $(BASE)
-	TAGRANK_BUILD_CUDA=$(if $(shell command -v nvidia-smi),auto,0) $(PIP) --no-build-isolation -e '.[annotate,offline]'
+	TAGRANK_BUILD_CUDA=$(if $(shell command -v nvidia-smi 2> /dev/null),auto,0) $(PIP) --no-build-isolation -e '.[annotate,offline]'
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

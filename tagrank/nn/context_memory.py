@@ -10,6 +10,10 @@ from torch import Tensor
 from tagrank.nn.cell import ContextGates
 from tagrank.recurrence.tracing import observed
 
+KEPT = 32
+"""For so many hidden states, the latest ones, it is kept what was read. More than one are needed by sequences that take
+turns."""
+
 
 class Reading(NamedTuple):
     """A context that was read.
@@ -17,25 +21,32 @@ class Reading(NamedTuple):
     Attributes:
         context: its values, ``[B, C]`` or ``[C]``.
         gates: its share of the gates. Gradients reach the weights from here, and the context at each step.
-        weights: what they were computed with. Kept, so that no other weight is ever at the same address.
+        weights: what they were computed with. While they are kept, no other tensor has the ``id`` of one of them.
+        samples: views of some of their values, and copies of these.
         circumstances: of the computation.
     """
 
     context: Tensor
     gates: ContextGates
     weights: Sequence[Tensor]
+    samples: Sequence[tuple[Tensor, Tensor]]
     circumstances: tuple[Any, ...]
 
 
 class ContextMemory:
-    """What a module that steps has read, kept as long as the hidden states exist that it returned.
+    """What a module that steps has read, for the hidden states that it returned, as long as these exist.
 
-    If the next call gets the very tensor that an earlier call returned, it is a next step of the same sequence. The
-    share is then used again, unless the context has other values, a weight is another, or gradients or autocast were
-    turned on or off. Each step's context gets its own gradient: rows of an embedding that begins at zero are equal, and
-    not one.
+    If a call gets the very tensor that an earlier call returned, it is the next step of the same sequence. The share is
+    then used again, unless
 
-    A change of a weight that PyTorch does not count, as one through ``weight.data``, is seen from the next sequence on.
+    - the context has other values, or the state was detached in place, which ends its graph of autograd;
+    - a weight was changed or replaced, or its ``requires_grad`` was;
+    - gradients, the inference mode or autocast were turned on or off.
+
+    Each step's context gets its own gradient: rows of an embedding that begins at zero are equal, and not one.
+
+    PyTorch counts most changes of a tensor, but not those of fused optimizers, of collective operations, and through
+    ``weight.data``. They are seen by samples: all biases, and a diagonal of the context's columns of the weight.
     """
 
     def __init__(self) -> None:
@@ -53,9 +64,9 @@ class ContextMemory:
         """Whether anything is kept here.
 
         It is not on GPUs, which a look at the values would have to wait for, where PyTorch records or compiles, and for
-        weights whose changes PyTorch does not count.
+        tensors made in inference mode, whose changes are not counted.
         """
-        return context.is_cpu and not observed((context, *weights)) and not weights[0].is_inference()
+        return context.is_cpu and not observed((context, *weights)) and not any(w.is_inference() for w in weights)
 
     def gates(
         self,
@@ -64,7 +75,7 @@ class ContextMemory:
         weights: Sequence[Tensor],
         compute: Callable[[Tensor], ContextGates],
     ) -> tuple[ContextGates, Reading]:
-        """The context's share of the gates, where :meth:`works`.
+        """The context's share of the gates, where :meth:`works`. Its second derivatives are not those of ``compute``.
 
         Args:
             state: the hidden state that the call gets.
@@ -75,28 +86,48 @@ class ContextMemory:
         Returns:
             The gates, and what to :meth:`keep` beside the next hidden state.
         """
-        weight = weights[0]
-        found = self._readings.get(id(state))
-        known = found[1] if found is not None and found[0]() is state else None
         circumstances = _circumstances(weights)
-        if known is None or known.circumstances != circumstances or not torch.equal(known.context, context):
+        known = self._find(state)
+        if (
+            known is None
+            or known.circumstances != circumstances
+            or not torch.equal(known.context, context)
+            or not all(torch.equal(now, then) for now, then in known.samples)
+        ):
             # A copy: the caller may write the next input into the same memory.
             copy = context.detach().clone()
-            known = Reading(copy, compute(copy), weights, circumstances)
+            weight, *biases = (weight.detach() for weight in weights)
+            views = [weight.narrow(1, weight.shape[1] - context.shape[-1], context.shape[-1]).diagonal(), *biases]
+            samples = [(view, view.clone()) for view in views]
+            known = Reading(copy, compute(copy), weights, samples, circumstances)
         if not (context.requires_grad and torch.is_grad_enabled()):
             return known.gates, known
-        columns = weight.narrow(1, weight.shape[1] - context.shape[-1], context.shape[-1])
+        columns = weights[0].narrow(1, weights[0].shape[1] - context.shape[-1], context.shape[-1])
         gates: Tensor = _GradientTo.apply(context, columns, known.gates.gates)
         return ContextGates(gates, known.gates.input_weight), known
 
     def keep(self, state: Tensor, reading: Reading) -> None:
         """Keep what was read for as long as the hidden state exists."""
-        key, readings = id(state), self._readings
-        readings[key] = ref(state, lambda _: readings.pop(key, None)), reading
+        key, memory = id(state), ref(self)
+
+        def forget(_: object) -> None:
+            if (self := memory()) is not None:
+                self._readings.pop(key, None)
+
+        self._readings[key] = ref(state, forget), reading
+        if len(self._readings) > KEPT:
+            del self._readings[next(iter(self._readings))]
+
+    def _find(self, state: object) -> Reading | None:
+        found = self._readings.get(id(state))
+        if found is None or found[0]() is not state:
+            return None
+        ended = isinstance(state, Tensor) and state.grad_fn is None
+        return None if ended and found[1].gates.gates.requires_grad else found[1]
 
 
 def _circumstances(weights: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What the gates of a context depend on besides its values. If it is equal, they need not be computed again."""
+    """What the gates of a context depend on besides values. If it is equal, they need not be computed again."""
     of_weights = [(id(w), w._version, w.data_ptr(), w.requires_grad) for w in weights]
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     return *of_weights, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast

@@ -1,5 +1,6 @@
 """The search of a model for LSTMs whose input repeats over time, and their replacement by layers and cells of ours."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 #: If less than one in so many features repeats, nothing is gained, and it may be by chance.
 FEW = 8
-#: A cell is replaced if this many multiplications are saved in a call, the weight's own size counted as four rows more:
-#: it has to be read. To see that the context repeats takes as long as that, about 40 us.
+#: For ``B`` rows and ``C`` features that repeat, a cell is replaced if ``(B + 4) * C * 4H`` is at least this. A call
+#: then saves ``B * C * 4H`` multiplications, and does not read ``C * 4H`` weights, which takes as long as four rows. To
+#: see that the context repeats takes about 40 us, as long as that.
 SMALL_CELL = 2**21
 #: A cell is replaced if one in so many of the features that it multiplies repeats, those of its state included. With a
 #: sixth of them, cells in a decoder of speech were as fast as before or slower (docs/models.md).
@@ -105,8 +107,8 @@ def convert(
 
     What takes their place (:class:`~tagrank.nn.repeated.RepeatedInputLSTM`,
     :class:`~tagrank.nn.repeated_cell.RepeatedInputLSTMCell`) has copies of their parameters under the same names and is
-    called in the same way. It makes sure in each call that these features repeat. An optimizer must be made after the
-    conversion.
+    called in the same way. A layer makes sure in each call that these features repeat; a cell, and a layer that is
+    called for one step, compute anew if they do not. An optimizer must be made after the conversion.
 
     Args:
         model: is changed in place. It runs in evaluation mode, without gradients.
@@ -135,7 +137,12 @@ def convert(
     with _watched(seen):
         before = _outputs(model, arguments, kwargs or {})
     replacements: dict[nn.Module, nn.Module] = {}
-    findings = [_judge(name, module, seen[module], backend, replacements) for name, module in lstms.items()]
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    findings = []
+    for name, module in lstms.items():
+        reason = _bound(module, owners)
+        found = _judge(name, module, seen[module], backend, replacements) if reason is None else None
+        findings.append(found or Finding(name, False, str(reason)))
     _replace(model, replacements)
     worst = 0.0
     try:
@@ -160,8 +167,6 @@ def _judge(
 ) -> Finding:
     """What to do with a module. If it is to be replaced, ``replacements`` gets the new one."""
     cell = isinstance(module, nn.LSTMCell)
-    if type(module) not in (nn.LSTM, nn.LSTMCell):
-        return Finding(name, False, f"it is a {type(module).__name__}, which may do more than nn.LSTM")
     if seen.calls == 0:
         return Finding(name, False, "the example does not run it")
     if seen.same is None:
@@ -198,6 +203,17 @@ def _judge(
     return Finding(name, True, repeat)
 
 
+def _bound(module: nn.Module, owners: Counter[int]) -> str | None:
+    """What hangs on a module, which another module in its place would lose, or ``None``."""
+    if type(module) not in (nn.LSTM, nn.LSTMCell):
+        return f"it is a {type(module).__name__}, which may do more than nn.LSTM"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks, or is normalised by one; register them after the conversion"
+    if any(owners[id(parameter)] > 1 for parameter in module.parameters()):
+        return "it shares a parameter with another module"
+    return None
+
+
 def _run_length(flags: Sequence[bool]) -> int:
     return next((i for i, flag in enumerate(flags) if not flag), len(flags))
 
@@ -211,11 +227,14 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
         own.calls += 1
         if isinstance(input, PackedSequence) and isinstance(module, nn.LSTM):
             own.add(len(input.batch_sizes), _same_packed(input) if len(input.batch_sizes) > 1 else None)
-        elif isinstance(input, Tensor) and isinstance(module, nn.LSTMCell):
+        elif isinstance(input, Tensor) and type(module) is nn.LSTMCell:
             hx = args[1] if len(args) > 1 else kwargs.get("hx")
-            first, length = (own.sequences.get(hx[0]) if hx else None) or (input.detach().clone(), 0)
+            first, length = (own.sequences.get(hx[0]) if isinstance(hx, tuple | list) else None) or (
+                input.detach().clone(),
+                0,
+            )
             own.running = first, length + 1
-            own.rows = max(own.rows, input.numel() // input.shape[-1])
+            own.rows = max(own.rows, input.shape[:-1].numel())
             if length:
                 own.add(length + 1, _same(torch.stack([first, input])))
         elif isinstance(input, Tensor) and isinstance(module, nn.LSTM):
@@ -226,7 +245,7 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
         seen[module].sequences[result[0]] = seen[module].running
 
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in seen]
-    hooks += [module.register_forward_hook(note_result) for module in seen if isinstance(module, nn.LSTMCell)]
+    hooks += [module.register_forward_hook(note_result) for module in seen if type(module) is nn.LSTMCell]
     try:
         yield
     finally:

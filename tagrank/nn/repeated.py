@@ -6,17 +6,20 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from tagrank.nn.cell import ContextGates
-from tagrank.nn.checks import State, check_features
+from tagrank.nn.checks import State, check_features, leaf_of
 from tagrank.nn.context_in_input import ContextInInput
 from tagrank.nn.context_memory import ContextMemory
 from tagrank.nn.layer import ContextLSTM
 from tagrank.nn.lengths import Ragged
 from tagrank.nn.parameters import add_bias, context_share
 from tagrank.nn.sequences import Packed
-from tagrank.recurrence.op import run_layers
+from tagrank.recurrence.dtypes import autocasts
+from tagrank.recurrence.fused import layers
+from tagrank.recurrence.op import layer_settings
 
 
 class RepeatedInputLSTM(ContextInInput, ContextLSTM):
@@ -38,6 +41,10 @@ class RepeatedInputLSTM(ContextInInput, ContextLSTM):
         super().__init__(*args, **kwargs)
         self._memory = ContextMemory()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Layers that were pickled by an earlier version have none.
+        super().__setstate__({"_memory": ContextMemory()} | state)
+
     @overload  # type: ignore[override]
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]: ...
     @overload
@@ -56,6 +63,9 @@ class RepeatedInputLSTM(ContextInInput, ContextLSTM):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
+        given: type = type(input)
+        if given is Proxy:
+            return leaf_of(self, input, hx)  # type: ignore[no-any-return]
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
         features = self.input_size + self.context_size
@@ -92,15 +102,17 @@ class RepeatedInputLSTM(ContextInInput, ContextLSTM):
         if steps == 1 and context is not None and not (self.bidirectional or self.proj_size or between):
             first, *others = self._directions()
             weights = [w for w in (first.weight_ih, first.bias_ih, first.bias_hh) if w is not None]
-            if self._memory.works(context, weights):
+            settings = None
+            if self._memory.works(context, weights) and not autocasts("cpu"):
+                settings = layer_settings(first.weight_hh, len(context), 1, self.backend, self.recompute)
+            if settings is not None:
                 gates, reading = self._memory.gates(h_0, context, weights, partial(self._share, weights))
                 parameters = [gates.input_weight, first.weight_hh, None, None]
-                for layer in others:
+                for layer in others:  # of a stack
                     parameters += [layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-                results = run_layers(gates.gates, input, h_0, c_0, parameters, 1, self.backend, self.recompute)
-                if results is not None:
-                    self._memory.keep(results[1], reading)
-                    return results
+                results = layers(settings, gates.gates, input, h_0, c_0, parameters)
+                self._memory.keep(results[1], reading)
+                return results
         return super()._run(context, input, steps, h_0, c_0)
 
     def _share(self, weights: Sequence[Tensor], context: Tensor) -> ContextGates:

@@ -3,11 +3,13 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from tagrank.nn.cell import ContextLSTMCell
-from tagrank.nn.checks import State, check_features
+from tagrank.nn.checks import State, check_features, leaf_of
 from tagrank.nn.context_in_input import ContextInInput
 from tagrank.nn.context_memory import ContextMemory
+from tagrank.recurrence.op import layer_settings
 
 
 class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
@@ -17,8 +19,8 @@ class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
     the last ones, or the first ones after :meth:`move_context_first`.
 
     On CPUs the context's share of the gates is computed once for a sequence: as long as each call gets the hidden state
-    that the call before returned, and the same context (:class:`~tagrank.nn.context_memory.ContextMemory`). Otherwise
-    it is computed at each step. So the results and the gradients are those of ``nn.LSTMCell`` in any case.
+    that the call before returned, and the same context (:class:`~tagrank.nn.context_memory.ContextMemory` says what
+    else ends this). Otherwise it is computed at each step, so a context that varies costs time and is no error.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,6 +37,9 @@ class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
         Raises:
             TypeError, ValueError, RuntimeError: as :class:`ContextLSTMCell`.
         """
+        given: type = type(input)
+        if given is Proxy:
+            return leaf_of(self, input, hx)  # type: ignore[no-any-return]
         features = self.input_size + self.context_size
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
@@ -43,7 +48,11 @@ class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
         check_features(input, "input", features, self.weight_ih)
         own, context = self._parts(input)
         weights = [w for w in (self.weight_ih, self.bias_ih, self.bias_hh) if w is not None]
-        if not self._memory.works(context, weights):
+        rows = context.shape[0] if context.dim() == 2 else 1
+        # What runs in the eager loop can be differentiated twice.
+        if not self._memory.works(context, weights) or not layer_settings(
+            self._weight_hh(), rows, 1, self.backend, state_dimensions=2
+        ):
             return super().forward(self.context_gates(context), own, hx)
         state = hx[0] if isinstance(hx, tuple | list) and hx else None
         gates, reading = self._memory.gates(state, context, weights, self.context_gates)
@@ -59,3 +68,7 @@ class RepeatedInputLSTMCell(ContextInInput, ContextLSTMCell):
 
     def _reordered(self) -> list[str]:
         return ["weight_ih"]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Cells that were pickled by an earlier version have none.
+        super().__setstate__({"_memory": ContextMemory()} | state)  # type: ignore[no-untyped-call]

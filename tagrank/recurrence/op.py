@@ -142,7 +142,15 @@ def run_layers(
         parameters = [None if parameter is None else to_autocast(parameter) for parameter in parameters]
         weight_hh = parameters[1]
     x: Any = context if input is None else input
-    batch, gates, dtype = x.size(-2), weight_hh.size(0), weight_hh.dtype
+    settings = layer_settings(weight_hh, x.size(-2), steps, backend, recompute, state_dimensions)
+    return None if settings is None else layers(settings, context, input, h0, c0, parameters)
+
+
+def layer_settings(
+    weight_hh: Tensor, batch: int, steps: int, backend: str, recompute: bool = False, state_dimensions: int = 3
+) -> Settings | None:
+    """How :func:`run_layers` runs, or ``None`` if no backend takes whole layers of this size here."""
+    device, gates, dtype = weight_hh.device, weight_hh.size(0), weight_hh.dtype
     key = (backend, device, dtype, batch, gates, steps, state_dimensions, recompute)
     settings = CHOSEN.get(key)
     if settings is None:
@@ -151,7 +159,7 @@ def run_layers(
             return None
         settings = Settings(FUSED[name], steps, state_dimensions, recompute)
         CHOSEN.remember(key, settings)
-    return layers(settings, context, input, h0, c0, parameters)
+    return settings
 
 
 def _check(gates_x: Tensor, weight_hh: Tensor, steps: int | None) -> int:

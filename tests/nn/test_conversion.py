@@ -289,6 +289,45 @@ def test_each_one_that_is_left_has_a_reason() -> None:
     assert isinstance(model.whole, RepeatedInputLSTM)
 
 
+class OwnCalls(nn.Module):
+    """A cell with a call of its own, and modules on which something hangs."""
+
+    class Cell(nn.LSTMCell):
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"h": super().forward(x, (h, c))[0]}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = OwnCalls.Cell(2048, 8)
+        self.empty = nn.LSTMCell(0, 8)
+        self.hooked = nn.LSTM(2048, 8)
+        self.hooked.register_forward_hook(lambda *_: None)
+        self.normalised = nn.utils.weight_norm(nn.LSTM(2048, 8), "weight_hh_l0")
+        self.first, self.second = nn.LSTM(2048, 8), nn.LSTM(2048, 8)
+        self.second.weight_ih_l0 = self.first.weight_ih_l0
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        h = torch.zeros(len(x), 8)
+        results = [self.own(x, h, h)["h"], self.empty(x[:, :0], self.empty(x[:, :0]))[0]]
+        layers = self.hooked, self.normalised, self.first, self.second
+        return results + [layer(x.expand(3, -1, -1))[0] for layer in layers]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_what_another_module_would_lose(recwarn: pytest.WarningsRecorder) -> None:
+    found = {f.name: (f.converted, f.reason) for f in tagrank.convert(OwnCalls(), torch.randn(2, 2048)).findings}
+    hooks = "it has hooks, or is normalised by one; register them after the conversion"
+    tied = "it shares a parameter with another module"
+    assert found == {
+        "own": (False, "it is a Cell, which may do more than nn.LSTM"),
+        "empty": (False, "neither its first nor its last features repeat from call to call"),
+        "hooked": (False, hooks),
+        "normalised": (False, hooks),
+        "first": (False, tied),
+        "second": (False, tied),
+    }
+
+
 def test_a_model_whose_outputs_change_is_left_alone() -> None:
     class Counting(Captioner):
         calls = 0

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import tagrank
 from tagrank import ContextLSTMCell
-from tagrank.nn import conversion
+from tagrank.nn import context_memory, conversion
 from tagrank.nn.conversion import Finding
 from tagrank.nn.repeated import RepeatedInputLSTM
 from tagrank.nn.repeated_cell import RepeatedInputLSTMCell
@@ -178,6 +179,105 @@ def test_what_makes_the_gates_old(theirs: nn.LSTMCell, monkeypatch: pytest.Monke
     assert state[0][0].isnan().all()
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_a_fused_optimizer_makes_the_gates_old(theirs: nn.LSTMCell, optimizer: Any) -> None:
+    """PyTorch does not count its changes. The state lives on, as in a rollout beside which a model is trained."""
+    inputs = [torch.cat([x, torch.ones(B, C, dtype=F64)], -1) for x in torch.randn(4, B, X, dtype=F64)]
+    results = []
+    for cell in (ours_of(theirs), copy.deepcopy(theirs)):
+        steps, state = optimizer(cell.parameters(), lr=0.05, fused=True), None
+        for x in inputs:
+            with torch.no_grad():
+                state = cell(x, state)
+            steps.zero_grad()
+            cell(x)[0].sum().backward()
+            steps.step()
+        results.append(state)
+    torch.testing.assert_close(*results)
+
+
+def test_what_changes_weights_uncounted(theirs: nn.LSTMCell) -> None:
+    ours = ours_of(theirs)
+    x, state = torch.randn(B, X + C, dtype=F64), None
+    with torch.no_grad():
+        for name in [name for name, _ in theirs.named_parameters()]:
+            state = ours(x, state)
+            for cell in (ours, theirs):
+                cell.get_parameter(name).data.mul_(1.5)
+            torch.testing.assert_close(ours(x, state), theirs(x, state))
+            for cell in (ours, theirs):
+                cell.get_parameter(name).data = 0.5 * cell.get_parameter(name)
+            torch.testing.assert_close(ours(x, state), theirs(x, state))
+
+
+def test_states_that_are_detached_in_place(theirs: nn.LSTMCell) -> None:
+    """Truncated backpropagation: the state is the same tensor, but the graph of its gates is gone."""
+    ours = ours_of(theirs)
+    inputs = [torch.cat([x, torch.ones(B, C, dtype=F64)], -1) for x in torch.randn(6, B, X, dtype=F64)]
+    for cell in (ours, theirs):
+        state = None
+        for window in range(3):
+            for x in inputs[2 * window : 2 * window + 2]:
+                state = cell(x, state)
+            assert state is not None
+            state[0].sum().backward()
+            for part in state:
+                part.detach_()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad)
+
+
+def test_the_eager_loop_can_be_differentiated_twice(theirs: nn.LSTMCell) -> None:
+    ours = RepeatedInputLSTMCell.from_lstm_cell(theirs, C, backend="eager")
+    x, results = torch.randn(B, X + C, dtype=F64, requires_grad=True), []
+    for cell in (ours, theirs):
+        (of_weight,) = torch.autograd.grad(run(cell, [x, x])[1].sum(), cell.weight_ih, create_graph=True)
+        results.append(torch.autograd.grad(of_weight.sin().sum(), x)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_a_bias_made_in_inference_mode(theirs: nn.LSTMCell) -> None:
+    if not theirs.bias:
+        pytest.skip("without biases")
+    ours, x = ours_of(theirs), torch.randn(B, X + C, dtype=F64)
+    with torch.inference_mode():
+        ours.bias_ih = nn.Parameter(theirs.bias_ih.clone())
+    with torch.no_grad():
+        torch.testing.assert_close(run(ours, [x, x]), run(theirs, [x, x]))
+
+
+def test_symbolic_traces_take_it_as_one_node(theirs: nn.LSTMCell) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = ours_of(theirs)
+            self.lstm = RepeatedInputLSTM(C, H, input_size=X, dtype=F64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.cell(x)[0] + self.lstm(x[None])[0][0]  # type: ignore[no-any-return]
+
+    two, x = Two(), torch.randn(B, X + C, dtype=F64)
+    traced = torch.fx.symbolic_trace(two)
+    assert {node.target for node in traced.graph.nodes if node.op == "call_module"} == {"cell", "lstm"}
+    torch.testing.assert_close(traced(x), two(x))
+
+
+def test_gates_are_kept_for_the_latest_states(theirs: nn.LSTMCell) -> None:
+    ours = ours_of(theirs)
+    with torch.no_grad():
+        states = [ours(torch.zeros(B, X + C, dtype=F64)) for _ in range(100)]
+    assert len(ours._memory) == context_memory.KEPT
+    gone = weakref.ref(ours.weight_ih)
+    gc.collect()
+    gc.disable()
+    try:
+        del ours
+        assert gone() is None, "the states keep no parameter"
+    finally:
+        gc.enable()
+    assert len(states) == 100
+
+
 def test_gates_are_kept_as_long_as_the_state(theirs: nn.LSTMCell) -> None:
     ours = ours_of(theirs)
     state = ours(torch.zeros(B, X + C, dtype=F64))
@@ -264,14 +364,16 @@ def test_a_layer_that_steps(layers: int, first: bool, batch_first: bool, monkeyp
     torch.testing.assert_close(ours(x, beams), theirs(x, beams))
     assert times == 2
     with torch.no_grad():
+        states = ours(x, beams)[1]
+        assert times == 3
         for lstm in (ours, theirs):
-            lstm.weight_ih_l0.zero_()
-        states = results[0][-2], results[0][-1]
+            lstm.weight_ih_l0.mul_(2)
         torch.testing.assert_close(ours(x, states), theirs(x, states))
+        assert times == 4
     if layers > 1:
         ours.train()
-        assert ours(x, states)[0].shape == (B, 1, H) if batch_first else (1, B, H)
-        assert times == 3, "with dropout between layers nothing is kept"
+        assert ours(x, states)[0].shape == ((B, 1, H) if batch_first else (1, B, H))
+        assert times == 4, "with dropout between layers nothing is kept"
 
 
 class Loop(nn.Module):

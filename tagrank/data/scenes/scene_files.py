@@ -72,7 +72,8 @@ def _name(index: int) -> str:
 def _draw_in_processes(folder: Path, seed: int, size: int, count: int) -> Iterator[Any]:
     """What :func:`_draw` returns for each scene, drawn by a process for each core. They end if this one does."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _answer; _answer(*sys.argv[1:])"
+    paths = [str(path) for path in sys.path]
+    code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import _answer; _answer(*sys.argv[1:])"
     with ExitStack() as stack:
         processes = []
         for first in range(cores):
@@ -91,6 +92,8 @@ def _draw_in_processes(folder: Path, seed: int, size: int, count: int) -> Iterat
                 answer = pickle.load(stdout)
             except EOFError:
                 raise RuntimeError(f"scene {index}: the process that drew it ended with {process.wait()}") from None
+            except pickle.UnpicklingError as error:
+                raise RuntimeError(f"scene {index}: the process that drew it wrote something else: {error}") from None
             if isinstance(answer, Exception):
                 raise answer
             yield answer

@@ -98,14 +98,15 @@ def batches(model: Model, count: int, dtype: torch.dtype) -> list[Batch]:
 
 
 def ways(model: Model, dtype: torch.dtype) -> dict[str, Any]:
-    """The model in each way of writing it, all with the same parameters."""
+    """The model in each way of writing it, all with the same parameters. Without "convert" if it converts nothing."""
     torch.manual_seed(0)
     before = model.before(model.sizes).to(dtype)
     after = model.after(model.sizes).to(dtype)
     after.load_state_dict(before.state_dict())
     converted = deepcopy(before)
-    convert(converted, batches(model, 1, dtype)[0])
-    return {BEFORE: before, CONVERTED: converted, AFTER: after}
+    found = convert(converted, batches(model, 1, dtype)[0])
+    between = {CONVERTED: converted} if any(finding.converted for finding in found.findings) else {}
+    return {BEFORE: before, **between, AFTER: after}
 
 
 def training(module: Any, given: Sequence[Batch]) -> Callable[[], list[float]]:

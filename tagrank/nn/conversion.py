@@ -24,7 +24,7 @@ FEW = 8
 #: see that the context repeats takes about 40 us, as long as that.
 SMALL_CELL = 2**21
 #: A cell is replaced if one in so many of the features that it multiplies repeats, those of its state included. With a
-#: sixth of them, cells in a decoder of speech were as fast as before or slower (docs/models.md).
+#: sixth or a fifth, the cells of a decoder of speech gained no more than the noise of a measurement (docs/models.md).
 CELL_SHARE = 4
 #: What to do where a cell cannot tell that its context repeats.
 _BY_HAND = (

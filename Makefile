@@ -102,9 +102,8 @@ clean:  ## Remove what was built, but not the environment or runs/.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first: building csrc/ needs it, and pip's build isolation would hide it. Python compiles what it imports; pip would
-# compile everything.
-PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
+# torch first: building csrc/ needs it, and pip's build isolation would hide it.
+PIP := $(BIN)/pip install -q -c constraints.txt
 BASE := 'setuptools>=77' wheel torch torchvision triton numpy
 
 $(STAMP): $(SOURCES) | $(BIN)/python

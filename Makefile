@@ -103,13 +103,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first: building csrc/ needs it, and pip's build isolation would hide it.
-PIP := $(BIN)/pip install -q -c constraints.txt
+PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
 BASE := 'setuptools>=77' wheel torch torchvision triton numpy
+# As pip would, but on all cores. Packages may have files for other versions of Python.
+COMPILE := @$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 $(STAMP): $(SOURCES) | $(BIN)/python
 	@if [ -e $(FOR_DEMO) ]; then rm -f $(DEMO) tagrank/_C.so $(FOR_DEMO); fi
 	$(PIP) $(BASE)
 	$(PIP) --no-build-isolation -e '.[annotate,offline,docs,dev]'
+	$(COMPILE)
 	@touch $@
 
 # Without what tests, linters and the site need, and without csrc/cuda if no GPU could use it: a third of the time.
@@ -117,6 +120,7 @@ $(DEMO): $(SOURCES) | $(BIN)/python
 	@touch $(FOR_DEMO)
 	$(PIP) $(BASE)
 	TAGRANK_BUILD_CUDA=$(if $(shell command -v nvidia-smi 2> /dev/null),auto,0) $(PIP) --no-build-isolation -e '.[annotate,offline]'
+	$(COMPILE)
 	@touch $@
 
 # Without building csrc/: the library in tagrank/, built by $(STAMP) with another torch, has to serve this one too.

@@ -49,13 +49,14 @@ from benchmarks.photographs import SIZES, photographs
 from benchmarks.timing import Laps, Seconds, time_rounds
 from benchmarks.training_step import PRESET, TAGS, check, make_batch, make_ranker, training_step
 from tagrank.annotator import Annotator
+from tagrank.cores import cores
 from tagrank.data.files import first_line
 from tagrank.data.vocabulary import Vocabulary
 from tagrank.decode import decode
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone, load_backbone
 from tagrank.features.computing import Computation
-from tagrank.features.devices import cores, find_device
+from tagrank.features.devices import find_device
 from tagrank.features.extraction import extract_features, pixels_needed, single_core_threads
 from tagrank.features.image_sources import use_source
 from tagrank.features.images import use_image

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from tagrank.cores import cores
 from tagrank.exporting.preprocessing import preprocessing_of
 from tagrank.features.backbones import Backbone
 from tagrank.features.backbones.backbone import LARGEST_ASPECT
 from tagrank.features.computing import autocast
-from tagrank.features.devices import cores
 
 BATCH = {"cpu": 32, "cuda": 64}
 """A DataLoader's processes hand batches over in shared memory, of which containers have little."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tagrank.features.devices import cores
+from tagrank.cores import cores
 from tagrank.features.folders import find_images
 
 SIZES = {"small": (500, 375), "2 MP": (1632, 1224), "12 MP": (4000, 3000), "48 MP": (8064, 6048)}

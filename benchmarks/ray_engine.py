@@ -23,12 +23,12 @@ from benchmarks.machine import describe, write
 from benchmarks.photographs import photographs
 from benchmarks.timing import Times
 from tagrank.allocator import keep_memory
+from tagrank.cores import cores
 from tagrank.engines.jobs import FeatureJob
 from tagrank.engines.ray_cluster import connected, find_workers
 from tagrank.engines.ray_stream import PART, run_on_cluster
 from tagrank.errors import InputError
 from tagrank.features.backbones import load_backbone
-from tagrank.features.devices import cores
 
 Stream = Iterator[tuple[Path, Tensor | InputError]]
 

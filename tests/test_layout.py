@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 #: The rooms of tagrank/ from the ground up. A room imports only from rooms below its floor, and not from neighbours.
 FLOORS = (
-    ("errors", "progress", "allocator", "kernels"),
+    ("errors", "progress", "allocator", "cores", "kernels"),
     ("options", "model_files", "recurrence", "data"),
     ("nn", "features", "metrics", "model_card"),
     ("ranker", "model_hub"),

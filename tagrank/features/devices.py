@@ -1,6 +1,5 @@
 """Devices by name: where networks run."""
 
-import os
 import re
 
 import torch
@@ -42,14 +41,6 @@ def in_words(device: torch.device) -> str:
     if device.type != "cuda":
         return str(device)
     return f"{device} ({torch.cuda.get_device_name(device)})"
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def _mps() -> bool:

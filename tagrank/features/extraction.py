@@ -16,10 +16,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from tagrank.cores import cores
 from tagrank.errors import InputError
 from tagrank.features.backbones import Backbone
 from tagrank.features.computing import Computation
-from tagrank.features.devices import cores
 from tagrank.features.image_sources import ImageSource, use_source
 
 S = TypeVar("S", bound=ImageSource)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tagrank.nn.checks import State, as_int, check_features, check_sizes, check_state
+from tagrank.nn.checks import State, check_context_size, check_features, check_sizes, check_state
 from tagrank.nn.parameters import add_bias, context_share, copy_parameters, initialise, lstm_parameters
 from tagrank.recurrence import lstm_recurrence
 from tagrank.recurrence.backends import check_name
@@ -113,11 +113,7 @@ class ContextLSTMCell(nn.Module):
         """
         if not isinstance(cell, nn.LSTMCell):
             raise TypeError(f"cell: expected an nn.LSTMCell, got {type(cell).__name__}")
-        context_size = as_int("context_size", context_size)
-        if not 0 <= context_size <= cell.input_size:
-            raise ValueError(
-                f"context_size: expected 0 to {cell.input_size}, as many as cell reads; got {context_size}"
-            )
+        context_size = check_context_size(context_size, "cell", cell.input_size)
         input_size = cell.input_size - context_size
         own = cls(context_size, cell.hidden_size, input_size=input_size, bias=cell.bias, backend=backend, device="meta")
         copy_parameters(cell, own)

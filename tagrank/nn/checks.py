@@ -45,6 +45,24 @@ def as_int(name: str, size: Any) -> int:
     raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
 
 
+def check_context_size(context_size: Any, name: str, features: int) -> int:
+    """How many features of a module's input are the context, as an int.
+
+    Args:
+        context_size: the argument of a call.
+        name: of the module in an error.
+        features: how many features the module reads.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: the module reads fewer features.
+    """
+    size = as_int("context_size", context_size)
+    if not 0 <= size <= features:
+        raise ValueError(f"context_size: expected 0 to {features}, as many as {name} reads; got {size}")
+    return size
+
+
 def check_flag(name: str, flag: Any) -> bool:
     """An argument that is to be a bool.
 

@@ -140,9 +140,10 @@ def convert(
     owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     findings = []
     for name, module in lstms.items():
-        reason = _bound(module, owners)
-        found = _judge(name, module, seen[module], backend, replacements) if reason is None else None
-        findings.append(found or Finding(name, False, str(reason)))
+        if bound := _bound(module, owners):
+            findings.append(Finding(name, False, bound))
+        else:
+            findings.append(_judge(name, module, seen[module], backend, replacements))
     _replace(model, replacements)
     worst = 0.0
     try:
@@ -229,10 +230,8 @@ def _watched(seen: Mapping[nn.Module, _Seen]) -> Iterator[None]:
             own.add(len(input.batch_sizes), _same_packed(input) if len(input.batch_sizes) > 1 else None)
         elif isinstance(input, Tensor) and type(module) is nn.LSTMCell:
             hx = args[1] if len(args) > 1 else kwargs.get("hx")
-            first, length = (own.sequences.get(hx[0]) if isinstance(hx, tuple | list) else None) or (
-                input.detach().clone(),
-                0,
-            )
+            before = own.sequences.get(hx[0]) if isinstance(hx, tuple | list) else None
+            first, length = before or (input.detach().clone(), 0)
             own.running = first, length + 1
             own.rows = max(own.rows, input.shape[:-1].numel())
             if length:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tagrank.nn.checks import as_int, check_dropout, check_flag, check_projection, check_sizes
+from tagrank.nn.checks import as_int, check_context_size, check_dropout, check_flag, check_projection, check_sizes
 from tagrank.nn.parameters import copy_parameters, initialise, lstm_parameters
 from tagrank.nn.stack import Direction
 from tagrank.recurrence.backends import check_name
@@ -77,11 +77,7 @@ class ParametersOfLSTM(nn.Module):
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
-        context_size = as_int("context_size", context_size)
-        if not 0 <= context_size <= lstm.input_size:
-            raise ValueError(
-                f"context_size: expected 0 to {lstm.input_size}, as many as lstm reads; got {context_size}"
-            )
+        context_size = check_context_size(context_size, "lstm", lstm.input_size)
         layer = cls(
             context_size,
             lstm.hidden_size,

@@ -13,8 +13,9 @@ import torch
 from torch import distributed
 from torch._C._distributed_c10d import FileStore
 
+from tagrank.cores import cores
 from tagrank.errors import InputError
-from tagrank.features.devices import cores, find_device
+from tagrank.features.devices import find_device
 from tagrank.training.processes import ALONE, FOREVER, LostError, Processes
 from tagrank.training.train_options import TrainOptions
 

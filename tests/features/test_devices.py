@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tagrank.cores import cores
 from tagrank.errors import InputError
 from tagrank.features import devices
-from tagrank.features.devices import cores, find_device, in_words
+from tagrank.features.devices import find_device, in_words
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Scenes as files: pictures and their manifest."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from tagrank.cores import cores
 from tagrank.data.manifest import Example, write_manifest
 from tagrank.data.scenes.composition import draw_scene
 
@@ -71,13 +71,13 @@ def _name(index: int) -> str:
 
 def _draw_in_processes(folder: Path, seed: int, size: int, count: int) -> Iterator[Any]:
     """What :func:`_draw` returns for each scene, drawn by a process for each core. They end if this one does."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    step = cores()
     paths = [str(path) for path in sys.path]
     code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import _answer; _answer(*sys.argv[1:])"
     with ExitStack() as stack:
         processes = []
-        for first in range(cores):
-            task = map(str, (folder, seed, size, first, count, cores))
+        for first in range(step):
+            task = map(str, (folder, seed, size, first, count, step))
             # A terminal's Ctrl-C is for this process only, so the others are in a session of their own.
             command = [sys.executable, "-c", code, *task]
             process = subprocess.Popen(
@@ -87,7 +87,7 @@ def _draw_in_processes(folder: Path, seed: int, size: int, count: int) -> Iterat
             stack.callback(process.kill)
             processes.append((process, stack.enter_context(cast("IO[bytes]", process.stdout))))
         for index in range(count):
-            process, stdout = processes[index % cores]
+            process, stdout = processes[index % step]
             try:
                 answer = pickle.load(stdout)
             except EOFError:

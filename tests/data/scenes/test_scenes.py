@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from math import erf
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from other_processes import until
 from PIL import Image
 
 from tagrank.data.manifest import merge_lists, read_manifest
@@ -271,8 +271,7 @@ def test_ctrl_c_while_processes_draw(tmp_path: Path) -> None:
     """All processes of a terminal's command get it. They end at once, and only one says so."""
     code = f"from tagrank.data.scenes import write_scenes; write_scenes({str(tmp_path)!r}, 100_000)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and len(list(tmp_path.glob("images/*.png"))) < 10:
-        time.sleep(0.05)
+    until(lambda: process.poll() is not None or len(list(tmp_path.glob("images/*.png"))) >= 10, 60)
     os.killpg(process.pid, signal.SIGINT)
     # The others have the same stderr: this waits for them.
     _, complaints = process.communicate(timeout=20)
@@ -285,8 +284,7 @@ def test_ctrl_c_while_processes_draw(tmp_path: Path) -> None:
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     code = f"from tagrank.data.scenes import write_scenes; write_scenes({str(tmp_path)!r}, 100_000)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and len(list(tmp_path.glob("images/*.png"))) < 10:
-        time.sleep(0.05)
+    until(lambda: process.poll() is not None or len(list(tmp_path.glob("images/*.png"))) >= 10, 60)
     process.kill()
     assert process.communicate(timeout=20)[1] == ""
 

@@ -6,10 +6,14 @@ For each module, size and mode:
 - Python calls, and calls of built-in functions, in the thread that calls the module. On a GPU, backward runs in another
   thread and is not among them;
 - kernels: what ran on the GPU, copies included;
-- microseconds: the median, with quartiles. All modules of a size run in turn, round after round;
+- microseconds of a call: the median, with quartiles. All modules of a size run in turn, round after round, each
+  IN_A_ROW calls at a time, as in a loop that does nothing else;
+- the same of a call on its own, after something else has filled the caches of the core, as in a model whose other
+  layers do (cold). Between the calls of other modules a call would be something in between, which depends on them;
 - ratio: the median divided by that of nn.LSTM, or of nn.LSTMCell for the cell. Below 1 ours is faster. There is none if
   a result differs from float64.
 
+Inference runs inside one ``torch.no_grad()``.
 A layer reads a context and runs T steps. A cell runs one step from given states; ContextLSTMCell has the context's
 share of the gates, which it computes once per sequence. On CPUs one thread runs, because waking another one costs more
 than such a problem.
@@ -36,7 +40,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contestants import TOLERANCE, Mode, cell_parameters, error
 from benchmarks.machine import describe, write
-from benchmarks.timing import inference, interleave
+from benchmarks.timing import interleave
 from tagrank import ContextLSTM
 from tagrank.nn import ContextGates
 from tagrank.recurrence.dtypes import dtype_name
@@ -47,6 +51,9 @@ MODES: tuple[Mode, ...] = ("inference", "training")
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 #: What each of ours is compared with.
 PEERS = {"ContextLSTM": "nn.LSTM", "ContextLSTMCell": "nn.LSTMCell"}
+IN_A_ROW = 20
+#: Bytes that are written before a cold call, more than the second-level cache of a core has.
+SWEPT = 1 << 24
 
 Row = dict[str, Any]
 Run = Callable[[], Sequence[Tensor]]
@@ -68,11 +75,14 @@ class Subject:
     bind: Callable[..., Callable[[], Tensor]]
 
     def run(self, mode: Mode) -> Run:
-        """A pass: forward without gradients, or forward and the gradients of all inputs and parameters."""
+        """A pass: forward, or forward and the gradients of all inputs and parameters.
+
+        The caller turns gradients off for inference.
+        """
         leaves = [tensor.detach().requires_grad_(mode == "training") for tensor in self.inputs]
         call = self.bind(self.module, *leaves)
         if mode == "inference":
-            return inference(call)
+            return lambda: [call()]
         wanted, ones = [*leaves, *self.module.parameters()], torch.ones_like(call())
         return lambda: torch.autograd.grad(call(), wanted, ones, allow_unused=True)
 
@@ -178,44 +188,55 @@ def count(run: Callable[[], Any], device: str) -> dict[str, int | None]:
     return {"operators": count_operators(run), **count_calls(run), "kernels": kernels}
 
 
+def in_a_row(run: Run) -> Callable[[], None]:
+    """IN_A_ROW calls of ``run``."""
+
+    def calls() -> None:
+        for _ in range(IN_A_ROW):
+            run()
+
+    return calls
+
+
 def measure(batch: int, hidden: int, steps: int, device: str, seconds: float) -> list[Row]:
-    """A row for each module and mode. Each mode is timed for ``seconds``."""
+    """A row for each module and mode. Each mode is timed for ``seconds`` in a row, and for as long cold."""
     rows: list[Row] = []
     dtype = DTYPES[device]
     everyone = subjects(batch, hidden, steps, device)
     errors = {name: deviation(subject, everyone[PEERS.get(name, name)]) for name, subject in everyone.items()}
     case = {"device": device, "dtype": dtype_name(dtype), "B": batch, "H": hidden, "T": steps}
+    swept = torch.zeros(SWEPT // 4)
     for mode in MODES:
         runs = {name: subject.run(mode) for name, subject in everyone.items()}
-        for run in [*runs.values()] * 3:  # what is made at first calls
-            run()
-        counts = {name: count(run, device) for name, run in runs.items()}
-        times = interleave(runs, device, seconds)
-        for name, time in times.items():
+        with torch.set_grad_enabled(mode == "training"):
+            for run in [*runs.values()] * 3:  # what is made at first calls
+                run()
+            counts = {name: count(run, device) for name, run in runs.items()}
+            warm = interleave({name: in_a_row(run) for name, run in runs.items()}, device, seconds)
+            cold = interleave(runs, device, seconds, before=lambda: swept.add_(1.0))
+        for name in runs:
             peer = PEERS.get(name)
             right = all(errors[one] <= TOLERANCE[dtype] for one in (name, peer) if one)
-            rows.append(
-                {
-                    **case,
-                    "mode": mode,
-                    "module": name,
-                    "error": errors[name],
-                    **counts[name],
-                    "us": round(time.median * 1e3, 1),
-                    "us_quartiles": [round(time.low * 1e3, 1), round(time.high * 1e3, 1)],
-                    "rounds": time.rounds,
-                    "ratio": round(time.median / times[peer].median, 3) if peer and right else None,
-                }
-            )
+            row: Row = {**case, "mode": mode, "module": name, "error": errors[name], **counts[name]}
+            for prefix, times, calls in (("", warm, IN_A_ROW), ("cold_", cold, 1)):
+                time = times[name]
+                low, median, high = (round(ms * 1e3 / calls, 1) for ms in (time.low, time.median, time.high))
+                row |= {f"{prefix}us": median, f"{prefix}us_quartiles": [low, high], f"{prefix}rounds": time.rounds}
+                ratio = round(time.median / times[peer].median, 3) if peer and right else None
+                row[f"{prefix}ratio"] = ratio
+            rows.append(row)
     return rows
 
 
 def _line(row: Row) -> str:
-    ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else "WRONG" if row["module"] in PEERS else ""
+    ratio, cold = (
+        f"{row[key]:.2f}" if row[key] is not None else "WRONG" if row["module"] in PEERS else ""
+        for key in ("ratio", "cold_ratio")
+    )
     kernels = "" if row["kernels"] is None else row["kernels"]
     sizes = f"{row['device']:4} {row['B']:4} {row['H']:5} {row['T']:3} {row['mode']:9} {row['module']:15}"
     calls = f"{row['operators']:9} {row['python_calls']:12} {row['builtin_calls']:14} {kernels:>7}"
-    return f"{sizes} {calls} {row['us']:9.1f} {ratio:>6}"
+    return f"{sizes} {calls} {row['us']:9.1f} {ratio:>6} {row['cold_us']:9.1f} {cold:>6}"
 
 
 def main() -> None:
@@ -226,7 +247,9 @@ def main() -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), nargs="+", default=there, help="default: all that is there"
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each size and mode (default: 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for each size and mode, in a row and as long cold (default: 1)"
+    )
     parser.add_argument("--json", type=Path, help="write machine, versions, commit and rows to this file")
     args = parser.parse_args()
     if "cuda" in args.device and "cuda" not in there:
@@ -235,7 +258,8 @@ def main() -> None:
     rows: list[Row] = []
     described = describe()
     columns = f"{'':4} {'B':>4} {'H':>5} {'T':>3} {'mode':9} {'module':15} {'operators':>9}"
-    print(f"{columns} {'python calls':>12} {'built-in calls':>14} {'kernels':>7} {'us':>9} {'ratio':>6}")
+    times = f"{'us':>9} {'ratio':>6} {'cold us':>9} {'ratio':>6}"
+    print(f"{columns} {'python calls':>12} {'built-in calls':>14} {'kernels':>7} {times}")
     for device in args.device:
         for size in SIZES:
             measured = measure(*size, device, args.seconds)

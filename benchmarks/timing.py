@@ -104,10 +104,16 @@ def turns(runs: Mapping[str, Callable[[], T]], seconds: float) -> Iterator[tuple
         rounds += 1
 
 
-def interleave(runs: Mapping[str, Callable[[], Any]], device: str, seconds: float) -> dict[str, Times]:
-    """Time each function of ``runs``, in the order and as often as :func:`turns` says."""
+def interleave(
+    runs: Mapping[str, Callable[[], Any]], device: str, seconds: float, before: Callable[[], Any] = lambda: None
+) -> dict[str, Times]:
+    """Time each function of ``runs``, in the order and as often as :func:`turns` says.
+
+    Before each, ``before`` is called, whose time does not count.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in turns(runs, seconds):
+        before()
         times[name].append(milliseconds(run, device))
     return {name: Times.of(of_name) for name, of_name in times.items()}
 

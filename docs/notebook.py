@@ -24,13 +24,14 @@ import base64
 import io
 from html import escape
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from IPython.display import HTML
 
 from tagrank.data.scenes import draw_scene, write_scenes
 
-folder = Path(mkdtemp())
+temporary = TemporaryDirectory()
+folder = Path(temporary.name)
 manifest = write_scenes(folder, 600, size=96)
 
 
@@ -135,6 +136,12 @@ with IndexWriter(folder / "index", annotator) as index:
 
 found = open_index(folder / "index").search(["person", "tree"], top_k=4)
 show({int(match.image): [f"{match.rank}. probability {match.score:.2f}"] for match in found})
+
+# %% [markdown]
+# The pictures, the model and the index were in a temporary folder.
+
+# %%
+temporary.cleanup()
 
 # %% [markdown]
 # The command line has the same as `tagrank train`, `evaluate`, `annotate`, `annotate --given`, `index` and `search`.

@@ -167,15 +167,18 @@ class ContextLSTMCell(nn.Module):
         weight_hh = self._weight_hh()
         _check_gates(context_gates, weight_hh)
         gates, input_weight = context_gates
-        self._check_input(context_gates, input)
-        states = None if hx is None else check_state(hx, "hx", (*gates.shape[:-1], self.hidden_size), weight_hh)
-        if gates.dim() == 1:
-            gates = gates.unsqueeze(0)
-            input = None if input is None else input.unsqueeze(0)
-            states = None if states is None else (states[0].unsqueeze(0), states[1].unsqueeze(0))
-            h, c = self._step(gates, input_weight, input, states)
-            return h[0], c[0]
-        return self._step(gates, input_weight, input, states)
+        if input is not None or input_weight is not None:
+            self._check_input(context_gates, input)
+        batched = gates.dim() == 2
+        states: tuple[Tensor | None, Tensor | None] = (None, None)
+        if hx is not None:
+            rows = (gates.shape[0],) if batched else ()
+            states = check_state(hx, "hx", (*rows, self.hidden_size), weight_hh)
+        if batched:
+            return self._step(gates, input_weight, weight_hh, input, *states)
+        arguments = (None if tensor is None else tensor.unsqueeze(0) for tensor in (input, *states))
+        h, c = self._step(gates.unsqueeze(0), input_weight, weight_hh, *arguments)
+        return h[0], c[0]
 
     def _weight_hh(self) -> Tensor:
         # The dictionary is many times as fast as an attribute. In data-parallel replicas and if it is parametrised, the
@@ -200,10 +203,16 @@ class ContextLSTMCell(nn.Module):
             )
         check_features(input, "input", self.input_size, weight)
 
-    def _step(self, gates: Tensor, input_weight: Tensor | None, input: Tensor | None, states: State | None) -> State:
+    def _step(
+        self,
+        gates: Tensor,
+        input_weight: Tensor | None,
+        weight: Tensor,
+        input: Tensor | None,
+        h: Tensor | None,
+        c: Tensor | None,
+    ) -> State:
         """``h`` and ``c``, ``[B, H]``, from the context's share of the gates, ``[B, 4H]``."""
-        weight = self._weight_hh()
-        h, c = (None, None) if states is None else states
         parameters = (input_weight, weight, None, None)
         results = run_layers(gates, input, h, c, parameters, 1, self.backend, state_dimensions=2)
         if results is not None:

@@ -115,8 +115,8 @@ def check_features(tensor: Tensor, name: str, size: int, weight: Tensor) -> None
         RuntimeError: the number of features is not ``size``.
         ValueError: the dtype is not that of the weight.
     """
-    if tensor.size(-1) != size:
-        raise RuntimeError(f"{name}.size(-1) must be equal to {name}_size. Expected {size}, got {tensor.size(-1)}")
+    if tensor.shape[-1] != size:
+        raise RuntimeError(f"{name}.size(-1) must be equal to {name}_size. Expected {size}, got {tensor.shape[-1]}")
     _check_dtype(tensor, name, weight)
 
 
@@ -140,16 +140,18 @@ def check_state(
         RuntimeError: a state has another shape.
         ValueError: a state has another dtype than the weight.
     """
-    pair = isinstance(hx, tuple | list) and len(hx) == 2 and all(isinstance(state, Tensor) for state in hx)
-    if not pair:
+    # A generator would take as long as all of these.
+    pair = isinstance(hx, tuple | list) and len(hx) == 2
+    if not pair or not isinstance(hx[0], Tensor) or not isinstance(hx[1], Tensor):
         got = f"({', '.join(type(s).__name__ for s in hx)})" if isinstance(hx, tuple | list) else type(hx).__name__
         raise TypeError(f"hx: expected a pair of Tensors, the hidden and the cell state; got {got}")
-    for i, state in enumerate(hx):
-        expected = shape if i == 0 or cell_shape is None else cell_shape
+    h, c = hx
+    for i, (state, expected) in enumerate(((h, shape), (c, shape if cell_shape is None else cell_shape))):
         if state.shape != expected:
             raise RuntimeError(f"Expected {name}[{i}] size {expected}, got {list(state.shape)}")
-        _check_dtype(state, f"{name}[{i}]", weight)
-    return hx[0], hx[1]
+        if state.dtype != weight.dtype:
+            _check_dtype(state, f"{name}[{i}]", weight)
+    return h, c
 
 
 def _check_dtype(tensor: Tensor, name: str, weight: Tensor) -> None:

@@ -169,5 +169,7 @@ class ParametersOfLSTM(nn.Module):
 
     def _parameter(self, name: str) -> Tensor:
         # Not by get_parameter, because under functional_call and in data-parallel replicas it is a plain tensor.
-        parameter: Tensor = getattr(self, name)
+        # For the dictionary see _all_parameters.
+        found = self._parameters.get(name)
+        parameter: Tensor = getattr(self, name) if found is None else found
         return parameter

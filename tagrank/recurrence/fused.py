@@ -5,6 +5,7 @@ what is contiguous, aligned or of the right shape is the library's business.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -36,19 +37,6 @@ class Settings(NamedTuple):
     recompute: bool
 
 
-class Tensors(NamedTuple):
-    """What a layer reads: the arguments of :func:`layers` for it, the states as the settings say."""
-
-    context: Tensor | None
-    input: Tensor | None
-    h0: Tensor | None
-    c0: Tensor | None
-    weight_ih: Tensor | None
-    weight_hh: Tensor
-    bias_ih: Tensor | None = None
-    bias_hh: Tensor | None = None
-
-
 _BITS = (CONTEXT, INPUT, WEIGHT_IH, WEIGHT_HH, BIAS, H0, C0)
 #: The gradients of ``output``, ``h_n`` and ``c_n``.
 Grads = Sequence[Tensor | None]
@@ -60,7 +48,7 @@ def layers(
     input: Tensor | None,
     h0: Tensor | None,
     c0: Tensor | None,
-    parameters: Sequence[Tensor | None],
+    parameters: Sequence[Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run all layers, differentiable once.
 
@@ -81,7 +69,10 @@ def layers(
             if tensor is not None and tensor.requires_grad:
                 results: tuple[Tensor, Tensor, Tensor] = _Layers.apply(settings, context, input, h0, c0, *parameters)
                 return results
-    output, h_n, c_n, _ = _forward(settings, False, context, input, h0, c0, parameters)
+    if len(parameters) == PER_LAYER:
+        output, h_n, c_n = _layer_forward(settings, False, context, input, h0, c0, *parameters)
+    else:
+        output, h_n, c_n, _ = _forward(settings, False, context, input, h0, c0, parameters)
     return output, h_n, c_n
 
 
@@ -145,9 +136,7 @@ def _layer_forward(
         size = x.size(-2), weight_hh.size(1), steps
         states = h0 is not None, c0 is not None
         launch = backend.launch(ForwardCall(device, x.dtype, *size, input is None, addend, *states, save_gates, train))
-    results: list[Tensor] = torch.ops.tagrank.layer_forward.default(
-        *tensors, steps, state_dimensions, save_gates, train, launch
-    )
+    results: list[Tensor] = _operator("layer_forward")(*tensors, steps, state_dimensions, save_gates, train, launch)
     return results
 
 
@@ -215,14 +204,12 @@ def _backward(ctx: Any, saved: Sequence[Any], grads: Grads) -> tuple[Any, ...]:
     ``saved`` is what ``ctx`` has saved, which an activation checkpoint gives only once.
     """
     settings, needed = ctx.settings, ctx.needs_input_grad
-    context, input, h0, c0, *others = saved
     depth = (len(needed) - 5) // PER_LAYER
+    if depth == 1:
+        return None, *_layer_backward(settings, grads, saved[:6], saved[6:], ctx.sources, needed[1:])
+    context, input, h0, c0, *others = saved
     weights, kept = others[: 2 * depth], others[2 * depth :]
     gradients: list[Tensor | None] = [None] * len(needed)
-    if depth == 1:
-        tensors = Tensors(context, input, h0, c0, *weights)
-        gradients[1:] = _layer_backward(settings, grads, tensors, kept, ctx.sources, needed[1:])
-        return tuple(gradients)
     first = context, input
     d_states: list[list[Tensor | None]] = [[], []]
     for layer in reversed(range(depth)):
@@ -237,7 +224,7 @@ def _backward(ctx: Any, saved: Sequence[Any], grads: Grads) -> tuple[Any, ...]:
         results = _layer_backward(
             settings,
             (grads[0], h_n, c_n),
-            Tensors(context, input, h, c, *weights[2 * layer : 2 * layer + 2]),
+            (context, input, h, c, *weights[2 * layer : 2 * layer + 2]),
             kept[3 * layer : 3 * layer + 3],
             sources,
             (*of_input, *needed[3:5], *needed[at : at + PER_LAYER]),
@@ -257,24 +244,23 @@ def _backward(ctx: Any, saved: Sequence[Any], grads: Grads) -> tuple[Any, ...]:
 def _layer_backward(
     settings: Settings,
     grads: Grads,
-    tensors: Tensors,
+    tensors: Sequence[Any],
     kept: Sequence[Any],
     sources: tuple[bool, bool],
     needed: tuple[bool, ...],
 ) -> list[Tensor | None]:
-    """The gradients of the fields of ``tensors``; ``None`` where none is needed.
+    """The gradients of context, input, h0, c0, weight_ih, weight_hh and both biases; ``None`` where none is needed.
 
-    ``kept`` is what the layer kept, ``sources`` whether it had a context and an input, and ``needed`` says for each
-    field whether its gradient is needed.
+    ``tensors`` are the first six of these, and ``needed`` says for each of the eight whether its gradient is needed.
+    ``kept`` is what the layer kept, and ``sources`` whether it had a context and an input.
     """
-    weight_ih = tensors.weight_ih
-    output, saved, cells = kept
+    weight_ih = tensors[4]
     constant = not sources[1]
     summed = constant or (sources[0] and settings.steps > 1)
     recompute = settings.recompute and (constant or weight_ih is None)
     wanted = needed[0] * CONTEXT | needed[1] * INPUT | needed[4] * WEIGHT_IH | needed[5] * WEIGHT_HH
     wanted |= (needed[6] or needed[7]) * BIAS | needed[2] * H0 | needed[3] * C0
-    arguments = (*grads, *tensors[:6], output, saved, cells, constant, summed, recompute, wanted)
+    arguments = (*grads, *tensors, *kept, constant, summed, recompute, wanted)
     # Compiled autograd traces this function. How to launch a pass, and on which stream, is then found when it runs.
     compiling = torch.compiler.is_compiling()
     run: Any = torch.ops.tagrank.layer_backward_on if compiling else _launch_backward
@@ -316,10 +302,14 @@ def _launch_backward(
         flags = constant, summed, recompute, c0 is not None
         launch = fused.launch(BackwardCall(*what, *flags, *given, bool(wanted & C0)))
     tensors = grad_output, grad_h_n, grad_c_n, context, input, h0, c0, weight_ih, weight_hh, output, saved, cells
-    results: list[Tensor] = torch.ops.tagrank.layer_backward.default(
-        *tensors, constant, summed, recompute, wanted, launch
-    )
+    results: list[Tensor] = _operator("layer_backward")(*tensors, constant, summed, recompute, wanted, launch)
     return results
+
+
+@cache
+def _operator(name: str) -> Any:
+    """An operator of the library, which to look up takes as long as a small tensor."""
+    return getattr(torch.ops.tagrank, name).default
 
 
 def _copies(*arguments: Any) -> list[Tensor]:

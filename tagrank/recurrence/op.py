@@ -134,15 +134,15 @@ def run_layers(
     weight_hh: Any = parameters[1]
     if observed((context, input, h0, c0, *parameters)):
         return None
-    device = weight_hh.device
-    if autocasts(device.type):
-        if device.type != "cuda" or state_dimensions == 2:
+    # Two calls ask about one type of device, and take four times as long as this one, which asks about all.
+    if torch._C._is_any_autocast_enabled() and autocasts(weight_hh.device.type):
+        if weight_hh.device.type != "cuda" or state_dimensions == 2:
             return None
         context, input, h0, c0 = (None if t is None else to_autocast(t) for t in (context, input, h0, c0))
         parameters = [None if parameter is None else to_autocast(parameter) for parameter in parameters]
         weight_hh = parameters[1]
     x: Any = context if input is None else input
-    settings = layer_settings(weight_hh, x.size(-2), steps, backend, recompute, state_dimensions)
+    settings = layer_settings(weight_hh, x.shape[-2], steps, backend, recompute, state_dimensions)
     return None if settings is None else layers(settings, context, input, h0, c0, parameters)
 
 
@@ -150,7 +150,7 @@ def layer_settings(
     weight_hh: Tensor, batch: int, steps: int, backend: str, recompute: bool = False, state_dimensions: int = 3
 ) -> Settings | None:
     """How :func:`run_layers` runs, or ``None`` if no backend takes whole layers of this size here."""
-    device, gates, dtype = weight_hh.device, weight_hh.size(0), weight_hh.dtype
+    device, gates, dtype = weight_hh.device, weight_hh.shape[0], weight_hh.dtype
     key = (backend, device, dtype, batch, gates, steps, state_dimensions, recompute)
     settings = CHOSEN.get(key)
     if settings is None:

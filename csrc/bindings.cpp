@@ -50,7 +50,7 @@ STABLE_TORCH_LIBRARY(tagrank, m) {
       "bool constant, bool save, int[] launch) -> Tensor[]");
   m.def(
       "packed_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor weight_hh, Tensor? h0, Tensor? c0, "
-      "int[] batch_sizes, Tensor output, Tensor gates, Tensor cells, bool constant, int wanted, int[] launch) -> Tensor[]");
+      "Tensor? weight_hr, int[] batch_sizes, Tensor output, Tensor gates, Tensor cells, bool constant, int wanted, int[] launch) -> Tensor[]");
   // As tagrank/recurrence/operators.py defines it where there is no library.
   m.def(
       "lstm_forward(Tensor gates_x, Tensor weight_hh, Tensor? h0, Tensor? c0, SymInt steps, str backend, bool save_gates, "

@@ -8,6 +8,7 @@
 #include "activations.h"
 #include "gradient_tiles.h"
 #include "product.h"
+#include "projection_gradient.h"
 #include "recurrence.h"
 #include "workspace.h"
 
@@ -22,20 +23,24 @@ class Backward {
   Backward(const BackwardCall<T>& call, int64_t threads)
       : call_(call),
         recompute_(call.gates == nullptr),
+        projects_(call.weight_hr != nullptr),
         blocks_(blocks_of<C>(call.hidden)),
         panels_((blocks_ + kWidth - 1) / kWidth),
+        inputs_(blocks_of<C>(call.outputs)),
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
-        on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
+        on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && !projects_ && call.steps > 1 &&
+                        call.batch >= kTilePairRows),
         rows_(call.rows()),
         shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1),
-        tiles_(call, chunk_) {
+        tiles_(call, chunk_),
+        projection_(call) {
     const int64_t sums = call.constant ? call.batch * 4 * call.hidden : 0;
-    workspace_.add(weight_, has_products() && !on_matrix_unit_ ? panels_ * panel_size() : 0);
+    workspace_.add(weight_, has_products() && !on_matrix_unit_ ? product_panels() * panel_size() : 0);
     workspace_.add(gate_weight_, recompute_ ? blocks_ * gate_panel_size() : 0);
     workspace_.add(gates_, recompute_ ? chunk_ * call.batch * 4 * call.hidden : 0);
-    workspace_.add(hidden_, has_hidden() && !on_matrix_unit_ ? blocks_ * stride_ : 0);
+    workspace_.add(hidden_, has_hidden() && !on_matrix_unit_ ? inputs_ * stride_ : 0);
     workspace_.add(grad_gates_[0], !on_matrix_unit_ ? 4 * blocks_ * stride_ : 0);
     workspace_.add(grad_gates_[1], !on_matrix_unit_ && chunk_ < call.steps ? 4 * blocks_ * stride_ : 0);
     if (on_matrix_unit_) tiles_.reserve(workspace_, grid_.workers());
@@ -43,7 +48,8 @@ class Backward {
     workspace_.add(partial_, grid_.columns * call.batch * kWidth * L);
     // Sums are kept in C: in the result itself if T is C.
     workspace_.add(grad_sum_, kSame ? 0 : sums);
-    workspace_.add(grad_weight_, kSame || !has_weight() ? 0 : elements());
+    workspace_.add(grad_weight_, kSame || !has_weight() ? 0 : 4 * call.hidden * call.outputs);
+    projection_.reserve(workspace_);
     workspace_.allocate();
     if constexpr (kSame) {
       grad_sum_ = call.d_gates_x;
@@ -73,6 +79,9 @@ class Backward {
         for (int64_t t = last - 1; t >= first; --t) {
           each([&](int64_t worker) { step(t, worker); });
           if (grid_.columns > 1) meet();
+          if (!projects_) continue;
+          each([&](int64_t worker) { project(t, worker); });
+          if (grid_.columns > 1) meet();
         }
         meet();
         if (!has_weight()) continue;
@@ -84,7 +93,7 @@ class Backward {
   }
 
  private:
-  int64_t elements() const { return 4 * call_.hidden * call_.hidden; }
+  int64_t elements() const { return (projects_ ? 5 : 4) * call_.hidden * call_.outputs; }
   static constexpr bool kSame = sizeof(T) == sizeof(C);
   // The rows of the product for the weight's gradient: so many that reading and writing that gradient is cheap.
   static constexpr int64_t kChunkRows = 256;
@@ -103,6 +112,8 @@ class Backward {
   bool has_hidden() const { return has_weight() || recompute_; }
   bool has_products() const { return call_.steps > 1 || call_.d_h0 != nullptr; }
   int64_t first_product() const { return call_.steps - 2; }
+  // The panels of the product with the weight, which has a column for each of O.
+  int64_t product_panels() const { return (inputs_ + kWidth - 1) / kWidth; }
   int64_t panel_size() const { return 4 * blocks_ * L * kWidth * L; }
   int64_t gate_panel_size() const { return blocks_ * L * kWidth * L; }
   // The first step of the chunk of step t. Chunks are counted from the last step.
@@ -130,18 +141,21 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.pack(p);
     }
-    pack_columns(call_.weight_hh, call_.hidden, p * kWidth * L, weight_ + p * panel_size());
+    pack_gate_columns(call_.weight_hh, call_.hidden, call_.outputs, p * kWidth * L, weight_ + p * panel_size());
   }
+  // Whether a panel is packed immediately before its first use, because only one worker needs it.
+  bool packs_late() const { return grid_.rows == 1 && !projects_; }
 
   void prepare(int64_t worker) {
-    if (has_products() && grid_.rows > 1) {
-      const Range own = share(panels_, grid_.workers(), worker);
+    if (has_products() && !packs_late()) {
+      const Range own = share(product_panels(), grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) pack(p);
     }
+    projection_.pack(grid_.workers(), worker);
     if (recompute_) {
       const Range own = share(blocks_, grid_.workers(), worker);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        pack_gates(call_.weight_hh, call_.hidden, call_.hidden, p * L, gate_weight_ + p * gate_panel_size());
+        pack_gates(call_.weight_hh, call_.hidden, call_.outputs, p * L, gate_weight_ + p * gate_panel_size());
       }
     }
     const Range rows = shares_.of(worker);
@@ -159,12 +173,11 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return tiles_.gather(first, last, grid_.workers(), worker);
     }
-    const int64_t H = call_.hidden;
-    const Range rows = grid_.row_share(worker, rows_.at(last) - rows_.at(first)), own = grid_.column_share(worker, blocks_);
+    const Range rows = grid_.row_share(worker, rows_.at(last) - rows_.at(first)), own = grid_.column_share(worker, inputs_);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const T* h = call_.hidden_before(rows_.at(first) + row);
       for (int64_t p = own.begin; p < own.end; ++p) {
-        store(hidden_ + p * stride_ + row * L, h != nullptr ? load(h + p * L, H - p * L) : Vector<C>{});
+        store(hidden_ + p * stride_ + row * L, h != nullptr ? load(h + p * L, call_.outputs - p * L) : Vector<C>{});
       }
     }
   }
@@ -200,21 +213,24 @@ class Backward {
     }
   }
 
-  // Computes the gates' gradients of step t from those of step t + 1 or, for t = -1, the gradient of h0.
+  // Computes the gates' gradients of step t from those of step t + 1 or, for t = -1, the gradient of h0. With a projection, the
+  // gradients of the projected states, of which project() computes the gates' gradients.
   void step(int64_t t, int64_t worker) {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
+    // Workers in one row of the grid share its rows if a projection leaves few columns.
+    const bool by_rows = projects_ && grid_.columns > 1;
+    const Range own = by_rows ? share(call_.batch, grid_.workers(), worker) : shares_.of(worker);
+    const Range panels = projects_ ? Range{0, product_panels()} : grid_.column_share(worker, panels_);
     // Only the rows that step t + 1 has get a product.
-    const Range own = shares_.of(worker), panels = grid_.column_share(worker, panels_);
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0;
     const Range rows = all > 0 ? rows_.in(t + 1, own) : Range{own.begin, own.begin};
     const Range others{rows.end, t < 0 ? own.end : rows_.in(t, own).end};
     const int64_t depth = rows.end - rows.begin > kRows ? kDepth : all;
     C* partial = partial_ + worker % grid_.columns * call_.batch * kWidth * L;
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      // A panel that only this worker needs is packed immediately before its first use.
-      if (all > 0 && t == first_product() && grid_.rows == 1) pack(p);
+      if (all > 0 && t == first_product() && packs_late()) pack(p);
       for_each_tile(others, [&](Range part, int64_t) {
         tile<kRows>(t, p, part, Range{0, 0}, /*complete=*/true, nullptr, Ahead<C>{weight_, 0});
       });
@@ -242,7 +258,7 @@ class Backward {
     const int64_t parts = products > own.begin ? tiles_.parts(rows.end - rows.begin) : 1;
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t p = panels.begin; p < panels.end; ++p) {
-        if (part == 0 && t == first_product() && grid_.rows == 1) pack(p);
+        if (part == 0 && t == first_product() && packs_late()) pack(p);
         for (int64_t row = rows.begin; row < rows.end; row += kTilePairRows) {
           if (row < products) tiles_.multiply(t + 1, p, row, part, parts);
           if (part < parts - 1) continue;
@@ -262,7 +278,7 @@ class Backward {
     if constexpr (M > 1) {
       if (rows.end - rows.begin < M) return tile<M - 1>(t, p, rows, k, complete, partial, ahead);
     }
-    if (complete && t >= 0) {
+    if (complete && t >= 0 && !projects_) {
       for (int m = 0; m < M; ++m) prefetch(t, p, rows.begin + m);
     }
     Vector<C> grad_h[M][kWidth] = {};
@@ -278,10 +294,28 @@ class Backward {
       return;
     }
     for (int m = 0; m < M; ++m) {
-      for (int64_t v = 0; v < std::min(kWidth, blocks_ - p * kWidth); ++v) {
-        cell(t, p * kWidth + v, rows.begin + m, grad_h[m][v]);
+      for (int64_t v = 0; v < std::min(kWidth, inputs_ - p * kWidth); ++v) {
+        const int64_t block = p * kWidth + v, row = rows.begin + m;
+        projects_ ? projected(t, block, row, grad_h[m][v]) : cell(t, block, row, grad_h[m][v]);
       }
     }
+  }
+
+  // Keeps the gradient of block p of a row of the projected states of step t. grad_h is what it gets from step t + 1.
+  TAGRANK_INLINE void projected(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
+    const int64_t count = call_.outputs - p * L, at = row * call_.outputs + p * L;
+    if (t < 0) return store(call_.d_h0 + at, grad_h, count);
+    const Vector<C> dr = with_output(t, p, row, grad_h);
+    projection_.keep(p, row, first_lanes<C>(dr, count));
+    if (call_.d_projected != nullptr) store(call_.d_projected + rows_.at(t) * call_.outputs + at, dr, count);
+  }
+
+  // Computes the gates' gradients of step t from those of the projected states.
+  void project(int64_t t, int64_t worker) {
+    projection_.each_state(
+        rows_.in(t, shares_.of(worker)), grid_.column_share(worker, panels_),
+        [&](int64_t p, int64_t row) { prefetch(t, p, row); },
+        [&](int64_t p, int64_t row, Vector<C> dh) { derive(t, p, row, dh); });
   }
 
   // Prefetches what cell() will read for one row of a panel. Meanwhile the product is computed.
@@ -292,7 +326,7 @@ class Backward {
       for (int64_t gate = 0; gate < kWidth; ++gate) __builtin_prefetch(gates + gate * H + v * L);
       __builtin_prefetch(call_.cells + rows_.at(t) * H + at + v * L);
       __builtin_prefetch(call_.cells + rows_.at(std::max<int64_t>(t - 1, 0)) * H + at + v * L);
-      __builtin_prefetch(grad_output(t, row, p * kWidth + v));
+      if (!projects_) __builtin_prefetch(grad_output(t, row, p * kWidth + v));
       __builtin_prefetch(grad_c_ + at + v * L);
       for (int64_t gate = 0; on_matrix_unit_ && call_.constant && gate < kWidth; ++gate) {
         __builtin_prefetch(grad_sum_ + (row * 4 + gate) * H + (p * kWidth + v) * L);
@@ -300,11 +334,26 @@ class Backward {
     }
   }
 
-  // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
-  // of one row. grad_h is the gradient that h_t gets from step t + 1.
+  // The whole gradient of block p of a row of h_t, which gets grad_h from step t + 1.
+  TAGRANK_INLINE Vector<C> with_output(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) const {
+    const int64_t count = call_.outputs - p * L;
+    const T* from_output = grad_output(t, row, p);
+    Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
+    if (rows_.ends(t, row) && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + row * call_.outputs + p * L, count);
+    return dh;
+  }
+
+  // Computes the gates' gradients of L hidden units of one row of step t, or for t = -1 stores the gradient of h0. grad_h is the
+  // gradient that h_t gets from step t + 1.
   TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
+    if (t < 0) return store(call_.d_h0 + row * call_.hidden + p * L, grad_h, call_.hidden - p * L);
+    derive(t, p, row, with_output(t, p, row, grad_h));
+  }
+
+  // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
+  // of one row. dh is the gradient of h_t.
+  TAGRANK_INLINE void derive(int64_t t, int64_t p, int64_t row, Vector<C> dh) {
     const int64_t H = call_.hidden, count = H - p * L, at = row * H + p * L;
-    if (t < 0) return store(call_.d_h0 + at, grad_h, count);
     const T* gates = gates_of(t) + row * 4 * H + p * L;
     const Vector<C> i = load(gates, count), f = load(gates + H, count);
     const Vector<C> g = load(gates + 2 * H, count), o = load(gates + 3 * H, count);
@@ -317,9 +366,7 @@ class Backward {
       c_prev = load(call_.c0 + at, count);
     }
     const Vector<C> tanh_c = tanh(load(c, count));
-    const T* from_output = grad_output(t, row, p);
-    Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
-    if (ends && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + at, count);
+    if (call_.states != nullptr) store(call_.states + rows_.at(t) * H + at, o * tanh_c, count);
     const Vector<C> dc = load(grad_c_ + at, count) + dh * o * (1 - tanh_c * tanh_c);
     const Vector<C> grads[kWidth] = {dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g * g),
                                      dh * tanh_c * o * (1 - o)};
@@ -352,7 +399,7 @@ class Backward {
 
   // Adds the chunk's part to the weight's gradient: the sum of gates' gradients times hidden states over steps and batch rows.
   void add_to_weight(int64_t first, int64_t last, int64_t worker) {
-    const int64_t groups = (blocks_ + kTileVectors - 1) / kTileVectors;
+    const int64_t groups = (inputs_ + kTileVectors - 1) / kTileVectors;
     const Range own = share(groups * 4 * blocks_, grid_.workers(), worker);
     // Without h0 there is no hidden state before the first step. The matrix unit takes whole blocks of rows.
     const int64_t none = first == 0 && call_.h0 == nullptr ? call_.batch : 0, end = rows_.at(last) - rows_.at(first);
@@ -371,14 +418,14 @@ class Backward {
       }
       for (int64_t tile = own.begin; tile < own.end; ++tile) {
         const int64_t group = tile % groups, block = tile / groups;
-        weight_tile<kTileVectors>(grad_gates(first), rows, block, share(blocks_, groups, group), fresh, complete);
+        weight_tile<kTileVectors>(grad_gates(first), rows, block, share(inputs_, groups, group), fresh, complete);
       }
     }
   }
 
   // Adds a part to block p of a row of the weight's gradient. `fresh` marks the first part, `complete` the last one.
   TAGRANK_INLINE void add(int64_t row, int64_t p, Vector<C> part, bool fresh, bool complete) {
-    const int64_t at = row * call_.hidden + p * L, count = call_.hidden - p * L;
+    const int64_t at = row * call_.outputs + p * L, count = call_.outputs - p * L;
     const Vector<C> sum = fresh ? part : load(grad_weight_ + at, count) + part;
     if (complete) {
       store(call_.d_weight_hh + at, sum, count);
@@ -395,9 +442,10 @@ class Backward {
     const int64_t column = columns.begin;
     const int64_t H = call_.hidden, gate = block / blocks_, unit = block % blocks_ * L;
     for (int64_t r = 0; r < L && unit + r < H; r += kTileGates) {
-      const int64_t there = std::min<int64_t>(kTileGates, H - unit - r), at = (gate * H + unit + r) * H + column * L;
+      const int64_t there = std::min<int64_t>(kTileGates, H - unit - r);
+      const int64_t at = (gate * H + unit + r) * call_.outputs + column * L;
       for (int64_t i = 0; i < there; ++i) {
-        for (int64_t n = 0; n < N; ++n) __builtin_prefetch(grad_weight_ + at + i * H + n * L, 1);
+        for (int64_t n = 0; n < N; ++n) __builtin_prefetch(grad_weight_ + at + i * call_.outputs + n * L, 1);
       }
       Vector<C> tile[kTileGates][N] = {};
       multiply_transposed<kTileGates, N>(tile, grad_gates + block * stride_ + rows.begin * L + r,
@@ -411,7 +459,9 @@ class Backward {
 
   const BackwardCall<T> call_;
   const bool recompute_;
-  const int64_t blocks_, panels_;
+  const bool projects_;            // whether hidden states are projected
+  const int64_t blocks_, panels_;  // of H
+  const int64_t inputs_;           // the blocks of O
   const Grid grid_;
   const int64_t chunk_, stride_;  // the steps of a chunk, and the elements of a block of its rows
   // Whether the matrix unit computes the products. Its operands take more memory than recomputation is meant to save.
@@ -419,16 +469,17 @@ class Backward {
   const Rows rows_;
   const RowShares shares_;
   GradientTiles<T> tiles_;
+  ProjectionGradient<T> projection_;
   Workspace workspace_;
-  C* weight_;         // [panels][4 K][4][L]
+  C* weight_;         // [panels of O][4 K][4][L]
   C* gate_weight_;    // [blocks][K][4][L], if the gates are computed again
   T* gates_;          // [chunk, B, 4H], if the gates are computed again
-  C* hidden_;         // [blocks][chunk * B][L]
+  C* hidden_;         // [blocks of O][chunk * B][L]
   C* grad_gates_[2];  // [4 blocks][chunk * B][L]
   C* grad_c_;         // [B, H]
   C* partial_;        // [columns of the grid][B][4][L]
   C* grad_sum_;       // [B, 4H]
-  C* grad_weight_;    // [4H, H]
+  C* grad_weight_;    // [4H, O]
 };
 
 }  // namespace tagrank::cpu::TAGRANK_ISA

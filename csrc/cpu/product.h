@@ -143,20 +143,28 @@ TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t columns,
   }
 }
 
-// Packs the panel of the backward product for the columns [column, column + 4 L) of weight [4H, H]. K runs over the gates in
-// blocks; the last block of each gate is filled up with zeros.
+// Packs the columns [column, column + 4 L) of a weight [rows, columns] as a panel. K is the rows, in blocks; the last block is filled
+// up with zeros.
 template <typename T, typename C>
-TAGRANK_INLINE void pack_columns(const T* weight, int64_t hidden, int64_t column, C* panel) {
+TAGRANK_INLINE void pack_columns(const T* weight, int64_t rows, int64_t columns, int64_t column, C* panel) {
   constexpr int64_t L = kLanes<C>;
-  const int64_t padded = blocks_of<C>(hidden) * L;
-  for (int64_t gate = 0; gate < kWidth; ++gate) {
-    for (int64_t unit = 0; unit < padded; ++unit, panel += kWidth * L) {
-      const T* row = weight + (gate * hidden + unit) * hidden + column;
-      for (int64_t v = 0; v < kWidth; ++v) {
-        const int64_t count = unit < hidden ? hidden - column - v * L : 0;
-        store(panel + v * L, count > 0 ? load(row + v * L, count) : Vector<C>{});
-      }
+  const int64_t padded = blocks_of<C>(rows) * L;
+  for (int64_t k = 0; k < padded; ++k, panel += kWidth * L) {
+    const T* row = weight + k * columns + column;
+    for (int64_t v = 0; v < kWidth; ++v) {
+      const int64_t count = k < rows ? columns - column - v * L : 0;
+      store(panel + v * L, count > 0 ? load(row + v * L, count) : Vector<C>{});
     }
+  }
+}
+
+// Packs the panel of the backward product for the columns [column, column + 4 L) of weight [4H, columns]. K runs over the gates,
+// each in blocks of its own.
+template <typename T, typename C>
+TAGRANK_INLINE void pack_gate_columns(const T* weight, int64_t hidden, int64_t columns, int64_t column, C* panel) {
+  const int64_t of_gate = blocks_of<C>(hidden) * kLanes<C> * kWidth * kLanes<C>;
+  for (int64_t gate = 0; gate < kWidth; ++gate) {
+    pack_columns(weight + gate * hidden * columns, hidden, columns, column, panel + gate * of_gate);
   }
 }
 

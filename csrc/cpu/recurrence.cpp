@@ -96,7 +96,7 @@ template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).backward(call, threads);
   const InstructionSet* vectors = if_by_matrix_unit();
-  if (vectors == nullptr) return;
+  if (vectors == nullptr || call.weight_hr != nullptr) return;
   // NaN stays in the gradient of c until the first step.
   const int64_t states = call.batch * call.hidden;
   if (has_nan(call.d_gates_x, 4 * states) || has_nan(call.d_h0, states) || has_nan(call.d_c0, states) ||

@@ -66,21 +66,25 @@ template <typename T>
 struct BackwardCall {
   int64_t batch, hidden, steps;
   bool constant;
-  const T* grad_output;            // [T, B, H], with the strides below
+  const T* grad_output;            // [T, B, O], with the strides below
   int64_t grad_output_strides[3];  // the last is 1, or 0 if all columns share one element
-  const T* grad_h_n;               // [B, H], a further gradient of h_T, or null for zeros
+  const T* grad_h_n;               // [B, O], a further gradient of h_T, or null for zeros
   const T* grad_c_n;               // [B, H], or null for zeros
   const T* gates_x;                // as in ForwardCall; read only if gates is null
-  const T* weight_hh;              // [4H, H]
-  const T* h0;                     // [B, H], or null for zeros
+  const T* weight_hh;              // [4H, O]
+  const T* weight_hr;              // [O, H], as in ForwardCall: then `gates` are there
+  int64_t outputs;                 // O
+  const T* h0;                     // [B, O], or null for zeros
   const T* c0;                     // [B, H], or null for zeros
-  const T* output;                 // [T, B, H]
+  const T* output;                 // [T, B, O]
   const T* gates;                  // [T, B, 4H] activated, or null: they are computed again, a chunk of steps at a time
   const compute_t<T>* cells;       // [T, B, H]
   T* d_gates_x;                    // [T, B, 4H], or [B, 4H] if `constant`: the sum over time
-  T* d_weight_hh;                  // [4H, H], or null to leave it out
-  T* d_h0;                         // [B, H], or null to leave it out
+  T* d_weight_hh;                  // [4H, O], or null to leave it out
+  T* d_h0;                         // [B, O], or null to leave it out
   T* d_c0;                         // [B, H], or null to leave it out
+  T* d_projected;                  // [T, B, O] with weight_hr: all that each projected state's gradient consists of, or null
+  T* states;                       // [T, B, H] with weight_hr: the hidden states before the projection, or null
   const int64_t* first_rows;       // as in ForwardCall. A packed batch has `gates`
   const int64_t* rows_before;      // [N] of a packed batch: the row of the same sequence one step before, from the second step on
 
@@ -88,8 +92,8 @@ struct BackwardCall {
 
   // The hidden state before a row, of which there are `batch` for each step; null if it is zeros.
   const T* hidden_before(int64_t row) const {
-    if (row < batch) return h0 != nullptr ? h0 + row * hidden : nullptr;
-    return output + (rows_before != nullptr ? rows_before[row] : row - batch) * hidden;
+    if (row < batch) return h0 != nullptr ? h0 + row * outputs : nullptr;
+    return output + (rows_before != nullptr ? rows_before[row] : row - batch) * outputs;
   }
 };
 

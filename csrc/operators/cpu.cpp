@@ -64,6 +64,7 @@ template <typename T>
 Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const Products& by) {
   static const T zero{};
   const auto [steps, batch, hidden] = pass.sizes;
+  const int64_t outputs = pass.weight_hh.size(1);
   const Kind kind = kind_of(pass.weight_hh);
   // To pack the weight for one step's product would take longer than the product, so torch computes it. In bfloat16 torch
   // would take longer.
@@ -74,11 +75,16 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
                                                     : empty({steps, batch, 4 * hidden}, kind);
   (pass.summed ? gradients.gates_sum : gradients.gates) = d_gates_x;
   if (pass.weight_wanted) {
-    gradients.weight_hh = batch > 0 ? empty({4 * hidden, hidden}, kind)
-                                    : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, hidden});
+    gradients.weight_hh = batch > 0 ? empty({4 * hidden, outputs}, kind)
+                                    : torch::stable::new_zeros(pass.weight_hh, {4 * hidden, outputs});
   }
-  if (pass.h0_wanted) gradients.h0 = empty({batch, hidden}, kind);
+  if (pass.h0_wanted) gradients.h0 = empty({batch, outputs}, kind);
   if (pass.c0_wanted) gradients.c0 = empty({batch, hidden}, kind);
+  MaybeTensor d_projected, states;
+  if (pass.weight_hr_wanted) {
+    d_projected = empty({pass.packed->count(), outputs}, kind);
+    states = empty({pass.packed->count(), hidden}, kind);
+  }
   if (batch == 0) return gradients;
   cpu::BackwardCall<T> call{};
   call.batch = batch;
@@ -95,6 +101,8 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   call.grad_c_n = read<T>(pass.grad_c_n);
   call.gates_x = read<T>(pass.gates_x);
   call.weight_hh = read<T>(pass.weight_hh);
+  call.weight_hr = read<T>(pass.weight_hr);
+  call.outputs = outputs;
   call.h0 = by_torch ? nullptr : read<T>(pass.h0);
   call.c0 = read<T>(pass.c0);
   call.output = read<T>(pass.output);
@@ -104,6 +112,8 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   call.d_weight_hh = by_torch ? nullptr : write_large<T>(gradients.weight_hh);
   call.d_h0 = by_torch ? nullptr : write<T>(gradients.h0);
   call.d_c0 = write<T>(gradients.c0);
+  call.d_projected = write_large<T>(d_projected);
+  call.states = write_large<T>(states);
   if (pass.packed != nullptr) {
     call.first_rows = pass.packed->first.data();
     call.rows_before = pass.packed->before.data();
@@ -112,10 +122,11 @@ Gradients backward(const BackwardPass& pass, const cpu::Threads& threads, const 
   if (by_torch) {
     const Tensor d_gates = matrix(d_gates_x, batch, 4 * hidden);
     if (gradients.weight_hh.has_value()) {
-      by.product_into(*gradients.weight_hh, transposed(d_gates), matrix(*pass.h0, batch, hidden));
+      by.product_into(*gradients.weight_hh, transposed(d_gates), matrix(*pass.h0, batch, outputs));
     }
     if (gradients.h0.has_value()) by.product_into(*gradients.h0, d_gates, pass.weight_hh);
   }
+  if (pass.weight_hr_wanted) gradients.weight_hr = by.product_over_rows(*d_projected, *states);
   return gradients;
 }
 

@@ -28,8 +28,8 @@ std::vector<Tensor> layer_forward(const MaybeTensor& context, const MaybeTensor&
                                   const MaybeTensor& bias_ih, const MaybeTensor& bias_hh, int64_t steps,
                                   int64_t state_dimensions, bool save_gates, bool save_cells, Launch launch);
 
-// The gradients that layer_backward can be asked for, in the order in which it returns them.
-enum Wanted { kContext = 1, kInput = 2, kWeightIh = 4, kWeightHh = 8, kBias = 16, kH0 = 32, kC0 = 64 };
+// The gradients that layer_backward can be asked for, in the order in which it returns them. Only packed_backward knows the last.
+enum Wanted { kContext = 1, kInput = 2, kWeightIh = 4, kWeightHh = 8, kBias = 16, kH0 = 32, kC0 = 64, kWeightHr = 128 };
 
 // The backward pass. Missing gradients of the results are zeros. `saved` is the gates as layer_forward returned them, activated
 // unless `recompute`; `constant` is whether there was only a context, and `summed` whether the sum of the gates' gradients over

@@ -31,7 +31,6 @@ std::vector<Tensor> packed_forward(const Tensor& gates_x, const Tensor& weight_h
                       (weight_hr.has_value() || weight_hh.size(0) == 4 * weight_hh.size(1)),
                   "tagrank: weight_hh: expected shape [4H, H], or [4H, P] beside weight_hr, with H and P >= 1; got ",
                   describe_shape(weight_hh));
-  STD_TORCH_CHECK(!save || !weight_hr.has_value(), "tagrank: weight_hr: expected none where backward follows");
   const Kind kind = kind_of(weight_hh);
   STD_TORCH_CHECK(kind.cpu(), "tagrank: weight_hh: a packed batch runs on the CPU");
   const PackedRows rows = rows_of(batch_sizes);
@@ -72,22 +71,24 @@ std::vector<Tensor> packed_forward(const Tensor& gates_x, const Tensor& weight_h
 
 std::vector<Tensor> packed_backward(const MaybeTensor& grad_output, const MaybeTensor& grad_h_n, const MaybeTensor& grad_c_n,
                                     const Tensor& weight_hh, const MaybeTensor& h0, const MaybeTensor& c0,
-                                    std::vector<int64_t> batch_sizes, const Tensor& output, const Tensor& gates,
-                                    const Tensor& cells, bool constant, int64_t wanted, Launch launch) {
+                                    const MaybeTensor& weight_hr, std::vector<int64_t> batch_sizes, const Tensor& output,
+                                    const Tensor& gates, const Tensor& cells, bool constant, int64_t wanted, Launch launch) {
   const Kind kind = kind_of(weight_hh);
   STD_TORCH_CHECK(kind.cpu(), "tagrank: weight_hh: a packed batch runs on the CPU");
   STD_TORCH_CHECK(cells.dim() == 2, "tagrank: cells: expected shape [N, H]; got ", describe_shape(cells));
   const PackedRows rows = rows_of(batch_sizes);
   const Sizes sizes{static_cast<int64_t>(batch_sizes.size()), batch_sizes[0], cells.size(1)};
   const int64_t batch = sizes.batch, hidden = sizes.hidden, all = rows.count();
-  expect("weight_hh", weight_hh, kind, {4 * hidden, hidden});
+  expect("weight_hh", weight_hh, kind, {4 * hidden, weight_hr.has_value() ? -1 : hidden});
+  const int64_t outputs = weight_hh.size(1);
+  expect("weight_hr", weight_hr, kind, {outputs, hidden});
   expect("cells", cells, with_dtype(kind, cell_dtype(kind.dtype)), {all, hidden});
   expect("gates", gates, kind, {all, 4 * hidden});
-  expect("output", output, kind, {all, hidden});
-  expect("grad_output", grad_output, kind, {all, hidden});
-  expect("grad_h_n", grad_h_n, kind, {batch, hidden});
+  expect("output", output, kind, {all, outputs});
+  expect("grad_output", grad_output, kind, {all, outputs});
+  expect("grad_h_n", grad_h_n, kind, {batch, outputs});
   expect("grad_c_n", grad_c_n, kind, {batch, hidden});
-  expect("h0", h0, kind, {batch, hidden});
+  expect("h0", h0, kind, {batch, outputs});
   expect("c0", c0, kind, {batch, hidden});
   const BackwardPass pass{sizes,
                           /*summed=*/constant,
@@ -105,10 +106,12 @@ std::vector<Tensor> packed_backward(const MaybeTensor& grad_output, const MaybeT
                           (wanted & kWeightHh) != 0,
                           (wanted & kH0) != 0 && h0.has_value(),
                           (wanted & kC0) != 0 && c0.has_value(),
-                          &rows};
+                          &rows,
+                          made_contiguous(weight_hr),
+                          (wanted & kWeightHr) != 0 && weight_hr.has_value()};
   const Gradients gradients = cpu_backward(pass, launch);
   std::vector<Tensor> results{constant ? *gradients.gates_sum : *gradients.gates};
-  for (const MaybeTensor& gradient : {gradients.weight_hh, gradients.h0, gradients.c0}) {
+  for (const MaybeTensor& gradient : {gradients.weight_hh, gradients.h0, gradients.c0, gradients.weight_hr}) {
     if (gradient.has_value()) results.push_back(*gradient);
   }
   return results;

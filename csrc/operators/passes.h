@@ -58,13 +58,15 @@ struct BackwardPass {
   Tensor cells;
   bool weight_wanted, h0_wanted, c0_wanted;
   const PackedRows* packed = nullptr;  // as in the forward pass. A packed batch has `gates`
+  MaybeTensor weight_hr = std::nullopt;  // as in the forward pass, only for a packed batch
+  bool weight_hr_wanted = false;
 };
 
 // Gradients that were not asked for are missing.
 struct Gradients {
   MaybeTensor gates;      // [T, B, 4H]. On CPUs missing if `summed`, except where T is 1
   MaybeTensor gates_sum;  // [B, 4H], if `summed`
-  MaybeTensor weight_hh, h0, c0;
+  MaybeTensor weight_hh, h0, c0, weight_hr;
 };
 
 void cpu_forward(const ForwardPass& pass, const Launch& launch);

@@ -48,9 +48,9 @@ class ContextLSTM(ParametersOfLSTM):
         dtype: of the parameters.
         bidirectional: whether each layer also runs from the last step to the first, with parameters of its own. The
             next layer, and the caller, get the hidden states of both directions beside each other.
-        proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. In training
-            and on GPUs a fused backend runs with the product of the weights, ``weight_hh weight_hr``, on the states
-            before projection, so a step has ``4 H^2`` multiplications for each row; in inference on CPUs ``5 H P``.
+        proj_size: number of features ``P`` to which each hidden state is projected, or 0 for no projection. On CPUs a
+            step has ``5 H P`` multiplications for each row. On GPUs a fused backend runs with the product of the
+            weights, ``weight_hh weight_hr``, on the states before projection, so a step has ``4 H^2``.
 
     Raises:
         TypeError, ValueError: as ``nn.LSTM``.

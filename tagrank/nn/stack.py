@@ -110,15 +110,11 @@ def _run_direction(
 def _folds(tensors: Sequence[Tensor | None], device: torch.device, backend: str) -> bool:
     """Whether a projection is folded into the weight.
 
-    It is where a pass knows no projection: on GPUs, where operators are recorded, and in training, because the backward
-    pass of the eager loop, which knows it, would take as long or longer.
+    It is where a pass knows no projection: on GPUs, and where operators are recorded.
     """
     if observed(tensors):
         return True
-    if backend == "eager":
-        return False
-    train = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return train or device.type != "cpu" or backend not in ("auto", "native")
+    return backend != "eager" and (device.type != "cpu" or backend not in ("auto", "native"))
 
 
 def _run_plain(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tagrank.recurrence.backends import FUSED, choose
-from tagrank.recurrence.backends.compiled import C0, H0, WEIGHT_HH
+from tagrank.recurrence.backends.compiled import C0, H0, WEIGHT_HH, WEIGHT_HR
 from tagrank.recurrence.backends.eager import lstm_loop
 from tagrank.recurrence.dtypes import autocasts, cell_dtype
 from tagrank.recurrence.fused import Gradients
@@ -57,12 +57,7 @@ def packed_recurrence(
         return packed_loop(sizes, *tensors)
     if not FUSED[name].packs():
         return scattered(*tensors, batch_sizes, name)
-    launch = FUSED[name].fixed_launch
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        results: Results = _Packed.apply(name, sizes, launch, *tensors)
-        return results
-    output, h_n, c_n = _forward(False, name, sizes, launch, *tensors)
-    return output, h_n, c_n
+    return _run(name, sizes, *tensors, None)
 
 
 def projected_recurrence(
@@ -76,8 +71,6 @@ def projected_recurrence(
     backend: str,
 ) -> Results:
     """:func:`packed_recurrence` with a projection of each hidden state, on CPUs.
-
-    Only the eager loop is differentiable.
 
     Args:
         weight_hh: ``[4H, P]``.
@@ -93,7 +86,16 @@ def projected_recurrence(
     name = _chosen(backend, tensors[2], sizes)
     if name == "eager" or sizes[0] == 0:
         return packed_loop(sizes, *tensors)
-    output, h_n, c_n = _forward(False, name, sizes, FUSED[name].fixed_launch, *tensors)
+    return _run(name, sizes, *tensors)
+
+
+def _run(name: str, sizes: Sequence[int], *tensors: Tensor | None) -> Results:
+    """On a backend that packs: ``gates_x``, ``constant``, ``weight_hh``, ``h0``, ``c0`` and ``weight_hr``."""
+    launch = FUSED[name].fixed_launch
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        results: Results = _Packed.apply(name, sizes, launch, *tensors)
+        return results
+    output, h_n, c_n = _forward(False, name, sizes, launch, *tensors)
     return output, h_n, c_n
 
 
@@ -167,10 +169,10 @@ def _forward(
     launch: Any,
     gates_x: Tensor | None,
     constant: Tensor | None,
-    weight_hh: Tensor,
+    weight_hh: Any,
     h0: Tensor | None,
     c0: Tensor | None,
-    weight_hr: Tensor | None = None,
+    weight_hr: Tensor | None,
 ) -> list[Tensor]:
     """``output``, ``h_n``, ``c_n``, and if ``save`` the activated gates ``[N, 4H]`` and the cell states ``[N, H]``."""
     x: Any = constant if gates_x is None else gates_x
@@ -204,18 +206,18 @@ class _Packed(torch.autograd.Function):
 
 def _backward(ctx: Any, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """The gradients of the arguments of :meth:`_Packed.forward`, from the tensors that it saved."""
-    weight_hh, h0, c0, *kept = saved
-    *_, gates_wanted, constant_wanted, weight_wanted, h0_wanted, c0_wanted = ctx.needs_input_grad
-    wanted = weight_wanted * WEIGHT_HH | h0_wanted * H0 | c0_wanted * C0
+    parameters, kept = saved[:4], saved[4:]
+    *_, gates_wanted, constant_wanted, weight_wanted, h0_wanted, c0_wanted, projection_wanted = ctx.needs_input_grad
+    wanted = weight_wanted * WEIGHT_HH | h0_wanted * H0 | c0_wanted * C0 | projection_wanted * WEIGHT_HR
     record(f"{ctx.name}.backward")
     d_gates, *others = torch.ops.tagrank.packed_backward.default(
-        *grads, weight_hh, h0, c0, ctx.sizes, *kept, not ctx.varies, wanted, ctx.launch
+        *grads, *parameters, ctx.sizes, *kept, not ctx.varies, wanted, ctx.launch
     )
     d_constant = None
     if constant_wanted:
         d_constant = _sum_over_steps(d_gates, ctx.sizes) if ctx.varies else d_gates
     found = iter(others)
-    d_others = [next(found) if want else None for want in (weight_wanted, h0_wanted, c0_wanted)]
+    d_others = [next(found) if want else None for want in (weight_wanted, h0_wanted, c0_wanted, projection_wanted)]
     return None, None, None, d_gates if gates_wanted else None, d_constant, *d_others
 
 

@@ -132,8 +132,9 @@ def test_every_backend(any_backend: str, device_of: Callable[[str], str], kind: 
 @pytest.mark.parametrize("hidden", [5, 40])
 @pytest.mark.parametrize("input_size", [0, 2])
 @pytest.mark.parametrize("kind", ["whole", "lengths", "packed"])
-def test_projections_in_inference(kind: str, input_size: int, hidden: int) -> None:
-    """The projection is not folded into the weight, as it is in training."""
+@pytest.mark.parametrize("train", [False, True])
+def test_the_kernel_projects(train: bool, kind: str, input_size: int, hidden: int) -> None:
+    """On CPUs the projection is not folded into the weight."""
     if kind == "packed" and input_size == 0:
         pytest.skip("a packed batch has an input")
     layer = ContextLSTM(C, hidden, input_size=input_size, bidirectional=True, proj_size=2, dtype=F64)
@@ -145,13 +146,15 @@ def test_projections_in_inference(kind: str, input_size: int, hidden: int) -> No
     given: Any = pack_padded_sequence(input, lengths, enforce_sorted=False) if kind == "packed" else input
     given, steps = (given, None) if input_size else (None, T)
     found = []
-    with torch.no_grad():
-        for backend, kernel in (("auto", "native"), ("eager", "eager"), ("native", "native")):
-            layer.backend = backend
-            with trace() as kernels:
-                output, states = layer(context, steps, given, lengths=lengths if kind == "lengths" else None)
-            assert set(kernels) == {f"{kernel}.forward"}
+    for backend, kernel in (("auto", "native"), ("eager", "eager"), ("native", "native")):
+        layer.backend = backend
+        with torch.set_grad_enabled(train), trace() as kernels:
+            output, states = layer(context, steps, given, lengths=lengths if kind == "lengths" else None)
             found.append([output.data if kind == "packed" else output, *states])
+            if train:
+                found[-1] += torch.autograd.grad(sum(t.square().sum() for t in found[-1]), layer.parameters())
+        passes = {"forward", "backward"} if train and kernel == "native" else {"forward"}
+        assert set(kernels) == {f"{kernel}.{name}" for name in passes}
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
 

@@ -57,9 +57,9 @@ void run(const Threads& threads, int64_t batch, int64_t hidden, int64_t steps, b
   auto d_gates_x = unwritten<T>(gates_count), d_weight_hh = unwritten<T>(4 * hidden * hidden);
   auto d_h0 = unwritten<T>(states), d_c0 = unwritten<T>(states);
   backward(BackwardCall<T>{batch, hidden, steps, constant, grad_output.data(), {states, hidden, 1}, nullptr,
-                           grad_c_n.data(), gates_x.data(), weight_hh.data(), h0.data(), c0.data(), output.data(),
-                           gates.data(), cells.data(), d_gates_x.data(), d_weight_hh.data(), d_h0.data(), d_c0.data(),
-                           nullptr, nullptr},
+                           grad_c_n.data(), gates_x.data(), weight_hh.data(), nullptr, hidden, h0.data(), c0.data(),
+                           output.data(), gates.data(), cells.data(), d_gates_x.data(), d_weight_hh.data(), d_h0.data(),
+                           d_c0.data(), nullptr, nullptr, nullptr, nullptr},
            threads);
   for (const auto* result : {&output, &c_n, &d_gates_x, &d_weight_hh, &d_h0, &d_c0}) write(*result);
 }

@@ -167,14 +167,20 @@ def assert_projection_is_right(
     if args[3] is not None:
         args[3] = torch.randn(len(lengths), projected, generator=generator, dtype=torch.float64)
     weight_hr = torch.randn(projected, hidden, generator=generator, dtype=torch.float64) * hidden**-0.5
-    rounded: list[Any] = [None if t is None else t.to(dtype) for t in (*args, weight_hr)]
+    exact: list[Any] = [None if t is None else t.to(dtype).double().requires_grad_() for t in (*args, weight_hr)]
+    rounded: list[Any] = [None if t is None else t.detach().to(dtype).requires_grad_() for t in exact]
     sizes = batch_sizes_of(lengths).tolist()
+    with torch.no_grad():
+        inferred = projected_recurrence(*rounded, sizes, backend)
     with trace() as ran:
         got = projected_recurrence(*rounded, sizes, backend)
-    assert ran == [f"{backend}.forward"]
-    *exact, projection = (None if t is None else t.double() for t in rounded)
-    want = projected_oracle(lengths, exact, projection)
-    for name, a, b in zip(("output", "h_n", "c_n"), got, want, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(inferred, got, strict=True))
+        got = (*got, *gradients(got, [t for t in rounded if t is not None]))
+    assert ran == (["eager.forward"] if backend == "eager" else [f"{backend}.forward", f"{backend}.backward"])
+    want = projected_oracle(lengths, exact[:-1], exact[-1])
+    want = (*want, *gradients(want, [t for t in exact if t is not None]))
+    given = [name for name, t in zip((*NAMES, "weight_hr"), rounded, strict=True) if t is not None]
+    for name, a, b in zip(("output", "h_n", "c_n", *given), got, want, strict=True):
         assert a.dtype == dtype
         assert (a.double() - b).norm() <= TOLERANCE[dtype] * b.norm(), (name, (a.double() - b).norm() / b.norm())
 
@@ -205,6 +211,24 @@ def test_threads_share_projected_rows(lengths: list[int], threads: int) -> None:
         assert_projection_is_right(lengths, 130, 70, ("gates_x", "h0"), torch.float32, "native")
     finally:
         torch.set_num_threads(before)
+
+
+@needs_library
+@pytest.mark.parametrize("wanted", ["weight_hr", "weight_hh", "h0", "c0", "gates_x"])
+def test_only_the_gradients_that_are_wanted_of_a_projection(wanted: str) -> None:
+    lengths, generator = [4, 2, 2, 1], torch.Generator().manual_seed(2)
+    shapes = {"gates_x": (9, 20), "weight_hh": (20, 3), "h0": (4, 3), "c0": (4, 5), "weight_hr": (3, 5)}
+    values = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    sizes, found = batch_sizes_of(lengths).tolist(), []
+    for backend in ("native", "eager"):
+        leaves = {name: t.clone().requires_grad_(name == wanted) for name, t in values.items()}
+        gates_x, weight_hh, h0, c0, weight_hr = leaves.values()
+        # Only the last states have a gradient.
+        _, h_n, c_n = projected_recurrence(gates_x, None, weight_hh, h0, c0, weight_hr, sizes, backend)
+        (h_n.square().sum() + c_n.sum()).backward()
+        found.append(leaves[wanted].grad)
+        assert [name for name, t in leaves.items() if t.grad is not None] == [wanted]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("given", [("gates_x",), ("constant",), ("gates_x", "constant", "h0", "c0")], ids=" ".join)
@@ -300,21 +324,43 @@ def test_the_operator_names_what_is_wrong(sizes: list[int], rows: int, message: 
 
 @needs_library
 @pytest.mark.parametrize(
-    ("weight_hh", "weight_hr", "save", "message"),
+    ("weight_hh", "weight_hr", "message"),
     [
-        ([20, 3], None, False, r"weight_hh: expected shape \[4H, H\], or \[4H, P\] beside weight_hr"),
-        ([20, 3], [5, 3], False, r"weight_hr: expected float32 on cpu with shape \[3, 5\]"),
-        ([20, 3], [3, 5], True, "weight_hr: expected none where backward follows"),
+        ([20, 3], None, r"weight_hh: expected shape \[4H, H\], or \[4H, P\] beside weight_hr"),
+        ([20, 3], [5, 3], r"weight_hr: expected float32 on cpu with shape \[3, 5\]"),
     ],
 )
 def test_the_operator_names_what_is_wrong_with_a_projection(
-    weight_hh: list[int], weight_hr: list[int] | None, save: bool, message: str
+    weight_hh: list[int], weight_hr: list[int] | None, message: str
 ) -> None:
     projection = None if weight_hr is None else torch.zeros(weight_hr)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.tagrank.packed_forward(
-            torch.zeros(4, 20), torch.zeros(weight_hh), None, None, projection, [3, 1], False, save, [1]
+            torch.zeros(4, 20), torch.zeros(weight_hh), None, None, projection, [3, 1], False, False, [1]
         )
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weight_hr": None}, r"weight_hh: expected float32 on cpu with shape \[20, 5\]; got .* \[20, 3\]"),
+        ({"weight_hr": torch.zeros(5, 3)}, r"weight_hr: expected float32 on cpu with shape \[3, 5\]; got .* \[5, 3\]"),
+        ({"output": torch.zeros(4, 5)}, r"output: expected float32 on cpu with shape \[4, 3\]; got .* \[4, 5\]"),
+        ({"h0": torch.zeros(3, 5)}, r"h0: expected float32 on cpu with shape \[3, 3\]; got .* \[3, 5\]"),
+        ({"grad_output": torch.zeros(4, 5)}, r"grad_output: .* with shape \[4, 3\]; got .* \[4, 5\]"),
+        ({"grad_h_n": torch.zeros(3, 5)}, r"grad_h_n: .* with shape \[3, 3\]; got .* \[3, 5\]"),
+    ],
+)
+def test_the_backward_operator_names_what_is_wrong_with_a_projection(changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = dict.fromkeys(("grad_output", "grad_h_n", "grad_c_n", "h0", "c0"))
+    arguments |= {"weight_hh": torch.zeros(20, 3), "weight_hr": torch.zeros(3, 5), "batch_sizes": [3, 1]}
+    arguments |= {"output": torch.zeros(4, 3), "gates": torch.zeros(4, 20), "cells": torch.zeros(4, 5)}
+    arguments |= {"constant": False, "wanted": 8 + 128, "launch": [1]}
+    d_gates, d_weight_hh, d_weight_hr = torch.ops.tagrank.packed_backward(**arguments)
+    assert (d_gates.shape, d_weight_hh.shape, d_weight_hr.shape) == ((4, 20), (20, 3), (3, 5))
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.tagrank.packed_backward(**(arguments | changed))
 
 
 @needs_library

@@ -8,6 +8,8 @@ from tagrank.recurrence.backends.gpu import elsewhere
 
 #: The gradients that ``tagrank::layer_backward`` can be asked for, in the order in which it returns them.
 CONTEXT, INPUT, WEIGHT_IH, WEIGHT_HH, BIAS, H0, C0 = (1 << i for i in range(7))
+#: And one that only ``tagrank::packed_backward`` can be asked for, which returns it after the others.
+WEIGHT_HR = 1 << 7
 
 
 class Compiled(Backend):

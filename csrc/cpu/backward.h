@@ -219,10 +219,10 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
-    // Workers in one row of the grid share its rows if a projection leaves few columns.
-    const bool by_rows = projects_ && grid_.columns > 1;
+    // Workers in one row of the grid share its rows instead of its columns if a projection leaves too few of these.
+    const bool by_rows = product_panels() < grid_.columns;
     const Range own = by_rows ? share(call_.batch, grid_.workers(), worker) : shares_.of(worker);
-    const Range panels = projects_ ? Range{0, product_panels()} : grid_.column_share(worker, panels_);
+    const Range panels = by_rows ? Range{0, product_panels()} : grid_.column_share(worker, product_panels());
     // Only the rows that step t + 1 has get a product.
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0;
     const Range rows = all > 0 ? rows_.in(t + 1, own) : Range{own.begin, own.begin};

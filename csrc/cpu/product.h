@@ -143,7 +143,7 @@ TAGRANK_INLINE void pack_gates(const T* weight, int64_t hidden, int64_t columns,
   }
 }
 
-// Packs the columns [column, column + 4 L) of a weight [rows, columns] as a panel. K is the rows, in blocks; the last block is filled
+// Packs the columns [column, column + 4 L) of a weight [rows, columns] as a panel. K is the rows, in blocks; the last one is filled
 // up with zeros.
 template <typename T, typename C>
 TAGRANK_INLINE void pack_columns(const T* weight, int64_t rows, int64_t columns, int64_t column, C* panel) {

@@ -30,8 +30,7 @@ class Backward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         chunk_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(call.batch, 1), 1, call.steps)),
         stride_(chunk_ * call.batch * L),
-        on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && !projects_ && call.steps > 1 &&
-                        call.batch >= kTilePairRows),
+        on_matrix_unit_(GradientTiles<T>::kAvailable && !recompute_ && call.steps > 1 && call.batch >= kTilePairRows),
         rows_(call.rows()),
         shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1),
         tiles_(call, chunk_),
@@ -219,10 +218,7 @@ class Backward {
     if constexpr (GradientTiles<T>::kAvailable) {
       if (on_matrix_unit_) return matrix_unit_step(t, worker);
     }
-    // Workers in one row of the grid share its rows instead of its columns if a projection leaves too few of these.
-    const bool by_rows = product_panels() < grid_.columns;
-    const Range own = by_rows ? share(call_.batch, grid_.workers(), worker) : shares_.of(worker);
-    const Range panels = by_rows ? Range{0, product_panels()} : grid_.column_share(worker, product_panels());
+    const Range own = product_rows(worker), panels = product_columns(worker);
     // Only the rows that step t + 1 has get a product.
     const int64_t all = t + 1 < call_.steps ? 4 * blocks_ : 0;
     const Range rows = all > 0 ? rows_.in(t + 1, own) : Range{own.begin, own.begin};
@@ -249,10 +245,23 @@ class Backward {
     }
   }
 
+  // A worker's share of the product with the weight. If a projection leaves fewer panels than there are workers for a row, the
+  // workers share the rows instead.
+  bool by_rows() const { return product_panels() < grid_.columns; }
+  Range product_rows(int64_t worker) const {
+    if (!by_rows()) return shares_.of(worker);
+    const int64_t unit = on_matrix_unit_ ? kTilePairRows : 1;
+    const Range own = share((call_.batch + unit - 1) / unit, grid_.workers(), worker);
+    return {own.begin * unit, std::min(own.end * unit, call_.batch)};
+  }
+  Range product_columns(int64_t worker) const {
+    return by_rows() ? Range{0, product_panels()} : grid_.column_share(worker, product_panels());
+  }
+
   // step() on the matrix unit, 32 batch rows at a time.
   void matrix_unit_step(int64_t t, int64_t worker) {
-    const Range own = shares_.of(worker), rows = t < 0 ? own : rows_.in(t, own);
-    const Range panels = grid_.column_share(worker, panels_);
+    const Range own = product_rows(worker), rows = t < 0 ? own : rows_.in(t, own);
+    const Range panels = product_columns(worker);
     // Only the rows up to here, which step t + 1 has, get a product.
     const int64_t products = t + 1 < call_.steps ? rows_.in(t + 1, own).end : own.begin;
     const int64_t parts = products > own.begin ? tiles_.parts(rows.end - rows.begin) : 1;
@@ -263,9 +272,9 @@ class Backward {
           if (row < products) tiles_.multiply(t + 1, p, row, part, parts);
           if (part < parts - 1) continue;
           for (int64_t m = row; m < std::min(row + kTilePairRows, rows.end); ++m) {
-            if (t >= 0) prefetch(t, p, std::min(m + kRowsAhead, rows.end - 1));
-            for (int64_t v = p * kWidth; v < std::min((p + 1) * kWidth, blocks_); ++v) {
-              cell(t, v, m, m < products ? tiles_.product(v, m) : Vector<C>{});
+            if (t >= 0 && !projects_) prefetch(t, p, std::min(m + kRowsAhead, rows.end - 1));
+            for (int64_t v = p * kWidth; v < std::min((p + 1) * kWidth, inputs_); ++v) {
+              state(t, v, m, m < products ? tiles_.product(v, m) : Vector<C>{});
             }
           }
         }
@@ -295,19 +304,22 @@ class Backward {
     }
     for (int m = 0; m < M; ++m) {
       for (int64_t v = 0; v < std::min(kWidth, inputs_ - p * kWidth); ++v) {
-        const int64_t block = p * kWidth + v, row = rows.begin + m;
-        projects_ ? projected(t, block, row, grad_h[m][v]) : cell(t, block, row, grad_h[m][v]);
+        state(t, p * kWidth + v, rows.begin + m, grad_h[m][v]);
       }
     }
   }
 
-  // Keeps the gradient of block p of a row of the projected states of step t. grad_h is what it gets from step t + 1.
-  TAGRANK_INLINE void projected(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
+  // Completes the gradient of block p of a row of h_t, which gets grad_h from step t + 1, and goes on with it: to the cell or, with
+  // a projection, to project(). For t = -1 stores the gradient of h0.
+  TAGRANK_INLINE void state(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
     const int64_t count = call_.outputs - p * L, at = row * call_.outputs + p * L;
     if (t < 0) return store(call_.d_h0 + at, grad_h, count);
-    const Vector<C> dr = with_output(t, p, row, grad_h);
-    projection_.keep(p, row, first_lanes<C>(dr, count));
-    if (call_.d_projected != nullptr) store(call_.d_projected + rows_.at(t) * call_.outputs + at, dr, count);
+    const T* from_output = grad_output(t, row, p);
+    Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
+    if (rows_.ends(t, row) && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + at, count);
+    if (!projects_) return cell(t, p, row, dh);
+    projection_.keep(p, row, first_lanes<C>(dh, count));
+    if (call_.d_projected != nullptr) store(call_.d_projected + rows_.at(t) * call_.outputs + at, dh, count);
   }
 
   // Computes the gates' gradients of step t from those of the projected states.
@@ -315,7 +327,7 @@ class Backward {
     projection_.each_state(
         rows_.in(t, shares_.of(worker)), grid_.column_share(worker, panels_),
         [&](int64_t p, int64_t row) { prefetch(t, p, row); },
-        [&](int64_t p, int64_t row, Vector<C> dh) { derive(t, p, row, dh); });
+        [&](int64_t p, int64_t row, Vector<C> dh) { cell(t, p, row, dh); });
   }
 
   // Prefetches what cell() will read for one row of a panel. Meanwhile the product is computed.
@@ -334,25 +346,9 @@ class Backward {
     }
   }
 
-  // The whole gradient of block p of a row of h_t, which gets grad_h from step t + 1.
-  TAGRANK_INLINE Vector<C> with_output(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) const {
-    const int64_t count = call_.outputs - p * L;
-    const T* from_output = grad_output(t, row, p);
-    Vector<C> dh = grad_h + (call_.grad_output_strides[2] == 0 ? all_lanes(from_output) : load(from_output, count));
-    if (rows_.ends(t, row) && call_.grad_h_n != nullptr) dh += load(call_.grad_h_n + row * call_.outputs + p * L, count);
-    return dh;
-  }
-
-  // Computes the gates' gradients of L hidden units of one row of step t, or for t = -1 stores the gradient of h0. grad_h is the
-  // gradient that h_t gets from step t + 1.
-  TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> grad_h) {
-    if (t < 0) return store(call_.d_h0 + row * call_.hidden + p * L, grad_h, call_.hidden - p * L);
-    derive(t, p, row, with_output(t, p, row, grad_h));
-  }
-
   // The chain rule through equations (2)-(7) of Yan, Wang and Liao (2016), from the last to the first, for L hidden units
   // of one row. dh is the gradient of h_t.
-  TAGRANK_INLINE void derive(int64_t t, int64_t p, int64_t row, Vector<C> dh) {
+  TAGRANK_INLINE void cell(int64_t t, int64_t p, int64_t row, Vector<C> dh) {
     const int64_t H = call_.hidden, count = H - p * L, at = row * H + p * L;
     const T* gates = gates_of(t) + row * 4 * H + p * L;
     const Vector<C> i = load(gates, count), f = load(gates + H, count);

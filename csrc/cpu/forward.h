@@ -25,7 +25,7 @@ class Forward {
         grid_(Grid::over(threads, call.batch, panels_, elements(), elements() * static_cast<int64_t>(sizeof(C)))),
         first_product_(call.h0 == nullptr ? 1 : 0),
         packed_(call.steps > first_product_ && call.batch * call.steps > kUnpackedRows),
-        on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows && call.weight_hr == nullptr),
+        on_matrix_unit_(kTiles && packed_ && call.batch >= kTilePairRows),
         padded_rows_(padded_rows(call.batch)),
         rows_(call.rows()),
         shares_(grid_, rows_, on_matrix_unit_ ? kTilePairRows : 1),
@@ -36,7 +36,7 @@ class Forward {
     projection_.reserve(workspace_);
     if (on_matrix_unit_) {
       workspace_.add(tile_weight_, panels_ * tile_panel_size());
-      for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(panels_) * P * padded_rows_ * kBlock);
+      for (uint16_t*& left : left_) workspace_.add(left, tile_blocks(inputs_) * P * padded_rows_ * kBlock);
       workspace_.add(products_, grid_.workers() * kWidth * kTilePairRows * L);
     }
     workspace_.allocate();
@@ -68,7 +68,7 @@ class Forward {
   static constexpr int64_t P = kParts<T>;
 
   int64_t panel_size() const { return inputs_ * L * kWidth * L; }
-  int64_t tile_panel_size() const { return tile_blocks(panels_) * P * kWidth * kTileSize; }
+  int64_t tile_panel_size() const { return tile_blocks(inputs_) * P * kWidth * kTileSize; }
   Operand hidden_tiles(int64_t t) const { return left_operand<P>(left_[t % 2], padded_rows_); }
   Operand weight_tiles(int64_t p) const { return right_operand<P>(tile_weight_ + p * tile_panel_size(), kWidth); }
 
@@ -77,11 +77,11 @@ class Forward {
       return pack_gates(call_.weight_hh, call_.hidden, call_.outputs, p * L, weight_ + p * panel_size());
     }
     if constexpr (kTiles) {
-      const int64_t H = call_.hidden;
+      const int64_t H = call_.hidden, K = call_.outputs;
       for (int64_t gate = 0; gate < kWidth; ++gate) {
-        pack_right<P>(weight_tiles(p), tile_blocks(panels_), gate, [&](int64_t n, int64_t k) {
+        pack_right<P>(weight_tiles(p), tile_blocks(inputs_), gate, [&](int64_t n, int64_t k) {
           const int64_t unit = p * L + n;
-          return unit < H && k < H ? load(call_.weight_hh + (gate * H + unit) * H + k, H - k) : Vector<C>{};
+          return unit < H && k < K ? load(call_.weight_hh + (gate * H + unit) * K + k, K - k) : Vector<C>{};
         });
       }
     }
@@ -93,7 +93,7 @@ class Forward {
       if (on_matrix_unit_) {
         store_left<P>(hidden_tiles(t), p, row, h);
         // An odd last block of 16 leaves half of a block of 32, which becomes zeros.
-        if (p % 2 == 0 && p == panels_ - 1) store_left<P>(hidden_tiles(t), p + 1, row, Vector<C>{});
+        if (p % 2 == 0 && p == inputs_ - 1) store_left<P>(hidden_tiles(t), p + 1, row, Vector<C>{});
         return;
       }
     }
@@ -139,7 +139,7 @@ class Forward {
         for (int64_t gate = 0; t >= first_product_ && gate < kWidth; gate += 2) {
           multiply_tiles<P, P>(products + gate * kTilePairRows * L, kTilePairRows * L, /*fresh=*/true,
                                hidden_tiles(t).tiles_from(row / kTileRows), weight_tiles(p).tiles_from(gate),
-                               tile_blocks(panels_));
+                               tile_blocks(inputs_));
         }
         for (int64_t m = 0; m < std::min(kTilePairRows, rows.end - row); ++m) {
           const T* gates_x = call_.gates_x + ((call_.constant ? 0 : rows_.at(t)) + row + m) * 4 * H + p * L;

@@ -23,7 +23,8 @@ class GradientTiles {
   GradientTiles(const BackwardCall<T>& call, int64_t chunk)
       : call_(call),
         blocks_(blocks_of<C>(call.hidden)),
-        panels_((blocks_ + kWidth - 1) / kWidth),
+        inputs_(blocks_of<C>(call.outputs)),
+        panels_((inputs_ + kWidth - 1) / kWidth),
         rows_(padded_rows(call.batch)),
         chunk_blocks_((chunk * call.batch + kBlock - 1) / kBlock) {}
 
@@ -37,13 +38,13 @@ class GradientTiles {
 
   // Packs panel p of the weight (4 L columns) for multiply().
   void pack(int64_t p) {
-    const int64_t H = call_.hidden;
+    const int64_t H = call_.hidden, O = call_.outputs;
     for (int64_t k = 0; k < 4 * blocks_ * L; k += 2) {
       const int64_t gate = k / (blocks_ * L), unit = k % (blocks_ * L);
       for (int64_t v = 0; v < kWidth; ++v) {
-        const int64_t column = (p * kWidth + v) * L, count = H - column;
+        const int64_t column = (p * kWidth + v) * L, count = O - column;
         const auto row = [&](int64_t i) {
-          return i < H && count > 0 ? load(call_.weight_hh + (gate * H + i) * H + column, count) : Vector<C>{};
+          return i < H && count > 0 ? load(call_.weight_hh + (gate * H + i) * O + column, count) : Vector<C>{};
         };
         store_right_pair<P>(weight(p), k, v, row(unit), row(unit + 1));
       }
@@ -57,7 +58,7 @@ class GradientTiles {
     const int64_t blocks = (rows + kBlock - 1) / kBlock;
     const Range own = share(units(), workers, worker), gates = share(4 * blocks_, workers, worker);
     for (int64_t unit = own.begin; unit < own.end; ++unit) {
-      const int64_t count = call_.hidden - unit * L;
+      const int64_t count = call_.outputs - unit * L;
       for (int64_t k = 0; k < 2 * blocks; ++k) {
         Vector<C> square[L];
         for (int64_t l = 0; l < L; ++l) {
@@ -91,7 +92,7 @@ class GradientTiles {
   // Multiplies the gates' gradients of step t with panel p of the weight for 32 rows. Each call adds one part of K.
   void multiply(int64_t t, int64_t p, int64_t row, int64_t part, int64_t parts) {
     const Range k = share(2 * blocks_, parts, part);
-    for (int64_t v = 0; v < std::min(kWidth, blocks_ - p * kWidth); v += 2) {
+    for (int64_t v = 0; v < std::min(kWidth, inputs_ - p * kWidth); v += 2) {
       multiply_tiles<Q, P>(products_ + (p * kWidth + v) * rows_ * L + row * L, rows_ * L, part == 0,
                            gates(t).tiles_from(row / kTileRows).blocks_from(k.begin),
                            weight(p).tiles_from(v).blocks_from(k.begin), k.end - k.begin);
@@ -115,7 +116,7 @@ class GradientTiles {
                            gate_columns().tiles_from(gates).blocks_from(blocks.begin), blocks.end - blocks.begin);
       for (int64_t i = 0; i < 4; ++i) {
         const int64_t tile = gates + i / 2, first = tile % blocks_ * L;
-        if (unit + i % 2 >= blocks_) continue;
+        if (unit + i % 2 >= inputs_) continue;
         Vector<C> square[L];
         TAGRANK_UNROLL for (int64_t l = 0; l < L; ++l) {
           square[l] = load(products + (i / 2 * kTilePairRows + i % 2 * kTileRows + l) * L);
@@ -131,8 +132,8 @@ class GradientTiles {
  private:
   // Whether columns are packed: only the weight's gradient needs them.
   bool columns() const { return call_.d_weight_hh != nullptr; }
-  // The number of tiles of hidden units, rounded up to an even number.
-  int64_t units() const { return tile_blocks(blocks_) * 2; }
+  // The number of tiles of hidden states, rounded up to an even number.
+  int64_t units() const { return tile_blocks(inputs_) * 2; }
   int64_t panel_size() const { return 2 * blocks_ * P * kWidth * kTileSize; }
   Operand weight(int64_t p) const { return right_operand<P>(weight_ + p * panel_size(), kWidth); }
   Operand gates(int64_t t) const { return left_operand<Q>(gates_[t % 2], rows_); }
@@ -142,10 +143,11 @@ class GradientTiles {
   Operand gate_columns() const { return {gate_columns_, Q * chunk_blocks_ * kTileSize, kTileSize, Q * kTileSize}; }
 
   const BackwardCall<T> call_;
-  const int64_t blocks_, panels_, rows_, chunk_blocks_;
+  const int64_t blocks_, inputs_;  // of H, and of O
+  const int64_t panels_, rows_, chunk_blocks_;
   uint16_t* weight_;          // [panels][blocks of K][parts][4 tiles]
   uint16_t* gates_[2];        // [blocks of K][parts][rows][32], for two steps that take turns
-  uint16_t* hidden_columns_;  // [tiles of hidden units][blocks of the chunk's rows][parts][tile]
+  uint16_t* hidden_columns_;  // [tiles of hidden states][blocks of the chunk's rows][parts][tile]
   uint16_t* gate_columns_;    // [tiles of gates][blocks of the chunk's rows][parts][tile]
   float* products_;           // [panels][4][rows][L]
 };

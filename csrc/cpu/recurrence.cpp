@@ -80,14 +80,12 @@ template <typename T>
 void forward(const ForwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).forward(call, threads);
   const InstructionSet* vectors = if_by_matrix_unit();
-  // States that are projected are multiplied by vectors anyway.
-  if (vectors == nullptr || call.weight_hr != nullptr) return;
+  if (vectors == nullptr) return;
   // NaN stays in c until the last step, and NaN of an output gate is in h until the step after.
-  const int64_t states = call.batch * call.hidden;
   // In a packed batch each step may be the last one of a sequence.
-  const int64_t from = call.first_rows != nullptr ? 0 : (call.steps - 1) * states;
-  const int64_t to = call.rows().at(call.steps) * call.hidden;
-  if (has_nan(call.c_n, states) || has_nan(call.output + from, to - from)) {
+  const int64_t from = call.first_rows != nullptr ? 0 : (call.steps - 1) * call.batch * call.outputs;
+  const int64_t to = call.rows().at(call.steps) * call.outputs;
+  if (has_nan(call.c_n, call.batch * call.hidden) || has_nan(call.output + from, to - from)) {
     vectors->passes(T{}).forward(call, threads);
   }
 }
@@ -96,11 +94,11 @@ template <typename T>
 void backward(const BackwardCall<T>& call, const Threads& threads) {
   functions().passes(T{}).backward(call, threads);
   const InstructionSet* vectors = if_by_matrix_unit();
-  if (vectors == nullptr || call.weight_hr != nullptr) return;
+  if (vectors == nullptr) return;
   // NaN stays in the gradient of c until the first step.
   const int64_t states = call.batch * call.hidden;
-  if (has_nan(call.d_gates_x, 4 * states) || has_nan(call.d_h0, states) || has_nan(call.d_c0, states) ||
-      has_nan(call.d_weight_hh, 4 * call.hidden * call.hidden)) {
+  if (has_nan(call.d_gates_x, 4 * states) || has_nan(call.d_h0, call.batch * call.outputs) || has_nan(call.d_c0, states) ||
+      has_nan(call.d_weight_hh, 4 * call.hidden * call.outputs)) {
     vectors->passes(T{}).backward(call, threads);
   }
 }

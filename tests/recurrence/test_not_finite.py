@@ -135,7 +135,12 @@ def test_native_on_an_emulated_matrix_unit(tmp_path: Path) -> None:
         "for dtype in (torch.float32, torch.bfloat16):\n"
         "    for lengths in test_packed.LENGTHS:\n"
         "        given = test_packed.arguments(lengths, 33, ('gates_x', 'h0', 'c0'))\n"
-        "        test_packed.assert_is_right(lengths, given, dtype, 'native')"
+        "        test_packed.assert_is_right(lengths, given, dtype, 'native')\n"
+        "        for threads, hidden, projected in ((1, 33, 20), (3, 40, 70), (3, 70, 5)):\n"
+        "            torch.set_num_threads(threads)\n"
+        "            sizes = lengths, hidden, projected, ('gates_x', 'h0', 'c0'), dtype, 'native'\n"
+        "            test_packed.assert_projection_is_right(*sizes)\n"
+        "        torch.set_num_threads(1)"
     )
     paths = os.pathsep.join([str(package.parent), str(Path(__file__).parent)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TAGRANK_CPU_CAPABILITY": "amx"}

@@ -51,8 +51,8 @@ def arguments(lengths: Sequence[int], hidden: int, given: Sequence[str], seed: i
     return [t if name in (*given, "weight_hh") else None for name, t in zip(NAMES, made, strict=True)]
 
 
-def oracle(lengths: Sequence[int], args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """The sequences of each length by themselves, in the eager loop."""
+def oracle(lengths: Sequence[int], args: Arguments, weight_hr: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The sequences of each length by themselves, in the eager loop; with ``weight_hr``, as nn.LSTM defines it."""
     gates_x, constant, weight_hh, h0, c0 = args
     assert weight_hh is not None
     first = [0, *batch_sizes_of(lengths).cumsum(0).tolist()]
@@ -63,14 +63,32 @@ def oracle(lengths: Sequence[int], args: Arguments) -> tuple[Tensor, Tensor, Ten
         x = weight_hh.new_zeros(length, len(rows), weight_hh.shape[0])
         x = x if gates_x is None else x + gates_x[here]
         x = x if constant is None else x + constant[rows]
-        zeros = weight_hh.new_zeros(len(rows), weight_hh.shape[1])
-        h, c = (zeros if state is None else state[rows] for state in (h0, c0))
-        output, c = lstm_loop(x, weight_hh, h, c, length)
+        sizes = weight_hh.shape[1], weight_hh.shape[0] // 4
+        h, c = (
+            weight_hh.new_zeros(len(rows), size) if state is None else state[rows]
+            for state, size in zip((h0, c0), sizes, strict=True)
+        )
+        output, c = (
+            lstm_loop(x, weight_hh, h, c, length)
+            if weight_hr is None
+            else projected_loop(x, weight_hh, h, c, weight_hr)
+        )
         outputs.append(output.flatten(0, 1))
         places.append(here.flatten())
         h_n.append(output[-1])
         c_n.append(c)
     return torch.cat(outputs)[torch.cat(places).argsort()], torch.cat(h_n), torch.cat(c_n)
+
+
+def projected_loop(x: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor, weight_hr: Tensor) -> tuple[Tensor, Tensor]:
+    """nn.LSTM's definition, h = W_hr (o tanh c), for gates ``[T, B, 4H]``."""
+    output = []
+    for gates in x:
+        i, f, g, o = (gates + h @ weight_hh.t()).chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = (o.sigmoid() * c.tanh()) @ weight_hr.t()
+        output.append(h)
+    return torch.stack(output), c
 
 
 def gradients(results: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -137,27 +155,6 @@ def test_threads_share_the_rows(lengths: list[int], threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def projected_oracle(lengths: Sequence[int], args: Arguments, weight_hr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each sequence by itself, as nn.LSTM defines it: h = W_hr (o tanh c)."""
-    gates_x, constant, weight_hh, h0, c0 = args
-    assert weight_hh is not None
-    first = [0, *batch_sizes_of(lengths).cumsum(0).tolist()]
-    output, h_n, c_n = weight_hr.new_empty(sum(lengths), weight_hr.shape[0]), [], []
-    for b, length in enumerate(lengths):
-        h = weight_hr.new_zeros(weight_hr.shape[0]) if h0 is None else h0[b]
-        c = weight_hr.new_zeros(weight_hr.shape[1]) if c0 is None else c0[b]
-        for t in range(length):
-            gates = weight_hh @ h
-            gates = gates if gates_x is None else gates + gates_x[first[t] + b]
-            i, f, g, o = (gates if constant is None else gates + constant[b]).chunk(4)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = weight_hr @ (o.sigmoid() * c.tanh())
-            output[first[t] + b] = h
-        h_n.append(h)
-        c_n.append(c)
-    return output, torch.stack(h_n), torch.stack(c_n)
-
-
 def assert_projection_is_right(
     lengths: Sequence[int], hidden: int, projected: int, given: Sequence[str], dtype: torch.dtype, backend: str
 ) -> None:
@@ -177,7 +174,7 @@ def assert_projection_is_right(
         assert all(torch.equal(a, b) for a, b in zip(inferred, got, strict=True))
         got = (*got, *gradients(got, [t for t in rounded if t is not None]))
     assert ran == (["eager.forward"] if backend == "eager" else [f"{backend}.forward", f"{backend}.backward"])
-    want = projected_oracle(lengths, exact[:-1], exact[-1])
+    want = oracle(lengths, exact[:-1], exact[-1])
     want = (*want, *gradients(want, [t for t in exact if t is not None]))
     given = [name for name, t in zip((*NAMES, "weight_hr"), rounded, strict=True) if t is not None]
     for name, a, b in zip(("output", "h_n", "c_n", *given), got, want, strict=True):

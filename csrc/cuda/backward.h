@@ -34,7 +34,6 @@ class Backward {
   using E = Element<T>;
   static constexpr int kBytes = sizeof(E);
   static constexpr Activations kActivations = activations_for<T>();
-  static constexpr int kWarps = backward_warps(S::kUnits);
   static constexpr int kInner = kGates * S::kUnits;          // the inner dimension: the block's gates
   static constexpr int kRow = padded_row(kInner, kBytes);    // the length of a row of d_gates in shared memory
   static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;  // of the inner dimension
@@ -57,13 +56,14 @@ class Backward {
   static constexpr int kFragmentBytes = kLanes * 16;  // of half of a fragment
   // U passes through shared memory in turns of so many slices.
   static constexpr int kStaged = kHeld < kFragments ? 1 : kSlices;
-  // Whether a warp has the numbers of a group alone. The warps beyond those of the groups have none.
-  static constexpr bool kAlone = kWarps < 2 * S::kGroups;
-  // Whether with one tile each warp of a pair has one of a lane's two rows. Else the odd warps have no numbers.
-  static constexpr bool kSplit = V::kFull && S::kTiles == 1 && !kAlone;
-  static constexpr int kCells = kSplit ? 1 : 2;  // of a lane in each tile
+  // With kFull, a lane has one hidden unit, and a warp a pair of rows, so that what it loads and stores of a row lies together. The
+  // warps w and w + 4 have the same pair of rows. They share its tiles, or the units if there are more than lanes, or else
+  // have one of the rows each. Otherwise a warp has eight units, and a lane one of these.
+  static constexpr bool kHalfUnits = V::kFull && S::kUnits > kLanes;
+  static constexpr bool kSplit = V::kFull && S::kTiles == 1 && !kHalfUnits;
+  static constexpr int kCells = kSplit ? 1 : 2;  // of a lane in each tile: its rows
   // Whether c_0 stays in registers, so that the first step's load of c has no condition.
-  static constexpr bool kHasC0 = V::kFull && !kAlone;
+  static constexpr bool kHasC0 = V::kFull && kHeld == kFragments;
   // A lane's share of a slot in each tile and pair of groups: two rows of both groups.
   static constexpr int kShareBytes = V::kHalf ? int(sizeof(Words2)) : int(sizeof(Float4));
   static constexpr int kPairsOfBlock = S::kGroups / 2;
@@ -73,7 +73,8 @@ class Backward {
   static_assert(V::kFull || (!V::kHalf && V::kTogether == kAllStripes && kHeld == kFragments), "only kernels for one H differ");
   static_assert(!V::kFull || kBytes == 2, "the others are in 16 bit");
   static_assert(!V::kFull || kWhole || kStripes == 1, "a warp sends to as many blocks as any other");
-  static_assert(!kAlone || (V::kFull && S::kTiles == 1), "a warp has one tile");
+  static_assert(kWarps == kTile, "two warps for each pair of rows of a tile");
+  static_assert(!kHalfUnits || (S::kTiles == 1 && S::kUnits / 2 <= kLanes), "a lane has one unit");
 
   // Where the first cell of a lane is in the arrays, and how many batch rows exist from that cell's on (none if the unit does
   // not exist). The first four are at the step that is loaded, d_gates at the step that is computed.
@@ -102,7 +103,6 @@ class Backward {
     Lanes<int> to[kStripes];         // and where it goes there
     Lanes<int> slots, own;           // where the lane finds parts of dh, and puts its d_gates
     Lanes<int> from, memory;         // where it reads d_gates, and what registers do not hold of U
-    Lanes<PackedGates<E>> d[kTilesOfWarp][kCells];
     Lanes<float> c0[kTilesOfWarp][kCells];  // if kHasC0
   };
 
@@ -203,7 +203,7 @@ class Backward {
         if (index == 0) {
           each_lane([&](int lane) { block_.reopen(now, 1, lane); });
         }
-        store_full(warp);
+        store_full(warp, now);
       });
     }
   }
@@ -212,15 +212,23 @@ class Backward {
   TAGRANK_DEVICE int hidden() const { return V::kFull ? S::kPadded : hidden_; }
   TAGRANK_DEVICE int units() const { return V::kFull ? S::kUnits : slice_.count; }
 
+  // With kFull: the pair of rows of a warp, and which of the two warps it is that have it.
+  TAGRANK_EVERYWHERE static constexpr int pair_of_rows(int index) { return index % 4; }
+  TAGRANK_EVERYWHERE static constexpr int twin(int index) { return index / 4; }
+  // The tile i of a warp.
+  TAGRANK_EVERYWHERE static constexpr int tile(int index, int i) {
+    return V::kFull ? 2 * i + (S::kTiles > 1 ? twin(index) : 0) : tile_of(index, i);
+  }
   // The batch row of a lane's number.
   TAGRANK_EVERYWHERE static constexpr int row_of(int index, int lane, int i, int which) {
-    if (kAlone) return 2 * (lane % 4) + which;
-    return kSplit ? 2 * (lane % 4) + index % 2 : backward_row(index, lane, i, which);
+    if (!V::kFull) return backward_row(index, lane, i, which);
+    return kTile * tile(index, i) + 2 * pair_of_rows(index) + (kSplit ? twin(index) : which);
   }
-  // The hidden unit of a lane's numbers among those of the block.
+  // The hidden unit of a lane's numbers among those of the block, and whether it has one.
   TAGRANK_EVERYWHERE static constexpr int unit(int index, int lane) {
-    return kAlone ? index * kGroup + lane / 4 : unit_of(index, lane);
+    return V::kFull ? lane + (kHalfUnits ? twin(index) * (S::kUnits / 2) : 0) : unit_of(index, lane);
   }
+  TAGRANK_EVERYWHERE static constexpr bool has_unit(int lane) { return !kHalfUnits || lane < S::kUnits / 2; }
   // The row of a number, from that of the lane's first number on: row 2q + which of tile i of the warp.
   TAGRANK_EVERYWHERE static constexpr int below(int i, int which) { return 2 * kTile * i + which; }
 
@@ -347,7 +355,6 @@ class Backward {
     warps.each([&](int index, Warp& warp) {
 #pragma unroll
       for (int stripe = 0; stripe < kStripes; ++stripe) {
-        Lanes<Words4> loaded[2][kStaged];
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
 #pragma unroll
@@ -356,27 +363,16 @@ class Backward {
             each_lane([&](int lane) {
               from[lane] = staged + (k * kSlice + lane) * kStagedRow + column_of(index, stripe, lower);
             });
-            load_transposed(loaded[lower][k], from);
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < kStaged; ++k) {
-          each_lane([&](int lane) {
-            const bool swapped = V::kFull && swaps(lane);
-#pragma unroll
-            for (int lower = 0; lower < 2; ++lower) {
-              Words4 words;
-#pragma unroll
-              for (int i = 0; i < 4; ++i) {
-                words.word[i] = swapped ? loaded[lower ^ 1][k][lane].word[i] : loaded[lower][k][lane].word[i];
-              }
-              if (fragment(stripe, first_slice + k) < kHeld) {
-                warp.weight[stripe][lower][first_slice + k][lane] = words;
-              } else {
-                block_.write(weights(index, lane) + weight(stripe, lower, first_slice + k), words);
-              }
+            if (fragment(stripe, first_slice + k) < kHeld) {
+              load_transposed(warp.weight[stripe][lower][first_slice + k], from);
+            } else {
+              Lanes<Words4> words;
+              load_transposed(words, from);
+              each_lane([&](int lane) {
+                block_.write(weights(index, lane) + weight(stripe, lower, first_slice + k), words[lane]);
+              });
             }
-          });
+          }
         }
       }
     });
@@ -396,9 +392,9 @@ class Backward {
   TAGRANK_EVERYWHERE static constexpr int pair_of(int index, int stripe) {
     return kWhole ? stripe % kPairsOfBlock : index * kStripes % kPairsOfBlock;
   }
-  // kFull: whether a lane has the second group of a pair first, so that the lanes that read one group of a slot at once read
-  // different banks.
-  TAGRANK_EVERYWHERE static constexpr bool swaps(int lane) { return V::kHalf ? lane / 16 % 2 : lane / 8 % 2; }
+  // kFull: the place of the share of lane (g, q) in a slot, so that what a warp reads at once, the units of a pair of rows, lies
+  // in different banks.
+  TAGRANK_EVERYWHERE static constexpr int share_of(int g, int q, int pair) { return (q ^ pair % 2) * kGroup + g; }
 
   // Where a lane's share of U in shared memory begins, and how much farther one of its fragments is.
   TAGRANK_DEVICE static int weights(int index, int lane) {
@@ -429,7 +425,7 @@ class Backward {
         grad_output += last * strides[0] + row * strides[1] + (slice_.first + u) * strides[2];
       }
       warp.at[lane] = {call_.gates + gates, gates_x, grad_output, call_.cells + at, call_.d_gates + gates,
-                       u < units() ? rows_ - r : 0};
+                       u < units() && has_unit(lane) ? rows_ - r : 0};
     });
     each_number(warp, [&](int lane, int i, int which, int row, bool there) {
       const int64_t at = place(index, lane, row);
@@ -439,9 +435,9 @@ class Backward {
       if (kHasC0) warp.c0[i][which][lane] = there && call_.c0 != nullptr ? to_float(T{}, call_.c0[at]) : 0.0f;
       // With kFull, the gradient of h_n is what the last step finds in its slots.
       if (V::kFull && there && call_.grad_h_n != nullptr) {
-        unsigned char* const to = block_.shared() + warp.slots[lane] + tile_of(0, i) * kLanes * kShareBytes;
+        unsigned char* const to = block_.shared() + warp.slots[lane] + in_slot(0, 2 * i, 0);
         if constexpr (V::kHalf) {
-          reinterpret_cast<E*>(to)[kSplit ? index % 2 : which] = call_.grad_h_n[at];
+          reinterpret_cast<E*>(to)[kSplit ? twin(index) : which] = call_.grad_h_n[at];
         } else {
           reinterpret_cast<float*>(to)[kSplit ? 0 : which] = to_float(T{}, call_.grad_h_n[at]);
         }
@@ -454,13 +450,14 @@ class Backward {
 #pragma unroll
     for (int stripe = 0; stripe < kStripes; ++stripe) {
       warp.peer[stripe][lane] = block_.peer((block_.rank() + place_of(index, stripe)) % kMost);
-      warp.to[stripe][lane] = slot(0, block_.rank()) + in_slot(pair_of(index, stripe), 0, lane);
+      const int pair = pair_of(index, stripe);
+      warp.to[stripe][lane] = slot(0, block_.rank()) + in_slot(pair, 0, share_of(lane / 4, lane % 4, pair));
     }
     // A share has the sums of two rows for one group after those for the other. In 16 bit they are the halves of a word.
-    const int group = unit(index, 0) / kGroup, second = (group % 2) ^ static_cast<int>(swaps(lane));
-    const int odd = kAlone ? 0 : index % 2;
-    const int row = kSplit ? (V::kHalf ? 0 : odd * int(sizeof(float))) : odd * kLanes * kShareBytes;
-    warp.slots[lane] = slot(0, 0) + in_slot(group / 2, 0, lane) + second * (kShareBytes / 2) + row;
+    const int u = unit(index, lane), pair = u / (2 * kGroup), second = u / kGroup % 2;
+    const int share = in_slot(pair, tile(index, 0), share_of(u % kGroup, pair_of_rows(index), pair));
+    warp.slots[lane] = slot(0, 0) + share + second * (kShareBytes / 2);
+    if (kSplit && !V::kHalf) warp.slots[lane] += twin(index) * int(sizeof(float));
     warp.memory[lane] = weights(index, lane);
     warp.own[lane] = gradient(index, lane, 0, 0, 0);
     warp.from[lane] = kGradients + (lane / 4 * kRow + lane % 4 * (kSlice / 4)) * kBytes;
@@ -477,7 +474,9 @@ class Backward {
     each_number(warp, [&](int lane, int i, int which, int row, bool there) {
       const Places& at = warp.at[lane];
       load_gates(warp.gates[i][which], lane, at.gates + row * kGates * hidden(), hidden(), there);
-      if (again) load_gates(warp.input[i][which], lane, at.gates_x + row * kGates * hidden(), hidden(), there);
+      if (again) {
+        load_gates(warp.input[i][which], lane, at.gates_x + row * kGates * hidden(), hidden(), there);
+      }
       warp.grad_output[i][which][lane] =
           there && call_.grad_output != nullptr ? at.grad_output[row * int64_t{call_.grad_output_strides[1]}] : E{};
       float c_prev = kHasC0 ? warp.c0[i][which][lane] : 0.0f;
@@ -598,27 +597,30 @@ class Backward {
 
   // The same without conditions.
   TAGRANK_DEVICE void differentiate_full(int index, Warp& warp, int now) {
-    if (kAlone && index >= S::kGroups) return;
     each_lane([&](int lane) {
+      if (!has_unit(lane)) return;
 #pragma unroll
       for (int i = 0; i < kTilesOfWarp; ++i) {
         float dh[kCells];
-        add_up(dh, warp.slots[lane] + slot_set(now) + tile_of(0, i) * kLanes * kShareBytes, index % 2);
+        add_up(dh, warp.slots[lane] + slot_set(now) + in_slot(0, 2 * i, 0), twin(index));
 #pragma unroll
         for (int which = 0; which < kCells; ++which) {
           float& dc = warp.dc[i][lane].at[which];
           const Gates d = cell_backward(warp.derivative[i][which][lane], dh[which] + warp.dh[i][which][lane], dc);
-          warp.d[i][which][lane] = round_gates<T>(d);
-          const int at = warp.own[lane] + now * kGradientBytes + below(i, which) * kRow * kBytes;
-          block_.write(at, warp.d[i][which][lane]);
+          block_.write(own_gradient(warp, lane, i, which, now), round_gates<T>(d));
           warp.d_input[i][which][lane] = warp.d_input[i][which][lane] + d;
         }
       }
     });
   }
 
-  // The sums of a lane's share of all slots, in a fixed order. The first share is at `at`. With kSplit, `odd` says which of the
-  // two rows is the lane's.
+  // Where d_gates of a number are, as gradient() says.
+  TAGRANK_DEVICE static int own_gradient(const Warp& warp, int lane, int i, int which, int buffer) {
+    return warp.own[lane] + buffer * kGradientBytes + below(i, which) * kRow * kBytes;
+  }
+
+  // The sums of a lane's share of all slots, in a fixed order. The first share is at `at`. With kSplit, `odd` says which row of
+  // the pair is the lane's.
   TAGRANK_DEVICE void add_up(float (&sum)[kCells], int at, [[maybe_unused]] int odd) const {
     using Share = std::conditional_t<V::kHalf || kSplit, uint32_t, Float2>;
     Share share[kMost];
@@ -729,9 +731,11 @@ class Backward {
   // Where a set of slots begins, from the first one on, in bytes.
   TAGRANK_EVERYWHERE static constexpr int slot_set(int set) { return set * kMost * kSlotBytes; }
 
-  TAGRANK_DEVICE void store_full(Warp& warp) {
+  TAGRANK_DEVICE void store_full(Warp& warp, int now) {
     each_number(warp, [&](int lane, int i, int which, int row, bool there) {
-      if (there) store_gates(warp.at[lane].d_gates + row * kGates * hidden(), hidden(), warp.d[i][which][lane]);
+      if (!there) return;
+      const auto d_gates = block_.template read<PackedGates<E>>(own_gradient(warp, lane, i, which, now));
+      store_gates(warp.at[lane].d_gates + row * kGates * hidden(), hidden(), d_gates);
     });
     each_lane([&](int lane) { warp.at[lane].d_gates -= kGates * step_; });
   }

@@ -11,10 +11,7 @@ constexpr int kGates = 4;               // i, f, g, o
 constexpr int kGroup = 8;               // hidden units of a group: a matrix fragment has a row g in 0..7 for each
 constexpr int kGroups = 4;              // groups of a block; one or two warps work on each
 constexpr int kUnits = kGroup * kGroups;  // hidden units of a block, each with all four gates
-// The warps of a block of the backward pass with so many hidden units: two for each group, but no more than eight, which leaves
-// each thread 255 registers for U.
-constexpr int backward_warps(int units) { return units > 32 ? 8 : 2 * units / kGroup; }
-constexpr int kWarps = backward_warps(kUnits);
+constexpr int kWarps = 2 * kGroups;     // of a block of the backward pass
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTile = 8;                // batch rows in one matrix instruction
 constexpr int kSliceBytes = 64;         // of the inner dimension that two matrix instructions multiply

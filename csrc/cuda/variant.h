@@ -21,8 +21,8 @@ struct Variant {
 using Present = Variant<false>;
 
 // The same for the backward pass.
-// kFull: as above. Besides, the warps that have no rows with one tile share those of the others, the gradient of h_n lies in a
-//   slot where the last step finds it, and slots are read without conflicts of banks. In 16 bit only.
+// kFull: as above. Besides, a lane has one hidden unit and a warp a pair of rows, so that its accesses to global memory lie
+//   together and every warp has rows; and the gradient of h_n lies in a slot where the last step finds it.
 // kTogether: how many stripes of a product a warp computes before it sends them.
 //   kAllStripes stands for all.
 // kHalf: parts of dh are exchanged in 16 bit.

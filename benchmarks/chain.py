@@ -82,6 +82,8 @@ class _Warp:
 
 #: When the instruction at a place in the code was issued, by warp and step.
 _Marks = list[dict[int, dict[int, float]]]
+#: What is made of these, and of when each send of each step was received.
+_Summary = Callable[[Sequence[Instruction], _Marks, list[list[float]]], Chain]
 
 
 def chain(kernel: Sequence[Instruction], warps: int, packets: int, boxes: int = 1, *, training: bool = False) -> Chain:
@@ -115,7 +117,7 @@ def simulate(
     packets: int = 0,
     boxes: int = 1,
     steps: int = 6,
-    summary: "Callable[[Sequence[Instruction], _Marks, list[list[float]]], Chain] | None" = None,
+    summary: _Summary | None = None,
 ) -> Chain:
     """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]

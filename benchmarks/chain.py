@@ -13,11 +13,11 @@ commit c5135dc, ``nvcc -std=c++17 -O3 -arch=sm_90 -cubin -Icsrc/cuda benchmarks/
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.sass import Instruction, Kernels, disassemble, loop, path
+from benchmarks.sass import Instruction, Kernels, backward_path, disassemble, loop, path
 
 #: Clocks from the issue of an instruction to its result, by how its name begins. Published of H100s: shared
 #: memory 29, and 33 for 16 bytes a lane (Luo et al., arXiv:2402.13499 and arXiv:2501.12084). For the others no figures
@@ -82,10 +82,12 @@ class _Warp:
 
 #: When the instruction at a place in the code was issued, by warp and step.
 _Marks = list[dict[int, dict[int, float]]]
+#: What is made of these, and of when each send of each step was received.
+_Summary = Callable[[Sequence[Instruction], _Marks, list[list[float]]], Chain]
 
 
 def chain(kernel: Sequence[Instruction], warps: int, packets: int, boxes: int = 1, *, training: bool = False) -> Chain:
-    """The model of a kernel.
+    """The model of a kernel of the forward pass.
 
     Args:
         kernel: its instructions.
@@ -97,7 +99,26 @@ def chain(kernel: Sequence[Instruction], warps: int, packets: int, boxes: int = 
     return simulate(list(path(loop(kernel), training=training)), warps, packets, boxes)
 
 
-def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, boxes: int = 1, steps: int = 6) -> Chain:
+def backward_chain(kernel: Sequence[Instruction], warps: int, packets: int, tiles: int) -> Chain:
+    """The model of a kernel of the backward pass, with gates that were saved.
+
+    Args:
+        kernel: its instructions.
+        warps: of a block.
+        packets: that each of its sends makes.
+        tiles: of eight rows, of a cluster. A loop over them may be in the loop over steps.
+    """
+    return simulate(list(backward_path(loop(kernel), tiles)), warps, packets, summary=_backward_summary)
+
+
+def simulate(
+    code: Sequence[Instruction],
+    warps: int,
+    packets: int = 0,
+    boxes: int = 1,
+    steps: int = 6,
+    summary: _Summary | None = None,
+) -> Chain:
     """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]
     awaits = [i for i, one in enumerate(code) if "TRYWAIT" in one.name] if sends else []
@@ -156,7 +177,7 @@ def simulate(code: Sequence[Instruction], warps: int, packets: int = 0, boxes: i
         state.at += 1
         if state.at == len(code):
             state.at, state.step = 0, state.step + 1
-    return _summary(code, marks, steps)
+    return (summary or _summary)(code, marks, received)
 
 
 def _of(table: dict[str, int], name: str) -> int:
@@ -164,13 +185,21 @@ def _of(table: dict[str, int], name: str) -> int:
     return table.get(max((start for start in table if name.startswith(start)), key=len, default="-"), 0)
 
 
-def _summary(code: Sequence[Instruction], marks: _Marks, steps: int) -> Chain:
-    last = steps - 2  # the last one that is followed by another
-    clocks = (marks[0][last][0] - marks[0][last // 2][0]) / (last - last // 2)
+def _clocks(marks: _Marks, last: int) -> float:
+    return (marks[0][last][0] - marks[0][last // 2][0]) / (last - last // 2)
+
+
+def _places(code: Sequence[Instruction]) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for i, one in enumerate(code):
         kind = "TRYWAIT" if "TRYWAIT" in one.name else one.name.split(".")[0]
         places.setdefault(kind, []).append(i)
+    return places
+
+
+def _summary(code: Sequence[Instruction], marks: _Marks, received: list[list[float]]) -> Chain:
+    last = len(received) - 2  # the last step that is followed by another
+    clocks, places = _clocks(marks, last), _places(code)
     if not {"TRYWAIT", "LDS", "HMMA", "MUFU", "STAS"} <= places.keys():
         return Chain(clocks)
     at = max((of_warp[last] for of_warp in marks), key=lambda of_step: of_step[places["STAS"][-1]])
@@ -184,6 +213,29 @@ def _summary(code: Sequence[Instruction], marks: _Marks, steps: int) -> Chain:
     }
     found = {name: round(at[after] - at[before]) for name, (before, after) in links.items()}
     return Chain(clocks, found | {"packets and the message": round(clocks) - sum(found.values())})
+
+
+def _backward_summary(code: Sequence[Instruction], marks: _Marks, received: list[list[float]]) -> Chain:
+    last = len(received) - 2
+    clocks, places = _clocks(marks, last), _places(code)
+    late = max(marks, key=lambda of_step: of_step[last][places["STAS"][-1]])
+    at, looks = late[last], places["TRYWAIT"][0]
+    meets = places["BAR"][0]
+    # Where each link ends.
+    ends = {
+        "the mailbox is seen to be full": next(i for i in places["LDS"] if i > looks),
+        "slots added up, the cell": max(i for i in places["STS"] if i < meets),
+        "the block meets, d_gates are read": places["HMMA"][0],
+        "products": places["HMMA"][-1],
+        "the last sends": places["STAS"][-1],
+    }
+    found, before = {}, looks
+    for name, after in ends.items():
+        found[name], before = round(at[after] - at[before]), after
+    arrival = max(received[last])
+    found["packets and the message"] = round(arrival - at[before])
+    found["other work of the warp"] = max(0, round(clocks) - sum(found.values()))
+    return Chain(clocks, found)
 
 
 #: How the mangled name of a kernel of c5135dc has its sizes and its policy, and what these mean: its name, how many

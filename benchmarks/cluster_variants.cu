@@ -7,18 +7,25 @@
 namespace tagrank::cuda {
 namespace {
 
-template <typename S, typename V>
-__global__ void __launch_bounds__(ForwardLayout<S, 2>::kThreads, 1) variant_kernel(const __grid_constant__ Call call) {
+template <typename Pass, typename Call, int kThreads>
+__global__ void __launch_bounds__(kThreads, 1) variant_kernel(const __grid_constant__ Call call) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block block(shared);
-  Forward<BFloat16, S, V>(call, block).run();
+  Pass(call, block).run();
 }
 
-using Kernel = void (*)(Call);
+// A kernel, whose one parameter is a ForwardCall or a BackwardCall.
+using Kernel = const void*;
 struct Kernels {
   template <typename S, typename V>
-  static Kernel of() {
-    return &variant_kernel<S, V>;
+  static Kernel forward() {
+    using Pass = Forward<BFloat16, S, V>;
+    return reinterpret_cast<Kernel>(&variant_kernel<Pass, ForwardCall<uint16_t>, ForwardLayout<S, 2>::kThreads>);
+  }
+  template <typename S, typename V>
+  static Kernel backward() {
+    using Pass = Backward<BFloat16, S, V>;
+    return reinterpret_cast<Kernel>(&variant_kernel<Pass, BackwardCall<uint16_t>, Pass::kThreads>);
   }
 };
 
@@ -76,13 +83,13 @@ int variants_active(int index, int* clusters) {
   const Configuration configuration(entry, 1, nullptr);
   return cudaOccupancyMaxActiveClusters(clusters, entry.run, &configuration.config);
 }
-// After variants_active() of the same kernel. Returns a cudaError_t.
-int variants_launch(int index, const void* call, void* stream) {
+// After variants_active() of the same kernel. `call` is a ForwardCall or a BackwardCall. Returns a cudaError_t.
+int variants_launch(int index, void* call, void* stream) {
   using namespace tagrank::cuda;
   const Entry<Kernel>& entry = entries()[index];
-  const Call& forward = *static_cast<const Call*>(call);
-  const Configuration configuration(entry, (forward.batch + entry.rows - 1) / entry.rows, stream);
-  return cudaLaunchKernelEx(&configuration.config, entry.run, forward);
+  const int64_t batch = *static_cast<const int64_t*>(call);  // what both begin with
+  const Configuration configuration(entry, (batch + entry.rows - 1) / entry.rows, stream);
+  return cudaLaunchKernelExC(&configuration.config, entry.run, &call);
 }
 const char* variants_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 }

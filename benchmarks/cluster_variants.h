@@ -1,21 +1,20 @@
-// The variants of the forward pass of the cluster kernels in bfloat16, and the C interface by which cluster_variants.py runs
+// The variants of both passes of the cluster kernels in bfloat16, and the C interface by which cluster_variants.py runs
 // them: on a GPU (cluster_variants.cu), or on the host (tests/recurrence/variants_host.cpp).
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "backward.h"
 #include "forward.h"
 
 namespace tagrank::cuda {
 
-using Call = ForwardCall<uint16_t>;
-
-// One kernel: its name, H, the rows and the blocks of a cluster, the threads and the shared memory of a block, the messages to
+// One kernel: its pass, its name, H, the rows and the blocks of a cluster, the threads and the shared memory of a block, the messages to
 // other multiprocessors that a send of a warp makes, and what runs it.
 template <typename Run>
 struct Entry {
-  const char* name;
+  const char *pass, *name;
   int hidden, rows, blocks, threads, shared, packets;
   Run run;
 };
@@ -28,17 +27,21 @@ constexpr int packets_of_send() {
   return S::kPadded == S::kUnits ? 0 : kLanes * bytes / (V::kMatrices ? 32 : 16);
 }
 
-// The entries of all variants for one size. Runner::of<S, V>() is what runs one.
+// H = 768 takes 48 units of each of 16 blocks.
+template <int kPadded, int kTiles>
+using SizesOf = Sizes<kPadded, kTiles, kPadded == 768 ? 48 : kUnits>;
+
+// The entries of all variants for one size: Runner::forward<S, V>() and Runner::backward<S, V>() are what runs them.
 template <typename Runner, int kPadded, int kTiles, typename Entries>
-void add_variants(Entries& entries) {
+void add_forward(Entries& entries) {
   const auto add = [&](const char* name, auto variant, auto sizes) {
     using V = decltype(variant);
     using S = decltype(sizes);
-    entries.push_back({name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2>::kThreads,
-                       Forward<BFloat16, S, V>::kShared, packets_of_send<S, V>(), Runner::template of<S, V>()});
+    entries.push_back({"forward", name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2>::kThreads,
+                       Forward<BFloat16, S, V>::kShared, packets_of_send<S, V>(), Runner::template forward<S, V>()});
   };
-  // H = 768 takes 48 units of each of 16 blocks, and 8 of 12 slices of U in shared memory.
-  using S = Sizes<kPadded, kTiles, kPadded == 768 ? 48 : kUnits>;
+  // With H = 768, 8 of 12 slices of U are in shared memory.
+  using S = SizesOf<kPadded, kTiles>;
   if constexpr (kPadded <= 512) add("present", Present{}, S{});
   add("full", Variant<true>{}, S{});
   add("matrices", Variant<true, 1, true>{}, S{});
@@ -54,12 +57,45 @@ void add_variants(Entries& entries) {
   if constexpr (kPadded == 256 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 64>{});
 }
 
+template <typename Runner, int kPadded, int kTiles, typename Entries>
+void add_backward(Entries& entries) {
+  using S = SizesOf<kPadded, kTiles>;
+  const auto add = [&](const char* name, auto variant) {
+    using V = decltype(variant);
+    using Pass = Backward<BFloat16, S, V>;
+    // A send of a warp is 32 lanes of 8 or 16 bytes that lie together.
+    entries.push_back({"backward", name, S::kPadded, S::kRows, S::kPadded / S::kUnits, Pass::kThreads, Pass::kShared,
+                       V::kHalf ? 8 : 16, Runner::template backward<S, V>()});
+  };
+  if constexpr (kPadded == 768) {
+    // What multiplies more stripes at a time lacks registers.
+    add("stripes", BackwardVariant<true, 1>{});
+    add("half-stripes", BackwardVariant<true, 1, true>{});
+    add("half-pairs", BackwardVariant<true, 2, true>{});
+  } else {
+    add("present", BackwardPresent{});
+    add("full", BackwardVariant<true>{});
+    if constexpr (kPadded == 512 && kTiles == 1) add("stripes", BackwardVariant<true, 1>{});
+    add("half", BackwardVariant<true, kAllStripes, true>{});
+    // With H = 128 a warp has one stripe.
+    if constexpr (kPadded > 128) add("half-stripes", BackwardVariant<true, 1, true>{});
+  }
+}
+
+// The backward pass has at most four tiles.
+template <typename Runner, int kPadded, int kTiles, typename Entries>
+void add_variants(Entries& entries) {
+  add_forward<Runner, kPadded, kTiles>(entries);
+  if constexpr (kTiles <= 4) add_backward<Runner, kPadded, kTiles>(entries);
+}
+
 }  // namespace tagrank::cuda
 
 // entries() is what the file that includes this one has.
 #define TAGRANK_VARIANTS_INTERFACE(entries)                                                                          \
   extern "C" {                                                                                                       \
   int variants_count() { return static_cast<int>(entries().size()); }                                                \
+  const char* variants_pass(int index) { return entries()[index].pass; }                                             \
   const char* variants_name(int index) { return entries()[index].name; }                                             \
   void variants_sizes(int index, int* sizes) {                                                                       \
     const auto& entry = entries()[index];                                                                            \

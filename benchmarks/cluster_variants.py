@@ -1,9 +1,9 @@
 """Which variant of the cluster kernels is fastest: ``python -m benchmarks.cluster_variants``, meant for a minute.
 
-For each B, H and variant of benchmarks/cluster_variants.h, in bfloat16, in inference (nothing is saved) and training
-(the forward pass saves what backward needs): the results of CHECKED steps against a loop in float64; then the time of a
-step, the slope of CUDA graphs over T = 100 and 1000, and the fixed cost, which is what T = 10 takes more. Beside it
-stands what the model predicts (:mod:`benchmarks.chain`), so that a run can prove it wrong.
+For each B, H, pass and variant of benchmarks/cluster_variants.h, in bfloat16: the results of CHECKED steps against a
+loop in float64; then the time of a step, the slope of CUDA graphs over T = 100 and 1000, and the fixed cost, which is
+what T = 10 takes more. The forward pass runs in inference (nothing is saved) and training (what backward needs is
+saved). Beside a time stands what the model predicts (:mod:`benchmarks.chain`), so that a run can prove it wrong.
 
 Kernels run in a process of their own. If one fails or hangs, a new process goes on without that variant.
 
@@ -31,10 +31,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks.cluster_problems import PROBLEMS, Call, Problem, Results
 from benchmarks.machine import describe, write
-from tagrank.recurrence.backends.eager import lstm_loop
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (*sorted((ROOT / "csrc" / "cuda").glob("*.h")), *(ROOT / "benchmarks").glob("cluster_variants.[hc]*"))
@@ -43,7 +42,6 @@ PREDICTED = ROOT / "benchmarks" / "results" / "cluster-chain.json"
 NVCC = ("-std=c++17", "-O3", "-gencode", "arch=compute_90,code=sm_90", "-split-compile=0", "-Werror", "all-warnings")
 #: The first ones are measured first, if time is short.
 BATCHES, SIZES, STEPS = (16, 1, 64, 256), (128, 256, 512, 768), (10, 100, 1000)
-MODES = ("inference", "training")
 CHECKED = 20
 #: Of the norm of the reference, as in tests/recurrence/test_cluster.py.
 TOLERANCE = 1.5e-2
@@ -56,26 +54,13 @@ START = 60.0
 Row = dict[str, Any]
 
 
-class ForwardCall(ctypes.Structure):
-    """``ForwardCall`` in csrc/cuda/recurrence.h."""
-
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("steps", ctypes.c_int64),
-        ("hidden", ctypes.c_int),
-        ("constant", ctypes.c_bool),
-        *((name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "addend")),
-        ("addend_stride", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("output", "h_n", "c_n", "gates", "cells")),
-    ]
-
-
 @dataclass(frozen=True)
 class Kernel:
     """An entry of the library.
 
     Attributes:
         index: its number there.
+        pass_: "forward" or "backward".
         name: of the variant.
         hidden: the H that it serves.
         rows: batch rows of a cluster.
@@ -86,6 +71,7 @@ class Kernel:
     """
 
     index: int
+    pass_: str
     name: str
     hidden: int
     rows: int
@@ -94,13 +80,19 @@ class Kernel:
     shared: int
     packets: int
 
+    @property
+    def variant(self) -> str:
+        """What it is called where both passes are meant."""
+        return f"{self.pass_}:{self.name}"
+
 
 class Library:
     """The variants, as kernels of a GPU or on the host."""
 
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
-        self.library.variants_name.restype = self.library.variants_error.restype = ctypes.c_char_p
+        for function in (self.library.variants_pass, self.library.variants_name, self.library.variants_error):
+            function.restype = ctypes.c_char_p
         self.library.variants_launch.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 
     def kernels(self) -> list[Kernel]:
@@ -108,7 +100,8 @@ class Library:
         for index in range(self.library.variants_count()):
             sizes = (ctypes.c_int * 6)()
             self.library.variants_sizes(index, sizes)
-            found.append(Kernel(index, self.library.variants_name(index).decode(), *sizes))
+            names = (self.library.variants_pass(index).decode(), self.library.variants_name(index).decode())
+            found.append(Kernel(index, *names, *sizes))
         return found
 
     def active(self, kernel: Kernel) -> int:
@@ -117,14 +110,14 @@ class Library:
         self._check(self.library.variants_active(kernel.index, ctypes.byref(clusters)))
         return clusters.value
 
-    def launch(self, kernel: Kernel, call: ForwardCall, stream: int) -> None:
+    def launch(self, kernel: Kernel, call: Call, stream: int) -> None:
         self._check(self.library.variants_launch(kernel.index, ctypes.addressof(call), stream))
 
-    def choose(self, name: str, hidden: int, batch: int) -> Kernel | None:
+    def choose(self, variant: str, hidden: int, batch: int) -> Kernel | None:
         """The kernel with the fewest rows whose clusters all run at once, else the most rows: as launch.cu."""
         chosen = None
         for kernel in self.kernels():
-            if (kernel.name, kernel.hidden) != (name, hidden) or not (at_once := self.active(kernel)):
+            if (kernel.variant, kernel.hidden) != (variant, hidden) or not (at_once := self.active(kernel)):
                 continue
             chosen = kernel
             if -(-batch // kernel.rows) <= at_once:
@@ -136,92 +129,38 @@ class Library:
             raise RuntimeError(self.library.variants_error(error).decode())
 
 
-class Problem:
-    """The arrays of B rows, H hidden units and at most T steps. What a kernel writes is NaN before."""
-
-    def __init__(self, batch: int, hidden: int, steps: int, device: str) -> None:
-        generator = torch.Generator(device).manual_seed(batch * hidden + steps)
-
-        def normal(*shape: int, scale: float = 1.0) -> Tensor:
-            return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=scale, generator=generator)
-
-        def nan(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-            return torch.full(shape, torch.nan, dtype=dtype, device=device)
-
-        self.batch, self.hidden, self.steps = batch, hidden, steps
-        self.gates_x, self.addend = normal(steps, batch, 4 * hidden), normal(batch, 4 * hidden)
-        self.weight_hh = normal(4 * hidden, hidden, scale=1.5 / hidden**0.5)
-        self.h0, self.c0 = normal(batch, hidden, scale=0.5), normal(batch, hidden)
-        self.results = {
-            "output": nan(steps, batch, hidden),
-            "h_n": nan(batch, hidden),
-            "c_n": nan(batch, hidden),
-            "gates": nan(steps, batch, 4 * hidden),
-            "cells": nan(steps, batch, hidden, dtype=torch.float32),
-        }
-
-    def call(self, steps: int, mode: str) -> ForwardCall:
-        inputs = (self.gates_x, self.weight_hh, self.h0, self.c0, self.addend)
-        results = [tensor.data_ptr() for tensor in self.results.values()]
-        saved = results[3:] if mode == "training" else [None, None]
-        pointers = (*(tensor.data_ptr() for tensor in inputs), 4 * self.hidden, *results[:3], *saved)
-        return ForwardCall(self.batch, steps, self.hidden, False, *pointers)
-
-    def reference(self) -> dict[str, Tensor]:
-        """The results in float64, but for what is saved."""
-        inputs = (self.gates_x + self.addend.double(), self.weight_hh, self.h0, self.c0)
-        output, c_n = lstm_loop(*(tensor.double() for tensor in inputs), self.steps)
-        return {"output": output, "h_n": output[-1], "c_n": c_n}
-
-    def check(self, run: Callable[[ForwardCall], None], expected: dict[str, Tensor], mode: str) -> float:
-        """The largest error of a result of ``run``, relative to the norm of the reference.
-
-        What is saved gives the output: it is checked, too.
-        """
-        for tensor in self.results.values():
-            tensor.fill_(torch.nan)
-        run(self.call(self.steps, mode))
-        found = {name: self.results[name].double() for name in expected}
-        if mode == "training":
-            o = self.results["gates"][..., 3 * self.hidden :].double()
-            found["saved"], expected = (
-                o * self.results["cells"].double().tanh(),
-                expected | {"saved": expected["output"]},
-            )
-        errors = [((found[name] - right).norm() / right.norm()).item() for name, right in expected.items()]
-        return max(errors) if all(error == error for error in errors) else float("inf")
-
-
 class Worker:
     """Checks and measures cases, and says so line by line."""
 
     def __init__(self, library: Library, device: str, steps: Sequence[int]) -> None:
         self.library, self.device, self.steps = library, device, tuple(steps)
 
-    def rows(self, names: Sequence[str], batches: Sequence[int], sizes: Sequence[int], done: set[str]) -> Iterator[Row]:
+    def rows(
+        self, variants: Sequence[str], batches: Sequence[int], sizes: Sequence[int], done: set[str]
+    ) -> Iterator[Row]:
         """Each case that is not done, twice: with ``"state": "starting"``, and with what was found."""
         for batch in batches:
             for hidden in sizes:
-                kernels = [(name, self.library.choose(name, hidden, batch)) for name in names]
-                cases = [
-                    ({"variant": name, "B": batch, "H": hidden, "mode": mode, "rows": kernel.rows}, kernel)
-                    for mode in MODES
-                    for name, kernel in kernels
-                    if kernel is not None
-                ]
-                cases = [case for case in cases if key(case[0]) not in done]
-                if not cases:
-                    continue
-                checked = Problem(batch, hidden, CHECKED, self.device)
-                expected, timed = checked.reference(), Problem(batch, hidden, max(self.steps), self.device)
-                for where, kernel in cases:
-                    yield {**where, "state": "starting"}
-                    found = self.case(kernel, checked, expected, timed, where["mode"])
-                    yield {**where, **found, "state": "done"}
+                for pass_, problem in PROBLEMS.items():
+                    names = [variant for variant in variants if variant.startswith(f"{pass_}:")]
+                    kernels = [self.library.choose(name, hidden, batch) for name in names]
+                    cases = [
+                        ({**identity(kernel), "B": batch, "H": hidden, "mode": mode, "rows": kernel.rows}, kernel)
+                        for mode in problem.modes
+                        for kernel in kernels
+                        if kernel is not None
+                    ]
+                    cases = [case for case in cases if key(case[0]) not in done]
+                    if not cases:
+                        continue
+                    checked = problem(batch, hidden, CHECKED, self.device)
+                    expected, timed = checked.reference(), problem(batch, hidden, max(self.steps), self.device)
+                    for where, kernel in cases:
+                        yield {**where, "state": "starting"}
+                        found = self.case(kernel, checked, expected, timed, where["mode"])
+                        yield {**where, **found, "state": "done"}
 
-    def case(
-        self, kernel: Kernel, checked: Problem, expected: dict[str, Tensor], timed: Problem, mode: str
-    ) -> dict[str, Any]:
+    def case(self, kernel: Kernel, checked: Problem, expected: Results, timed: Problem, mode: str) -> dict[str, Any]:
         error = checked.check(lambda call: self._run(kernel, call), expected, mode)
         if not error < TOLERANCE:
             return {"error": error, "right": False}
@@ -230,12 +169,12 @@ class Worker:
         slope = (us[most] - us[some]) / (most - some)
         return {"error": error, "right": True, "us_a_step": slope, "us_fixed": us[few] - few * slope, "us": us}
 
-    def _run(self, kernel: Kernel, call: ForwardCall) -> None:
+    def _run(self, kernel: Kernel, call: Call) -> None:
         self.library.launch(kernel, call, torch.cuda.current_stream().cuda_stream if self.device == "cuda" else 0)
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, kernel: Kernel, call: ForwardCall) -> float:
+    def seconds(self, kernel: Kernel, call: Call) -> float:
         """The median time of a launch: of those in a CUDA graph, or on the host."""
         if self.device != "cuda":
             start = time.perf_counter()
@@ -280,7 +219,7 @@ def fingerprint() -> str:
 
 def predict(library: Library, path: Path) -> list[Row]:
     """What the model says of each kernel, from its machine code. Minutes on two cores."""
-    from benchmarks.chain import chain
+    from benchmarks.chain import backward_chain, chain
     from benchmarks.sass import disassemble, resources
 
     codes, used = disassemble(path), resources(path)
@@ -288,66 +227,106 @@ def predict(library: Library, path: Path) -> list[Row]:
     for kernel in library.kernels():
         name = mangled(kernel, codes)
         registers, stack = used[name]
-        for mode in MODES:
-            boxes = {"halves": 2, "short-halves": 2, "parts": kernel.blocks}.get(kernel.name, 1)
-            found = chain(codes[name], kernel.threads // 32, kernel.packets, boxes, training=mode == "training")
-            row: Row = {"variant": kernel.name, "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
+        code, warps = codes[name], kernel.threads // 32
+        for mode in PROBLEMS[kernel.pass_].modes:
+            if kernel.pass_ == "backward":
+                found = backward_chain(code, warps, kernel.packets, kernel.rows // 8)
+            else:
+                boxes = {"halves": 2, "short-halves": 2, "parts": kernel.blocks}.get(kernel.name, 1)
+                found = chain(code, warps, kernel.packets, boxes, training=mode == "training")
+            row: Row = {**identity(kernel), "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
             row |= {"registers": registers, "stack": stack, "shared": kernel.shared, "clocks": round(found.clocks)}
             rows.append(row | {"us_a_step": round(found.microseconds, 3), "links": found.links})
-            text = f"{kernel.name:12} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {registers} registers"
+            text = f"{kernel.variant:22} H={kernel.hidden:<4} rows {kernel.rows:<3} {mode:10} {registers} registers"
             print(f"{text}, {stack} spilled, {found.microseconds:6.3f} us", flush=True)
     return rows
 
 
-#: The arguments of the template Variant, as a mangled name has them.
+#: The arguments of the templates Variant and BackwardVariant, as a mangled name has them.
 MANGLED = {
-    "present": "Lb0ELi1ELb0ELb0E",
-    "full": "Lb1ELi1ELb0ELb0E",
-    "matrices": "Lb1ELi1ELb1ELb0E",
-    "short": "Lb1ELi1ELb1ELb1E",
-    "halves": "Lb1ELi2ELb1ELb0E",
-    "parts": "Lb1ELi0ELb1ELb0E",
-    "short-halves": "Lb1ELi2ELb1ELb1E",
-    "fat": "Lb1ELi1ELb1ELb0E",
+    "forward": {
+        "present": "Lb0ELi1ELb0ELb0E",
+        "full": "Lb1ELi1ELb0ELb0E",
+        "matrices": "Lb1ELi1ELb1ELb0E",
+        "short": "Lb1ELi1ELb1ELb1E",
+        "halves": "Lb1ELi2ELb1ELb0E",
+        "parts": "Lb1ELi0ELb1ELb0E",
+        "short-halves": "Lb1ELi2ELb1ELb1E",
+        "fat": "Lb1ELi1ELb1ELb0E",
+    },
+    "backward": {
+        "present": "Lb0ELi0ELb0E",
+        "full": "Lb1ELi0ELb0E",
+        "stripes": "Lb1ELi1ELb0E",
+        "half": "Lb1ELi0ELb1E",
+        "half-stripes": "Lb1ELi1ELb1E",
+        "half-pairs": "Lb1ELi2ELb1E",
+    },
 }
+TEMPLATES = {"forward": "7VariantI", "backward": "15BackwardVariantI"}
 
 
 def mangled(kernel: Kernel, codes: Iterable[str]) -> str:
     """The name of a kernel in the machine code."""
     units = kernel.hidden // kernel.blocks
-    parts = (f"5SizesILi{kernel.hidden}ELi{kernel.rows // 8}ELi{units}EE", f"7VariantI{MANGLED[kernel.name]}")
+    variant = TEMPLATES[kernel.pass_] + MANGLED[kernel.pass_][kernel.name]
+    parts = (f"5SizesILi{kernel.hidden}ELi{kernel.rows // 8}ELi{units}EE", variant)
     found = [name for name in codes if all(part in name for part in parts)]
     if len(found) != 1:
         raise ValueError(f"{kernel}: expected one kernel in the machine code, got {len(found)}")
     return found[0]
 
 
+def identity(kernel: Kernel) -> Row:
+    return {"pass": kernel.pass_, "variant": kernel.name}
+
+
 def tables(rows: Sequence[Row]) -> str:
-    """Two tables of docs/cluster.md, of 8 rows in inference: the present kernel's links, a step of each variant."""
-    known = {(row["variant"], row["H"]): row for row in rows if (row["rows"], row["mode"]) == (8, "inference")}
+    """Two tables of docs/cluster.md for each pass, of 8 rows: the present kernel's links, a step of each variant.
+
+    The forward pass is in inference.
+    """
+    found = []
+    for pass_, problem in PROBLEMS.items():
+        where = (8, problem.modes[0], pass_)
+        known = {(row["variant"], row["H"]): row for row in rows if (row["rows"], row["mode"], row["pass"]) == where}
+        found += [_links(known), _steps(known)]
+    return "\n\n".join(found)
+
+
+def _links(known: dict[tuple[str, int], Row]) -> str:
     present = [known["present", hidden] for hidden in SIZES if ("present", hidden) in known]
     lines = ["| link | " + " | ".join(f"H = {row['H']}" for row in present) + " |", f"|---|{'---|' * len(present)}"]
     for link in present[0]["links"]:
         lines.append(f"| {link} | {' | '.join(str(row['links'][link]) for row in present)} |")
-    lines.append(f"| **together** | {' | '.join(str(row['clocks']) for row in present)} |")
-    lines += ["", f"| variant | {' | '.join(f'H = {hidden}' for hidden in SIZES)} |", f"|---|{'---|' * len(SIZES)}"]
+    return "\n".join([*lines, f"| **together** | {' | '.join(str(row['clocks']) for row in present)} |"])
+
+
+def _steps(known: dict[tuple[str, int], Row]) -> str:
+    lines = [f"| variant | {' | '.join(f'H = {hidden}' for hidden in SIZES)} |", f"|---|{'---|' * len(SIZES)}"]
     for name in dict.fromkeys(name for name, _ in known):
         found = [known.get((name, hidden)) for hidden in SIZES]
         lines.append(f"| `{name}` | " + " | ".join(f"{row['us_a_step']:.2f}" if row else "" for row in found) + " |")
     return "\n".join(lines)
 
 
-def predictions() -> tuple[dict[tuple[str, int, int, str], Row], bool]:
+def predictions() -> tuple[dict[tuple[str, str, int, int, str], Row], bool]:
     """The rows of the file, and whether they are about these sources."""
     if not PREDICTED.exists():
         return {}, False
     known = json.loads(PREDICTED.read_bytes())
-    rows = {(row["variant"], row["H"], row["rows"], row["mode"]): row for row in known["rows"]}
+    rows = {expectation(row): row for row in known["rows"]}
     return rows, known["sources"] == fingerprint()
 
 
+def expectation(row: Row) -> tuple[str, str, int, int, str]:
+    """The key of the prediction for a row."""
+    return row["pass"], row["variant"], row["H"], row["rows"], row["mode"]
+
+
 def line(row: Row) -> str:
-    text = f"{row['variant']:12} B={row['B']:<4} H={row['H']:<4} {row['mode']:10} rows {row.get('rows') or '?':<3}"
+    text = f"{row['pass']:8} {row['variant']:12} B={row['B']:<4} H={row['H']:<4} {row['mode']:10}"
+    text += f" rows {row.get('rows') or '?':<3}"
     if row["state"] != "done":
         return f"{text} {row['state']}"
     text += f" error {row['error']:.1e} {'right' if row['right'] else 'WRONG'}"
@@ -360,13 +339,13 @@ def line(row: Row) -> str:
 
 def orders(rows: Sequence[Row]) -> Iterator[str]:
     """For each case the variants from the fastest on, as measured and as predicted."""
-    cases: dict[tuple[int, int, str], list[Row]] = {}
+    cases: dict[tuple[str, int, int, str], list[Row]] = {}
     for row in rows:
         if row.get("right"):
-            cases.setdefault((row["H"], row["B"], row["mode"]), []).append(row)
-    for (hidden, batch, mode), found in sorted(cases.items()):
+            cases.setdefault((row["pass"], row["H"], row["B"], row["mode"]), []).append(row)
+    for (pass_, hidden, batch, mode), found in sorted(cases.items()):
         measured = sorted(found, key=lambda row: row["us_a_step"])
-        text = f"H={hidden:<4} B={batch:<4} {mode:10} {', '.join(row['variant'] for row in measured)}"
+        text = f"{pass_:8} H={hidden:<4} B={batch:<4} {mode:10} {', '.join(row['variant'] for row in measured)}"
         known = [row for row in found if row.get("predicted") is not None]
         expected = sorted(known, key=lambda row: row["predicted"])
         yield f"{text}; predicted: {', '.join(row['variant'] for row in expected) or 'nothing'}"
@@ -414,7 +393,7 @@ def supervise(command: Sequence[str], names: Sequence[str], seconds: float, add:
         if current is None or current["state"] == "done":
             return f"failed: a process {reason} between two cases"
         add({**current, "state": reason, "right": False})
-        left.remove(current["variant"])
+        left.remove(f"{current['pass']}:{current['variant']}")
     return "failed: no variant is left"
 
 
@@ -427,7 +406,7 @@ def _read(process: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") ->
 
 
 def key(row: Row) -> str:
-    return "{variant}:{B}:{H}:{mode}".format(**row)
+    return "{pass}:{variant}:{B}:{H}:{mode}".format(**row)
 
 
 def main() -> int:
@@ -442,7 +421,7 @@ def main() -> int:
     parser.add_argument("--library", type=Path, help="run these kernels (default: build them)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a library for the host")
     parser.add_argument("--json", type=Path, help="result file")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these, as full or backward:full")
     parser.add_argument("-B", type=int, nargs="+", default=BATCHES, dest="batches", help=f"rows (default: {BATCHES})")
     parser.add_argument("-H", type=int, nargs="+", default=SIZES, dest="sizes", help=f"hidden units (default: {SIZES})")
     parser.add_argument("-T", type=int, nargs=3, default=STEPS, dest="steps", help=f"steps (default: {STEPS})")
@@ -455,9 +434,12 @@ def main() -> int:
         return 0
     path = (arguments.library or build()).resolve()
     library = Library(path)
-    names = list(dict.fromkeys(kernel.name for kernel in library.kernels()))
-    if unknown := {*(arguments.only or ()), *(arguments.worker or ())} - {*names}:
-        parser.error(f"--only: expected some of {', '.join(names)}; got {', '.join(sorted(unknown))}")
+    variants = list(dict.fromkeys(kernel.variant for kernel in library.kernels()))
+    names = {*variants, *(variant.partition(":")[2] for variant in variants)}
+    if unknown := {*(arguments.only or ()), *(arguments.worker or ())} - names:
+        parser.error(f"--only: expected some of {', '.join(variants)}; got {', '.join(sorted(unknown))}")
+    if only := {*(arguments.only or ())}:
+        variants = [variant for variant in variants if {variant, variant.partition(":")[2]} & only]
     if arguments.predict:
         rows = predict(library, path)
         write(PREDICTED, {"sources": fingerprint(), "clock_mhz": 1980, "rows": rows})
@@ -470,7 +452,8 @@ def main() -> int:
         print(f"{PREDICTED.name} is about other sources: --predict writes it again")
     if arguments.dry_run:
         for kernel in library.kernels():
-            row = known.get((kernel.name, kernel.hidden, kernel.rows, "inference"))
+            mode = PROBLEMS[kernel.pass_].modes[0]
+            row = known.get((kernel.pass_, kernel.name, kernel.hidden, kernel.rows, mode))
             print(kernel, f"predicted {row['us_a_step']} us a step" if row else "")
         return 0
     if arguments.worker:
@@ -482,7 +465,7 @@ def main() -> int:
     result = {**describe(), "sources": fingerprint(), "rows": [], "ended": {}}
 
     def add(row: Row) -> None:
-        expected = known.get((row["variant"], row["H"], row["rows"], row["mode"]))
+        expected = known.get(expectation(row))
         row["predicted"] = expected and expected["us_a_step"]
         result["rows"].append(row)
         print(line(row), flush=True)
@@ -500,7 +483,7 @@ def main() -> int:
     ]
     for option, numbers in (("-B", arguments.batches), ("-H", arguments.sizes), ("-T", arguments.steps)):
         command += [option, *map(str, numbers)]
-    result["ended"] = {"variants": supervise(command, arguments.only or names, arguments.seconds, add)}
+    result["ended"] = {"variants": supervise(command, variants, arguments.seconds, add)}
     print(*orders(result["rows"]), f"it {result['ended']['variants']}", sep="\n")
     if arguments.json:
         write(arguments.json, result)

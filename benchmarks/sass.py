@@ -106,7 +106,7 @@ def _instruction(address: int, text: str, control: int) -> Instruction:
 
 
 def loop(kernel: Sequence[Instruction]) -> list[Instruction]:
-    """The loop over time steps: the smallest one that has a matrix instruction.
+    """The loop over time steps: the smallest one that has a matrix instruction, and a look at a mailbox if any has one.
 
     A branch back without a condition ends no loop: it comes from code that waits, which is behind the kernel's end.
     """
@@ -119,7 +119,8 @@ def loop(kernel: Sequence[Instruction]) -> list[Instruction]:
                 loops.append(body)
     if not loops:
         raise ValueError("expected a kernel with a loop that has matrix instructions; it has none")
-    return min(loops, key=len)
+    looking = [body for body in loops if any("TRYWAIT" in other.name for other in body)]
+    return min(looking or loops, key=len)
 
 
 def path(body: Sequence[Instruction], *, training: bool) -> Iterator[Instruction]:
@@ -142,3 +143,31 @@ def path(body: Sequence[Instruction], *, training: bool) -> Iterator[Instruction
         saves = stores >= 4 and not any(name.startswith("STAS") for name in skipped)
         if not instruction.conditional or (saves and not training and stores < 8):
             at = places[target]
+
+
+def backward_path(body: Sequence[Instruction], tiles: int) -> Iterator[Instruction]:
+    """The same for a kernel of the backward pass that finds the gates saved.
+
+    Forward branches are taken that skip four or more special functions or the loads of four gates: what would compute
+    the gates again. A loop in the loop is one over ``tiles``.
+    """
+    places = {instruction.address: i for i, instruction in enumerate(body)}
+    turns: dict[int, int] = {}
+    at = 0
+    while at < len(body):
+        instruction, here = body[at], at
+        yield instruction
+        at += 1
+        if (target := instruction.target) is None or target not in places or at == len(body):
+            continue
+        to = places[target]
+        if to <= here:
+            turns[here] = turns.get(here, 0) + 1
+            if turns[here] < tiles:
+                at = to
+            continue
+        loads = [other.name for other in body[at:to] if other.name.startswith("LDG")]
+        again = sum(other.name.startswith("MUFU") for other in body[at:to]) >= 4
+        again |= len(loads) == 4 and {*loads} == {"LDG.E.U16"}
+        if not instruction.conditional or again:
+            at = to

@@ -44,9 +44,9 @@ class Block {
     for (int i = threadIdx.x; i < n; i += blockDim.x) function(i);
   }
 
-  // store(i, load(i)) for i in [0, kCount), shared out to the block's threads. Each thread issues all its loads before its
+  // store(i, load(i)) for i in [0, kCount), shared out to the block's kThreads threads. Each thread issues all its loads before its
   // first store.
-  template <int kCount, typename Load, typename Store>
+  template <int kCount, int kThreads, typename Load, typename Store>
   TAGRANK_DEVICE void copy(const Load& load, const Store& store) const {
     static_assert(kCount % kThreads == 0, "every thread copies as much");
     Words4 values[kCount / kThreads];
@@ -68,18 +68,20 @@ class Block {
   TAGRANK_DEVICE void arrive() const { asm volatile("barrier.cluster.arrive.release;" : : : "memory"); }
   TAGRANK_DEVICE void wait() const { asm volatile("barrier.cluster.wait.acquire;" : : : "memory"); }
 
-  // The V, of 8 or 16 bytes, at a multiple of its size in this block's shared memory; and its replacement.
+  // The V, of 4, 8 or 16 bytes, at a multiple of its size in this block's shared memory; and its replacement.
   template <typename V>
   TAGRANK_DEVICE V read(int at) const {
-    static_assert(sizeof(V) == 8 || sizeof(V) == 16, "one load");
+    static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16, "one load");
     uint32_t word[sizeof(V) / 4];
     if constexpr (sizeof(V) == 16) {
       asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
                    : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
                    : "r"(base_ + at)
                    : "memory");
-    } else {
+    } else if constexpr (sizeof(V) == 8) {
       asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "r"(base_ + at) : "memory");
+    } else {
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word[0]) : "r"(base_ + at) : "memory");
     }
     V value;
     memcpy(&value, word, sizeof value);
@@ -156,6 +158,12 @@ class Block {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
                  :
                  : "r"(peer + at), "r"(value), "r"(peer + mail_ + kBoxBytes * box)
+                 : "memory");
+  }
+  TAGRANK_DEVICE void send_to(uint32_t peer, int at, const Words2& value, int box) const {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
+                 :
+                 : "r"(peer + at), "r"(value.word[0]), "r"(value.word[1]), "r"(peer + mail_ + kBoxBytes * box)
                  : "memory");
   }
   TAGRANK_DEVICE void send_to(uint32_t peer, int at, const Words4& value, int box) const {
@@ -238,7 +246,7 @@ class Block {
   void share(int n, const Function& function) const {
     for (int i = 0; i < n; ++i) function(i);
   }
-  template <int kCount, typename Load, typename Store>
+  template <int kCount, int, typename Load, typename Store>
   void copy(const Load& load, const Store& store) const {
     for (int i = 0; i < kCount; ++i) store(i, load(i));
   }

@@ -99,6 +99,18 @@ TAGRANK_DEVICE uint32_t halves(float low, float high) {
   return round_halves(T{}, low, high);
 }
 
+// The same as a float.
+template <typename T>
+TAGRANK_DEVICE float half_to_float(T, uint32_t word, int which) {
+  return to_float(T{}, half(word, which));
+}
+#ifdef __CUDACC__
+// With one instruction, also if `which` is not known when the kernel is compiled.
+TAGRANK_DEVICE float half_to_float(BFloat16, uint32_t word, int which) {
+  return __uint_as_float(__byte_perm(word, 0, which == 0 ? 0x1044 : 0x3244));
+}
+#endif
+
 TAGRANK_DEVICE float to_float(Float32, float x) { return x; }
 TAGRANK_DEVICE float to_bits(Float32, float x) { return x; }
 

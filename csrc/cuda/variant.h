@@ -1,4 +1,4 @@
-// How kernels of the forward pass differ from the one that the library launches. benchmarks/cluster_variants.cu has the
+// How kernels differ from those that the library launches. benchmarks/cluster_variants.cu has the
 // others: until a GPU has shown that one is right and faster, only the benchmark runs them.
 #pragma once
 
@@ -19,5 +19,19 @@ struct Variant {
   static constexpr int kBoxes = kBoxes_;
 };
 using Present = Variant<false>;
+
+// The same for the backward pass.
+// kFull: as above. Besides, a lane has one hidden unit and a warp a pair of rows, so that its accesses to global memory lie
+//   together and every warp has rows; and the gradient of h_n lies in a slot where the last step finds it.
+// kTogether: how many stripes of a product a warp computes before it sends them.
+//   kAllStripes stands for all.
+// kHalf: parts of dh are exchanged in 16 bit.
+constexpr int kAllStripes = 0;
+template <bool kFull_, int kTogether_ = kAllStripes, bool kHalf_ = false>
+struct BackwardVariant {
+  static constexpr bool kFull = kFull_, kHalf = kHalf_;
+  static constexpr int kTogether = kTogether_;
+};
+using BackwardPresent = BackwardVariant<false>;
 
 }  // namespace tagrank::cuda

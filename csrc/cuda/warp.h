@@ -75,6 +75,12 @@ TAGRANK_DEVICE void transpose(Lanes<uint32_t>& matrix) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(matrix.value));
 }
 
+// Keeps what comes after it after what comes before it. The compiler moves matrix instructions ahead of everything but a
+// branch, so this is one that is never taken: `address` is not 0, which the compiler does not know.
+TAGRANK_DEVICE void keep_order(uint32_t address) {
+  asm volatile("{.reg .pred there; setp.ne.u32 there, %0, 0; @there bra THERE; trap; THERE: }" : : "r"(address) : "memory");
+}
+
 // Each lane gets the value of lane ^ mask.
 template <typename V>
 TAGRANK_DEVICE void swap_lanes(Lanes<V>& values, int mask) {
@@ -143,6 +149,8 @@ inline void transpose(Lanes<uint32_t>& matrix) {
     matrix[lane] = element(2 * q) | static_cast<uint32_t>(element(2 * q + 1)) << 16;
   }
 }
+
+inline void keep_order(uint32_t) {}
 
 template <typename V>
 void swap_lanes(Lanes<V>& values, int mask) {

@@ -19,7 +19,8 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
-EVERY = ["present", "full", "matrices", "short", "halves", "parts", "short-halves", "fat"]
+FORWARD = ["present", "full", "matrices", "short", "halves", "parts", "short-halves", "fat"]
+BACKWARD = ["present", "full", "stripes", "half", "half-stripes", "half-pairs"]
 Build = Callable[..., Path]
 
 
@@ -63,62 +64,117 @@ exhaustive = pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(
-    ("padded", "tiles", "names"),
+    ("padded", "tiles", "forward", "backward"),
     [
-        (128, 1, EVERY),
-        pytest.param(256, 1, EVERY, marks=exhaustive),
-        pytest.param(256, 2, EVERY[:4], marks=exhaustive),
-        pytest.param(512, 1, ["present", "full", "matrices", "halves", "parts"], marks=exhaustive),
-        pytest.param(512, 4, EVERY[:3], marks=exhaustive),
-        pytest.param(768, 1, ["full", "matrices"], marks=exhaustive),
+        (128, 1, FORWARD, ["present", "full", "half"]),
+        pytest.param(128, 2, FORWARD[:4], ["present", "full", "half"], marks=exhaustive),
+        pytest.param(256, 1, FORWARD, ["present", "full", "half", "half-stripes"], marks=exhaustive),
+        pytest.param(256, 2, FORWARD[:4], ["present", "full", "half", "half-stripes"], marks=exhaustive),
+        pytest.param(512, 1, ["present", "full", "matrices", "halves", "parts"], BACKWARD[:5], marks=exhaustive),
+        pytest.param(512, 4, FORWARD[:3], ["present", "full", "half", "half-stripes"], marks=exhaustive),
+        pytest.param(512, 8, FORWARD[:3], [], marks=exhaustive),
+        pytest.param(768, 1, ["full", "matrices"], ["stripes", "half-stripes", "half-pairs"], marks=exhaustive),
     ],
 )
-def test_every_variant_is_right(benchmark: Any, build: Build, padded: int, tiles: int, names: list[str]) -> None:
-    """Beside float64, in both modes, with rows that do not fill the last cluster; also without states and addend."""
+def test_every_variant_is_right(
+    benchmark: Any, build: Build, padded: int, tiles: int, forward: list[str], backward: list[str]
+) -> None:
+    """Beside float64, in all modes, with rows that do not fill the last cluster; also without what may be missing, and
+    with rows of U that begin anywhere."""
     library = benchmark.Library(build(padded, tiles, *SHARED))
-    assert [kernel.name for kernel in library.kernels()] == names
+    names = {"forward": forward, "backward": backward}
+    assert [kernel.variant for kernel in library.kernels()] == [f"{x}:{name}" for x in names for name in names[x]]
     for kernel in library.kernels():
         assert (kernel.hidden, kernel.rows) == (padded, 8 * tiles)
         assert kernel.shared <= 227 * 1024, "what a block of compute capability 9.0 has"
         assert kernel.threads <= 512
+    absent = {"forward": ["h0", "c0", "addend"], "backward": ["grad_h_n", "grad_c_n", "c0"]}
     for batch, steps, bare in ((8 * tiles + 3, 5, False), (2, 1, False), (3, 4, True)):
-        problem = benchmark.Problem(batch, padded, steps, "cpu")
-        if bare:
-            for tensor in (problem.h0, problem.c0, problem.addend):
-                tensor.zero_()
-        expected = problem.reference()
-        for kernel in library.kernels():
+        for pass_, problem_of in benchmark.PROBLEMS.items():
+            problem = problem_of(batch, padded, steps, "cpu")
+            left_out = absent[pass_] if bare else []
+            for name in left_out:
+                getattr(problem, name).zero_()
+            if bare:
+                memory = problem.weight_hh.new_empty(problem.weight_hh.numel() + 1)
+                problem.weight_hh = memory[1:].view_as(problem.weight_hh).copy_(problem.weight_hh)
+                assert problem.weight_hh.data_ptr() % 16
+            expected = problem.reference()
+            for kernel in library.kernels():
+                if kernel.pass_ != pass_:
+                    continue
 
-            def run(call: Any, kernel: Any = kernel, bare: bool = bare) -> None:
-                if bare:
-                    call.h0 = call.c0 = call.addend = None
-                library.launch(kernel, call, 0)
+                def run(call: Any, kernel: Any = kernel, left_out: list[str] = left_out) -> None:
+                    for name in left_out:
+                        setattr(call, name, None)
+                    library.launch(kernel, call, 0)
 
-            for mode in benchmark.MODES:
-                error = problem.check(run, expected, mode)
-                assert error < benchmark.TOLERANCE, (kernel.name, mode, batch, error)
+                for mode in problem.modes:
+                    error = problem.check(run, expected, mode)
+                    assert error < benchmark.TOLERANCE, (kernel.variant, mode, batch, error)
 
 
-def test_what_is_not_written_shows(benchmark: Any) -> None:
-    problem = benchmark.Problem(3, 16, 2, "cpu")
+@pytest.mark.parametrize("name", ["grad_output", "grad_h_n"])
+def test_one_gradient_alone(benchmark: Any, build: Build, name: str) -> None:
+    """What is not given counts as zeros: the others, and grad_output with any strides."""
+    library = benchmark.Library(build(128, 1, *SHARED))
+    problem = benchmark.PROBLEMS["backward"](5, 128, 3, "cpu")
+    others = {"grad_output", "grad_h_n", "grad_c_n"} - {name}
+    for other in others:
+        getattr(problem, other).zero_()
+    # One number for all rows and units.
+    problem.grad_output = problem.grad_output[:1, :1, :1].expand(3, 5, 128)
     expected = problem.reference()
-    assert problem.check(lambda call: None, expected, "inference") == float("inf")
+
+    def run(call: Any) -> None:
+        for other in others:
+            setattr(call, other, None)
+        library.launch(kernel, call, 0)
+
+    for kernel in library.kernels():
+        if kernel.pass_ == "backward":
+            assert problem.check(run, expected, "training") < benchmark.TOLERANCE, kernel.variant
+
+
+@pytest.mark.parametrize("steps", [20, pytest.param(100, marks=exhaustive), pytest.param(1000, marks=exhaustive)])
+def test_parts_in_16_bit_lose_little(benchmark: Any, build: Build, steps: int) -> None:
+    """d_gates are rounded to 16 bit in any case; an error of each step does not add up over many."""
+    library = benchmark.Library(build(128, 1, *SHARED))
+    problem = benchmark.PROBLEMS["backward"](8, 128, steps, "cpu")
+    expected = problem.reference()
+    errors = {
+        kernel.name: problem.check(lambda call, kernel=kernel: library.launch(kernel, call, 0), expected, "training")
+        for kernel in library.kernels()
+        if kernel.pass_ == "backward"
+    }
+    assert errors["full"] == errors["present"], "the same numbers in the same order"
+    assert errors["present"] < errors["half"] < 1.25 * errors["present"]
+
+
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
+def test_what_is_not_written_shows(benchmark: Any, pass_: str) -> None:
+    problem = benchmark.PROBLEMS[pass_](3, 16, 2, "cpu")
+    expected = problem.reference()
+    assert problem.check(lambda call: None, expected, problem.modes[0]) == float("inf")
 
 
 @pytest.mark.parametrize(
-    ("padded", "names"),
+    ("padded", "pass_", "names"),
     [
-        pytest.param(128, ["parts"], marks=exhaustive),
-        pytest.param(128, ["full", "matrices", "short", "halves", "short-halves", "fat"], marks=exhaustive),
-        pytest.param(512, ["matrices", "halves", "parts"], marks=exhaustive),
+        pytest.param(128, "forward", ["parts"], marks=exhaustive),
+        pytest.param(128, "forward", ["full", "matrices", "short", "halves", "short-halves", "fat"], marks=exhaustive),
+        pytest.param(128, "backward", ["full", "half"], marks=exhaustive),
+        pytest.param(512, "forward", ["matrices", "halves", "parts"], marks=exhaustive),
+        pytest.param(512, "backward", ["stripes", "half-stripes"], marks=exhaustive),
+        pytest.param(768, "backward", ["half-pairs"], marks=exhaustive),
     ],
 )
-def test_blocks_do_not_race(build: Build, padded: int, names: list[str]) -> None:
+def test_blocks_do_not_race(build: Build, padded: int, pass_: str, names: list[str]) -> None:
     """The thread sanitizer sees every access to another block's memory that no mailbox orders."""
     for options, waits in (((), True), (("-DTAGRANK_WITHOUT_WAITS",), False)):
         program = build(padded, 1, "-fsanitize=thread", "-DTAGRANK_MAIN", *options)
         for name in names:
-            done = subprocess.run([program, name], capture_output=True, text=True)
+            done = subprocess.run([program, pass_, name], capture_output=True, text=True)
             if "unexpected memory mapping" in done.stderr:
                 pytest.skip("the thread sanitizer does not run on this kernel")
             # One block waits for nobody.
@@ -146,13 +202,15 @@ def test_all_of_it_on_the_host(build: Build, tmp_path: Path) -> None:
     result = json.loads(path.read_bytes())
     assert result["ended"] == {"variants": "finished"}
     assert {"environment", "commit", "sources"} <= result.keys()
-    cases = [(row["variant"], row["mode"]) for row in result["rows"]]
-    assert cases == [(name, mode) for mode in ("inference", "training") for name in ("present", "parts")]
+    cases = [(row["pass"], row["variant"], row["mode"]) for row in result["rows"]]
+    forward = [("forward", name, mode) for mode in ("inference", "training") for name in ("present", "parts")]
+    assert cases == [*forward, ("backward", "present", "training")]
     for row in result["rows"]:
         assert row["right"]
         assert row["error"] < 1e-2
         assert set(row["us"]) == {"1", "2", "4"}
-    assert "H=128  B=3    inference" in done.stdout
+    assert "forward  H=128  B=3    inference" in done.stdout
+    assert "backward H=128  B=3    training   present; predicted: " in done.stdout
 
 
 def test_without_a_gpu_it_says_so(refuses: Callable[..., str], build: Build) -> None:
@@ -170,8 +228,9 @@ def test_a_dry_run_lists_the_kernels(
     monkeypatch.setattr(sys, "argv", ["x", "--dry-run", "--library", str(build(128, 1, *SHARED))])
     assert benchmark.main() == 0
     out = capsys.readouterr().out
-    assert out.count("Kernel(") == len(EVERY)
-    assert "name='parts', hidden=128, rows=8, blocks=4" in out
+    assert out.count("Kernel(") == len(FORWARD) + 3
+    assert "pass_='forward', name='parts', hidden=128, rows=8, blocks=4" in out
+    assert "pass_='backward', name='half', hidden=128, rows=8, blocks=4" in out
 
 
 WORKER = """
@@ -180,13 +239,14 @@ names = sys.argv[sys.argv.index("--worker") + 1 : sys.argv.index("--done")]
 done = sys.argv[sys.argv.index("--done") + 1 :]
 for name in names:
     for batch in (1, 2):
-        row = {"variant": name, "B": batch, "H": 128, "mode": "inference", "rows": 8}
-        if "{variant}:{B}:{H}:{mode}".format(**row) in done:
+        row = {"pass": "forward", "variant": name.partition(":")[2], "B": batch, "H": 128}
+        row |= {"mode": "inference", "rows": 8}
+        if "{pass}:{variant}:{B}:{H}:{mode}".format(**row) in done:
             continue
         print(json.dumps({**row, "state": "starting"}), flush=True)
-        if name == "hangs" and batch == 2:
+        if name == "forward:hangs" and batch == 2:
             time.sleep(60)
-        if name == "dies":
+        if name == "forward:dies":
             os._exit(7)
         print(json.dumps({**row, "state": "done", "right": True}), flush=True)
 """
@@ -195,7 +255,8 @@ for name in names:
 def test_a_variant_that_hangs_or_dies_does_not_stop_the_others(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "PATIENCE", 1.0)
     rows: list[dict[str, Any]] = []
-    ended = benchmark.supervise([sys.executable, "-c", WORKER], ["dies", "hangs", "works"], 60.0, rows.append)
+    names = ["forward:dies", "forward:hangs", "forward:works"]
+    ended = benchmark.supervise([sys.executable, "-c", WORKER], names, 60.0, rows.append)
     assert ended == "finished"
     assert [(row["variant"], row["B"], row["state"]) for row in rows] == [
         ("dies", 1, "ended with 7"),
@@ -204,19 +265,19 @@ def test_a_variant_that_hangs_or_dies_does_not_stop_the_others(benchmark: Any, m
         ("works", 1, "done"),
         ("works", 2, "done"),
     ]
-    assert benchmark.supervise([sys.executable, "-c", WORKER], ["hangs"], 2.0, rows.append) != "finished"
+    assert benchmark.supervise([sys.executable, "-c", WORKER], ["forward:hangs"], 2.0, rows.append) != "finished"
     broken = [sys.executable, "-c", "raise SystemExit(3)"]
-    assert benchmark.supervise(broken, ["x"], 20.0, rows.append).startswith("failed")
+    assert benchmark.supervise(broken, ["forward:x"], 20.0, rows.append).startswith("failed")
 
 
 def test_the_order_is_told_beside_the_prediction(benchmark: Any) -> None:
-    row = {"H": 128, "B": 1, "mode": "inference", "right": True}
+    row = {"pass": "forward", "H": 128, "B": 1, "mode": "inference", "right": True}
     rows = [
         row | {"variant": "a", "us_a_step": 2.0, "predicted": 1.0},
         row | {"variant": "b", "us_a_step": 1.0, "predicted": 1.5},
         row | {"variant": "c", "right": False},
     ]
-    assert list(benchmark.orders(rows)) == ["H=128  B=1    inference  b, a; predicted: a, b"]
+    assert list(benchmark.orders(rows)) == ["forward  H=128  B=1    inference  b, a; predicted: a, b"]
 
 
 LISTING = """
@@ -285,6 +346,59 @@ def test_the_path_of_a_step(load: Callable[[str], Any]) -> None:
         sass.loop(body[1:3])
 
 
+def test_the_path_of_a_step_backward(load: Callable[[str], Any]) -> None:
+    """It computes no gates again, and runs a loop over tiles as often as there are some."""
+    sass = load("sass")
+    special, tensor = ("MUFU.TANH R1, R2", 1, (), None, None), ("HMMA.16816.F32 R4, R8, R2, R4", 6, (), None, None)
+    load_ = ("LDG.E.U16 R1, [R2]", 1, (), None, None)
+    body = program(
+        sass,
+        ("@P0 BRA 0x50", 5, (), None, None),
+        *[special] * 4,
+        ("@P0 BRA 0xa0", 5, (), None, None),
+        *[load_] * 4,
+        ("@P1 BRA 0x100", 5, (), None, None),  # no loads of gates alone
+        *[load_] * 4,
+        ("LDG.E R1, [R2]", 1, (), None, None),
+        ("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R1]", 2, (), 0, None),
+        tensor,
+        ("@P2 BRA 0x110", 5, (), None, None),
+        ("@!P1 BRA 0x0", 5, (), None, None),
+    )
+    assert sass.loop(body) == body, "not the loop over tiles, which looks at no mailbox"
+    for tiles in (1, 2, 4):
+        names = [one.name.split(".")[0] for one in sass.backward_path(body, tiles)]
+        assert names.count("MUFU") == 0
+        assert names.count("LDG") == 5
+        assert names.count("HMMA") == tiles
+        assert len(names) == 10 + 2 * tiles
+
+
+def test_the_links_of_a_step_backward(load: Callable[[str], Any]) -> None:
+    sass, chain = load("sass"), load("chain")
+    work = ("FADD R1, R1, R2", 10, (), None, None)
+    body = program(
+        sass,
+        *[work] * 60,
+        ("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R1]", 2, (), 0, None),
+        ("LDS R3, [R1]", 1, (0,), 1, None),
+        ("STS.64 [R1], R3", 1, (1,), None, None),
+        ("BAR.SYNC.DEFER_BLOCKING 0x0", 6, (), None, None),
+        ("LDS.128 R4, [R1]", 1, (), 0, None),
+        ("HMMA.16816.F32 R4, R8, R2, R4", 24, (0,), None, None),
+        ("STAS.64 [R2.64], R4", 2, (), None, 1),
+        ("HMMA.16816.F32 R4, R8, R2, R4", 24, (), None, None),
+        ("STAS.64 [R2.64], R4", 2, (), None, 1),
+        ("@!P1 BRA 0x0", 5, (), None, None),
+    )
+    found = chain.backward_chain(body, 4, 8, tiles=1)
+    assert list(found.links.values())[:2] == [26, 29]
+    assert sum(found.links.values()) == round(found.clocks)
+    # 600 clocks of its own work are more than the message takes.
+    assert found.links["other work of the warp"] == pytest.approx(600 - found.links["packets and the message"], abs=12)
+    assert found.links["packets and the message"] > chain.MESSAGE
+
+
 def test_the_model_explains_what_was_measured(benchmark: Any) -> None:
     """In the cases of the kernel that the library launches which an H100 has measured with 8 rows of a cluster."""
     predicted, _ = benchmark.predictions()
@@ -294,8 +408,14 @@ def test_the_model_explains_what_was_measured(benchmark: Any) -> None:
         row = next(
             row for row in measured if (row["variant"], row["batch"], row["hidden"]) == (name[hidden], 16, hidden)
         )
-        found = predicted["present", hidden, 8, "inference"]
+        found = predicted["forward", "present", hidden, 8, "inference"]
         assert found["us_a_step"] == pytest.approx(row["inference"]["us_a_step"], rel=0.2)
+        assert sum(found["links"].values()) == pytest.approx(found["clocks"], abs=10)
+        # Backward with one row: loads of the saved gates cost the model nothing.
+        name_of = "backward-direct-approximate"
+        row = next(row for row in measured if (row["variant"], row["batch"], row["hidden"]) == (name_of, 1, hidden))
+        found = predicted["backward", "present", hidden, 8, "training"]
+        assert 0.7 < found["us_a_step"] / row["training"]["us_a_step"] < 1.1
         assert sum(found["links"].values()) == pytest.approx(found["clocks"], abs=10)
         # Nothing spills: a few registers in local memory would be in nobody's model.
     assert all(row["stack"] == 0 for row in predicted.values())

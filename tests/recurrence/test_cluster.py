@@ -8,6 +8,7 @@ by lane in the layout of the PTX ISA. This checks the schedule and the arithmeti
 import ctypes
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from tagrank.recurrence.backends import FUSED, cluster
 from tagrank.recurrence.backends.eager import lstm_loop
 
 ROOT = Path(__file__).parents[2]
+CALLS = runpy.run_path(str(ROOT / "benchmarks" / "cluster_calls.py"))
+ForwardCall, BackwardCall = CALLS["ForwardCall"], CALLS["BackwardCall"]
 backend = FUSED["cluster"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 #: The tiles of the forward pass in the host's program. The backward pass has at most four.
@@ -43,28 +46,6 @@ HALF = ("float16", "bfloat16")
 
 def dtype_of(numbers: str) -> torch.dtype:
     return getattr(torch, numbers) if numbers in HALF else torch.float32
-
-
-class ForwardCall(ctypes.Structure):
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("steps", ctypes.c_int64),
-        ("hidden", ctypes.c_int),
-        ("constant", ctypes.c_bool),
-        *((name, ctypes.c_void_p) for name in ("gates_x", "weight_hh", "h0", "c0", "addend")),
-        ("addend_stride", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("output", "h_n", "c_n", "gates", "cells")),
-    ]
-
-
-class BackwardCall(ctypes.Structure):
-    _fields_ = [
-        *ForwardCall._fields_[:4],
-        ("grad_output", ctypes.c_void_p),
-        ("grad_output_strides", ctypes.c_int * 3),
-        *((name, ctypes.c_void_p) for name in ("grad_h_n", "grad_c_n", "weight_hh", "c0", "gates", "gates_x")),
-        *((name, ctypes.c_void_p) for name in ("cells", "d_gates", "d_gates_x", "d_c0")),
-    ]
 
 
 Build = Callable[..., Path]

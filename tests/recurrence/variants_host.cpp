@@ -10,12 +10,20 @@
 namespace tagrank::cuda {
 namespace {
 
-using Run = void (*)(const Call&);
+// Runs a ForwardCall or a BackwardCall.
+using Run = void (*)(const void*);
 struct OnHost {
   template <typename S, typename V>
+  static Run forward() {
+    return of<Forward<BFloat16, S, V>, ForwardCall<uint16_t>, S>();
+  }
+  template <typename S, typename V>
+  static Run backward() {
+    return of<Backward<BFloat16, S, V>, BackwardCall<uint16_t>, S>();
+  }
+  template <typename Pass, typename Call, typename S>
   static Run of() {
-    using Pass = Forward<BFloat16, S, V>;
-    return [](const Call& call) { run<Pass>(call, S::kRows, Pass::kShared, S::kUnits); };
+    return [](const void* call) { run<Pass>(*static_cast<const Call*>(call), S::kRows, Pass::kShared, S::kUnits); };
   }
 };
 
@@ -40,33 +48,47 @@ int variants_active(int, int* clusters) {
   return 0;
 }
 int variants_launch(int index, const void* call, void*) {
-  tagrank::cuda::entries()[index].run(*static_cast<const tagrank::cuda::Call*>(call));
+  tagrank::cuda::entries()[index].run(call);
   return 0;
 }
 const char* variants_error(int) { return "none"; }
 }
 
 #ifdef TAGRANK_MAIN
-// Runs the variant with the given name on a small problem, for the thread sanitizer.
+// Runs the variant of the given pass and name on a small problem, for the thread sanitizer.
 int main(int, char** arguments) {
   using namespace tagrank::cuda;
   const int batch = 9, hidden = TAGRANK_PADDED, steps = 5;
   std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
+  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size());
   std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
+  std::vector<float> cells(output.size());
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(BFloat16{}, float(i % 7) / 40 - 0.08f);
-  Call call{};
-  call.batch = batch;
-  call.hidden = hidden;
-  call.steps = steps;
-  call.constant = true;
-  call.gates_x = gates_x.data();
-  call.weight_hh = weight.data();
-  call.output = output.data();
-  call.h_n = h_n.data();
-  call.c_n = c_n.data();
+  ForwardCall<uint16_t> forward{};
+  forward.batch = batch;
+  forward.hidden = hidden;
+  forward.steps = steps;
+  forward.constant = true;
+  forward.gates_x = gates_x.data();
+  forward.weight_hh = weight.data();
+  forward.output = output.data();
+  forward.h_n = h_n.data();
+  forward.c_n = c_n.data();
+  BackwardCall<uint16_t> backward{};
+  backward.batch = batch;
+  backward.hidden = hidden;
+  backward.steps = steps;
+  backward.constant = true;
+  backward.grad_h_n = h_n.data();
+  backward.weight_hh = weight.data();
+  backward.gates = gates.data();
+  backward.cells = cells.data();
+  backward.d_gates = d_gates.data();
+  backward.d_gates_x = d_gates_x.data();
   for (const auto& entry : entries()) {
-    if (std::strcmp(entry.name, arguments[1]) != 0) continue;
-    entry.run(call);
+    if (std::strcmp(entry.pass, arguments[1]) != 0 || std::strcmp(entry.name, arguments[2]) != 0) continue;
+    const bool is_forward = std::strcmp(entry.pass, "forward") == 0;
+    entry.run(is_forward ? static_cast<const void*>(&forward) : &backward);
     return EXIT_SUCCESS;
   }
   return EXIT_FAILURE;

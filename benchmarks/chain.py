@@ -10,9 +10,9 @@ CUBIN`` prints the model of the kernels of that file beside what was measured. T
 commit c5135dc, ``nvcc -std=c++17 -O3 -arch=sm_90 -cubin -Icsrc/cuda benchmarks/cluster_variants.cu`` makes the CUBIN.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,6 +261,17 @@ def measured(kernels: Kernels) -> Iterator[tuple[str, int, int, float, float]]:
             yield variant, hidden, 8 * tiles, row["inference"]["us_a_step"], model.microseconds
 
 
-if __name__ == "__main__":
-    for *what, was, model in measured(disassemble(Path(sys.argv[1]))):
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cubin", type=Path, help="the compiled kernels of commit c5135dc")
+    args = parser.parse_args()
+    if not args.cubin.is_file():
+        parser.error(f"cubin: expected a file, got {args.cubin}")
+    for *what, was, model in measured(disassemble(args.cubin)):
         print(*what, f"{was:.3f} us measured, {model:.3f} modelled: {model / was:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,5 @@
-// How kernels differ from those that the library launches. benchmarks/cluster_variants.cu has the
-// others: until a GPU has shown that one is right and faster, only the benchmark runs them.
+// How kernels may differ from those that the library launches. Until a GPU has shown that one is right and faster, only
+// benchmarks/cluster_variants.cu has them.
 #pragma once
 
 namespace tagrank::cuda {

@@ -301,5 +301,5 @@ def test_a_training_step_takes_less_memory_than_that_of_nn_lstm(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row["megabytes"] for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
     assert rows["tagrank native"] <= rows["nn.LSTM (oneDNN)"] / 2
-    # 0.23 to 0.26 were seen: the allocators round 45 MB up by some.
+    # 0.23 to 0.26 were seen.
     assert rows["tagrank native, recompute"] <= rows["nn.LSTM (oneDNN)"] * 0.3

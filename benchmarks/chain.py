@@ -71,6 +71,10 @@ class Chain:
         return self.clocks / CLOCKS
 
 
+#: A barrier among some warps of a block ends with how many threads they have.
+_NAMED = re.compile(r"^(?:@\S+ )?BAR\.SYNC\S* \S+, 0x[0-9a-f]+$")
+
+
 @dataclass
 class _Warp:
     at: int = 0  # the next instruction
@@ -122,7 +126,7 @@ def simulate(
     """Run ``steps`` steps of this code in all warps of a block, always that warp next which can issue first."""
     sends = [i for i, one in enumerate(code) if one.name.startswith("STAS")]
     awaits = [i for i, one in enumerate(code) if "TRYWAIT" in one.name] if sends else []
-    pairs = any(one.name.startswith("BAR") and one.text.endswith("0x40") for one in code)
+    meeting = next((int(one.text.split()[-1], 16) // 32 for one in code if _NAMED.search(one.text)), warps)
     states = [_Warp() for _ in range(warps)]
     issue = [0.0] * SCHEDULERS  # when each scheduler is free
     pipes = {name: [0.0] * SCHEDULERS for name in BUSY}
@@ -141,8 +145,8 @@ def simulate(
         times = [state.ready, issue[index % SCHEDULERS], *(state.boards[board] for board in one.waits)]
         times += [free[index % SCHEDULERS] for name, free in pipes.items() if one.name.startswith(name)]
         if state.at in awaits and state.step > 0:
-            # In a pair of warps the second one awaits the mailboxes of the second half.
-            box = awaits.index(state.at) + (len(awaits) * (index % 2) if pairs and boxes > 1 else 0)
+            # If a warp does not look at all mailboxes, the second one of a pair awaits those of the second half.
+            box = awaits.index(state.at) + (len(awaits) * (index % 2) if len(awaits) < boxes else 0)
             needed = -(-(box + 1) * len(sends) // boxes)
             times += received[state.step - 1][:needed]
         return max(times)
@@ -170,9 +174,10 @@ def simulate(
             received[state.step][send] = max(received[state.step][send], network + MESSAGE)
         if one.name.startswith("BAR"):
             state.arrived = True
-            meeting = [states[index], states[index ^ 1]] if pairs else states
-            if all(other.arrived for other in meeting):
-                for other in meeting:
+            first = index // meeting * meeting
+            met = states[first : first + meeting]
+            if all(other.arrived for other in met):
+                for other in met:
                     other.arrived, other.ready = False, max(other.ready, time + BARRIER)
         state.at += 1
         if state.at == len(code):
@@ -202,10 +207,11 @@ def _summary(code: Sequence[Instruction], marks: _Marks, received: list[list[flo
     clocks, places = _clocks(marks, last), _places(code)
     if not {"TRYWAIT", "LDS", "HMMA", "MUFU", "STAS"} <= places.keys():
         return Chain(clocks)
+    seen = next(i for i in places["LDS"] if i > places["TRYWAIT"][0])  # some of U may have been read before
     at = max((of_warp[last] for of_warp in marks), key=lambda of_step: of_step[places["STAS"][-1]])
     links = {
-        "the mailbox is seen to be full": (places["TRYWAIT"][0], places["LDS"][0]),
-        "products": (places["LDS"][0], places["HMMA"][-1]),
+        "the mailbox is seen to be full": (places["TRYWAIT"][0], seen),
+        "products": (seen, places["HMMA"][-1]),
         "sums": (places["HMMA"][-1], places["MUFU"][0]),
         "activations": (places["MUFU"][0], places["MUFU"][-1]),
         "lanes put together neighbours": (places["MUFU"][-1], places["STAS"][0]),

@@ -20,7 +20,7 @@ struct Kernels {
   template <typename S, typename V>
   static Kernel forward() {
     using Pass = Forward<BFloat16, S, V>;
-    return reinterpret_cast<Kernel>(&variant_kernel<Pass, ForwardCall<uint16_t>, ForwardLayout<S, 2>::kThreads>);
+    return reinterpret_cast<Kernel>(&variant_kernel<Pass, ForwardCall<uint16_t>, ForwardLayout<S, 2, V::kQuads>::kThreads>);
   }
   template <typename S, typename V>
   static Kernel backward() {

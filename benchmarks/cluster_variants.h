@@ -37,7 +37,7 @@ void add_forward(Entries& entries) {
   const auto add = [&](const char* name, auto variant, auto sizes) {
     using V = decltype(variant);
     using S = decltype(sizes);
-    entries.push_back({"forward", name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2>::kThreads,
+    entries.push_back({"forward", name, S::kPadded, S::kRows, S::kPadded / S::kUnits, ForwardLayout<S, 2, V::kQuads>::kThreads,
                        Forward<BFloat16, S, V>::kShared, packets_of_send<S, V>(), Runner::template forward<S, V>()});
   };
   // With H = 768, 8 of 12 slices of U are in shared memory.
@@ -51,6 +51,11 @@ void add_forward(Entries& entries) {
     add("halves", Variant<true, 2, true>{}, S{});
     add("parts", Variant<true, kEachBlock, true>{}, S{});
     if constexpr (kPadded <= 256) add("short-halves", Variant<true, 2, true, true>{}, S{});
+  }
+  if constexpr (kPadded == 768) {
+    add("quads", Variant<true, 1, true, false, true>{}, S{});
+    add("quad-halves", Variant<true, 2, true, false, true>{}, S{});
+    add("quad-quarters", Variant<true, 4, true, false, true>{}, S{});
   }
   // Fewer blocks, which send less: one for H = 128, four for H = 256.
   if constexpr (kPadded == 128 && kTiles == 1) add("fat", Variant<true, 1, true>{}, Sizes<kPadded, kTiles, 128>{});

@@ -232,7 +232,7 @@ def predict(library: Library, path: Path) -> list[Row]:
             if kernel.pass_ == "backward":
                 found = backward_chain(code, warps, kernel.packets, kernel.rows // 8)
             else:
-                boxes = {"halves": 2, "short-halves": 2, "parts": kernel.blocks}.get(kernel.name, 1)
+                boxes = BOXES.get(kernel.name, kernel.blocks if kernel.name == "parts" else 1)
                 found = chain(code, warps, kernel.packets, boxes, training=mode == "training")
             row: Row = {**identity(kernel), "H": kernel.hidden, "rows": kernel.rows, "mode": mode}
             row |= {"registers": registers, "stack": stack, "shared": kernel.shared, "clocks": round(found.clocks)}
@@ -245,14 +245,17 @@ def predict(library: Library, path: Path) -> list[Row]:
 #: The arguments of the templates Variant and BackwardVariant, as a mangled name has them.
 MANGLED = {
     "forward": {
-        "present": "Lb0ELi1ELb0ELb0E",
-        "full": "Lb1ELi1ELb0ELb0E",
-        "matrices": "Lb1ELi1ELb1ELb0E",
-        "short": "Lb1ELi1ELb1ELb1E",
-        "halves": "Lb1ELi2ELb1ELb0E",
-        "parts": "Lb1ELi0ELb1ELb0E",
-        "short-halves": "Lb1ELi2ELb1ELb1E",
-        "fat": "Lb1ELi1ELb1ELb0E",
+        "present": "Lb0ELi1ELb0ELb0ELb0E",
+        "full": "Lb1ELi1ELb0ELb0ELb0E",
+        "matrices": "Lb1ELi1ELb1ELb0ELb0E",
+        "short": "Lb1ELi1ELb1ELb1ELb0E",
+        "halves": "Lb1ELi2ELb1ELb0ELb0E",
+        "parts": "Lb1ELi0ELb1ELb0ELb0E",
+        "short-halves": "Lb1ELi2ELb1ELb1ELb0E",
+        "quads": "Lb1ELi1ELb1ELb0ELb1E",
+        "quad-halves": "Lb1ELi2ELb1ELb0ELb1E",
+        "quad-quarters": "Lb1ELi4ELb1ELb0ELb1E",
+        "fat": "Lb1ELi1ELb1ELb0ELb0E",
     },
     "backward": {
         "present": "Lb0ELi0ELb0E",
@@ -263,6 +266,8 @@ MANGLED = {
         "half-pairs": "Lb1ELi2ELb1E",
     },
 }
+#: The mailboxes of each buffer, if there are several; ``parts`` has one for each block.
+BOXES = {"halves": 2, "short-halves": 2, "quad-halves": 2, "quad-quarters": 4}
 TEMPLATES = {"forward": "7VariantI", "backward": "15BackwardVariantI"}
 
 

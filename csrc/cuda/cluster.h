@@ -59,9 +59,11 @@ class Block {
   // A barrier among the block's threads.
   TAGRANK_DEVICE void sync() const { __syncthreads(); }
 
-  // A barrier between the warps 2n and 2n+1.
-  TAGRANK_DEVICE void sync_pair() const {
-    asm volatile("bar.sync %0, 64;" : : "r"(1 + static_cast<int>(threadIdx.x) / 64) : "memory");
+  // A barrier among kWarps neighbouring warps, the first of which is a multiple of kWarps.
+  template <int kWarps>
+  TAGRANK_DEVICE void sync_among() const {
+    constexpr int kThreads = 32 * kWarps;
+    asm volatile("bar.sync %0, %1;" : : "r"(1 + static_cast<int>(threadIdx.x) / kThreads), "n"(kThreads) : "memory");
   }
 
   // A barrier of the cluster in two halves: what a block wrote before arrive() is seen by all blocks after wait().
@@ -251,7 +253,8 @@ class Block {
     for (int i = 0; i < kCount; ++i) store(i, load(i));
   }
   void sync() const {}
-  void sync_pair() const {}
+  template <int>
+  void sync_among() const {}
   void arrive() {
     meeting_.arrive();
     ++arrivals_;

@@ -28,11 +28,10 @@ template <typename T, typename S, typename V = Present>
 class Forward {
   using E = Element<T>;
   static constexpr int kBytes = sizeof(E);
-  using P = ForwardLayout<S, kBytes>;
+  using P = ForwardLayout<S, kBytes, V::kQuads>;
   static constexpr int kMost = S::kPadded / S::kUnits;  // at most so many blocks has the cluster
   using H = States<S, kBytes, V::kMatrices>;            // where h is in shared memory
-  static constexpr int kInRegisters = P::kHeld, kInMemory = P::kSlices - kInRegisters;  // slices of U
-  static constexpr int kFragmentBytes = kLanes * 16;  // of one slice, fragment and half of it
+  static constexpr int kFragmentBytes = kLanes * 16;    // of half of a fragment of U
   static constexpr bool kAlone = kMost == 1;            // the cluster is one block
   // The tiles that a warp multiplies at a time, and the number of independent sums of each gate in each tile. One sum would
   // leave the tensor cores idle: an instruction waits for the previous one of its sum. If U is in shared memory, there are
@@ -40,10 +39,12 @@ class Forward {
   static constexpr int kChunk = S::kTiles == 2 || (S::kTiles == 4 && (kBytes == 2 || P::kPairs)) ? 2 : 1;
   static constexpr int kSlices = P::kSlices;
   static constexpr Activations kActivations = activations_for<T>();
-  static constexpr int kSums = kInMemory > 0 ? 1 : S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
-  static constexpr int kFragments = 2;  // of U in a warp, for each 16 elements of the inner dimension: i and f, g and o
-  // Whether gates_x is loaded a step before it is used. That takes twice the registers.
-  static constexpr bool kAhead = P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads <= 256;
+  static constexpr int kSums = P::kInMemory > 0 ? 1 : S::kTiles == 1 && !P::kPairs && !V::kFull ? 4 : 2;
+  static constexpr int kFragments = P::kFragments;  // of U in a slice: i and f, g and o
+  // Whether gates_x is loaded a step before it is used. That takes twice the registers. With kQuads, the product of the same
+  // step takes longer than the loads.
+  static constexpr bool kAhead =
+      P::kCells * S::kTiles <= (V::kFull && S::kTiles <= 2 ? 4 : 2) && P::kThreads <= 256 && !P::kQuads;
   // Whether the addend stays in registers. Otherwise it is loaded when it is used, from the first-level cache.
   static constexpr bool kHeld = S::kTiles <= 2;
   static constexpr int kInputs = kAhead ? S::kTiles : kChunk;  // tiles whose gates_x a warp holds
@@ -51,7 +52,7 @@ class Forward {
   // Whether gates_x is where the sums begin. The two warps of a pair add it when they have exchanged sums.
   static constexpr bool kBegun = V::kFull && kAhead && !P::kPairs;
   // Whether the addend stays in float32, ready to be added. That takes twice the registers.
-  static constexpr bool kReady = V::kFull && kHeld && P::kCells * S::kTiles <= 2 && P::kThreads <= 256;
+  static constexpr bool kReady = V::kFull && kHeld && P::kCells * S::kTiles <= 2 && P::kThreads <= 256 && !P::kQuads;
   // Whether what is passed to a sigmoid is halved before, as 0.5 tanh(x / 2) + 0.5 needs it.
   static constexpr bool kHalved = V::kFull && kActivations == Activations::kApproximate;
   // Lanes that have the same piece of h send it to different blocks.
@@ -63,11 +64,12 @@ class Forward {
   static constexpr int kBlocksOfBox = kMost / kBoxes, kPartBytes = S::kRows * S::kUnits * kBytes;
   static constexpr int kPiecesOfBlock = S::kUnits * kBytes / 16, kPiecesOfBox = kPiecesOfBlock * kBlocksOfBox;
   static_assert(V::kFull || (!V::kMatrices && !V::kShort && kBoxes == 1), "only kernels for one H have other orders");
+  static_assert(!P::kQuads || (V::kFull && V::kMatrices && kMost % 4 == 0), "a third group goes to four blocks at once");
   static_assert(kMost % kBoxes == 0, "every mailbox counts as many parts");
-  static_assert(!kRotated || S::kUnits * kBytes % kSliceBytes == 0, "a slice is of one part");
+  static_assert(!kRotated || kPiecesOfBox % (4 * P::kSliceStep) == 0, "one mailbox counts a slice");
 
   // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
-  // unit does not exist). Running pointers cost two instructions a step each.
+  // unit does not exist). With kQuads: how many of the lane's cells exist and are its own. Running pointers cost two instructions a step each.
   struct Places {
     const E *input, *addend;
     E *output, *gates;
@@ -80,7 +82,8 @@ class Forward {
     Lanes<int> from;  // where the lane's first h_{t-1} is in shared memory, in bytes
     Lanes<uint32_t> peer[kSends];  // with kFull: the blocks to which the lane sends
     Lanes<int> to;                 // and where its first piece goes, in the first buffer
-    Lanes<Words4> weight[kFragments][2][kInRegisters];
+    Lanes<int> second, second_to;  // with kQuads: how many units cell 1 is from cell 0, and where its h goes
+    Lanes<Words4> weight[P::kHeld][2];
     Lanes<float> c[S::kTiles][P::kCells];
     Lanes<PackedGates<E>> gates[S::kTiles][P::kCells];  // i, f, g, o, to be stored once the other blocks have h
     Lanes<E> h[S::kTiles][P::kCells];
@@ -92,12 +95,16 @@ class Forward {
     Lanes<Gates> bias[S::kTiles][P::kCells];             // the same if kReady
   };
 
+  static constexpr int kThirdBytes = kLanes * int(sizeof(Float2));  // kQuads: a warp's sums of the third group for even rows
+
  public:
-  // Shared memory, in bytes: the two buffers of h, the mailboxes, and the sums that the two warps of a pair send each other.
+  // Shared memory, in bytes: the two buffers of h, the mailboxes, the sums that the two warps of a pair send each other, those
+  // of third groups, and what registers do not hold of U.
   static constexpr int kStateBytes = H::kBytes;
   static constexpr int kMail = 2 * kStateBytes, kPartial = kMail + kMailBytes * kBoxes;
-  static constexpr int kWeights = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
-  static constexpr int kShared = kWeights + P::kWarps * kInMemory * 2 * kFragments * kFragmentBytes;
+  static constexpr int kThird = kPartial + (P::kPairs ? P::kWarps * S::kTiles * kLanes * int(sizeof(Gates)) : 0);
+  static constexpr int kWeights = kThird + (P::kQuads ? P::kWarps * 2 * kThirdBytes : 0);
+  static constexpr int kShared = kWeights + P::kWarps * P::kInMemory * 2 * kFragmentBytes;
 
   TAGRANK_DEVICE Forward(const ForwardCall<E>& call, Block& block)
       : call_(call),
@@ -147,7 +154,7 @@ class Forward {
           }
           if constexpr (P::kPairs) send_half(index, warp, tile);
         });
-        if constexpr (P::kPairs) block_.sync_pair();
+        if constexpr (P::kPairs) block_.template sync_among<P::kQuads ? 4 : 2>();
         warps.each([&](int index, Warp& warp) {
           update(index, warp, tile);
           if (tile == 0 && index == 0 && t > 0) block_.reopen(now);
@@ -181,7 +188,7 @@ class Forward {
           });
           if constexpr (P::kPairs) send_half(index, warp, tile);
         });
-        if constexpr (P::kPairs) block_.sync_pair();
+        if constexpr (P::kPairs) block_.template sync_among<P::kQuads ? 4 : 2>();
         warps.each([&](int index, Warp& warp) {
           update(index, warp, tile);
           if (t + 1 < steps) send_state(index, warp, next, tile);
@@ -199,17 +206,20 @@ class Forward {
   // The mailbox of a buffer that counts what a warp multiplies in slice k, and whether it is another one than that of the
   // slice before.
   TAGRANK_EVERYWHERE static constexpr int box_of(int index, int k) {
-    const int piece = (P::kPairs ? index % 2 * (P::kInner * kBytes / 16) : 0) + 4 * k;
-    return kBoxes == 1 ? 0 : piece / kPiecesOfBox;
+    return kBoxes == 1 ? 0 : P::inner(index, 0, k) * kBytes / 16 / kPiecesOfBox;
   }
-  TAGRANK_EVERYWHERE static constexpr bool begins_box(int k) { return k == 0 || 4 * k % kPiecesOfBox == 0; }
+  TAGRANK_EVERYWHERE static constexpr bool begins_box(int k) { return k == 0 || 4 * P::kSliceStep * k % kPiecesOfBox == 0; }
 
   // What is known when a kernel with kFull is compiled.
   TAGRANK_DEVICE int hidden() const { return V::kFull ? S::kPadded : hidden_; }
   TAGRANK_DEVICE int units() const { return V::kFull ? S::kUnits : slice_.count; }
 
-  // The row of a cell, from that of the lane's first cell on.
-  TAGRANK_EVERYWHERE static constexpr int below(int tile, int i) { return kTile * tile + i; }
+  // The row of a cell, from that of the lane's first cell on; its unit, from that one's on; and whether it exists.
+  TAGRANK_EVERYWHERE static constexpr int below(int tile, int i) { return kTile * tile + (P::kQuads ? 0 : i); }
+  TAGRANK_DEVICE static int beside(const Warp& warp, int lane, int i) { return P::kQuads && i > 0 ? warp.second[lane] : 0; }
+  TAGRANK_DEVICE static bool exists(const Places& at, int tile, int i) {
+    return (P::kQuads ? i : below(tile, i)) < at.rows;
+  }
 
   // Writes h0 (zeros if there is none) into the first buffer. The rest of both buffers becomes zero, because the products run
   // over kPadded hidden units.
@@ -251,6 +261,13 @@ class Forward {
         const int place = (kRotated ? member : block_.rank()) * S::kUnits;
         warp.to[lane] = H::at(first_row(index, lane, 0), place + first_unit(index, lane));
       }
+      if constexpr (P::kQuads) {
+        const bool owns = P::owns(index, lane);
+        const int away = member_of(lane) + (owns ? 0 : kSame), place = (kRotated ? away : block_.rank()) * S::kUnits;
+        const int unit = P::unit(index, lane, 1), row = P::row(index, owns ? lane : lane ^ 2, 0, 1);
+        warp.second[lane] = unit - P::unit(index, lane);
+        warp.second_to[lane] = H::at(row, place + unit - member_of(lane));
+      }
       const int u = P::unit(index, lane), r = P::row(index, lane, 0, 0);
       const int64_t row = first_row_ + r, at = row * hidden_ + slice_.first + u;
       const int64_t at_gates = row * kGates * hidden_ + slice_.first + u;
@@ -259,15 +276,17 @@ class Forward {
                        call_.output + at,
                        call_.gates == nullptr ? nullptr : call_.gates + at_gates,
                        call_.cells == nullptr ? nullptr : call_.cells + at, u < units() ? rows_ - r : 0};
+      if constexpr (P::kQuads) warp.at[lane].rows = r < rows_ ? 1 + P::owns(index, lane) : 0;
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
-          const bool there = call_.c0 != nullptr && below(tile, i) < warp.at[lane].rows;
-          warp.c[tile][i][lane] = there ? to_float(T{}, call_.c0[at + below(tile, i) * hidden_]) : 0.0f;
+          const bool there = call_.c0 != nullptr && exists(warp.at[lane], tile, i);
+          const auto c0 = [&] { return call_.c0[at + below(tile, i) * hidden_ + beside(warp, lane, i)]; };
+          warp.c[tile][i][lane] = there ? to_float(T{}, c0()) : 0.0f;
           if constexpr (kHeld) {
             RawGates<E> raw;
-            load_addend(raw, warp.at[lane], lane, below(tile, i));
+            load_addend(raw, warp, lane, tile, i);
             if constexpr (kReady) {
               warp.bias[tile][i][lane] = halved(widen<T>(raw, lane));
             } else {
@@ -285,12 +304,14 @@ class Forward {
   template <bool kAligned, bool kFull>
   TAGRANK_DEVICE void load_weights(int index, Warp& warp) {
     each_lane([&](int lane) {
-      const int u = P::unit(index, lane);
+      const int own = P::unit(index, lane);
 #pragma unroll
       for (int fragment = 0; fragment < kFragments; ++fragment) {
+        const int u = fragment < 2 ? own : P::unit(index, lane, 1);
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
-          const int64_t at = gate_row(2 * fragment + lower, slice_.first + u, hidden_);
+          const int gate = P::gate(index, fragment, lower);
+          const int64_t at = gate_row(gate, slice_.first + u, hidden_);
           const E* row = call_.weight_hh + at * hidden_;
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
@@ -302,11 +323,12 @@ class Forward {
               piece = load_piece<kAligned>(row, first, hidden_);
             }
             // The gate g is a hyperbolic tangent.
-            if constexpr (kHalved) piece = 2 * fragment + lower == 2 ? piece : half_of<T>(piece);
-            if (k < kInRegisters) {
-              warp.weight[fragment][lower][k][lane] = operand<T>(piece);
+            if constexpr (kHalved) piece = gate == 2 ? piece : half_of<T>(piece);
+            const int n = k * kFragments + fragment, before = P::memory_before(n);
+            if (P::in_memory(n)) {
+              block_.write(weight(index, before, lower, lane), operand<T>(piece));
             } else {
-              block_.write(weight(index, fragment, lower, k, lane), operand<T>(piece));
+              warp.weight[n - before][lower][lane] = operand<T>(piece);
             }
           }
         }
@@ -314,10 +336,17 @@ class Forward {
     });
   }
 
-  // Where a lane's share of U is, if it is in shared memory.
-  TAGRANK_DEVICE static int weight(int index, int fragment, int lower, int k, int lane) {
-    const int number = ((index * kInMemory + k - kInRegisters) * kFragments + fragment) * 2 + lower;
-    return kWeights + number * kFragmentBytes + lane * 16;
+  // Where a lane's share of a fragment of U is, if it is in shared memory.
+  TAGRANK_DEVICE static int weight(int index, int number, int lower, int lane) {
+    return kWeights + ((index * P::kInMemory + number) * 2 + lower) * kFragmentBytes + lane * 16;
+  }
+  TAGRANK_DEVICE void fetch(int index, int number, Lanes<Words4> (&fragment)[2]) const {
+    each_lane([&](int lane) {
+#pragma unroll
+      for (int lower = 0; lower < 2; ++lower) {
+        fragment[lower][lane] = block_.template read<Words4>(weight(index, number, lower, lane));
+      }
+    });
   }
 
   // Issues the loads of gates_x. They are on their way while the warp waits for the other blocks or multiplies.
@@ -328,15 +357,18 @@ class Forward {
       for (int chunk = 0; chunk < kInputs; ++chunk) {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
-          const int row = below(first_tile + chunk, i);
-          load_gates(warp.loaded[chunk][i], lane, at.input + row * kGates * hidden(), hidden(), row < at.rows);
+          const int tile = first_tile + chunk;
+          const E* from = at.input + below(tile, i) * kGates * hidden() + beside(warp, lane, i);
+          load_gates(warp.loaded[chunk][i], lane, from, hidden(), exists(at, tile, i));
         }
       }
     });
   }
   // The addend of one cell.
-  TAGRANK_DEVICE void load_addend(RawGates<E>& addend, const Places& at, int lane, int row) const {
-    load_gates(addend, lane, at.addend + row * call_.addend_stride, hidden(), call_.addend != nullptr && row < at.rows);
+  TAGRANK_DEVICE void load_addend(RawGates<E>& addend, const Warp& warp, int lane, int tile, int i) const {
+    const Places& at = warp.at[lane];
+    const E* from = at.addend + below(tile, i) * call_.addend_stride + beside(warp, lane, i);
+    load_gates(addend, lane, from, hidden(), call_.addend != nullptr && exists(at, tile, i));
   }
 
   // gates_x, as it was loaded, and the addend: what an activation is computed from.
@@ -348,7 +380,7 @@ class Forward {
       return halved(gates_x + widen<T>(warp.addend[tile][i][lane]));
     } else {
       RawGates<E> raw;
-      load_addend(raw, warp.at[lane], lane, below(tile, i));
+      load_addend(raw, warp, lane, tile, i);
       return halved(gates_x + widen<T>(raw, lane));
     }
   }
@@ -407,33 +439,31 @@ class Forward {
         }
       }
     }
+    // What is in shared memory of U: the first fragments are fetched before h is there.
+    Lanes<Words4> fetched[P::kInMemory > 0 ? P::kInMemory : 1][2];
+#pragma unroll
+    for (int n = 0; n < P::kInMemory && n < P::kFetched; ++n) fetch(index, n, fetched[n]);
 #pragma unroll
     for (int k = 0; k < kSlices; ++k) {
       before(k);
-      Lanes<Words4> memory[kFragments][2];
-      if (k >= kInRegisters) {
-        each_lane([&](int lane) {
-#pragma unroll
-          for (int i = 0; i < 2 * kFragments; ++i) {
-            memory[i / 2][i % 2][lane] = block_.template read<Words4>(weight(index, i / 2, i % 2, k, lane));
-          }
-        });
-      }
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         Lanes<Words4> h;
         each_lane([&](int lane) {
-          const int below = H::kTileBytes * (first_tile + chunk) + H::kSliceBytes * k;
+          const int below = H::kTileBytes * (first_tile + chunk) + H::kSliceBytes * P::kSliceStep * k;
           h[lane] = block_.template read<Words4>(warp.from[lane] + below);
         });
 #pragma unroll
         for (int fragment = 0; fragment < kFragments; ++fragment) {
           auto& sum = part[fragment][chunk][k % kSums];
-          if (k < kInRegisters) {
-            multiply<T>(sum, warp.weight[fragment][0][k], warp.weight[fragment][1][k], h);
-          } else {
-            multiply<T>(sum, memory[fragment][0], memory[fragment][1], h);
+          const int n = k * kFragments + fragment, memory = P::memory_before(n);
+          if (!P::in_memory(n)) {
+            multiply<T>(sum, warp.weight[n - memory][0], warp.weight[n - memory][1], h);
+            continue;
           }
+          multiply<T>(sum, fetched[memory][0], fetched[memory][1], h);
+          const int next = memory + P::kFetched;
+          if (chunk + 1 == kChunk && next < P::kInMemory) fetch(index, next, fetched[next]);
         }
       }
     }
@@ -472,14 +502,36 @@ class Forward {
     return kPartial + ((index * S::kTiles + tile) * kLanes + lane) * int(sizeof(Gates));
   }
 
-  // kPairs: gives the other warp of the pair the sums of the batch rows that it updates.
+  // kQuads: where a lane finds what a warp has summed up for cell 1, in bytes. `odd` says of which row, 2q or 2q + 1. Lanes that
+  // write or read at once do it in different banks.
+  TAGRANK_DEVICE static int third(int index, bool odd, int lane) {
+    const int half = lane % 4 / 2, at = (lane / 4 * 2 + lane % 2) * int(sizeof(Float2));
+    return kThird + (2 * index + odd) * kThirdBytes + half * (kThirdBytes / 2) + (at ^ half * (kThirdBytes / 4));
+  }
+
+  // kPairs: gives the other warp of the pair the sums of the batch rows that it updates. kQuads: and all four warps those of
+  // the third group.
   TAGRANK_DEVICE void send_half(int index, Warp& warp, int first_tile) {
     each_lane([&](int lane) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunk; ++chunk) {
         block_.write(partial(index ^ 1, first_tile + chunk, lane), sums_of(warp, chunk, lane, index % 2 == 0));
+        if constexpr (P::kQuads) {
+          const Float4& sum = warp.sum[2][chunk][lane];
+          block_.write(third(index, false, lane), Float2{{sum.at[0], sum.at[2]}});
+          block_.write(third(index, true, lane), Float2{{sum.at[1], sum.at[3]}});
+        }
       }
     });
+  }
+
+  // kQuads: the sums of cell 1. Either pair has those of two gates.
+  TAGRANK_DEVICE Gates third_sums(int index, int lane) const {
+    Float2 sum[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = block_.template read<Float2>(third(index / 4 * 4 + i, index % 2 == 1, lane));
+    const auto at = [&](int pair, int which) { return sum[2 * pair].at[which] + sum[2 * pair + 1].at[which]; };
+    return {at(0, 0), at(0, 1), at(1, 0), at(1, 1)};
   }
 
   TAGRANK_DEVICE void update(int index, Warp& warp, int first_tile) {
@@ -489,13 +541,14 @@ class Forward {
       each_lane([&](int lane) {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
-          Gates pre = sums_of(warp, chunk, lane, P::kPairs ? index % 2 == 1 : i == 1);
+          const bool second = P::kQuads && i == 1;
+          Gates pre = second ? third_sums(index, lane) : sums_of(warp, chunk, lane, P::kPairs ? index % 2 == 1 : i == 1);
           if constexpr (kAhead && !kBegun) {
             pre = pre + warp.input[tile][i][lane];
           } else if constexpr (!kAhead) {
             pre = pre + input_of(warp, tile, chunk, i, lane);
           }
-          if constexpr (P::kPairs) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
+          if (P::kPairs && !second) pre = pre + block_.template read<Gates>(partial(index, tile, lane));
           const Gates gates = kHalved ? activate_halved(pre) : activate<kActivations>(pre);
           const float h = cell_forward<kActivations>(gates, warp.c[tile][i][lane]);
           // A unit that does not exist multiplies zeros of U. If h0 is infinite, it is NaN, and would make NaN of all units.
@@ -522,13 +575,11 @@ class Forward {
           });
         }
       } else if constexpr (P::kPairs) {
-        each_lane([&](int lane) { word[lane] = warp.h[tile][0][lane]; });
-        Lanes<uint32_t> other = word;
-        swap_lanes(other, 4);
-        each_lane([&](int lane) {
-          const bool odd = lane / 4 % 2;
-          word[lane] = odd ? other[lane] | word[lane] << 16 : word[lane] | other[lane] << 16;
-        });
+        word = neighbours(warp.h[tile][0]);
+        if constexpr (P::kQuads) {
+          send_quad(index, warp, word, neighbours(warp.h[tile][1]), next);
+          continue;
+        }
         each_lane([&](int lane) {
           if constexpr (V::kFull) {
             send_full(warp, lane, word[lane], tile, next);
@@ -568,6 +619,40 @@ class Forward {
         });
       }
     }
+  }
+
+  // The numbers of two units of a row.
+  TAGRANK_DEVICE static Lanes<uint32_t> neighbours(const Lanes<E>& number) {
+    Lanes<uint32_t> word;
+    each_lane([&](int lane) { word[lane] = number[lane]; });
+    Lanes<uint32_t> other = word;
+    swap_lanes(other, 4);
+    each_lane([&](int lane) {
+      const bool odd = lane / 4 % 2;
+      word[lane] = odd ? other[lane] | word[lane] << 16 : word[lane] | other[lane] << 16;
+    });
+    return word;
+  }
+
+  // kQuads: sends a lane's words of cells 0 and 1. Half of the lanes have words of cells 1. The others get them, too, and send
+  // them to other blocks. The blocks whose mailboxes are awaited first come first.
+  TAGRANK_DEVICE void send_quad(int index, const Warp& warp, const Lanes<uint32_t>& first, const Lanes<uint32_t>& second,
+                                int next) {
+    Lanes<uint32_t> other = second;
+    swap_lanes(other, 2);
+    each_lane([&](int lane) {
+      const bool owns = P::owns(index, lane);
+      const uint32_t word = owns ? second[lane] : other[lane];
+      constexpr int kStep = kRotated ? kSame * kPiecesOfBlock * H::kPieceBytes : 0;
+#pragma unroll
+      for (int i = 0; i < kSends; i += 2) {
+        const int box = next * kBoxes + (kRotated ? i * kSame / kBlocksOfBox : 0), place = next * kStateBytes + i * kStep;
+        const uint32_t even = warp.peer[i][lane], odd = warp.peer[i + 1][lane];
+        block_.send_to(even, warp.to[lane] + place, first[lane], box);
+        block_.send_to(odd, warp.to[lane] + place + kStep, first[lane], box);
+        block_.send_to(owns ? even : odd, warp.second_to[lane] + place, word, box);
+      }
+    });
   }
 
   // The words of a lane and of lane ^ mask, that of the lower lane first.
@@ -634,7 +719,7 @@ class Forward {
       for (int tile = 0; tile < S::kTiles; ++tile) {
 #pragma unroll
         for (int i = 0; i < P::kCells; ++i) {
-          if (below(tile, i) < warp.at[lane].rows) function(lane, tile, i, below(tile, i));
+          if (exists(warp.at[lane], tile, i)) function(lane, tile, i, below(tile, i));
         }
       }
     });
@@ -644,9 +729,12 @@ class Forward {
   TAGRANK_DEVICE void store(Warp& warp) {
     each_cell(warp, [&](int lane, int tile, int i, int row) {
       const Places& at = warp.at[lane];
-      at.output[row * hidden()] = warp.h[tile][i][lane];
-      if (call_.gates != nullptr) store_gates(at.gates + row * kGates * hidden(), hidden(), warp.gates[tile][i][lane]);
-      if (call_.cells != nullptr) at.cells[row * hidden()] = warp.c[tile][i][lane];
+      at.output[row * hidden() + beside(warp, lane, i)] = warp.h[tile][i][lane];
+      if (call_.gates != nullptr) {
+        E* to = at.gates + row * kGates * hidden() + beside(warp, lane, i);
+        store_gates(to, hidden(), warp.gates[tile][i][lane]);
+      }
+      if (call_.cells != nullptr) at.cells[row * hidden() + beside(warp, lane, i)] = warp.c[tile][i][lane];
     });
     each_lane([&](int lane) {
       Places& at = warp.at[lane];
@@ -658,7 +746,7 @@ class Forward {
 
   TAGRANK_DEVICE void finish(int index, Warp& warp) {
     each_cell(warp, [&](int lane, int tile, int i, int row) {
-      const int64_t at = (first_row_ + P::row(index, lane, 0, 0) + row) * hidden_ + slice_.first + P::unit(index, lane);
+      const int64_t at = (first_row_ + P::row(index, lane, 0, 0) + row) * hidden_ + slice_.first + P::unit(index, lane, i);
       call_.h_n[at] = warp.h[tile][i][lane];
       call_.c_n[at] = to_bits(T{}, warp.c[tile][i][lane]);
     });

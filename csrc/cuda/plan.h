@@ -63,21 +63,44 @@ TAGRANK_EVERYWHERE constexpr Division division_for(int row_bytes) {
   return row_bytes <= 512 ? Division::kWhole : Division::kPairs;
 }
 
-// For numbers of kBytes bytes.
-template <typename S, int kBytes>
+// For numbers of kBytes bytes. With kQuads_, which needs kPairs, three groups have two pairs of warps instead of three: each pair has a group of
+// its own and half of the gates of the third one, i and f or g and o. So a warp has three fragments of U instead of two, and
+// there are fewer warps, with more registers each.
+template <typename S, int kBytes, bool kQuads_ = false>
 struct ForwardLayout {
-  static constexpr bool kPairs = division_for(S::kPadded * kBytes) == Division::kPairs;
-  static constexpr int kWarps = kPairs ? 2 * S::kGroups : S::kGroups;
+  static constexpr bool kQuads = kQuads_, kPairs = division_for(S::kPadded * kBytes) == Division::kPairs;
+  static constexpr int kWarps = kQuads ? S::kGroups / 3 * 4 : kPairs ? 2 * S::kGroups : S::kGroups;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kCells = kPairs ? 1 : 2;  // of a lane in each tile
+  static constexpr int kCells = kPairs && !kQuads ? 1 : 2;  // of a lane in each tile
   static constexpr int kInner = kPairs ? S::kPadded / 2 : S::kPadded;  // what a warp has of the inner dimension
   static constexpr int kSlice = slice_numbers(kBytes), kSlices = kInner / kSlice;
-  // The slices of U for which a thread has registers, 16 for each. The other ones are in shared memory.
-  static constexpr int kMostHeld = kThreads <= 256 ? 8 : 4, kHeld = kSlices < kMostHeld ? kSlices : kMostHeld;
+  // With kQuads, the warps of a pair have every second slice, so that both have some of what each mailbox counts.
+  static constexpr int kSliceStep = kQuads ? 2 : 1;
+  static constexpr int kFragments = kQuads ? 3 : 2;  // of U in each slice of a warp
+  // The fragments of all slices, and for how many a thread has registers, 8 for each. The others are in shared memory.
+  static constexpr int kAll = kSlices * kFragments, kMostHeld = kQuads ? 16 : kThreads <= 256 ? 16 : 8;
+  static constexpr int kHeld = kAll < kMostHeld ? kAll : kMostHeld, kInMemory = kAll - kHeld;
+  // So many of the latter are on their way at a time.
+  static constexpr int kFetched = kQuads ? 2 : 1;
+  static_assert(!kQuads || (kPairs && S::kTiles == 1 && S::kGroups % 3 == 0), "pairs of warps share a third group");
 
-  // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group.
-  TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane) {
-    return (kPairs ? warp / 2 : warp) * kGroup + lane / 4;
+  // Fragments in memory are spread among the others, the first one is in memory: whether fragment n is, and how many before it.
+  TAGRANK_EVERYWHERE static constexpr int memory_before(int n) { return (n * kInMemory + kAll - 1) / kAll; }
+  TAGRANK_EVERYWHERE static constexpr bool in_memory(int n) { return memory_before(n + 1) > memory_before(n); }
+
+  // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group. With kQuads, cell 1
+  // is in the third group.
+  TAGRANK_EVERYWHERE static constexpr int unit(int warp, int lane, int i = 0) {
+    const int group = kQuads ? warp / 4 * 3 + (i == 0 ? side(warp) : 2) : kPairs ? warp / 2 : warp;
+    return group * kGroup + lane / 4;
+  }
+  // kQuads: which pair of the two a warp is of.
+  TAGRANK_EVERYWHERE static constexpr int side(int warp) { return warp / 2 % 2; }
+  // kQuads: whether a lane's cell 1 is its own. The other half of them belongs to the warp of the other pair, to lane ^ 2.
+  TAGRANK_EVERYWHERE static constexpr bool owns(int warp, int lane) { return lane % 4 / 2 == side(warp); }
+  // The gate in the upper or lower half of a fragment.
+  TAGRANK_EVERYWHERE static constexpr int gate(int warp, int fragment, int lower) {
+    return 2 * (fragment == 2 ? side(warp) : fragment) + lower;
   }
   // The batch row of a lane's cell i in a tile. With q = lane % 4, the product leaves sums of the rows 2q and 2q + 1 in a lane.
   // In a pair, the even warp updates row 2q, the odd warp row 2q + 1.
@@ -86,6 +109,7 @@ struct ForwardLayout {
   }
   // The first of the hidden states, 16 bytes of them, that a lane multiplies in a slice.
   TAGRANK_EVERYWHERE static constexpr int inner(int warp, int lane, int slice) {
+    if (kQuads) return (2 * slice + warp % 2) * kSlice + lane % 4 * (kSlice / 4);
     return (kPairs ? warp % 2 * kInner : 0) + slice * kSlice + lane % 4 * (kSlice / 4);
   }
 };

@@ -13,9 +13,10 @@ namespace tagrank::cuda {
 constexpr int kEachBlock = 0;
 // kShort: where a warp has all of the inner dimension, lanes send 4 bytes each to every block, and do not put together 16 bytes
 //   by shuffles first.
-template <bool kFull_, int kBoxes_ = 1, bool kMatrices_ = false, bool kShort_ = false>
+// kQuads: three groups of units have four warps, see ForwardLayout.
+template <bool kFull_, int kBoxes_ = 1, bool kMatrices_ = false, bool kShort_ = false, bool kQuads_ = false>
 struct Variant {
-  static constexpr bool kFull = kFull_, kMatrices = kMatrices_, kShort = kShort_;
+  static constexpr bool kFull = kFull_, kMatrices = kMatrices_, kShort = kShort_, kQuads = kQuads_;
   static constexpr int kBoxes = kBoxes_;
 };
 using Present = Variant<false>;

@@ -20,6 +20,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 FORWARD = ["present", "full", "matrices", "short", "halves", "parts", "short-halves", "fat"]
+QUADS = ["quads", "quad-halves", "quad-quarters"]
 BACKWARD = ["present", "full", "stripes", "half", "half-stripes", "half-pairs"]
 Build = Callable[..., Path]
 
@@ -73,7 +74,7 @@ exhaustive = pytest.mark.exhaustive
         pytest.param(512, 1, ["present", "full", "matrices", "halves", "parts"], BACKWARD[:5], marks=exhaustive),
         pytest.param(512, 4, FORWARD[:3], ["present", "full", "half", "half-stripes"], marks=exhaustive),
         pytest.param(512, 8, FORWARD[:3], [], marks=exhaustive),
-        pytest.param(768, 1, ["full", "matrices"], ["stripes", "half-stripes", "half-pairs"], marks=exhaustive),
+        pytest.param(768, 1, ["full", "matrices", *QUADS], ["stripes", "half-stripes", "half-pairs"], marks=exhaustive),
     ],
 )
 def test_every_variant_is_right(
@@ -166,6 +167,7 @@ def test_what_is_not_written_shows(benchmark: Any, pass_: str) -> None:
         pytest.param(128, "backward", ["full", "half"], marks=exhaustive),
         pytest.param(512, "forward", ["matrices", "halves", "parts"], marks=exhaustive),
         pytest.param(512, "backward", ["stripes", "half-stripes"], marks=exhaustive),
+        pytest.param(768, "forward", ["quads", "quad-quarters"], marks=exhaustive),
         pytest.param(768, "backward", ["half-pairs"], marks=exhaustive),
     ],
 )

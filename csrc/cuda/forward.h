@@ -245,7 +245,8 @@ class Forward {
   TAGRANK_DEVICE void begin(int index, Warp& warp) {
     by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
-      if (kAligned && hidden_ == S::kPadded) {
+      if constexpr (P::kInMemory > 0) write_weights<kAligned>(index);
+      if (kAligned && hidden() == S::kPadded) {
         load_weights<kAligned, kAligned>(index, warp);
       } else {
         load_weights<kAligned, false>(index, warp);
@@ -311,40 +312,62 @@ class Forward {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int gate = P::gate(index, fragment, lower);
-          const int64_t at = gate_row(gate, slice_.first + u, hidden_);
-          const E* row = call_.weight_hh + at * hidden_;
+          const int64_t at = gate_row(gate, slice_.first + u, hidden());
+          const E* row = call_.weight_hh + at * hidden();
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
+            const int n = k * kFragments + fragment;
+            if (P::in_memory(n)) continue;
             Words4 piece = {{0, 0, 0, 0}};
             const int first = kRotated ? source(P::inner(index, lane, k)) : P::inner(index, lane, k);
             if constexpr (kFull) {
               piece = *reinterpret_cast<const Words4*>(row + first);
-            } else if (u < slice_.count) {
-              piece = load_piece<kAligned>(row, first, hidden_);
+            } else if (u < units()) {
+              piece = load_piece<kAligned>(row, first, hidden());
             }
             // The gate g is a hyperbolic tangent.
             if constexpr (kHalved) piece = gate == 2 ? piece : half_of<T>(piece);
-            const int n = k * kFragments + fragment, before = P::memory_before(n);
-            if (P::in_memory(n)) {
-              block_.write(weight(index, before, lower, lane), operand<T>(piece));
-            } else {
-              warp.weight[n - before][lower][lane] = operand<T>(piece);
-            }
+            warp.weight[n - P::memory_before(n)][lower][lane] = operand<T>(piece);
           }
         }
       }
     });
   }
 
-  // Where a lane's share of a fragment of U is, if it is in shared memory.
-  TAGRANK_DEVICE static int weight(int index, int number, int lower, int lane) {
-    return kWeights + ((index * P::kInMemory + number) * 2 + lower) * kFragmentBytes + lane * 16;
+  // Where a lane's share of a fragment of U is that is in shared memory: what an instruction multiplies lies together, so that
+  // no register has to be moved.
+  TAGRANK_DEVICE static int weight(int index, int number, int half, int lane) {
+    return kWeights + ((index * P::kInMemory + number) * 2 + half) * kFragmentBytes + lane * 16;
   }
-  TAGRANK_DEVICE void fetch(int index, int number, Lanes<Words4> (&fragment)[2]) const {
+  // One loop for all, so that these take few registers.
+  template <bool kAligned>
+  TAGRANK_DEVICE void write_weights(int index) const {
+    each_lane([&](int lane) {
+#pragma unroll 1
+      for (int number = 0; number < P::kInMemory; ++number) {
+        const int n = P::from_memory(number), k = n / kFragments, fragment = n % kFragments;
+        const int u = P::unit(index, lane, fragment / 2), inner = P::inner(index, lane, k);
+        Words4 piece[2];
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+          const int gate = P::gate(index, fragment, lower);
+          const E* row = call_.weight_hh + int64_t{gate_row(gate, slice_.first + u, hidden())} * hidden();
+          piece[lower] = load_piece<kAligned>(row, kRotated ? source(inner) : inner, hidden());
+          if constexpr (kHalved) piece[lower] = gate == 2 ? piece[lower] : half_of<T>(piece[lower]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t *up = piece[0].word + 2 * half, *low = piece[1].word + 2 * half;
+          block_.write(weight(index, number, half, lane), operand<T>(Words4{{up[0], low[0], up[1], low[1]}}));
+        }
+      }
+    });
+  }
+  TAGRANK_DEVICE void fetch(int index, int number, Lanes<Words4> (&halves)[2]) const {
     each_lane([&](int lane) {
 #pragma unroll
-      for (int lower = 0; lower < 2; ++lower) {
-        fragment[lower][lane] = block_.template read<Words4>(weight(index, number, lower, lane));
+      for (int half = 0; half < 2; ++half) {
+        halves[half][lane] = block_.template read<Words4>(weight(index, number, half, lane));
       }
     });
   }
@@ -461,7 +484,7 @@ class Forward {
             multiply<T>(sum, warp.weight[n - memory][0], warp.weight[n - memory][1], h);
             continue;
           }
-          multiply<T>(sum, fetched[memory][0], fetched[memory][1], h);
+          if constexpr (P::kInMemory > 0) multiply_halves<T>(sum, fetched[memory], h);
           const int next = memory + P::kFetched;
           if (chunk + 1 == kChunk && next < P::kInMemory) fetch(index, next, fetched[next]);
         }

@@ -78,15 +78,17 @@ struct ForwardLayout {
   static constexpr int kSliceStep = kQuads ? 2 : 1;
   static constexpr int kFragments = kQuads ? 3 : 2;  // of U in each slice of a warp
   // The fragments of all slices, and for how many a thread has registers, 8 for each. The others are in shared memory.
-  static constexpr int kAll = kSlices * kFragments, kMostHeld = kQuads ? 16 : kThreads <= 256 ? 16 : 8;
+  static constexpr int kAll = kSlices * kFragments, kMostHeld = kQuads ? 20 : kThreads <= 256 ? 16 : 8;
   static constexpr int kHeld = kAll < kMostHeld ? kAll : kMostHeld, kInMemory = kAll - kHeld;
   // So many of the latter are on their way at a time.
   static constexpr int kFetched = kQuads ? 2 : 1;
   static_assert(!kQuads || (kPairs && S::kTiles == 1 && S::kGroups % 3 == 0), "pairs of warps share a third group");
 
-  // Fragments in memory are spread among the others, the first one is in memory: whether fragment n is, and how many before it.
+  // Fragments in memory are spread among the others, the first one is in memory: how many of those before n are, whether n is,
+  // and which n a number of them is.
   TAGRANK_EVERYWHERE static constexpr int memory_before(int n) { return (n * kInMemory + kAll - 1) / kAll; }
   TAGRANK_EVERYWHERE static constexpr bool in_memory(int n) { return memory_before(n + 1) > memory_before(n); }
+  TAGRANK_EVERYWHERE static constexpr int from_memory(int number) { return number * kAll / kInMemory; }
 
   // The hidden unit of a lane's cells. Row g = lane / 4 of a matrix fragment is unit g of the warp's group. With kQuads, cell 1
   // is in the third group.

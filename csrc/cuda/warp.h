@@ -203,4 +203,16 @@ TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const
   }
 }
 
+// The same where `left` has what the left operands of the two instructions are.
+template <typename T>
+TAGRANK_DEVICE void multiply_halves(Lanes<Float4>& c, const Lanes<Words4> (&left)[2], const Lanes<Words4>& right) {
+  static_assert(!std::is_same_v<T, Tf32x3>, "the left operand is one number each");
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Lanes<Words2> b;
+    each_lane([&](int lane) { b[lane] = {{right[lane].word[2 * half], right[lane].word[2 * half + 1]}}; });
+    mma<T>(c, left[half], b);
+  }
+}
+
 }  // namespace tagrank::cuda

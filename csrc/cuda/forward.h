@@ -69,7 +69,8 @@ class Forward {
   static_assert(!kRotated || kPiecesOfBox % (4 * P::kSliceStep) == 0, "one mailbox counts a slice");
 
   // Where the first cell of a lane is in the arrays at one step, and how many batch rows exist from that cell's on (none if the
-  // unit does not exist). With kQuads: how many of the lane's cells exist and are its own. Running pointers cost two instructions a step each.
+  // unit does not exist). With kQuads: how many of the lane's cells exist and are its own. Running pointers cost two
+  // instructions a step each.
   struct Places {
     const E *input, *addend;
     E *output, *gates;
@@ -95,7 +96,8 @@ class Forward {
     Lanes<Gates> bias[S::kTiles][P::kCells];             // the same if kReady
   };
 
-  static constexpr int kThirdBytes = kLanes * int(sizeof(Float2));  // kQuads: a warp's sums of the third group for even rows
+  // kQuads: what a warp has summed up for the third group, for the even rows or for the odd ones.
+  static constexpr int kThirdBytes = kLanes * int(sizeof(Float2));
 
  public:
   // Shared memory, in bytes: the two buffers of h, the mailboxes, the sums that the two warps of a pair send each other, those

@@ -63,9 +63,9 @@ TAGRANK_EVERYWHERE constexpr Division division_for(int row_bytes) {
   return row_bytes <= 512 ? Division::kWhole : Division::kPairs;
 }
 
-// For numbers of kBytes bytes. With kQuads_, which needs kPairs, three groups have two pairs of warps instead of three: each pair has a group of
-// its own and half of the gates of the third one, i and f or g and o. So a warp has three fragments of U instead of two, and
-// there are fewer warps, with more registers each.
+// For numbers of kBytes bytes. With kQuads_, which needs kPairs, three groups have two pairs of warps instead of three. Each pair
+// has a group of its own and half of the gates of the third one: i and f, or g and o. So a warp has three fragments of U in a
+// slice instead of two, and there are fewer warps, with more registers each. The four warps exchange the sums of the third group.
 template <typename S, int kBytes, bool kQuads_ = false>
 struct ForwardLayout {
   static constexpr bool kQuads = kQuads_, kPairs = division_for(S::kPadded * kBytes) == Division::kPairs;
@@ -81,7 +81,7 @@ struct ForwardLayout {
   static constexpr int kAll = kSlices * kFragments, kMostHeld = kQuads ? 20 : kThreads <= 256 ? 16 : 8;
   static constexpr int kHeld = kAll < kMostHeld ? kAll : kMostHeld, kInMemory = kAll - kHeld;
   // So many of the latter are on their way at a time.
-  static constexpr int kFetched = kQuads ? 2 : 1;
+  static constexpr int kFetched = kQuads ? 2 : 4;
   static_assert(!kQuads || (kPairs && S::kTiles == 1 && S::kGroups % 3 == 0), "pairs of warps share a third group");
 
   // Fragments in memory are spread among the others, the first one is in memory: how many of those before n are, whether n is,

@@ -51,7 +51,7 @@ class Backward {
   // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
   static constexpr int kStagedRow = S::kPadded + 8;
   // The fragments of U, one for each stripe and slice, for which a thread has registers. The others are in shared memory.
-  static constexpr int kHeld = kFragments <= 16 ? kFragments : 15;
+  static constexpr int kHeld = V::kFull && kFragments > 16 ? 15 : kFragments;
   static constexpr int kMostHeld = (kHeld + kStripes - 1) / kStripes;  // of a stripe
   static constexpr int kFragmentBytes = kLanes * 16;  // of half of a fragment
   // U passes through shared memory in turns of so many slices.

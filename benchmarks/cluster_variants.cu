@@ -79,9 +79,10 @@ int variants_active(int index, int* clusters) {
   *clusters = 0;
   cudaError_t error = cudaFuncSetAttribute(entry.run, cudaFuncAttributeMaxDynamicSharedMemorySize, entry.shared);
   if (error == cudaSuccess) error = cudaFuncSetAttribute(entry.run, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  if (error != cudaSuccess) return error;
   const Configuration configuration(entry, 1, nullptr);
-  return cudaOccupancyMaxActiveClusters(clusters, entry.run, &configuration.config);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(clusters, entry.run, &configuration.config);
+  cudaGetLastError();  // so that a kernel that this GPU cannot run leaves no error to the next call
+  return error;
 }
 // After variants_active() of the same kernel. `call` is a ForwardCall or a BackwardCall. Returns a cudaError_t.
 int variants_launch(int index, void* call, void* stream) {

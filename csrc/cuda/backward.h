@@ -51,7 +51,7 @@ class Backward {
   // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
   static constexpr int kStagedRow = S::kPadded + 8;
   // The fragments of U, one for each stripe and slice, for which a thread has registers. The others are in shared memory.
-  static constexpr int kHeld = kFragments <= 16 ? kFragments : 15;
+  static constexpr int kHeld = V::kFull && kFragments > 16 ? 15 : kFragments;
   static constexpr int kMostHeld = (kHeld + kStripes - 1) / kStripes;  // of a stripe
   static constexpr int kFragmentBytes = kLanes * 16;  // of half of a fragment
   // U passes through shared memory in turns of so many slices.
@@ -72,6 +72,7 @@ class Backward {
   static_assert(S::kPadded % (16 * kWarps) == 0, "every warp has the same stripes");
   static_assert(V::kFull || (!V::kHalf && V::kTogether == kAllStripes && kHeld == kFragments), "only kernels for one H differ");
   static_assert(!V::kFull || kBytes == 2, "the others are in 16 bit");
+  static_assert(kStripes % kTogether == 0, "every turn has as many stripes");
   static_assert(!V::kFull || kWhole || kStripes == 1, "a warp sends to as many blocks as any other");
   static_assert(kWarps == kTile, "two warps for each pair of rows of a tile");
   static_assert(!kHalfUnits || (S::kTiles == 1 && S::kUnits / 2 <= kLanes), "a lane has one unit");
@@ -131,7 +132,7 @@ class Backward {
   TAGRANK_DEVICE void run() {
     Warps<Warp> warps(kWarps);
     // With kFull, that of the first set is opened after the first step.
-    block_.open_mail(0, block_.blocks() * kSlotBytes, 2, V::kFull ? 1 : 0);
+    block_.open_mail(0, (V::kFull ? kMost : block_.blocks()) * kSlotBytes, 2, V::kFull ? 1 : 0);
     if constexpr (V::kFull) {
       load_turns(warps);
     } else {

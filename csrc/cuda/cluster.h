@@ -130,12 +130,13 @@ class Block {
           : "memory");
     }
   }
-  // Lets a mailbox become full once more. To be called in one warp, after its await() and before its next send().
+  // Lets a mailbox become full once more. To be called in one warp, after its await(). A kernel calls it before its next send()
+  // or, as below, after it.
   TAGRANK_DEVICE void reopen(int box) const {
     if (threadIdx.x % kLanes == 0) expect(box);
   }
-  // The same for the mailboxes [first, first + count) in the lanes of a warp. It may come after the send: a mailbox that is not
-  // open counts, and cannot become full.
+  // The same for the mailboxes [first, first + count) in the lanes of a warp. A mailbox that is not open counts what comes all the
+  // same, but cannot become full.
   TAGRANK_DEVICE void reopen(int first, int count, int lane) const {
     if (lane < count) expect(first + lane);
   }
@@ -218,6 +219,59 @@ class Warps {
 
 #else
 
+#ifdef TAGRANK_WITHOUT_WAITS
+constexpr bool kWaits = false;
+#else
+constexpr bool kWaits = true;
+#endif
+// Ends the program: a GPU would hang, or compute with what is not there.
+inline void require(bool right) {
+  if (kWaits && !right) std::abort();
+}
+
+// A mailbox as an mbarrier of one arrival: in a phase it is opened once, which adds the bytes that it waits for, and receives
+// bytes, which may come before. With both done the next phase begins. Only a message orders what its sender did before it and
+// what its receiver does after it has waited; opening a mailbox orders nothing, as on a GPU.
+class Mailbox {
+ public:
+  void open(int bytes) {
+    change(std::memory_order_relaxed, [&](State& state) {
+      require(!state.open);
+      state.open = true;
+      state.missing += bytes;
+    });
+  }
+  void receive(int bytes) {
+    change(std::memory_order_acq_rel, [&](State& state) { state.missing -= bytes; });
+  }
+  // Waits until phase `count`, from 0 on, is over; -1 is the one before the first. A GPU knows a phase by its last bit only, so
+  // that a mailbox that is two phases ahead would be taken for one that is not full.
+  void await(uint32_t count) const {
+    uint32_t phase;
+    while (kWaits && ((phase = state_.load(std::memory_order_acquire).phase) & 1) == (count & 1)) std::this_thread::yield();
+    require(!kWaits || phase == count + 1);
+  }
+
+ private:
+  struct State {
+    uint32_t phase : 31, open : 1;
+    int32_t missing;  // bytes
+  };
+  template <typename Change>
+  void change(std::memory_order order, const Change& change) {
+    State before = state_.load(std::memory_order_relaxed), after;
+    do {
+      after = before;
+      change(after);
+      if (after.open && after.missing == 0) {
+        after.phase += 1;
+        after.open = false;
+      }
+    } while (!state_.compare_exchange_weak(before, after, order, std::memory_order_relaxed));
+  }
+  std::atomic<State> state_{State{0, 0, 0}};
+};
+
 // The barrier of a cluster, and its mailboxes. Each block waits with the number of times that it has arrived.
 class Meeting {
  public:
@@ -226,14 +280,13 @@ class Meeting {
   void wait(int times) const {
     while (arrived_.load(std::memory_order_acquire) < times * blocks_) std::this_thread::yield();
   }
-  // The bytes that a mailbox has received since the start.
-  std::atomic<int64_t>& mail(int rank, int box) { return mail_[kMostBoxes * rank + box]; }
+  Mailbox& mail(int rank, int box) { return mail_[kMostBoxes * rank + box]; }
 
  private:
   static constexpr int kMostBoxes = 2 * kMaxBlocks;
   const int blocks_;
   std::atomic<int> arrived_{0};
-  std::vector<std::atomic<int64_t>> mail_;
+  std::vector<Mailbox> mail_;
 };
 
 class Block {
@@ -260,9 +313,7 @@ class Block {
     ++arrivals_;
   }
   void wait() const {
-#ifndef TAGRANK_WITHOUT_WAITS
-    meeting_.wait(arrivals_);
-#endif
+    if (kWaits) meeting_.wait(arrivals_);
   }
   template <typename V>
   V read(int at) const {
@@ -272,18 +323,15 @@ class Block {
   void write(int at, const V& value) const {
     *reinterpret_cast<V*>(shared() + at) = value;
   }
-  void open_mail(int, int bytes, int = 2, int = 0) { mail_bytes_ = bytes; }
-  // More bytes than expected mean that a block was a turn ahead, which the mailbox of a GPU would not survive.
-  void await([[maybe_unused]] int box, [[maybe_unused]] int64_t count) const {
-#ifndef TAGRANK_WITHOUT_WAITS
-    const int64_t expected = (count + 1) * mail_bytes_;
-    int64_t received;
-    while ((received = meeting_.mail(rank_, box).load(std::memory_order_acquire)) < expected) std::this_thread::yield();
-    if (received > expected) std::abort();
-#endif
+  void open_mail(int, int bytes, int boxes = 2, int first = 0) {
+    mail_bytes_ = bytes;
+    for (int box = first; box < boxes; ++box) reopen(box);
   }
-  void reopen(int) const {}
-  void reopen(int, int, int) const {}
+  void await(int box, uint32_t count) const { meeting_.mail(rank_, box).await(count); }
+  void reopen(int box) const { meeting_.mail(rank_, box).open(mail_bytes_); }
+  void reopen(int first, int count, int lane) const {
+    if (lane < count) reopen(first + lane);
+  }
   uint32_t peer(int rank) const { return static_cast<uint32_t>(rank); }
   template <typename V>
   void send_to(uint32_t peer, int at, const V& value, int box) const {
@@ -296,7 +344,7 @@ class Block {
   template <typename V>
   void send(int rank, int at, const V& value, int box) const {
     std::memcpy(shared_[rank] + at, &value, sizeof value);
-    meeting_.mail(rank, box).fetch_add(sizeof value, std::memory_order_acq_rel);
+    meeting_.mail(rank, box).receive(sizeof value);
   }
 
  private:
@@ -304,7 +352,7 @@ class Block {
   const std::vector<unsigned char*>& shared_;
   Meeting& meeting_;
   int arrivals_ = 0;
-  int64_t mail_bytes_ = 0;
+  int mail_bytes_ = 0;
 };
 
 template <typename State>

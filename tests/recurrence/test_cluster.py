@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -235,6 +236,51 @@ def test_rows_that_begin_anywhere(host: ctypes.CDLL, name: str, numbers: str) ->
     assert moved.data_ptr() % 16
     result = run(host, problem | {name: moved}, 1)
     assert all(torch.equal(result[key], expected[key]) for key in expected)
+
+
+MAILBOX = """
+#include <thread>
+#include "cluster.h"
+int main(int, char** arguments) {
+  tagrank::cuda::Mailbox mailbox;
+  mailbox.await(-1);  // what is before the first phase is over
+  for (const char* step = arguments[1]; *step; ++step) {
+    if (*step == 'o') mailbox.open(16);
+    if (*step == 'r') mailbox.receive(8);
+    if (*step >= '0' && *step <= '9') mailbox.await(*step - '0');
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "ends"),
+    [
+        ("orr0orr1", "right"),
+        ("rro0rorr1", "right"),  # bytes of a phase before it is opened
+        ("oo", "aborts"),  # opened twice in one phase
+        ("orrorrorr0", "aborts"),  # two phases ahead of who waits: on a GPU the parity is that of a phase before
+        ("or0", "hangs"),
+        ("rr0", "hangs"),  # nobody opened it
+        ("orrorr0", "hangs"),
+    ],
+)
+def test_a_mailbox_of_the_host_is_strict(once: Any, steps: str, ends: str) -> None:
+    """As a mailbox of a GPU: phases that are opened and awaited out of turn end the program or never end."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+
+    def compile_into(folder: Path) -> None:
+        (folder / "mailbox.cpp").write_text(MAILBOX)
+        command = [str(COMPILER), "-std=c++17", "-pthread", f"-I{ROOT}/csrc/cuda", str(folder / "mailbox.cpp")]
+        subprocess.run([*command, "-o", str(folder / "mailbox")], check=True)
+
+    program = once("mailbox", compile_into) / "mailbox"
+    try:
+        code = subprocess.run([program, steps], timeout=20 if ends == "right" else 1).returncode
+    except subprocess.TimeoutExpired:
+        code = None
+    assert code == {"right": 0, "aborts": -signal.SIGABRT, "hangs": None}[ends]
 
 
 @pytest.mark.parametrize("numbers", ["bfloat16", "tf32x3"])

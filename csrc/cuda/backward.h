@@ -51,7 +51,7 @@ class Backward {
   // The length of a row of U in shared memory: 16 bytes of each of eight rows are in different banks.
   static constexpr int kStagedRow = S::kPadded + 8;
   // The fragments of U, one for each stripe and slice, for which a thread has registers. The others are in shared memory.
-  static constexpr int kHeld = V::kFull && kFragments > 16 ? 15 : kFragments;
+  static constexpr int kHeld = V::kFull && kFragments > 16 ? 16 : kFragments;
   static constexpr int kMostHeld = (kHeld + kStripes - 1) / kStripes;  // of a stripe
   static constexpr int kFragmentBytes = kLanes * 16;  // of half of a fragment
   // U passes through shared memory in turns of so many slices.
@@ -356,6 +356,7 @@ class Backward {
     warps.each([&](int index, Warp& warp) {
 #pragma unroll
       for (int stripe = 0; stripe < kStripes; ++stripe) {
+        Lanes<Words4> memory[2];
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
 #pragma unroll
@@ -367,14 +368,18 @@ class Backward {
             if (fragment(stripe, first_slice + k) < kHeld) {
               load_transposed(warp.weight[stripe][lower][first_slice + k], from);
             } else {
-              Lanes<Words4> words;
-              load_transposed(words, from);
-              each_lane([&](int lane) {
-                block_.write(weights(index, lane) + weight(stripe, lower, first_slice + k), words[lane]);
-              });
+              load_transposed(memory[lower], from);
             }
           }
         }
+        if (fragment(stripe, first_slice) < kHeld) continue;
+        each_lane([&](int lane) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int at = weights(index, lane) + weight(stripe, half, first_slice);
+            block_.write(at, left_half(memory[0][lane], memory[1][lane], half));
+          }
+        });
       }
     });
   }
@@ -401,8 +406,9 @@ class Backward {
   TAGRANK_DEVICE static int weights(int index, int lane) {
     return kWeights + index * (kFragments - kHeld) * 2 * kFragmentBytes + lane * 16;
   }
-  TAGRANK_EVERYWHERE static constexpr int weight(int stripe, int lower, int k) {
-    return ((fragment(stripe, k) - kHeld) * 2 + lower) * kFragmentBytes;
+  // It consists of the left operands of two instructions.
+  TAGRANK_EVERYWHERE static constexpr int weight(int stripe, int half, int k) {
+    return ((fragment(stripe, k) - kHeld) * 2 + half) * kFragmentBytes;
   }
 
   // All slots are added up, also those of blocks that the cluster does not have.
@@ -694,11 +700,11 @@ class Backward {
           Lanes<Words4> memory[2];
           each_lane([&](int lane) {
 #pragma unroll
-            for (int lower = 0; lower < 2; ++lower) {
-              memory[lower][lane] = block_.template read<Words4>(warp.memory[lane] + weight(first + stripe, lower, k));
+            for (int half = 0; half < 2; ++half) {
+              memory[half][lane] = block_.template read<Words4>(warp.memory[lane] + weight(first + stripe, half, k));
             }
           });
-          multiply<T>(here, memory[0], memory[1], d[k]);
+          multiply_halves<T>(here, memory, d[k]);
         }
       }
     }

@@ -359,8 +359,7 @@ class Forward {
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const uint32_t *up = piece[0].word + 2 * half, *low = piece[1].word + 2 * half;
-          block_.write(weight(index, number, half, lane), operand<T>(Words4{{up[0], low[0], up[1], low[1]}}));
+          block_.write(weight(index, number, half, lane), operand<T>(left_half(piece[0], piece[1], half)));
         }
       }
     });

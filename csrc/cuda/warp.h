@@ -160,6 +160,13 @@ void swap_lanes(Lanes<V>& values, int mask) {
 
 #endif
 
+// The left operand of the first or the second of two instructions, from what a lane has of both: the bytes 16q .. 16q+15 of row
+// g (`upper`) and of row g + 8 (`lower`).
+TAGRANK_DEVICE Words4 left_half(const Words4& upper, const Words4& lower, int half) {
+  const uint32_t *up = upper.word + 2 * half, *low = lower.word + 2 * half;
+  return {{up[0], low[0], up[1], low[1]}};
+}
+
 // c += a b over 64 bytes of the inner dimension. Each lane gives the bytes 16q .. 16q+15 of row g of a (`upper`), of row g + 8
 // of a (`lower`) and of column g of b (`right`).
 template <typename T>
@@ -170,10 +177,8 @@ TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const
     Lanes<Words4> a;
     Lanes<Words2> b;
     each_lane([&](int lane) {
-      const uint32_t* up = upper[lane].word + 2 * half;
-      const uint32_t* low = lower[lane].word + 2 * half;
       const uint32_t* in = right[lane].word + 2 * half;
-      a[lane] = {{up[0], low[0], up[1], low[1]}};
+      a[lane] = left_half(upper[lane], lower[lane], half);
       b[lane] = {{in[0], in[1]}};
     });
     if constexpr (std::is_same_v<T, Tf32x3>) {
@@ -203,7 +208,7 @@ TAGRANK_DEVICE void multiply(Lanes<Float4>& c, const Lanes<Words4>& upper, const
   }
 }
 
-// The same where `left` has what the left operands of the two instructions are.
+// The same with the left_half() of both instructions.
 template <typename T>
 TAGRANK_DEVICE void multiply_halves(Lanes<Float4>& c, const Lanes<Words4> (&left)[2], const Lanes<Words4>& right) {
   static_assert(!std::is_same_v<T, Tf32x3>, "the left operand is one number each");

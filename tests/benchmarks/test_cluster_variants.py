@@ -398,6 +398,12 @@ def test_the_clocks_of_known_programs(load: Callable[[str], Any]) -> None:
     assert one == pytest.approx(26 + 28 + 80 * chain.PACKET + chain.MESSAGE, abs=4)
     assert two == pytest.approx(26 + 14 + 80 * chain.PACKET + chain.MESSAGE, abs=4)
     assert chain.simulate(program(sass, add, meet), 4).clocks == pytest.approx(4 + chain.BARRIER, abs=1)
+    # Of eight warps four meet at a barrier, or two. What a warp reads of a mailbox in two turns it awaits in two.
+    for threads in ("0x80", "0x40"):
+        some = (f"BAR.SYNC.DEFER_BLOCKING R3, {threads}", 6, (), None, None)
+        assert chain.simulate(program(sass, add, some), 8).clocks == pytest.approx(4 + chain.BARRIER, abs=2)
+        turns = chain.simulate(program(sass, wait, add, wait, add, some, send, send), 4, packets=40, boxes=2)
+        assert turns.clocks == pytest.approx(4 + chain.BARRIER + 4 * 2 * 40 * chain.PACKET + chain.MESSAGE, abs=4)
 
 
 def test_the_path_of_a_step(load: Callable[[str], Any]) -> None:

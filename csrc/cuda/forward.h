@@ -64,6 +64,7 @@ class Forward {
   static constexpr int kBlocksOfBox = kMost / kBoxes, kPartBytes = S::kRows * S::kUnits * kBytes;
   static constexpr int kPiecesOfBlock = S::kUnits * kBytes / 16, kPiecesOfBox = kPiecesOfBlock * kBlocksOfBox;
   static_assert(V::kFull || (!V::kMatrices && !V::kShort && kBoxes == 1), "only kernels for one H have other orders");
+  static_assert(V::kFull || P::kInMemory == 0, "only kernels for one H have U in shared memory");
   static_assert(!P::kQuads || (V::kFull && V::kMatrices && kMost % 4 == 0), "a third group goes to four blocks at once");
   static_assert(kMost % kBoxes == 0, "every mailbox counts as many parts");
   static_assert(!kRotated || kPiecesOfBox % (4 * P::kSliceStep) == 0, "one mailbox counts a slice");
@@ -215,6 +216,8 @@ class Forward {
   // What is known when a kernel with kFull is compiled.
   TAGRANK_DEVICE int hidden() const { return V::kFull ? S::kPadded : hidden_; }
   TAGRANK_DEVICE int units() const { return V::kFull ? S::kUnits : slice_.count; }
+  // The length of a row of U. As a constant it leaves registers to those kernels that have the fewest to spare.
+  TAGRANK_DEVICE int row_of_weights() const { return P::kInMemory > 0 ? S::kPadded : hidden_; }
 
   // The row of a cell, from that of the lane's first cell on; its unit, from that one's on; and whether it exists.
   TAGRANK_EVERYWHERE static constexpr int below(int tile, int i) { return kTile * tile + (P::kQuads ? 0 : i); }
@@ -248,7 +251,7 @@ class Forward {
     by_alignment(call_.weight_hh, hidden_, [&](auto aligned) {
       constexpr bool kAligned = decltype(aligned)::value;
       if constexpr (P::kInMemory > 0) write_weights<kAligned>(index);
-      if (kAligned && hidden() == S::kPadded) {
+      if (kAligned && row_of_weights() == S::kPadded) {
         load_weights<kAligned, kAligned>(index, warp);
       } else {
         load_weights<kAligned, false>(index, warp);
@@ -314,8 +317,8 @@ class Forward {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int gate = P::gate(index, fragment, lower);
-          const int64_t at = gate_row(gate, slice_.first + u, hidden());
-          const E* row = call_.weight_hh + at * hidden();
+          const int64_t at = gate_row(gate, slice_.first + u, row_of_weights());
+          const E* row = call_.weight_hh + at * row_of_weights();
 #pragma unroll
           for (int k = 0; k < kSlices; ++k) {
             const int n = k * kFragments + fragment;
@@ -324,8 +327,8 @@ class Forward {
             const int first = kRotated ? source(P::inner(index, lane, k)) : P::inner(index, lane, k);
             if constexpr (kFull) {
               piece = *reinterpret_cast<const Words4*>(row + first);
-            } else if (u < units()) {
-              piece = load_piece<kAligned>(row, first, hidden());
+            } else if (P::kInMemory > 0 || u < slice_.count) {
+              piece = load_piece<kAligned>(row, first, row_of_weights());
             }
             // The gate g is a hyperbolic tangent.
             if constexpr (kHalved) piece = gate == 2 ? piece : half_of<T>(piece);

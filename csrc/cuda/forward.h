@@ -327,7 +327,7 @@ class Forward {
             const int first = kRotated ? source(P::inner(index, lane, k)) : P::inner(index, lane, k);
             if constexpr (kFull) {
               piece = *reinterpret_cast<const Words4*>(row + first);
-            } else if (P::kInMemory > 0 || u < slice_.count) {
+            } else if (u < (P::kInMemory > 0 ? S::kUnits : slice_.count)) {
               piece = load_piece<kAligned>(row, first, row_of_weights());
             }
             // The gate g is a hyperbolic tangent.

@@ -143,7 +143,7 @@ def test_parts_in_16_bit_lose_little(benchmark: Any, build: Build, steps: int) -
     library = benchmark.Library(build(128, 1, *SHARED))
     problem = benchmark.PROBLEMS["backward"](8, 128, steps, "cpu")
     problem.reference()
-    for mode in ("training", "recompute"):
+    for mode in ("training", "recompute") if steps < 1000 else ("training",):
         found = {
             kernel.name: problem.found(lambda call, kernel=kernel: library.launch(kernel, call, 0), mode)["d_gates"]
             for kernel in library.kernels()
@@ -235,9 +235,9 @@ def test_what_is_not_written_shows(benchmark: Any, pass_: str) -> None:
         pytest.param(128, "forward", ["parts"], marks=exhaustive),
         pytest.param(128, "forward", ["full", "matrices", "short", "halves", "short-halves", "fat"], marks=exhaustive),
         pytest.param(128, "backward", ["full", "half"], marks=exhaustive),
-        pytest.param(512, "forward", ["matrices", "halves", "parts"], marks=exhaustive),
-        pytest.param(512, "backward", ["stripes", "half-stripes"], marks=exhaustive),
-        pytest.param(768, "forward", ["quads", "quad-quarters"], marks=exhaustive),
+        pytest.param(512, "forward", ["halves"], marks=exhaustive),
+        pytest.param(512, "backward", ["half-stripes"], marks=exhaustive),
+        pytest.param(768, "forward", ["quad-quarters"], marks=exhaustive),
         pytest.param(768, "backward", ["half-pairs"], marks=exhaustive),
     ],
 )

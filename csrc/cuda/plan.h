@@ -77,8 +77,9 @@ struct ForwardLayout {
   // With kQuads, the warps of a pair have every second slice, so that both have some of what each mailbox counts.
   static constexpr int kSliceStep = kQuads ? 2 : 1;
   static constexpr int kFragments = kQuads ? 3 : 2;  // of U in each slice of a warp
-  // The fragments of all slices, and for how many a thread has registers, 8 for each. The others are in shared memory.
-  static constexpr int kAll = kSlices * kFragments, kMostHeld = kQuads ? 20 : kThreads <= 256 ? 16 : 8;
+  // The fragments of all slices, and for how many a thread has registers, 8 for each. The others are in shared memory. In
+  // float32, where the library's H ends at 256, all are in registers.
+  static constexpr int kAll = kSlices * kFragments, kMostHeld = kBytes == 4 ? kAll : kQuads ? 20 : kThreads <= 256 ? 16 : 8;
   static constexpr int kHeld = kAll < kMostHeld ? kAll : kMostHeld, kInMemory = kAll - kHeld;
   // So many of the latter are on their way at a time.
   static constexpr int kFetched = kQuads ? 2 : 4;

@@ -175,38 +175,16 @@ void cluster_coverage(int batch, int hidden, bool float32, int tiles, int* forwa
 // Runs both passes on a small problem, for the thread sanitizer.
 int main() {
   const int batch = 9, hidden = TAGRANK_PADDED - 28, steps = 4, tiles = TAGRANK_TILES;
-  std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
-  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size());
-  std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
-  std::vector<float> cells(output.size());
-  for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(Float16{}, float(i % 7) / 40 - 0.08f);
-  ForwardCall<uint16_t> forward{};
-  forward.batch = batch;
-  forward.hidden = hidden;
-  forward.steps = steps;
-  forward.constant = true;
-  forward.gates_x = gates_x.data();
-  forward.weight_hh = weight.data();
-  forward.output = output.data();
-  forward.h_n = h_n.data();
-  forward.c_n = c_n.data();
-  forward.gates = gates.data();
-  forward.cells = cells.data();
-  BackwardCall<uint16_t> backward{};
-  backward.batch = batch;
-  backward.hidden = hidden;
-  backward.steps = steps;
-  backward.constant = true;
-  backward.grad_output = output.data();
+  Example<Float16> example(batch, hidden, steps);
+  ForwardCall<uint16_t>& forward = example.forward;
+  forward.gates = example.gates.data();
+  forward.cells = example.cells.data();
+  BackwardCall<uint16_t>& backward = example.backward;
+  backward.grad_output = example.output.data();
   backward.grad_output_strides[0] = batch * hidden;
   backward.grad_output_strides[1] = hidden;
   backward.grad_output_strides[2] = 1;
-  backward.grad_c_n = c_n.data();
-  backward.weight_hh = weight.data();
-  backward.gates = gates.data();
-  backward.cells = cells.data();
-  backward.d_gates = d_gates.data();
-  backward.d_gates_x = d_gates_x.data();
+  backward.grad_c_n = example.c_n.data();
   const auto numbers = Numbers::kFloat16;
   return cluster_forward(&forward, numbers, tiles) && cluster_backward(&backward, numbers, tiles) ? 0 : 1;
 }

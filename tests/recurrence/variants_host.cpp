@@ -58,37 +58,12 @@ const char* variants_error(int) { return "none"; }
 // Runs the variant of the given pass and name on a small problem, for the thread sanitizer.
 int main(int, char** arguments) {
   using namespace tagrank::cuda;
-  const int batch = 9, hidden = TAGRANK_PADDED, steps = 5;
-  std::vector<uint16_t> gates_x(batch * 4 * hidden), weight(4 * hidden * hidden), output(steps * batch * hidden);
-  std::vector<uint16_t> gates(4 * output.size()), d_gates(gates.size()), d_gates_x(gates_x.size());
-  std::vector<uint16_t> h_n(batch * hidden), c_n(batch * hidden);
-  std::vector<float> cells(output.size());
-  for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = to_bits(BFloat16{}, float(i % 7) / 40 - 0.08f);
-  ForwardCall<uint16_t> forward{};
-  forward.batch = batch;
-  forward.hidden = hidden;
-  forward.steps = steps;
-  forward.constant = true;
-  forward.gates_x = gates_x.data();
-  forward.weight_hh = weight.data();
-  forward.output = output.data();
-  forward.h_n = h_n.data();
-  forward.c_n = c_n.data();
-  BackwardCall<uint16_t> backward{};
-  backward.batch = batch;
-  backward.hidden = hidden;
-  backward.steps = steps;
-  backward.constant = true;
-  backward.grad_h_n = h_n.data();
-  backward.weight_hh = weight.data();
-  backward.gates = gates.data();
-  backward.cells = cells.data();
-  backward.d_gates = d_gates.data();
-  backward.d_gates_x = d_gates_x.data();
+  Example<BFloat16> example(/*batch=*/9, TAGRANK_PADDED, /*steps=*/5);
+  example.backward.grad_h_n = example.h_n.data();
   for (const auto& entry : entries()) {
     if (std::strcmp(entry.pass, arguments[1]) != 0 || std::strcmp(entry.name, arguments[2]) != 0) continue;
     const bool is_forward = std::strcmp(entry.pass, "forward") == 0;
-    entry.run(is_forward ? static_cast<const void*>(&forward) : &backward);
+    entry.run(is_forward ? static_cast<const void*>(&example.forward) : &example.backward);
     return EXIT_SUCCESS;
   }
   return EXIT_FAILURE;
